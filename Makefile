@@ -1,0 +1,37 @@
+# What this project can be asked to do; the work is in dev/.
+
+.DEFAULT_GOAL := help
+.PHONY: help up down status shell test check generate bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
+
+up: ## from nothing to two running JAM instances on a local two-node cluster
+	@dev/up
+
+down: ## take the cluster down; nothing of it is left
+	@dev/cluster/down
+
+status: ## is the cluster healthy, and what runs in it
+	@dev/cluster/status
+
+shell: ## a shell in which the cluster is reachable
+	@dev/cluster/shell
+
+test: ## every test on the real parts, with the packages and tools that they need
+	@dev/prerequisites --install test cluster
+	@dev/cluster/build
+	@dev/test
+
+check: ## format, lints, unit tests, each crate alone
+	@dev/check
+
+generate: ## write again what is generated from the sources
+	@dev/generate
+
+bench: ## what a request, a blob and a package cost, against the limits of docs/PERFORMANCE.md
+	@dev/bench
+
+clean: down ## the cluster, the cache and the build results
+	@rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/jam-dev"
+	@cargo clean

@@ -1,0 +1,97 @@
+//! `make bench`: the shipped `jam-api` against the limits of the performance guide, as lines `name value unit limit ratio`.
+
+mod audit;
+mod blobs;
+mod database;
+mod drain;
+mod floor;
+mod http;
+mod lists;
+mod program;
+mod status;
+mod stored;
+mod submit;
+mod table;
+
+// The same private PostgreSQL as the tests have; not every function of theirs is needed here.
+#[allow(dead_code, clippy::unwrap_used)]
+#[path = "../../tests/it/support/postgres.rs"]
+mod postgres;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::database::Database;
+use crate::table::Table;
+
+/// The groups of figures, in the order in which they are taken.
+const GROUPS: [&str; 5] = ["status", "blobs", "submit", "drain", "stored"];
+
+/// What is asked for on the command line.
+struct Wish {
+    api: PathBuf,
+    full: bool,
+    groups: Vec<String>,
+}
+
+impl Wish {
+    fn parse(arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut wish = Self { api: PathBuf::from("target/release/jam-api"), full: false, groups: Vec::new() };
+        let mut arguments = arguments.skip(1);
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--full" => wish.full = true,
+                "--api" => wish.api = arguments.next().ok_or("--api needs a path")?.into(),
+                group if GROUPS.contains(&group) => wish.groups.push(group.to_owned()),
+                other => {
+                    return Err(format!("{other}: known are --full, --api PATH and the groups {}", GROUPS.join(", ")));
+                }
+            }
+        }
+        if !wish.api.exists() {
+            return Err(format!("{} is not there: run it by `make bench`", wish.api.display()));
+        }
+        Ok(wish)
+    }
+
+    fn wants(&self, group: &str) -> bool {
+        self.groups.is_empty() || self.groups.iter().any(|wanted| wanted == group)
+    }
+}
+
+// One thread makes the load, as one thread of wrk would: on two cores a second one would only take from the server.
+#[tokio::main(flavor = "current_thread")]
+#[allow(clippy::print_stderr)] // a refusal is not a figure
+async fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("floor") {
+        return floor::serve();
+    }
+    match Wish::parse(std::env::args()) {
+        Ok(wish) => measure(&wish).await,
+        Err(line) => {
+            eprintln!("figures: {line}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn measure(wish: &Wish) -> ExitCode {
+    let mut table = Table::begin();
+    if wish.wants("status") {
+        status::measure(&wish.api, &mut table).await;
+    }
+    let database = Database::start().await;
+    if wish.wants("blobs") {
+        blobs::measure(&wish.api, &database, &mut table).await;
+    }
+    if wish.wants("submit") {
+        submit::measure(&wish.api, &database, &mut table).await;
+    }
+    if wish.wants("drain") {
+        drain::measure(&wish.api, &database, &mut table).await;
+    }
+    if wish.wants("stored") {
+        stored::measure(&wish.api, &database, wish.full, &mut table).await;
+    }
+    table.end()
+}

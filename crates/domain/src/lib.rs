@@ -1,0 +1,29 @@
+//! The rules of JAM, as words and pure functions: no IO, no async, no clock; time is an argument.
+
+pub mod byte_range;
+pub mod canonical;
+pub mod client;
+pub mod digest;
+mod fields;
+pub mod limit;
+pub mod names;
+pub mod page;
+mod quota;
+pub mod receipt;
+pub mod record;
+pub mod refine;
+pub mod refusal;
+pub mod settings;
+pub mod submission;
+pub mod time;
+pub mod token;
+pub mod word;
+
+pub use digest::{HashAlgorithm, PreimageHash};
+pub use names::{ItemId, PackageId, ReportId, ServiceId, TokenId};
+pub use record::{
+    AccumulatorRoot, Attestation, EntryType, PackageStatus, Preimage, Receipt, WorkItem, WorkPackage, WorkReport,
+};
+pub use refusal::{Code, Refusal};
+pub use settings::{JamSettings, Profile, Settings, StoreKind};
+pub use time::Timestamp;

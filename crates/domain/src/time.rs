@@ -1,0 +1,92 @@
+//! An instant as JAM stores and hashes it: UTC, whole microseconds, RFC 3339 with six fractional digits.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Microseconds since the Unix epoch. What is hashed is what is stored: never finer than PostgreSQL's `timestamptz`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(jiff::Timestamp);
+
+impl Timestamp {
+    /// The instant now, for the edges of the programs; rules take time as an argument instead.
+    pub fn now() -> Self {
+        Self::from_jiff(jiff::Timestamp::now())
+    }
+
+    /// An instant of the time library, cut to whole microseconds.
+    pub fn from_jiff(at: jiff::Timestamp) -> Self {
+        Self::from_micros(at.as_microsecond())
+    }
+
+    /// Microseconds since the Unix epoch, clamped to the years that RFC 3339 can write.
+    pub fn from_micros(micros: i64) -> Self {
+        // The library reads microseconds back only up to its last whole second.
+        let (low, high) = (jiff::Timestamp::MIN.as_microsecond(), jiff::Timestamp::MAX.as_second() * 1_000_000);
+        Self(jiff::Timestamp::from_microsecond(micros.clamp(low, high)).unwrap_or(jiff::Timestamp::UNIX_EPOCH))
+    }
+
+    /// Microseconds since the Unix epoch.
+    pub fn as_micros(self) -> i64 {
+        self.0.as_microsecond()
+    }
+
+    /// This instant moved by a signed number of seconds.
+    #[must_use]
+    pub fn plus_seconds(self, seconds: i64) -> Self {
+        Self::from_micros(self.as_micros().saturating_add(seconds.saturating_mul(1_000_000)))
+    }
+
+    /// The same instant for the time library.
+    pub fn to_jiff(self) -> jiff::Timestamp {
+        self.0
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.6}", self.0)
+    }
+}
+
+impl FromStr for Timestamp {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse::<jiff::Timestamp>()
+            .map(Self::from_jiff)
+            .map_err(|_| format!("{text:?} is not an RFC 3339 time such as 2026-01-31T12:00:00Z"))
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_written_with_six_digits_in_utc_and_read_from_any_offset() {
+        let at: Timestamp = "2026-01-31T13:00:00.123456789+01:00".parse().unwrap();
+        assert_eq!(at.to_string(), "2026-01-31T12:00:00.123456Z");
+        assert_eq!(at.to_string().parse::<Timestamp>().unwrap(), at);
+        assert_eq!(Timestamp::from_micros(0).to_string(), "1970-01-01T00:00:00.000000Z");
+    }
+
+    #[test]
+    fn an_instant_beyond_the_calendar_is_its_nearest_end() {
+        assert!(Timestamp::from_micros(i64::MAX) > "9999-12-30T00:00:00Z".parse().unwrap());
+        assert!(Timestamp::from_micros(i64::MIN) < "-009999-01-03T00:00:00Z".parse().unwrap());
+    }
+}

@@ -1,0 +1,68 @@
+//! A further worker's word for a report: read and proven from a request's body.
+
+use crate::fields::{Fields, object_of};
+use crate::names::ReportId;
+use crate::record::Attestation;
+use crate::refusal::Refusal;
+use crate::submission::{plain_name, signature};
+use crate::time::Timestamp;
+
+/// The heaviest word that one worker can give.
+pub const MAX_WEIGHT: u32 = 1000;
+
+/// Reads the body of an attestation of this report.
+pub fn attestation(body: &[u8], report_id: ReportId, now: Timestamp) -> Result<Attestation, Refusal> {
+    let mut fields = Fields::new(object_of(body)?, "");
+    fields.refuse_server_made(&["report_id", "created_at"])?;
+    let weight = fields.number("weight", u64::from(MAX_WEIGHT))?.unwrap_or(1);
+    if weight == 0 {
+        return Err(Refusal::field("weight", "must be at least 1"));
+    }
+    let said = Attestation {
+        report_id,
+        worker_id: fields.required_text("worker_id", plain_name)?,
+        signature: fields.required_text("signature", signature)?,
+        weight: u32::try_from(weight).unwrap_or(MAX_WEIGHT),
+        created_at: now,
+        engine: fields.text("engine", plain_name)?.unwrap_or_else(|| "unknown".into()),
+        engine_version: fields.text("engine_version", plain_name)?.unwrap_or_else(|| "unknown".into()),
+    };
+    fields.finish()?;
+    Ok(said)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(body: &Value) -> Result<Attestation, Refusal> {
+        attestation(body.to_string().as_bytes(), ReportId::new(), Timestamp::from_micros(1))
+    }
+
+    #[test]
+    fn a_word_weighs_1_unless_it_says_otherwise() {
+        let said = read(&json!({"worker_id": "w1", "signature": "YQ=="})).unwrap();
+        assert_eq!((said.weight, said.engine.as_str()), (1, "unknown"));
+        assert_eq!(read(&json!({"worker_id": "w1", "signature": "YQ==", "weight": 7})).unwrap().weight, 7);
+    }
+
+    #[test]
+    fn a_wrong_word_is_refused_by_field() {
+        let cases = [
+            (json!({"signature": "YQ=="}), "worker_id"),
+            (json!({"worker_id": "w", "signature": "%"}), "signature"),
+            (json!({"worker_id": "w"}), "signature"),
+            (json!({"worker_id": "w", "signature": "YQ==", "weight": 0}), "weight"),
+            (json!({"worker_id": "w", "signature": "YQ==", "weight": 1001}), "weight"),
+            (json!({"worker_id": "w", "signature": "YQ==", "weight": -1}), "weight"),
+            (json!({"worker_id": "w", "signature": "YQ==", "created_at": "x"}), "created_at"),
+            (json!({"worker_id": "w", "signature": "YQ==", "report_id": "x"}), "report_id"),
+            (json!({"worker_id": "w", "signature": "YQ==", "mood": 1}), "mood"),
+        ];
+        for (body, field) in cases {
+            assert_eq!(read(&body).unwrap_err().details, Some(json!({"field": field})));
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! What the operator says about an instance.
+
+use std::collections::BTreeMap;
+
+use jam_domain::StoreKind;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the operator last saw and did. Nothing in it changes by the passing of time alone.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JamInstanceStatus {
+    /// The generation of the spec that this status speaks about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready, Reconciling, Stalled, DatabaseReachable, Migrated, TokensReady, CleanupScheduled, Paused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Where the API is reached inside the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub endpoint: Option<String>,
+    /// Whether `/jam/*` is served, profile applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// Where state is kept, profile applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreKind>,
+    /// What is running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<VersionStatus>,
+    /// API pods there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
+    /// API pods that are ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_replicas: Option<i32>,
+    /// Selector of the API pods, as text, for the scale subresource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub selector: Option<String>,
+    /// The tokens in force: ids, never tokens.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["consumer"]))]
+    pub tokens: Vec<TokenStatus>,
+    /// Where a rotation of tokens stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<RotationStatus>,
+    /// The last revision that was ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_good: Option<LastGood>,
+    /// The last cleanup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cleanup: Option<CleanupStatus>,
+    /// The revision of the operator's own rendering that the pods were made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub render_revision: Option<i32>,
+    /// The migration that the wanted image needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<MigrationStatus>,
+}
+
+/// What is running.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VersionStatus {
+    /// The image that serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub image: Option<String>,
+    /// The version of the database schema, as the last migration reported it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<i64>,
+}
+
+/// A consumer's token.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenStatus {
+    /// The consumer.
+    #[schemars(length(max = 63))]
+    pub consumer: String,
+    /// The token's id: the first 8 hex digits of its SHA-256.
+    #[schemars(length(max = 128))]
+    pub key_id: String,
+    /// When the token was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued_at: Option<Time>,
+    /// When the next token is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotates_at: Option<Time>,
+    /// The token before, while it is still accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub previous_key_id: Option<String>,
+    /// When the token before stops being accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_expires_at: Option<Time>,
+}
+
+/// Where a rotation stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RotationStatus {
+    /// The step that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub stage: Option<String>,
+}
+
+/// The last revision that was ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastGood {
+    /// Its image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub image: Option<String>,
+    /// Its ConfigMap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub config: Option<String>,
+    /// The generation of the spec it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
+}
+
+/// The last cleanup.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CleanupStatus {
+    /// When it ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_run: Option<Time>,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub last_result: Option<String>,
+    /// What it deleted: number by kind.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub deleted: BTreeMap<String, i64>,
+}
+
+/// The migration for one image and one database.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MigrationStatus {
+    /// What is migrated: a hash of the image and the DSN.
+    #[schemars(length(max = 64))]
+    pub key: String,
+    /// The image that runs it.
+    #[schemars(length(max = 512))]
+    pub image: String,
+    /// How many Jobs for this key came before, all failed.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1000))]
+    pub attempt: i32,
+    /// The Job.
+    #[schemars(length(max = 63))]
+    pub job: String,
+    /// Where it stands.
+    pub state: MigrationState,
+    /// Its last words, when it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub message: Option<String>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Time>,
+    /// When the next Job starts, after a failure that may pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<Time>,
+}
+
+/// Where a migration stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum MigrationState {
+    /// The Job is to be made, or runs.
+    Running,
+    /// The schema is at the version of the image.
+    Complete,
+    /// The Job failed; another follows.
+    Failed,
+    /// The Job failed with exit code 3: another one would fail the same way.
+    Impossible,
+}
+
+/// The conditions that an instance carries, in the order they are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ConditionType {
+    /// The API serves as the spec says.
+    Ready,
+    /// Something is under way (abnormal when true, as kstatus reads it).
+    Reconciling,
+    /// Nothing more happens until something is changed (abnormal when true).
+    Stalled,
+    /// The database answers.
+    DatabaseReachable,
+    /// The schema is at the version of the wanted image.
+    Migrated,
+    /// Every consumer has its token.
+    TokensReady,
+    /// Old packages are cleaned up.
+    CleanupScheduled,
+    /// The operator keeps its hands off.
+    Paused,
+}
+
+impl ConditionType {
+    /// Every type, in the order they are written.
+    pub const ALL: [ConditionType; 8] = [
+        ConditionType::Ready,
+        ConditionType::Reconciling,
+        ConditionType::Stalled,
+        ConditionType::DatabaseReachable,
+        ConditionType::Migrated,
+        ConditionType::TokensReady,
+        ConditionType::CleanupScheduled,
+        ConditionType::Paused,
+    ];
+
+    /// The type as written in a condition.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ConditionType::Ready => "Ready",
+            ConditionType::Reconciling => "Reconciling",
+            ConditionType::Stalled => "Stalled",
+            ConditionType::DatabaseReachable => "DatabaseReachable",
+            ConditionType::Migrated => "Migrated",
+            ConditionType::TokensReady => "TokensReady",
+            ConditionType::CleanupScheduled => "CleanupScheduled",
+            ConditionType::Paused => "Paused",
+        }
+    }
+}

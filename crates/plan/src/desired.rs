@@ -1,0 +1,169 @@
+//! From a resolved instance to its objects, in the order they are applied. Builders cannot fail.
+
+mod budget;
+mod config;
+mod deployment;
+mod exposure;
+#[cfg(test)]
+mod generated;
+mod identity;
+mod migration;
+mod pod;
+mod prune;
+mod secrets;
+#[cfg(test)]
+mod tests;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::names;
+use crate::resolve::{Resolved, Rollout};
+
+pub use prune::prunable;
+
+/// The kinds of children, in the order they are applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// v1
+    ServiceAccount,
+    /// v1
+    ConfigMap,
+    /// v1
+    Secret,
+    /// networking.k8s.io/v1
+    NetworkPolicy,
+    /// batch/v1
+    Job,
+    /// v1
+    Service,
+    /// apps/v1
+    Deployment,
+    /// policy/v1
+    PodDisruptionBudget,
+    /// autoscaling/v2
+    HorizontalPodAutoscaler,
+    /// networking.k8s.io/v1
+    Ingress,
+}
+
+impl Kind {
+    /// Every kind, in the order they are applied.
+    pub const ALL: [Kind; 10] = [
+        Kind::ServiceAccount,
+        Kind::ConfigMap,
+        Kind::Secret,
+        Kind::NetworkPolicy,
+        Kind::Job,
+        Kind::Service,
+        Kind::Deployment,
+        Kind::PodDisruptionBudget,
+        Kind::HorizontalPodAutoscaler,
+        Kind::Ingress,
+    ];
+
+    /// API group (empty for the core), version, kind and plural.
+    pub fn coordinates(self) -> (&'static str, &'static str, &'static str, &'static str) {
+        match self {
+            Kind::ServiceAccount => ("", "v1", "ServiceAccount", "serviceaccounts"),
+            Kind::ConfigMap => ("", "v1", "ConfigMap", "configmaps"),
+            Kind::Secret => ("", "v1", "Secret", "secrets"),
+            Kind::NetworkPolicy => ("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies"),
+            Kind::Job => ("batch", "v1", "Job", "jobs"),
+            Kind::Service => ("", "v1", "Service", "services"),
+            Kind::Deployment => ("apps", "v1", "Deployment", "deployments"),
+            Kind::PodDisruptionBudget => ("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets"),
+            Kind::HorizontalPodAutoscaler => {
+                ("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+            }
+            Kind::Ingress => ("networking.k8s.io", "v1", "Ingress", "ingresses"),
+        }
+    }
+
+    /// The kind as written in manifests.
+    pub fn as_str(self) -> &'static str {
+        self.coordinates().2
+    }
+}
+
+/// A child by kind and name; its namespace is the instance's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectRef {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+}
+
+impl std::fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.kind.as_str(), self.name)
+    }
+}
+
+/// How an object is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// Server-side apply, forced, when the child's `jam.network/rendered` differs from [`Desired::hash`] or its own fields
+    /// were changed by others.
+    Apply,
+    /// Create when absent; what is there is left alone (a Job's template can't be changed).
+    CreateOnce,
+}
+
+/// An object as it is wanted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Desired {
+    /// Kind and name.
+    pub object: ObjectRef,
+    /// The namespace.
+    pub namespace: String,
+    /// How it is written.
+    pub write: Write,
+    /// Hash of the body, which also stands in its annotation `jam.network/rendered`.
+    pub hash: String,
+    /// The whole object with apiVersion and kind, without nulls: what is not written here is not ours.
+    pub body: Value,
+}
+
+/// Objects at one stage (wanted, applied), with those that are wanted and left as they are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Objects<T> {
+    /// In the order they are applied.
+    pub items: Vec<T>,
+    /// Wanted, but left as they are for now: never pruned.
+    pub keep: Vec<ObjectRef>,
+}
+
+/// The objects of an instance, in the order they are applied.
+pub fn desired(resolved: &Resolved) -> Objects<Desired> {
+    let mut items = vec![identity::service_account(resolved), config::config_map(resolved)];
+    items.extend(secrets::all(resolved));
+    items.extend(exposure::network_policy(resolved));
+    items.extend(migration::job(resolved));
+    items.push(exposure::service(resolved));
+    let mut keep = Vec::new();
+    let deployments = [Some(deployment::api(resolved)), deployment::worker(resolved)].into_iter().flatten();
+    match resolved.rollout {
+        Rollout::Apply => items.extend(deployments),
+        Rollout::AfterMigration => keep.extend(deployments.map(|desired| desired.object)),
+    }
+    items.extend(budget::disruption_budget(resolved));
+    items.extend(budget::autoscaler(resolved));
+    items.extend(exposure::ingress(resolved));
+    Objects { items, keep }
+}
+
+impl Desired {
+    /// Finishes an object: coordinates, hash, annotation. The typed objects write no nulls, which would become fields of ours.
+    fn new<K: Serialize>(resolved: &Resolved, kind: Kind, name: String, write: Write, typed: &K) -> Self {
+        let mut body = serde_json::to_value(typed).expect("a Kubernetes object is JSON");
+        let (group, version, word, _) = kind.coordinates();
+        let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+        body["apiVersion"] = api_version.into();
+        body["kind"] = word.into();
+        let hash = names::short_hash([jam_domain::canonical::bytes(&body).as_slice()]);
+        body["metadata"]["annotations"][names::RENDERED] = hash.clone().into();
+        Self { object: ObjectRef { kind, name }, namespace: resolved.namespace.clone(), write, hash, body }
+    }
+}

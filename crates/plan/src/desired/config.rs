@@ -1,0 +1,138 @@
+//! The server's settings file in a ConfigMap that is named by its content: pods of the old revision keep the old one.
+
+use std::collections::BTreeMap;
+
+use jam_domain::settings::ServiceLimits;
+use jam_domain::{HashAlgorithm, Profile, ServiceId, Settings, StoreKind};
+use k8s_openapi::api::core::v1::ConfigMap;
+use serde::Serialize;
+
+use super::{Desired, Kind, Write, identity, pod};
+use crate::names::{self, Component};
+use crate::resolve::Resolved;
+
+/// The file's name in the ConfigMap.
+pub(super) const FILE: &str = "config.yaml";
+
+#[derive(Serialize)]
+struct ServerFile {
+    runtime: Runtime,
+}
+
+#[derive(Serialize)]
+struct Runtime {
+    jam: Block,
+}
+
+/// The `runtime.jam` block as the server's file has it: in `snake_case`, every key written, so that a server of another
+/// release does not fall back to other defaults. Its order is fixed here, and with it the name of the ConfigMap.
+#[derive(Serialize)]
+struct Block {
+    profile: Profile,
+    enabled: bool,
+    store: StoreKind,
+    auth_required: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens_file: Option<String>,
+    rate_limit_per_minute: u32,
+    max_preimage_bytes: u64,
+    max_pending_packages: u32,
+    allowed_media_types: Vec<String>,
+    retention_days: u32,
+    archive_days: u32,
+    services: Vec<Service>,
+    legacy_list_response: bool,
+    accumulators_enabled: bool,
+    accumulator_hash: HashAlgorithm,
+    attestation_threshold: u32,
+    allowed_origins: Vec<String>,
+    health_public: bool,
+    listen: String,
+    metrics_listen: String,
+}
+
+#[derive(Serialize)]
+struct Service {
+    id: ServiceId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_packages_per_minute: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_pending_packages: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_preimage_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retention_days: Option<u32>,
+}
+
+/// The text of the server's file.
+pub(super) fn file(resolved: &Resolved) -> String {
+    let jam = block(resolved.settings.clone(), !resolved.consumers.is_empty());
+    serde_saphyr::to_string(&ServerFile { runtime: Runtime { jam } }).expect("settings are YAML")
+}
+
+fn block(settings: Settings, has_tokens: bool) -> Block {
+    let Settings {
+        enabled,
+        store,
+        auth_required,
+        rate_limit_per_minute,
+        max_preimage_bytes,
+        max_pending_packages,
+        allowed_media_types,
+        retention_days,
+        archive_days,
+        services,
+        legacy_list_response,
+        accumulators_enabled,
+        accumulator_hash,
+        attestation_threshold,
+        allowed_origins,
+        health_public,
+        profile,
+    } = settings;
+    Block {
+        profile,
+        enabled,
+        store,
+        auth_required,
+        tokens_file: has_tokens.then(|| pod::TOKENS_FILE.to_owned()),
+        rate_limit_per_minute,
+        max_preimage_bytes,
+        max_pending_packages,
+        allowed_media_types,
+        retention_days,
+        archive_days,
+        services: services.into_values().map(service).collect(),
+        legacy_list_response,
+        accumulators_enabled,
+        accumulator_hash,
+        attestation_threshold,
+        allowed_origins,
+        health_public,
+        listen: format!("0.0.0.0:{}", pod::HTTP_PORT),
+        metrics_listen: format!("0.0.0.0:{}", pod::METRICS_PORT),
+    }
+}
+
+fn service(limits: ServiceLimits) -> Service {
+    let ServiceLimits { id, max_packages_per_minute, max_pending_packages, max_preimage_bytes, retention_days } =
+        limits;
+    Service { id, max_packages_per_minute, max_pending_packages, max_preimage_bytes, retention_days }
+}
+
+/// The ConfigMap's name.
+pub(super) fn name(resolved: &Resolved) -> String {
+    names::config(&resolved.name, &names::short_hash([file(resolved).as_bytes()]))
+}
+
+/// The ConfigMap: immutable, because what it is named by never changes.
+pub(super) fn config_map(resolved: &Resolved) -> Desired {
+    let name = name(resolved);
+    let map = ConfigMap {
+        metadata: identity::metadata(resolved, &name, Component::Api),
+        immutable: Some(true),
+        data: Some(BTreeMap::from([(FILE.to_owned(), file(resolved))])),
+        ..ConfigMap::default()
+    };
+    Desired::new(resolved, Kind::ConfigMap, name, Write::Apply, &map)
+}

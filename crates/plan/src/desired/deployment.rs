@@ -1,0 +1,174 @@
+//! The Deployments: API pods, replaced one at a time with none missing, and workers.
+
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
+use k8s_openapi::api::core::v1::{
+    ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, Lifecycle, LifecycleHandler, PodSpec,
+    PodTemplateSpec, Probe, SecretVolumeSource, SleepAction, TopologySpreadConstraint, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::{Desired, Kind, Write, config, identity, pod};
+use crate::names::{self, Component};
+use crate::resolve::Resolved;
+
+/// Seconds without progress after which a rollout counts as stuck.
+const DEADLINE: i32 = 300;
+/// Seconds that a pod keeps serving after its end was decided, until every proxy has heard of it.
+const UNHEARD: i64 = 5;
+/// Seconds that a pod has in all: unheard, 30 to finish what is in flight, and a margin.
+const GRACE: i64 = 45;
+
+/// The API Deployment.
+pub(super) fn api(resolved: &Resolved) -> Desired {
+    let name = names::api(&resolved.name);
+    let mut container = serving(resolved, vec!["serve".into(), "--config".into(), pod::CONFIG_FILE.into()]);
+    container.ports.get_or_insert_default().insert(0, port("http", pod::HTTP_PORT));
+    container.startup_probe = Some(Probe { period_seconds: Some(1), failure_threshold: Some(60), ..probe("/healthz") });
+    container.liveness_probe =
+        Some(Probe { period_seconds: Some(10), failure_threshold: Some(3), ..probe("/healthz") });
+    container.readiness_probe = Some(Probe { period_seconds: Some(3), failure_threshold: Some(2), ..probe("/readyz") });
+    let rolling =
+        RollingUpdateDeployment { max_unavailable: Some(IntOrString::Int(0)), max_surge: Some(IntOrString::Int(1)) };
+    deployment(resolved, name, Component::Api, resolved.replicas, container, rolling)
+}
+
+/// The worker Deployment, when there are workers.
+pub(super) fn worker(resolved: &Resolved) -> Option<Desired> {
+    if !resolved.runs_workers() {
+        return None;
+    }
+    let interval = resolved.workers.interval_seconds.to_string();
+    let arguments = ["work", "--config", pod::CONFIG_FILE, "--interval", &interval].map(str::to_owned).to_vec();
+    let container = serving(resolved, arguments);
+    let rolling =
+        RollingUpdateDeployment { max_unavailable: Some(IntOrString::Int(1)), max_surge: Some(IntOrString::Int(1)) };
+    let name = names::worker(&resolved.name);
+    Some(deployment(resolved, name, Component::Worker, Some(resolved.workers.replicas), container, rolling))
+}
+
+/// The container of a pod that runs until it is told to stop.
+fn serving(resolved: &Resolved, arguments: Vec<String>) -> Container {
+    let mount = |name: &str, path: &str| VolumeMount {
+        name: name.into(),
+        mount_path: path.into(),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    };
+    let mut container = pod::container(resolved);
+    container.args = Some(arguments);
+    container.ports = Some(vec![port("metrics", pod::METRICS_PORT)]);
+    // Whole directories, never subPath: only those follow a change of the Secret without a restart.
+    container
+        .volume_mounts
+        .get_or_insert_default()
+        .extend([mount("config", pod::CONFIG_DIR), mount("tokens", pod::TOKENS_DIR)]);
+    container.lifecycle = Some(Lifecycle {
+        pre_stop: Some(LifecycleHandler {
+            sleep: Some(SleepAction { seconds: UNHEARD }),
+            ..LifecycleHandler::default()
+        }),
+        ..Lifecycle::default()
+    });
+    container
+}
+
+fn port(name: &str, number: i32) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.into()),
+        container_port: number,
+        protocol: Some("TCP".into()),
+        ..ContainerPort::default()
+    }
+}
+
+fn probe(path: &str) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.into()),
+            port: IntOrString::String("http".into()),
+            ..HTTPGetAction::default()
+        }),
+        timeout_seconds: Some(3),
+        ..Probe::default()
+    }
+}
+
+fn deployment(
+    resolved: &Resolved,
+    name: String,
+    component: Component,
+    replicas: Option<i32>,
+    container: Container,
+    rolling: RollingUpdateDeployment,
+) -> Desired {
+    let selector = names::selector(&resolved.name, component);
+    let deployment = Deployment {
+        metadata: identity::metadata(resolved, &name, component),
+        spec: Some(DeploymentSpec {
+            replicas,
+            selector: LabelSelector { match_labels: Some(selector.clone()), match_expressions: None },
+            strategy: Some(DeploymentStrategy { type_: Some("RollingUpdate".into()), rolling_update: Some(rolling) }),
+            progress_deadline_seconds: Some(DEADLINE),
+            revision_history_limit: Some(3),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta {
+                    labels: Some(pod::labels(resolved, component)),
+                    annotations: pod::annotations(resolved),
+                    ..ObjectMeta::default()
+                }),
+                spec: Some(pod_spec(resolved, container, selector)),
+            },
+            ..DeploymentSpec::default()
+        }),
+        status: None,
+    };
+    Desired::new(resolved, Kind::Deployment, name, Write::Apply, &deployment)
+}
+
+fn pod_spec(
+    resolved: &Resolved,
+    container: Container,
+    selector: std::collections::BTreeMap<String, String>,
+) -> PodSpec {
+    let template = &resolved.pod_template;
+    let config = Volume {
+        name: "config".into(),
+        config_map: Some(ConfigMapVolumeSource { name: config::name(resolved), ..ConfigMapVolumeSource::default() }),
+        ..Volume::default()
+    };
+    let tokens = Volume {
+        name: "tokens".into(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(names::token_hashes(&resolved.name)),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    };
+    let spread = if template.topology_spread_constraints.is_empty() {
+        vec![over_nodes(selector)]
+    } else {
+        template.topology_spread_constraints.clone()
+    };
+    let mut spec = PodSpec {
+        containers: vec![container],
+        volumes: Some(vec![config, tokens, pod::scratch()]),
+        termination_grace_period_seconds: Some(template.termination_grace_period_seconds.unwrap_or(GRACE)),
+        topology_spread_constraints: Some(spread),
+        ..pod::base(resolved)
+    };
+    pod::schedule(&mut spec, template);
+    spec
+}
+
+/// Pods of one revision on different nodes as far as possible: a node that fails takes one.
+fn over_nodes(selector: std::collections::BTreeMap<String, String>) -> TopologySpreadConstraint {
+    TopologySpreadConstraint {
+        max_skew: 1,
+        topology_key: "kubernetes.io/hostname".into(),
+        when_unsatisfiable: "ScheduleAnyway".into(),
+        label_selector: Some(LabelSelector { match_labels: Some(selector), match_expressions: None }),
+        match_label_keys: Some(vec!["pod-template-hash".into()]),
+        ..TopologySpreadConstraint::default()
+    }
+}

@@ -1,0 +1,48 @@
+//! Which children are no longer wanted, and may go now.
+
+#[cfg(test)]
+mod tests;
+
+use super::{Desired, Kind, Objects};
+use crate::observed::{Child, DeploymentState, JobState, Observed};
+
+/// The children that are no longer wanted and may go now.
+///
+/// Finished Jobs are left to their time to live, for their logs. ConfigMaps of earlier content stay until every pod runs
+/// with the current one: a pod of the old revision that is rescheduled still mounts the old map. Token Secrets are
+/// removed only with their consumer. What has no matching controller is left, unless it is a token Secret of ours.
+pub fn prunable<'a>(objects: &Objects<Desired>, observed: &'a Observed, uid: &str) -> Vec<&'a Child> {
+    let wanted = |child: &Child| {
+        objects.items.iter().any(|item| item.object == child.object) || objects.keep.contains(&child.object)
+    };
+    let rolled = objects.keep.is_empty()
+        && observed.worker.as_ref().is_none_or(DeploymentState::is_settled)
+        && observed.api.as_ref().is_some_and(|api| {
+            api.is_settled()
+                && objects.items.iter().any(|item| {
+                    item.object.kind == Kind::Deployment && Some(item.hash.as_str()) == api.rendered.as_deref()
+                })
+        });
+    let running = |child: &Child| {
+        let job = observed.migration_jobs.iter().find(|job| job.name == child.object.name);
+        job.is_none_or(|job| job.state == JobState::Running)
+    };
+    observed
+        .children
+        .iter()
+        .filter(|child| !child.deleting && !wanted(child))
+        .filter(|child| match child.object.kind {
+            Kind::ConfigMap => rolled,
+            Kind::Job => running(child),
+            Kind::Secret => child.controller.as_deref().is_none_or(|controller| controller == uid),
+            Kind::ServiceAccount
+            | Kind::NetworkPolicy
+            | Kind::Service
+            | Kind::Deployment
+            | Kind::PodDisruptionBudget
+            | Kind::HorizontalPodAutoscaler
+            | Kind::Ingress => true,
+        })
+        .filter(|child| child.object.kind == Kind::Secret || child.controller.as_deref() == Some(uid))
+        .collect()
+}

@@ -1,0 +1,108 @@
+//! Laws of pruning: what is wanted, foreign, finished or still mounted stays.
+
+use serde_json::json;
+
+use super::*;
+use crate::ObjectRef;
+use crate::fixtures::{but, job, objects, on_postgres, settled_cluster_for};
+
+fn child(kind: Kind, name: &str) -> Child {
+    Child {
+        object: ObjectRef { kind, name: name.into() },
+        uid: format!("uid-of-{name}"),
+        controller: Some("uid-1".into()),
+        rendered: None,
+        deleting: false,
+    }
+}
+
+/// The names that go, where these children are in the settled cluster of the instance.
+fn pruned(children: &[Child], change: impl FnOnce(&mut Observed, &Objects<Desired>)) -> Vec<String> {
+    let instance = on_postgres();
+    let mut cluster = settled_cluster_for(&instance);
+    let wanted = objects(&instance, &cluster);
+    let api = wanted.items.iter().find(|item| item.object.kind == Kind::Deployment).unwrap();
+    cluster.api.as_mut().unwrap().rendered = Some(api.hash.clone());
+    cluster.children = children.to_vec();
+    cluster.children.extend(wanted.items.iter().map(|item| child(item.object.kind, &item.object.name)));
+    change(&mut cluster, &wanted);
+    prunable(&wanted, &cluster, "uid-1").iter().map(|child| child.object.name.clone()).collect()
+}
+
+#[test]
+fn what_is_no_longer_wanted_goes_and_nothing_else() {
+    let stale = [
+        child(Kind::Deployment, "main-worker"),
+        child(Kind::Ingress, "main"),
+        child(Kind::NetworkPolicy, "main"),
+        child(Kind::HorizontalPodAutoscaler, "main"),
+        child(Kind::Secret, "main-token-former"),
+        child(Kind::ConfigMap, "main-config-old"),
+    ];
+    let names: Vec<_> = stale.iter().map(|child| child.object.name.clone()).collect();
+    assert_eq!(pruned(&stale, |_, _| ()), names);
+    assert_eq!(pruned(&[], |_, _| ()), Vec::<String>::new());
+}
+
+#[test]
+fn what_another_controller_has_or_what_is_leaving_is_left() {
+    let mut foreign = child(Kind::Ingress, "theirs");
+    foreign.controller = Some("another".into());
+    let mut orphan = child(Kind::Ingress, "orphan");
+    orphan.controller = None;
+    let mut secret = child(Kind::Secret, "main-token-theirs");
+    secret.controller = Some("another".into());
+    let mut leaving = child(Kind::Ingress, "leaving");
+    leaving.deleting = true;
+    assert_eq!(pruned(&[foreign, orphan, secret, leaving], |_, _| ()), Vec::<String>::new());
+}
+
+#[test]
+fn a_retained_token_goes_with_its_consumer() {
+    let mut retained = child(Kind::Secret, "main-token-former");
+    retained.controller = None;
+    assert_eq!(pruned(&[retained], |_, _| ()), ["main-token-former"]);
+}
+
+#[test]
+fn a_config_map_stays_until_every_pod_has_left_it() {
+    let old = [child(Kind::ConfigMap, "main-config-old")];
+    let none = Vec::<String>::new();
+    assert_eq!(pruned(&old, |cluster, _| cluster.api.as_mut().unwrap().updated = 1), none);
+    assert_eq!(pruned(&old, |cluster, _| cluster.api.as_mut().unwrap().replicas = 3), none);
+    assert_eq!(pruned(&old, |cluster, _| cluster.api.as_mut().unwrap().rendered = Some("before".into())), none);
+    assert_eq!(pruned(&old, |cluster, _| cluster.api = None), none);
+    let busy_worker = |cluster: &mut Observed, _: &Objects<Desired>| {
+        cluster.worker = Some(DeploymentState { wanted: 1, ..DeploymentState::default() });
+    };
+    assert_eq!(pruned(&old, busy_worker), none);
+}
+
+#[test]
+fn a_finished_job_is_left_to_its_time_to_live_and_a_running_one_is_stopped() {
+    let instance = on_postgres();
+    let newer = but(&instance, json!({"image": {"tag": "2"}}));
+    for (state, goes) in [
+        (JobState::Running, true),
+        (JobState::Complete, false),
+        (JobState::Failed { exit_code: None, message: String::new() }, false),
+    ] {
+        let mut cluster = settled_cluster_for(&instance);
+        cluster.migration_jobs.clear();
+        let old = job(&instance, &cluster, state);
+        cluster.children = vec![child(Kind::Job, &old.name)];
+        cluster.migration_jobs = vec![old.clone()];
+        let wanted = objects(&newer, &cluster);
+        assert_eq!(prunable(&wanted, &cluster, "uid-1").len(), usize::from(goes), "{:?}", old.state);
+    }
+}
+
+#[test]
+fn the_deployments_stay_while_a_migration_runs() {
+    let instance = but(&on_postgres(), json!({"image": {"tag": "2"}, "workers": {"replicas": 1}}));
+    let mut cluster = settled_cluster_for(&on_postgres());
+    cluster.children = vec![child(Kind::Deployment, "main"), child(Kind::Deployment, "main-worker")];
+    let wanted = objects(&instance, &cluster);
+    assert_eq!(wanted.keep.len(), 2);
+    assert_eq!(prunable(&wanted, &cluster, "uid-1"), Vec::<&Child>::new());
+}

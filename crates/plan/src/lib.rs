@@ -1,0 +1,21 @@
+//! From a JamInstance to the objects that make it true: CRD, resolve, desired, status. Pure: it cannot do IO.
+
+pub mod crd;
+pub mod desired;
+pub mod names;
+pub mod observed;
+pub mod reason;
+pub mod render;
+pub mod resolve;
+pub mod status;
+pub mod tokens;
+
+#[cfg(test)]
+mod fixtures;
+
+pub use crd::{JamInstance, JamInstanceSpec, JamInstanceStatus};
+pub use desired::{Desired, Kind, ObjectRef, Objects, Write, desired};
+pub use observed::Observed;
+pub use reason::{Reason, Refusal};
+pub use resolve::{Defaults, Resolved, resolve};
+pub use status::{Event, EventType, Verdict, status, transitions};

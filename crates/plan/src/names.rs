@@ -1,0 +1,122 @@
+//! Names, labels and annotations: how the children of an instance are called and recognised.
+
+use sha2::{Digest, Sha256};
+
+/// The field manager of every write of the operator.
+pub const FIELD_MANAGER: &str = "jam-operator";
+/// Label and value that every child carries.
+pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "jam-operator");
+/// Label with the name of the instance that a child belongs to.
+pub const INSTANCE: &str = "jam.network/instance";
+/// Label of a consumer's Secret: the consumer.
+pub const CONSUMER: &str = "jam.network/consumer";
+/// Label of a migration Job: what it migrates.
+pub const MIGRATION_KEY: &str = "jam.network/migration";
+/// Annotation of a migration Job: how many Jobs for the same key failed before it.
+pub const MIGRATION_ATTEMPT: &str = "jam.network/migration-attempt";
+/// Annotation of an instance that approves the migration with this key, where `spec.migrations.mode` is Manual.
+pub const APPROVE_MIGRATION: &str = "jam.network/approve-migration";
+/// Annotation of every child: hash of what was rendered, so that an unchanged object is not applied again.
+pub const RENDERED: &str = "jam.network/rendered";
+/// Annotation of pod templates: hash of the DSN, so that a changed one rolls the pods once.
+pub const DSN_HASH: &str = "jam.network/dsn-hash";
+/// Annotation of a consumer's Secret: when its token was made (RFC 3339).
+pub const ISSUED_AT: &str = "jam.network/issued-at";
+
+/// The key of a consumer's Secret that holds the token.
+pub const TOKEN_KEY: &str = "token";
+/// The key of a consumer's Secret that holds the token's id.
+pub const TOKEN_ID_KEY: &str = "id";
+/// The key of a consumer's Secret that holds the whole Authorization header.
+pub const AUTHORIZATION_KEY: &str = "authorization";
+
+/// What part of an instance an object is, as written in `app.kubernetes.io/component`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Component {
+    /// What answers requests.
+    Api,
+    /// What processes packages.
+    Worker,
+    /// What moves the schema forward.
+    Migration,
+    /// What lets consumers in.
+    Tokens,
+}
+
+impl Component {
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Component::Api => "api",
+            Component::Worker => "worker",
+            Component::Migration => "migration",
+            Component::Tokens => "tokens",
+        }
+    }
+}
+
+/// The selector that finds every child of an instance.
+pub fn child_selector(instance: &str) -> String {
+    format!("{}={},{INSTANCE}={instance}", MANAGED_BY.0, MANAGED_BY.1)
+}
+
+/// The API Deployment, its Service, ServiceAccount, PodDisruptionBudget, NetworkPolicy and Ingress.
+pub fn api(instance: &str) -> String {
+    instance.to_owned()
+}
+
+/// The worker Deployment.
+pub fn worker(instance: &str) -> String {
+    format!("{instance}-worker")
+}
+
+/// The Secret of token hashes that the API pods mount.
+pub fn token_hashes(instance: &str) -> String {
+    format!("{instance}-token-hashes")
+}
+
+/// The Secret of one consumer's token.
+pub fn consumer_secret(instance: &str, consumer: &str) -> String {
+    format!("{instance}-token-{consumer}")
+}
+
+/// The ConfigMap with this content.
+pub fn config(instance: &str, hash: &str) -> String {
+    format!("{instance}-config-{hash}")
+}
+
+/// The migration Job of one attempt.
+pub fn migration_job(instance: &str, key: &str, attempt: i32) -> String {
+    if attempt == 0 { format!("{instance}-migrate-{key}") } else { format!("{instance}-migrate-{key}-{attempt}") }
+}
+
+/// The first 10 hex digits of the SHA-256 of the parts, each preceded by its length: no two lists share their bytes.
+pub fn short_hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    hex::encode(&hasher.finalize()[..5])
+}
+
+/// The labels that select the pods of a component; they never change, because a Deployment's selector can't.
+pub fn selector(instance: &str, component: Component) -> std::collections::BTreeMap<String, String> {
+    [
+        ("app.kubernetes.io/name", "jam"),
+        ("app.kubernetes.io/instance", instance),
+        ("app.kubernetes.io/component", component.as_str()),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .collect()
+}
+
+/// The labels of every child of an instance.
+pub fn labels(instance: &str, component: Component) -> std::collections::BTreeMap<String, String> {
+    let mut labels = selector(instance, component);
+    for (key, value) in [MANAGED_BY, ("app.kubernetes.io/part-of", "jam"), (INSTANCE, instance)] {
+        labels.insert(key.to_owned(), value.to_owned());
+    }
+    labels
+}

@@ -1,0 +1,394 @@
+//! Everything that was read from the cluster and decides what is wanted and what is said: plain data, no secrets.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use jam_domain::{Timestamp, TokenId};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use sha2::{Digest, Sha256};
+
+use crate::names;
+
+/// What the cluster looks like, for one instance.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observed {
+    /// When this was read.
+    pub at: Timestamp,
+    /// The Secret key that `spec.database` refers to; `None` when it refers to nothing.
+    pub dsn: Option<SecretKey>,
+    /// The consumers' Secrets that are there.
+    pub tokens: Vec<TokenSecret>,
+    /// The migration Jobs of this instance that are there.
+    pub migration_jobs: Vec<MigrationJob>,
+    /// The API Deployment, from the last answer of the API server.
+    pub api: Option<DeploymentState>,
+    /// The worker Deployment.
+    pub worker: Option<DeploymentState>,
+    /// Whether the database answers, as the API pods' readiness or the migration says; `None` when nobody was asked.
+    pub database: Option<Probe>,
+    /// Why pods are not ready, in the kubelet's words (such as ImagePullBackOff), when they are not.
+    pub trouble: Option<String>,
+    /// The schema version that the last migration reported.
+    pub schema: Option<i64>,
+    /// The schema that the API pods find, when they were asked.
+    pub pod_schema: Option<PodSchema>,
+    /// The metadata of everything that carries this instance's labels.
+    pub children: Vec<Child>,
+    /// Objects of wanted names that are not ours.
+    pub foreign: Vec<Foreign>,
+}
+
+impl Observed {
+    /// A cluster with nothing of this instance in it.
+    pub fn nothing(at: Timestamp) -> Self {
+        Self {
+            at,
+            dsn: None,
+            tokens: Vec::new(),
+            migration_jobs: Vec::new(),
+            api: None,
+            worker: None,
+            database: None,
+            trouble: None,
+            schema: None,
+            pod_schema: None,
+            children: Vec::new(),
+            foreign: Vec::new(),
+        }
+    }
+}
+
+/// The database schema as pods see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PodSchema {
+    /// The version that is there; `None` when there is none.
+    pub found: Option<i64>,
+    /// The version that their image needs.
+    pub wanted: i64,
+}
+
+impl PodSchema {
+    /// Whether a migration is missing.
+    pub fn is_behind(self) -> bool {
+        self.found.is_none_or(|found| found < self.wanted)
+    }
+}
+
+/// A key of a Secret, without its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretKey {
+    /// There is no such Secret.
+    NoSecret,
+    /// The Secret has no such key.
+    NoKey,
+    /// The key is there and holds nothing.
+    Empty,
+    /// The key holds a value.
+    Present {
+        /// Hash of the value and the instance's uid, 10 hex digits.
+        hash: String,
+    },
+}
+
+impl SecretKey {
+    /// What a Secret says about a key. `salt` is the instance's uid: equal values of two instances differ.
+    pub fn of(secret: Option<&Secret>, key: &str, salt: &str) -> Self {
+        let Some(secret) = secret else { return SecretKey::NoSecret };
+        match secret.data.as_ref().and_then(|data| data.get(key)) {
+            None => SecretKey::NoKey,
+            Some(ByteString(value)) if value.trim_ascii().is_empty() => SecretKey::Empty,
+            Some(ByteString(value)) => {
+                SecretKey::Present { hash: names::short_hash([salt.as_bytes(), value.trim_ascii()]) }
+            }
+        }
+    }
+}
+
+/// A consumer's Secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenSecret {
+    /// The consumer.
+    pub consumer: String,
+    /// What is in it.
+    pub state: TokenState,
+}
+
+/// What a consumer's Secret holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenState {
+    /// No token that can be used.
+    Empty,
+    /// A token.
+    Held {
+        /// The token's public id.
+        key_id: TokenId,
+        /// The token's SHA-256, hex: what the API pods are given.
+        sha256: String,
+        /// When it was made, to the second.
+        issued_at: Option<Timestamp>,
+        /// Whether the keys `id` and `authorization` say the same; if not, they are to be written again.
+        complete: bool,
+    },
+}
+
+impl TokenSecret {
+    /// What a Secret says about a consumer's token. Keeps hashes only.
+    pub fn of(consumer: &str, secret: &Secret) -> Self {
+        let none = BTreeMap::new();
+        let data = secret.data.as_ref().unwrap_or(&none);
+        let text = |key: &str| data.get(key).and_then(|ByteString(value)| std::str::from_utf8(value).ok());
+        let annotation = secret.metadata.annotations.as_ref().and_then(|all| all.get(names::ISSUED_AT));
+        let state = match text(names::TOKEN_KEY).filter(|token| is_usable(token)) {
+            None => TokenState::Empty,
+            Some(token) => {
+                let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+                let key_id = TokenId::of_hash(&hash);
+                let complete = text(names::TOKEN_ID_KEY) == Some(key_id.as_str())
+                    && text(names::AUTHORIZATION_KEY) == Some(&format!("Bearer {token}"));
+                let issued_at = annotation.and_then(|at| at.parse().ok());
+                TokenState::Held { key_id, sha256: hex::encode(hash), issued_at, complete }
+            }
+        };
+        Self { consumer: consumer.to_owned(), state }
+    }
+}
+
+/// A token that fits in a header and cannot be guessed at once.
+fn is_usable(token: &str) -> bool {
+    token.len() >= 16 && token.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// A migration Job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationJob {
+    /// Its name.
+    pub name: String,
+    /// What it migrates.
+    pub key: String,
+    /// How many failed before it.
+    pub attempt: i32,
+    /// Where it stands.
+    pub state: JobState,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+}
+
+/// Where a Job stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobState {
+    /// It has not ended.
+    Running,
+    /// It ended well.
+    Complete,
+    /// It failed for good.
+    Failed {
+        /// The exit code of its last pod, where known; 3 means that it can never succeed.
+        exit_code: Option<i32>,
+        /// Its last words.
+        message: String,
+    },
+}
+
+impl MigrationJob {
+    /// What a Job says. `exit_code` and `last_words` come from its last pod.
+    pub fn of(job: &Job, exit_code: Option<i32>, last_words: Option<&str>) -> Self {
+        let conditions = job.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        let met =
+            |kind: &str| conditions.iter().find(|condition| condition.type_ == kind && condition.status == "True");
+        let (state, finished_at) = match (met("Complete"), met("Failed")) {
+            (Some(complete), _) => (JobState::Complete, instant(complete.last_transition_time.as_ref())),
+            (None, Some(failed)) => {
+                let said = [&failed.reason, &failed.message].into_iter().flatten().cloned().collect::<Vec<_>>();
+                let message = last_words.map_or_else(|| said.join(": "), str::to_owned);
+                (JobState::Failed { exit_code, message }, instant(failed.last_transition_time.as_ref()))
+            }
+            (None, None) => (JobState::Running, None),
+        };
+        Self {
+            name: job.metadata.name.clone().unwrap_or_default(),
+            key: noted(job.metadata.labels.as_ref(), names::MIGRATION_KEY).unwrap_or_default(),
+            attempt: noted(job.metadata.annotations.as_ref(), names::MIGRATION_ATTEMPT)
+                .and_then(|text| text.parse().ok())
+                .unwrap_or_default(),
+            state,
+            finished_at,
+        }
+    }
+}
+
+/// A Deployment, as far as it decides anything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeploymentState {
+    /// Generation of its spec.
+    pub generation: i64,
+    /// Generation that its controller has seen.
+    pub observed_generation: i64,
+    /// Pods that its spec asks for.
+    pub wanted: i32,
+    /// Whether somebody else (an autoscaler) has written that number.
+    pub replicas_taken_over: bool,
+    /// Pods there are, old ones included.
+    pub replicas: i32,
+    /// Pods of the current template.
+    pub updated: i32,
+    /// Ready pods.
+    pub ready: i32,
+    /// Pods ready for long enough.
+    pub available: i32,
+    /// Pods missing or not available.
+    pub unavailable: i32,
+    /// The message of a rollout that went past its deadline.
+    pub deadline_exceeded: Option<String>,
+    /// Whether the rollout of this revision once came to its end: what is unready since then was ready before.
+    pub rolled_out: bool,
+    /// The image of the first container.
+    pub image: Option<String>,
+    /// The ConfigMap that its pods mount.
+    pub config: Option<String>,
+    /// Hash of what was rendered, as annotated.
+    pub rendered: Option<String>,
+}
+
+impl DeploymentState {
+    /// What a Deployment says.
+    pub fn of(deployment: &Deployment) -> Self {
+        let spec = deployment.spec.as_ref();
+        let status = deployment.status.clone().unwrap_or_default();
+        let pod = spec.and_then(|spec| spec.template.spec.as_ref());
+        let deadline_exceeded = status
+            .conditions
+            .as_deref()
+            .unwrap_or_default()
+            .iter()
+            .find(|c| c.type_ == "Progressing" && c.reason.as_deref() == Some("ProgressDeadlineExceeded"))
+            .map(|c| c.message.clone().unwrap_or_default());
+        let rolled_out = status
+            .conditions
+            .iter()
+            .flatten()
+            .any(|c| c.type_ == "Progressing" && c.reason.as_deref() == Some("NewReplicaSetAvailable"));
+        Self {
+            rolled_out,
+            generation: deployment.metadata.generation.unwrap_or_default(),
+            observed_generation: status.observed_generation.unwrap_or_default(),
+            wanted: spec.and_then(|spec| spec.replicas).unwrap_or(1),
+            replicas_taken_over: is_scaled_by_others(&deployment.metadata),
+            replicas: status.replicas.unwrap_or_default(),
+            updated: status.updated_replicas.unwrap_or_default(),
+            ready: status.ready_replicas.unwrap_or_default(),
+            available: status.available_replicas.unwrap_or_default(),
+            unavailable: status.unavailable_replicas.unwrap_or_default(),
+            deadline_exceeded,
+            image: pod.and_then(|pod| pod.containers.first()).and_then(|container| container.image.clone()),
+            config: pod
+                .and_then(|pod| pod.volumes.as_ref())
+                .and_then(|volumes| volumes.iter().find_map(|volume| volume.config_map.as_ref()))
+                .map(|source| source.name.clone()),
+            rendered: noted(deployment.metadata.annotations.as_ref(), names::RENDERED),
+        }
+    }
+
+    /// Whether every wanted pod is of the current template, available, and no other is left.
+    pub fn is_settled(&self) -> bool {
+        self.observed_generation >= self.generation
+            && self.updated == self.wanted
+            && self.replicas == self.wanted
+            && self.available == self.wanted
+    }
+}
+
+/// Whether something answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// It does.
+    pub reachable: bool,
+    /// What it said, for people. Never a DSN.
+    pub message: String,
+}
+
+/// The metadata of an object that carries an instance's labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Child {
+    /// What it is.
+    pub object: crate::ObjectRef,
+    /// Its uid, so that only this very object is ever deleted.
+    pub uid: String,
+    /// The uid of its controller, if it has one.
+    pub controller: Option<String>,
+    /// Hash of what was rendered, as annotated.
+    pub rendered: Option<String>,
+    /// Whether it is on its way out.
+    pub deleting: bool,
+}
+
+impl Child {
+    /// A child from its metadata.
+    pub fn of(kind: crate::Kind, metadata: &ObjectMeta) -> Self {
+        Self {
+            object: crate::ObjectRef { kind, name: metadata.name.clone().unwrap_or_default() },
+            uid: metadata.uid.clone().unwrap_or_default(),
+            controller: controller_of(metadata).map(|(_, uid)| uid),
+            rendered: noted(metadata.annotations.as_ref(), names::RENDERED),
+            deleting: metadata.deletion_timestamp.is_some(),
+        }
+    }
+}
+
+/// An object of a wanted name that is not ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Foreign {
+    /// What it is.
+    pub object: crate::ObjectRef,
+    /// Whose it is, in words that follow "belongs to".
+    pub owner: String,
+}
+
+impl Foreign {
+    /// Judges an object of a wanted name by its metadata: `None` when it is this instance's.
+    ///
+    /// Ours is what this instance controls. Kept token Secrets have no controller: they are ours by their labels, so
+    /// that an instance made again takes them over.
+    pub fn judge(object: &crate::ObjectRef, metadata: &ObjectMeta, instance: &str, uid: &str) -> Option<Self> {
+        let label = |key: &str| metadata.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
+        let labelled =
+            label(names::MANAGED_BY.0) == Some(names::MANAGED_BY.1) && label(names::INSTANCE) == Some(instance);
+        let owner = match controller_of(metadata) {
+            Some((_, controller)) if controller == uid => return None,
+            Some((who, _)) => who,
+            None if labelled => return None,
+            None => match label(names::MANAGED_BY.0) {
+                Some(manager) => format!("{manager}, by its label"),
+                None => "nobody that it names".into(),
+            },
+        };
+        Some(Self { object: object.clone(), owner })
+    }
+}
+
+fn controller_of(metadata: &ObjectMeta) -> Option<(String, String)> {
+    let owners = metadata.owner_references.as_deref().unwrap_or_default();
+    let owner = owners.iter().find(|owner| owner.controller == Some(true))?;
+    Some((format!("{} {}", owner.kind, owner.name), owner.uid.clone()))
+}
+
+/// Whether another field manager owns `spec.replicas`.
+fn is_scaled_by_others(metadata: &ObjectMeta) -> bool {
+    metadata.managed_fields.as_deref().unwrap_or_default().iter().any(|entry| {
+        let owns = entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some());
+        owns && (entry.manager.as_deref() != Some(names::FIELD_MANAGER) || entry.subresource.is_some())
+    })
+}
+
+fn noted(notes: Option<&BTreeMap<String, String>>, key: &str) -> Option<String> {
+    notes.and_then(|notes| notes.get(key)).cloned()
+}
+
+fn instant(time: Option<&Time>) -> Option<Timestamp> {
+    time.map(|Time(at)| Timestamp::from_jiff(*at))
+}

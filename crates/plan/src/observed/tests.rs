@@ -1,0 +1,133 @@
+//! Laws of reading: what Kubernetes objects say, and that no secret is kept.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{Kind, ObjectRef};
+
+fn secret(data: &[(&str, &str)]) -> Secret {
+    let data = data.iter().map(|(key, value)| ((*key).to_owned(), ByteString(value.as_bytes().to_vec())));
+    Secret { data: Some(data.collect()), ..Secret::default() }
+}
+
+#[test]
+fn a_secret_key_is_missing_empty_or_a_hash() {
+    let filled = secret(&[("dsn", "postgres://a"), ("empty", ""), ("blank", " \n")]);
+    assert_eq!(SecretKey::of(None, "dsn", "u"), SecretKey::NoSecret);
+    assert_eq!(SecretKey::of(Some(&filled), "other", "u"), SecretKey::NoKey);
+    assert_eq!(SecretKey::of(Some(&Secret::default()), "dsn", "u"), SecretKey::NoKey);
+    assert_eq!(SecretKey::of(Some(&filled), "empty", "u"), SecretKey::Empty);
+    assert_eq!(SecretKey::of(Some(&filled), "blank", "u"), SecretKey::Empty);
+    let present = SecretKey::of(Some(&filled), "dsn", "u");
+    assert!(!format!("{present:?}").contains("postgres"));
+    assert_ne!(present, SecretKey::of(Some(&filled), "dsn", "another instance"));
+    // `kubectl create secret --from-file` keeps the newline at the end of a file.
+    assert_eq!(present, SecretKey::of(Some(&secret(&[("dsn", "postgres://a\n")])), "dsn", "u"));
+}
+
+#[test]
+fn a_token_is_kept_as_its_hash_and_its_companions_are_checked() {
+    let token = "0123456789abcdef0123456789abcdef";
+    let complete = |data: &[(&str, &str)]| match TokenSecret::of("demo", &secret(data)).state {
+        TokenState::Held { complete, key_id, sha256, .. } => {
+            assert!(sha256.starts_with(key_id.as_str()) && sha256.len() == 64);
+            Some(complete)
+        }
+        TokenState::Empty => None,
+    };
+    let hash = hex::encode(Sha256::digest(token.as_bytes()));
+    let bearer = format!("Bearer {token}");
+    assert_eq!(complete(&[("token", token), ("id", &hash[..8]), ("authorization", &bearer)]), Some(true));
+    assert_eq!(complete(&[("token", token), ("id", "00000000"), ("authorization", &bearer)]), Some(false));
+    assert_eq!(complete(&[("token", token)]), Some(false));
+    for unusable in ["", "short", "0123456789abcdef 0123456789abcdef", "0123456789abcdef\n"] {
+        assert_eq!(complete(&[("token", unusable)]), None, "{unusable:?}");
+    }
+    assert_eq!(complete(&[]), None);
+    let read = TokenSecret::of("demo", &secret(&[("token", token)]));
+    assert!(!format!("{read:?}").contains(token));
+}
+
+#[test]
+fn a_job_is_over_when_a_condition_says_so() {
+    let job = |conditions: Value| -> Job {
+        serde_json::from_value(json!({
+            "metadata": {"name": "j", "labels": {"jam.network/migration": "k"}, "annotations": {"jam.network/migration-attempt": "2"}},
+            "status": {"conditions": conditions},
+        }))
+        .unwrap()
+    };
+    let ended = |kind: &str| {
+        json!([{"type": kind, "status": "True", "reason": "BackoffLimitExceeded", "message": "too many",
+        "lastTransitionTime": "1970-01-01T00:00:07Z"}])
+    };
+    assert_eq!(MigrationJob::of(&job(json!([])), None, None).state, JobState::Running);
+    // A Job whose pods are still ending is not over: another one must not start.
+    assert_eq!(MigrationJob::of(&job(ended("FailureTarget")), None, None).state, JobState::Running);
+    let complete = MigrationJob::of(&job(ended("Complete")), None, None);
+    assert_eq!((complete.state, complete.attempt, complete.key.as_str()), (JobState::Complete, 2, "k"));
+    assert_eq!(complete.finished_at, Some(Timestamp::from_micros(7_000_000)));
+    let failed = |words| MigrationJob::of(&job(ended("Failed")), Some(1), words).state;
+    assert_eq!(failed(None), JobState::Failed { exit_code: Some(1), message: "BackoffLimitExceeded: too many".into() });
+    assert_eq!(failed(Some("no route")), JobState::Failed { exit_code: Some(1), message: "no route".into() });
+}
+
+#[test]
+fn a_deployment_is_settled_when_only_wanted_pods_are_left_and_available() {
+    let deployment: Deployment = serde_json::from_value(json!({
+        "metadata": {"generation": 3, "annotations": {"jam.network/rendered": "h"}},
+        "spec": {"replicas": 2, "selector": {}, "template": {"spec": {
+            "containers": [{"name": "jam", "image": "jam:1"}],
+            "volumes": [{"name": "config", "configMap": {"name": "main-config-1"}}],
+        }}},
+        "status": {"observedGeneration": 3, "replicas": 2, "updatedReplicas": 2, "readyReplicas": 2, "availableReplicas": 2,
+            "conditions": [{"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"}]},
+    }))
+    .unwrap();
+    let settled = DeploymentState::of(&deployment);
+    assert!(settled.is_settled() && settled.deadline_exceeded.is_none());
+    assert_eq!((settled.image.as_deref(), settled.config.as_deref()), (Some("jam:1"), Some("main-config-1")));
+    assert_eq!(settled.rendered.as_deref(), Some("h"));
+    for unsettled in [
+        DeploymentState { generation: 4, ..settled.clone() },
+        DeploymentState { updated: 1, ..settled.clone() },
+        DeploymentState { replicas: 3, ..settled.clone() },
+        DeploymentState { available: 1, ..settled.clone() },
+    ] {
+        assert!(!unsettled.is_settled(), "{unsettled:?}");
+    }
+}
+
+#[test]
+fn replicas_are_taken_over_by_whoever_else_wrote_them() {
+    let with = |manager: &str, subresource: Option<&str>, owns: bool| {
+        let fields = if owns { json!({"f:spec": {"f:replicas": {}}}) } else { json!({"f:spec": {"f:paused": {}}}) };
+        let entry = json!({"manager": manager, "operation": "Update", "subresource": subresource, "fieldsV1": fields});
+        let metadata = serde_json::from_value(json!({"managedFields": [entry]})).unwrap();
+        is_scaled_by_others(&metadata)
+    };
+    assert!(with("kube-controller-manager", Some("scale"), true));
+    assert!(with("kubectl", None, true) && with("jam-operator", Some("scale"), true));
+    assert!(!with("jam-operator", None, true) && !with("kubectl", None, false));
+}
+
+#[test]
+fn an_object_is_ours_by_its_controller_and_a_kept_one_by_its_labels() {
+    let object = ObjectRef { kind: Kind::Secret, name: "main-token-demo".into() };
+    let judge = |metadata: Value| {
+        Foreign::judge(&object, &serde_json::from_value(metadata).unwrap(), "main", "uid-1")
+            .map(|foreign| foreign.owner)
+    };
+    let owner = |uid: &str| json!([{"apiVersion": "v1", "kind": "JamInstance", "name": "main", "uid": uid, "controller": true}]);
+    let labels =
+        |instance: &str| json!({"app.kubernetes.io/managed-by": "jam-operator", "jam.network/instance": instance});
+    assert_eq!(judge(json!({"ownerReferences": owner("uid-1")})), None);
+    assert_eq!(judge(json!({"labels": labels("main")})), None);
+    assert_eq!(
+        judge(json!({"ownerReferences": owner("uid-2"), "labels": labels("main")})),
+        Some("JamInstance main".into())
+    );
+    assert_eq!(judge(json!({"labels": labels("other")})), Some("jam-operator, by its label".into()));
+    assert_eq!(judge(json!({"labels": {"app.kubernetes.io/managed-by": "Helm"}})), Some("Helm, by its label".into()));
+    assert_eq!(judge(json!({})), Some("nobody that it names".into()));
+}

@@ -1,0 +1,155 @@
+//! The reasons: one list that feeds conditions, events, metrics and documentation.
+
+use std::fmt;
+
+/// Declares the reasons, so that one line has a reason's name, its kind and what it means.
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident => $kind:ident;)+) => {
+        /// Why a condition is as it is. The name is what `kubectl` shows.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Reason {
+            /// Every reason.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)+];
+
+            /// The reason as written in conditions and events.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Reason::$name => stringify!($name),)+ }
+            }
+
+            /// What it means and what to do about it.
+            pub fn explanation(self) -> &'static str {
+                match self { $(Reason::$name => concat!($($doc),+).trim_ascii(),)+ }
+            }
+
+            /// What kind of reason it is.
+            pub fn kind(self) -> ReasonKind {
+                match self { $(Reason::$name => ReasonKind::$kind,)+ }
+            }
+        }
+    };
+}
+
+/// What a reason stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReasonKind {
+    /// All is well.
+    Well,
+    /// Something is under way and ends by itself.
+    UnderWay,
+    /// Something is wrong outside; it heals by itself when that is mended.
+    Outside,
+    /// The resource must be changed.
+    Change,
+}
+
+reasons! {
+    /// Every API pod is ready and of the wanted revision.
+    Serving => Well;
+    /// Zero replicas are wanted and there are none.
+    ScaledToZero => Well;
+    /// Nothing is under way.
+    Settled => Well;
+    /// The database answers.
+    Reachable => Well;
+    /// Not needed with these settings.
+    NotNeeded => Well;
+    /// The schema is at the version of the wanted image.
+    MigrationComplete => Well;
+    /// Every consumer has its token.
+    TokensIssued => Well;
+    /// The instance is not paused.
+    NotPaused => Well;
+    /// Cleanup is not scheduled.
+    NotScheduled => Well;
+    /// `spec.paused` is true: nothing is written until it is false again.
+    PausedBySpec => UnderWay;
+    /// Pods are being replaced, one at a time.
+    RollingOut => UnderWay;
+    /// The migration Job runs; pods of the old version keep serving.
+    Migrating => UnderWay;
+    /// Tokens are being made.
+    TokensPending => UnderWay;
+    /// Nobody could say yet.
+    NotAsked => UnderWay;
+    /// The instance is being deleted.
+    Deleting => UnderWay;
+    /// Pods are not ready; the message has the kubelet's words.
+    PodsNotReady => Outside;
+    /// The rollout made no progress within its deadline; old pods keep serving.
+    RolloutStuck => Outside;
+    /// The database does not answer; pods are unready, not restarted, and come back with it.
+    DatabaseUnreachable => Outside;
+    /// A Secret that the spec refers to is not there; create it.
+    SecretMissing => Outside;
+    /// A Secret that the spec refers to lacks the key, or the key is empty; fill it.
+    SecretKeyMissing => Outside;
+    /// An object of a wanted name belongs to somebody else and is not touched; remove or rename one of the two.
+    NameTaken => Outside;
+    /// The migration Job failed; the next one starts at the time in `status.migration.retryAt`.
+    MigrationFailed => Outside;
+    /// The Kubernetes API did not take a write; it is tried again.
+    ApplyFailed => Outside;
+    /// The migration ended with exit code 3: it can't succeed with this image and this database; change one of them.
+    MigrationImpossible => Change;
+    /// The migration waits for a person (`spec.migrations.mode` is Manual); the message has the annotation that approves it.
+    ApprovalNeeded => Change;
+    /// The spec asks for something that this release does not do; the message names the field.
+    NotImplemented => Change;
+    /// The settings contradict each other; the message names the key.
+    InvalidSettings => Change;
+    /// The Kubernetes API refuses a child as the spec wants it; the message has its words.
+    InvalidObject => Change;
+}
+
+impl Reason {
+    /// Whether it is no news: becoming so makes no event.
+    pub fn is_quiet(self) -> bool {
+        matches!(
+            self,
+            Reason::Settled | Reason::NotNeeded | Reason::NotPaused | Reason::NotScheduled | Reason::NotAsked
+        )
+    }
+
+    /// Whether an event about it is a warning.
+    pub fn is_warning(self) -> bool {
+        match self.kind() {
+            ReasonKind::Well | ReasonKind::UnderWay => false,
+            ReasonKind::Outside | ReasonKind::Change => true,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why an instance cannot be brought about as it is: it gets `Stalled=True` and waits for a change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {message}")]
+pub struct Refusal {
+    /// The reason. [`ReasonKind::Outside`] heals when something beside the spec changes: look again from time to time.
+    pub reason: Reason,
+    /// One sentence that names what is wrong and what to do.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+
+    /// A field that nothing implements yet.
+    pub fn not_implemented(field: &str) -> Self {
+        Self::new(Reason::NotImplemented, format!("spec.{field} is not implemented in this release; remove it"))
+    }
+
+    /// Whether it can heal without a change of the resource.
+    pub fn heals_from_outside(&self) -> bool {
+        self.reason.kind() == ReasonKind::Outside
+    }
+}

@@ -1,0 +1,269 @@
+//! One proven value from a resource, what was observed and the operator's defaults, or a refusal.
+
+mod migration;
+mod refuse;
+#[cfg(test)]
+mod tests;
+
+use jam_domain::{ServiceId, Settings, StoreKind};
+
+use crate::crd::{
+    Autoscaling, DeletionPolicy, Ingress, JamInstance, Migrations, NetworkPolicy, PodTemplate, PullPolicy, Scope,
+    ServiceSettings, Workers,
+};
+use crate::observed::{Observed, SecretKey, TokenState};
+use crate::reason::{Reason, Refusal};
+use crate::{names, tokens};
+
+pub use migration::{MigrationPlan, MigrationStep};
+
+/// The revision of this crate's rendering: raised when the same spec renders other pods.
+pub const RENDER_REVISION: i32 = 1;
+
+/// What the operator fills in where the resource says nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Defaults {
+    /// Registry and repository of the API image, without tag.
+    pub repository: String,
+    /// Its tag.
+    pub tag: String,
+}
+
+/// An instance as it will be: every value is there and proven, builders take only this.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Resolved {
+    /// The instance's name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its uid, for owner references.
+    pub uid: String,
+    /// The generation of the spec this was resolved from.
+    pub generation: i64,
+    /// The settings of JAM, profile applied.
+    pub settings: Settings,
+    /// The image of every pod.
+    pub image: ResolvedImage,
+    /// API pods; `None` when an autoscaler has taken over their number.
+    pub replicas: Option<i32>,
+    /// The autoscaler.
+    pub autoscaling: Option<Autoscaling>,
+    /// Worker pods.
+    pub workers: Workers,
+    /// The database, with store postgres.
+    pub database: Option<ResolvedDatabase>,
+    /// The consumers with their tokens' hashes.
+    pub consumers: Vec<ResolvedConsumer>,
+    /// How the schema is moved forward.
+    pub migrations: Migrations,
+    /// The migration that this image and database need.
+    pub migration: MigrationPlan,
+    /// Whether the Deployments may be applied.
+    pub rollout: Rollout,
+    /// The Service.
+    pub service: ServiceSettings,
+    /// The Ingress, when it is enabled.
+    pub ingress: Option<Ingress>,
+    /// The NetworkPolicy, when it is enabled.
+    pub network_policy: Option<NetworkPolicy>,
+    /// Overrides for the pods.
+    pub pod_template: PodTemplate,
+    /// What happens to token Secrets.
+    pub deletion_policy: DeletionPolicy,
+}
+
+/// An image with its pull settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedImage {
+    /// What a container names.
+    pub reference: String,
+    /// When it is pulled.
+    pub pull_policy: PullPolicy,
+    /// Secrets with registry credentials.
+    pub pull_secrets: Vec<String>,
+}
+
+/// A database whose DSN is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedDatabase {
+    /// The Secret.
+    pub secret: String,
+    /// The key in it.
+    pub key: String,
+    /// Hash of the DSN.
+    pub dsn_hash: String,
+    /// Connections that one pod may hold.
+    pub max_connections: i32,
+}
+
+/// A consumer with the hash of its token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedConsumer {
+    /// Its name.
+    pub name: String,
+    /// Its Secret.
+    pub secret: String,
+    /// The token's public id.
+    pub key_id: String,
+    /// The token's SHA-256, hex.
+    pub sha256: String,
+    /// What it may do; empty means read, submit and process.
+    pub scopes: Vec<Scope>,
+    /// The services it is bound to; empty means all.
+    pub services: Vec<ServiceId>,
+}
+
+/// Whether the Deployments may be applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rollout {
+    /// Yes.
+    Apply,
+    /// Not before the migration is complete: what runs is left as it is.
+    AfterMigration,
+}
+
+impl Resolved {
+    /// Whether there are worker pods: only a database can be shared with them.
+    pub fn runs_workers(&self) -> bool {
+        self.workers.replicas > 0 && self.database.is_some()
+    }
+}
+
+/// Proves an instance against what was observed. The operator makes missing tokens first (see [`tokens::missing`]).
+pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults) -> Result<Resolved, Refusal> {
+    let spec = &instance.spec;
+    refuse::unnameable(instance)?;
+    refuse::not_implemented(spec)?;
+    let settings = refuse::wrong_settings(spec)?;
+    refuse::contradictions(spec, &settings)?;
+    refuse::pod_overrides(spec.pod_template.as_ref())?;
+    refuse::foreign(observed)?;
+    let database = database(instance, observed, settings.store)?;
+    let image = image(spec, defaults);
+    let migration = migration::plan(instance, observed, &image, database.as_ref());
+    let rollout = if migration.is_complete() { Rollout::Apply } else { Rollout::AfterMigration };
+    Ok(Resolved {
+        name: name_of(instance),
+        namespace: namespace_of(instance),
+        uid: uid_of(instance),
+        generation: instance.metadata.generation.unwrap_or_default(),
+        replicas: replicas(spec, observed),
+        autoscaling: spec.autoscaling.clone(),
+        workers: spec.workers.clone(),
+        consumers: consumers(instance, observed)?,
+        migrations: spec.migrations.clone(),
+        service: spec.service.clone(),
+        ingress: spec.ingress.clone().filter(|ingress| ingress.enabled),
+        network_policy: spec.network_policy.clone().filter(|policy| policy.enabled),
+        pod_template: spec.pod_template.clone().unwrap_or_default(),
+        deletion_policy: spec.deletion_policy,
+        settings,
+        image,
+        database,
+        migration,
+        rollout,
+    })
+}
+
+/// The instance's name; empty before the API server has seen it.
+pub(crate) fn name_of(instance: &JamInstance) -> String {
+    instance.metadata.name.clone().unwrap_or_default()
+}
+
+pub(crate) fn namespace_of(instance: &JamInstance) -> String {
+    instance.metadata.namespace.clone().unwrap_or_else(|| "default".into())
+}
+
+pub(crate) fn uid_of(instance: &JamInstance) -> String {
+    instance.metadata.uid.clone().unwrap_or_default()
+}
+
+/// The Secret and key with the DSN that a spec refers to: what the operator is to read.
+pub fn dsn_reference(instance: &JamInstance) -> Option<(String, String)> {
+    let database = instance.spec.database.as_ref()?;
+    match (&database.dsn_secret_ref, &database.cluster) {
+        (Some(reference), _) => Some((reference.name.clone(), reference.key.clone())),
+        (None, Some(cluster)) => Some((format!("{}-app", cluster.name), "uri".into())),
+        (None, None) => None,
+    }
+}
+
+fn database(
+    instance: &JamInstance,
+    observed: &Observed,
+    store: StoreKind,
+) -> Result<Option<ResolvedDatabase>, Refusal> {
+    if store == StoreKind::Memory {
+        return Ok(None);
+    }
+    let (Some((secret, key)), Some(database)) = (dsn_reference(instance), instance.spec.database.as_ref()) else {
+        return Err(Refusal::new(Reason::InvalidSettings, refuse::NO_DATABASE));
+    };
+    let at = format!("Secret {secret} in namespace {}", namespace_of(instance));
+    match &observed.dsn {
+        None | Some(SecretKey::NoSecret) => Err(Refusal::new(
+            Reason::SecretMissing,
+            format!("{at} does not exist; spec.database needs its key {key} with the DSN"),
+        )),
+        Some(SecretKey::NoKey) => {
+            Err(Refusal::new(Reason::SecretKeyMissing, format!("{at} has no key {key}; put the DSN there")))
+        }
+        Some(SecretKey::Empty) => {
+            Err(Refusal::new(Reason::SecretKeyMissing, format!("{at} has an empty key {key}; put the DSN there")))
+        }
+        Some(SecretKey::Present { hash }) => Ok(Some(ResolvedDatabase {
+            secret,
+            key,
+            dsn_hash: hash.clone(),
+            max_connections: database.max_connections,
+        })),
+    }
+}
+
+/// The number of API pods that we write. It is handed over to the autoscaler only when that has written it once: a number
+/// that its last owner lets go of falls back to 1.
+fn replicas(spec: &crate::JamInstanceSpec, observed: &Observed) -> Option<i32> {
+    match (&spec.autoscaling, &observed.api) {
+        (None, _) => Some(spec.replicas),
+        (Some(_), Some(api)) if api.replicas_taken_over => None,
+        (Some(bounds), Some(api)) => Some(api.wanted.clamp(bounds.min_replicas, bounds.max_replicas)),
+        (Some(bounds), None) => Some(bounds.min_replicas),
+    }
+}
+
+fn image(spec: &crate::JamInstanceSpec, defaults: &Defaults) -> ResolvedImage {
+    let image = spec.image.clone().unwrap_or_default();
+    let repository = image.repository.unwrap_or_else(|| defaults.repository.clone());
+    let reference = match (image.digest, image.tag) {
+        (Some(digest), _) => format!("{repository}@{digest}"),
+        (None, Some(tag)) => format!("{repository}:{tag}"),
+        (None, None) => format!("{repository}:{}", defaults.tag),
+    };
+    let pull_secrets = image.pull_secrets.into_iter().map(|secret| secret.name).collect();
+    ResolvedImage { reference, pull_policy: image.pull_policy, pull_secrets }
+}
+
+fn consumers(instance: &JamInstance, observed: &Observed) -> Result<Vec<ResolvedConsumer>, Refusal> {
+    let name = name_of(instance);
+    tokens::consumers(&instance.spec)
+        .into_iter()
+        .map(|consumer| {
+            let held = observed.tokens.iter().find(|token| token.consumer == consumer.name).map(|token| &token.state);
+            match held {
+                Some(TokenState::Held { key_id, sha256, .. }) => Ok(ResolvedConsumer {
+                    secret: names::consumer_secret(&name, &consumer.name),
+                    key_id: key_id.to_string(),
+                    sha256: sha256.clone(),
+                    name: consumer.name,
+                    scopes: consumer.scopes,
+                    services: consumer.services,
+                }),
+                Some(TokenState::Empty) | None => Err(Refusal::new(
+                    Reason::TokensPending,
+                    format!("the token of consumer {} is not made yet", consumer.name),
+                )),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,186 @@
+//! Which migration an image and a database need, and whether it is done: the gate before every new version.
+
+use jam_domain::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+
+use super::{ResolvedDatabase, ResolvedImage, name_of};
+use crate::crd::{JamInstance, MigrationMode, MigrationState, MigrationStatus};
+use crate::names;
+use crate::observed::{JobState, MigrationJob, Observed, PodSchema};
+
+/// Longest last words that are kept.
+const MESSAGE: usize = 2048;
+/// Seconds before the second Job of a key; doubled for each further one.
+const FIRST_DELAY: i64 = 30;
+/// Most seconds between two Jobs of a key.
+const LONGEST_DELAY: i64 = 3600;
+
+/// The migration of one image and one database.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MigrationPlan {
+    /// What is to be done now.
+    pub step: MigrationStep,
+    /// What is said about it; `None` with the memory store.
+    pub status: Option<MigrationStatus>,
+}
+
+/// What is to be done about a migration now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MigrationStep {
+    /// Nothing: the store has no schema.
+    NotNeeded,
+    /// Nothing: it is complete.
+    Complete,
+    /// This Job is to be there.
+    Run {
+        /// The Job.
+        job: String,
+    },
+    /// Another migration of this instance still runs: it is stopped first, two never run at once.
+    Wait {
+        /// The Job that still runs.
+        job: String,
+    },
+    /// The last Job failed; the next one starts at the given time.
+    Retry {
+        /// When.
+        at: Timestamp,
+    },
+    /// The mode is Manual and nobody has approved this migration yet.
+    AwaitApproval {
+        /// What the annotation has to say.
+        key: String,
+    },
+    /// The last Job said that no further one can succeed: the image or the database must change.
+    Never,
+}
+
+impl MigrationPlan {
+    /// Whether pods of the wanted image may start.
+    pub fn is_complete(&self) -> bool {
+        match self.step {
+            MigrationStep::NotNeeded | MigrationStep::Complete => true,
+            MigrationStep::Run { .. }
+            | MigrationStep::Wait { .. }
+            | MigrationStep::Retry { .. }
+            | MigrationStep::AwaitApproval { .. }
+            | MigrationStep::Never => false,
+        }
+    }
+}
+
+/// Decides about the migration from what is stored in status and the Jobs that are there.
+///
+/// Status remembers what Jobs no longer say, because finished ones are removed after a day: a completed key stays
+/// complete, and the number of failed attempts survives a restart of the operator.
+pub(super) fn plan(
+    instance: &JamInstance,
+    observed: &Observed,
+    image: &ResolvedImage,
+    database: Option<&ResolvedDatabase>,
+) -> MigrationPlan {
+    let Some(database) = database else {
+        return MigrationPlan { step: MigrationStep::NotNeeded, status: None };
+    };
+    let key = names::short_hash([image.reference.as_bytes(), database.dsn_hash.as_bytes()]);
+    let stored = instance.status.as_ref().and_then(|status| status.migration.clone()).filter(|told| told.key == key);
+    let newest = observed.migration_jobs.iter().filter(|job| job.key == key).max_by_key(|job| job.attempt);
+    let name = name_of(instance);
+    let told = match (stored, newest) {
+        (Some(told), None) => told,
+        (Some(told), Some(job)) if told.attempt > job.attempt => told,
+        (Some(told), Some(job)) if told.attempt == job.attempt && told.state == MigrationState::Complete => told,
+        (_, Some(job)) => told_by(job, &image.reference),
+        (None, None) => begun(&name, &key, &image.reference, 0),
+    };
+    let next = |told: &MigrationStatus| run(instance, observed, begun(&name, &key, &image.reference, told.attempt + 1));
+    match told.state {
+        MigrationState::Complete if is_lost(&told, observed) => next(&told),
+        MigrationState::Complete => MigrationPlan { step: MigrationStep::Complete, status: Some(told) },
+        MigrationState::Running => run(instance, observed, told),
+        MigrationState::Impossible => MigrationPlan { step: MigrationStep::Never, status: Some(told) },
+        MigrationState::Failed => {
+            let at = told.retry_at.as_ref().map_or(observed.at, |Time(at)| Timestamp::from_jiff(*at));
+            if observed.at < at {
+                return MigrationPlan { step: MigrationStep::Retry { at }, status: Some(told) };
+            }
+            next(&told)
+        }
+    }
+}
+
+/// Whether pods find an older schema than the completed migration left: the database was replaced or restored from a
+/// backup. They are believed when they had the time to look again, each time a longer one.
+fn is_lost(told: &MigrationStatus, observed: &Observed) -> bool {
+    let ended = told.finished_at.as_ref().map(|Time(at)| Timestamp::from_jiff(*at));
+    let patience_is_over = ended.is_none_or(|at| observed.at >= at.plus_seconds(delay(told.attempt)));
+    observed.pod_schema.is_some_and(PodSchema::is_behind) && patience_is_over
+}
+
+/// The Job of `told` is to be there, unless another one still runs or somebody has to approve it first.
+fn run(instance: &JamInstance, observed: &Observed, told: MigrationStatus) -> MigrationPlan {
+    let other = observed.migration_jobs.iter().find(|job| job.name != told.job && job.state == JobState::Running);
+    let begun = observed.migration_jobs.iter().any(|job| job.name == told.job);
+    let approved = match instance.spec.migrations.mode {
+        MigrationMode::Auto => true,
+        // By key: an approval is for one image and one database, never for what comes later.
+        MigrationMode::Manual => instance.annotations().get(names::APPROVE_MIGRATION) == Some(&told.key),
+    };
+    let step = match other {
+        Some(other) => MigrationStep::Wait { job: other.name.clone() },
+        None if begun || approved => MigrationStep::Run { job: told.job.clone() },
+        None => MigrationStep::AwaitApproval { key: told.key.clone() },
+    };
+    MigrationPlan { step, status: Some(told) }
+}
+
+fn begun(instance: &str, key: &str, image: &str, attempt: i32) -> MigrationStatus {
+    MigrationStatus {
+        key: key.to_owned(),
+        image: image.to_owned(),
+        attempt,
+        job: names::migration_job(instance, key, attempt),
+        state: MigrationState::Running,
+        message: None,
+        finished_at: None,
+        retry_at: None,
+    }
+}
+
+fn told_by(job: &MigrationJob, image: &str) -> MigrationStatus {
+    let (state, message) = match &job.state {
+        JobState::Running => (MigrationState::Running, None),
+        JobState::Complete => (MigrationState::Complete, None),
+        JobState::Failed { exit_code: Some(3), message } => (MigrationState::Impossible, Some(clipped(message))),
+        JobState::Failed { exit_code: _, message } => (MigrationState::Failed, Some(clipped(message))),
+    };
+    let retry_at = match (state, job.finished_at) {
+        (MigrationState::Failed, Some(at)) => Some(at.plus_seconds(delay(job.attempt))),
+        (
+            MigrationState::Running | MigrationState::Complete | MigrationState::Failed | MigrationState::Impossible,
+            _,
+        ) => None,
+    };
+    MigrationStatus {
+        key: job.key.clone(),
+        image: image.to_owned(),
+        attempt: job.attempt,
+        job: job.name.clone(),
+        state,
+        message,
+        finished_at: job.finished_at.map(|at| Time(at.to_jiff())),
+        retry_at: retry_at.map(|at| Time(at.to_jiff())),
+    }
+}
+
+fn delay(attempt: i32) -> i64 {
+    let doublings = u32::try_from(attempt.clamp(0, 16)).unwrap_or_default();
+    (FIRST_DELAY << doublings).min(LONGEST_DELAY)
+}
+
+fn clipped(text: &str) -> String {
+    // The last words say what went wrong; the first ones say what was tried.
+    let skipped = text.chars().count().saturating_sub(MESSAGE);
+    text.chars().skip(skipped).collect()
+}

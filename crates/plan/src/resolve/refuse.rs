@@ -1,0 +1,150 @@
+//! What a resource may not ask for: each refusal names the field and what to do.
+
+use jam_domain::{Settings, StoreKind};
+
+use crate::crd::{JamInstance, JamInstanceSpec, PodTemplate};
+use crate::observed::Observed;
+use crate::reason::{Reason, Refusal};
+
+/// What is said when store postgres has no database.
+pub(super) const NO_DATABASE: &str =
+    "store postgres needs exactly one of spec.database.dsnSecretRef and spec.database.cluster";
+
+/// Longest name of an instance: its children's names are longer and still have to fit in a label.
+const LONGEST_NAME: usize = 40;
+
+/// Environment variables that the operator sets, or that name what the spec has a field for.
+const OWN_VARIABLES: [&str; 4] = ["JAM_PG_DSN", "DATABASE_URL", "JAM_TOKENS_FILE", "JAM_PG_MAX_CONNECTIONS"];
+
+fn invalid(message: impl Into<String>) -> Refusal {
+    Refusal::new(Reason::InvalidSettings, message)
+}
+
+/// A name that a Service could not have.
+pub(super) fn unnameable(instance: &JamInstance) -> Result<(), Refusal> {
+    let name = super::name_of(instance);
+    let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    let starts = name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase());
+    if plain && starts && !name.ends_with('-') && name.len() <= LONGEST_NAME {
+        return Ok(());
+    }
+    Err(invalid(format!(
+        "metadata.name {name:?} must have at most {LONGEST_NAME} characters of a-z, 0-9 and -, the first a letter, the last not a -"
+    )))
+}
+
+/// Fields that nothing implements yet. Every field of the spec stands here: a new one does not compile until it is decided.
+pub(super) fn not_implemented(spec: &JamInstanceSpec) -> Result<(), Refusal> {
+    let JamInstanceSpec {
+        runtime: _,
+        profile: _,
+        image: _,
+        replicas: _,
+        autoscaling: _,
+        workers: _,
+        database: _,
+        blob_store,
+        tokens,
+        migrations: _,
+        cleanup,
+        service: _,
+        ingress: _,
+        http_route,
+        network_policy: _,
+        monitoring,
+        pod_template: _,
+        deletion_policy: _,
+        paused: _,
+    } = spec;
+    let (tokens, monitoring) = (tokens.as_ref(), monitoring.as_ref());
+    let later = [
+        (blob_store.is_some(), "blobStore"),
+        (tokens.is_some_and(|tokens| tokens.rotation.is_some()), "tokens.rotation"),
+        (tokens.is_some_and(|tokens| tokens.allowed_tokens_secret_ref.is_some()), "tokens.allowedTokensSecretRef"),
+        (tokens.is_some_and(|tokens| tokens.global_tokens_secret_ref.is_some()), "tokens.globalTokensSecretRef"),
+        (tokens.is_some_and(|tokens| tokens.admin_tokens_secret_ref.is_some()), "tokens.adminTokensSecretRef"),
+        (cleanup.is_some(), "cleanup"),
+        (http_route.as_ref().is_some_and(|route| route.enabled), "httpRoute"),
+        (monitoring.is_some_and(|monitoring| monitoring.service_monitor), "monitoring.serviceMonitor"),
+        (monitoring.is_some_and(|monitoring| monitoring.prometheus_rule), "monitoring.prometheusRule"),
+        (monitoring.is_some_and(|monitoring| monitoring.dashboard), "monitoring.dashboard"),
+        (monitoring.is_some_and(|monitoring| monitoring.otlp_endpoint.is_some()), "monitoring.otlpEndpoint"),
+    ];
+    match later.into_iter().find(|(asked, _)| *asked) {
+        Some((_, field)) => Err(Refusal::not_implemented(field)),
+        None => Ok(()),
+    }
+}
+
+/// The settings of JAM with the profile's baseline, proven.
+pub(super) fn wrong_settings(spec: &JamInstanceSpec) -> Result<Settings, Refusal> {
+    spec.runtime.jam.clone().resolve(spec.profile).map_err(|mistakes| {
+        let said: Vec<_> = mistakes.iter().map(|mistake| format!("runtime.jam.{mistake}")).collect();
+        invalid(said.join("; "))
+    })
+}
+
+/// What single fields allow and their combination does not. The CRD's rules say the same; a resource stored before them
+/// still comes through here.
+pub(super) fn contradictions(spec: &JamInstanceSpec, settings: &Settings) -> Result<(), Refusal> {
+    let database = spec.database.as_ref();
+    let sources = database
+        .map_or(0, |database| usize::from(database.dsn_secret_ref.is_some()) + usize::from(database.cluster.is_some()));
+    if settings.store == StoreKind::Postgres && sources != 1 {
+        return Err(invalid(NO_DATABASE));
+    }
+    if settings.store == StoreKind::Memory {
+        if spec.replicas > 1 || spec.autoscaling.is_some() {
+            return Err(invalid(
+                "store memory keeps state in one process: spec.replicas must be at most 1, without autoscaling",
+            ));
+        }
+        if spec.workers.replicas > 0 {
+            return Err(invalid("store memory keeps state in one process: spec.workers.replicas must be 0"));
+        }
+    }
+    if let Some(autoscaling) = &spec.autoscaling
+        && autoscaling.max_replicas < autoscaling.min_replicas
+    {
+        return Err(invalid("spec.autoscaling.maxReplicas must not be less than minReplicas"));
+    }
+    if spec.ingress.as_ref().is_some_and(|ingress| ingress.enabled && ingress.host.is_none()) {
+        return Err(invalid("spec.ingress.host is needed when the Ingress is enabled"));
+    }
+    if settings.auth_required && crate::tokens::consumers(spec).is_empty() {
+        return Err(invalid(
+            "runtime.jam.authRequired is true and spec.tokens lets nobody in: name a consumer, or leave spec.tokens out",
+        ));
+    }
+    if crate::tokens::consumers(spec).iter().any(|consumer| consumer.name == crate::tokens::RESERVED_CONSUMER) {
+        return Err(invalid("spec.tokens.consumers: the name hashes is taken by the Secret of token hashes"));
+    }
+    Ok(())
+}
+
+/// Overrides that would take away what the pods need.
+pub(super) fn pod_overrides(template: Option<&PodTemplate>) -> Result<(), Refusal> {
+    let Some(PodTemplate { labels, annotations, env, .. }) = template else { return Ok(()) };
+    let ours = |key: &&String| key.starts_with("jam.network/") || key.starts_with("app.kubernetes.io/");
+    if let Some(label) = labels.keys().find(ours) {
+        return Err(invalid(format!("spec.podTemplate.labels: {label} is the operator's own")));
+    }
+    if let Some(annotation) = annotations.keys().find(ours) {
+        return Err(invalid(format!("spec.podTemplate.annotations: {annotation} is the operator's own")));
+    }
+    if let Some(variable) = env.iter().find(|variable| OWN_VARIABLES.contains(&variable.name.as_str())) {
+        return Err(invalid(format!("spec.podTemplate.env: {} is set from the spec's own fields", variable.name)));
+    }
+    Ok(())
+}
+
+/// A wanted name that somebody else has.
+pub(super) fn foreign(observed: &Observed) -> Result<(), Refusal> {
+    match observed.foreign.first() {
+        None => Ok(()),
+        Some(foreign) => Err(Refusal::new(
+            Reason::NameTaken,
+            format!("{} exists and belongs to {}; it is not touched", foreign.object, foreign.owner),
+        )),
+    }
+}

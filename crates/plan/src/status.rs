@@ -1,0 +1,91 @@
+//! What is said about an instance: its status, and the events of a change.
+
+mod conditions;
+mod facts;
+#[cfg(test)]
+mod tests;
+
+use jam_domain::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use crate::crd::{JamInstance, JamInstanceStatus};
+use crate::observed::Observed;
+use crate::reason::{Reason, Refusal};
+use crate::resolve::Resolved;
+
+/// How a reconcile ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Verdict<'a> {
+    /// Everything was applied.
+    Applied(&'a Resolved),
+    /// The resource is refused: children stay as they are.
+    Refused(&'a Refusal),
+    /// A write or a read failed and is tried again; the text is for people.
+    Interrupted(Option<&'a Resolved>, &'a str),
+    /// `spec.paused`: nothing was written.
+    Paused,
+}
+
+/// An event for `kubectl describe`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Normal or Warning.
+    pub kind: EventType,
+    /// The reason.
+    pub reason: Reason,
+    /// One sentence.
+    pub note: String,
+}
+
+/// How an event is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventType {
+    /// Something went as it should.
+    Normal,
+    /// Somebody should look.
+    Warning,
+}
+
+/// The status of an instance after a reconcile. Equal to the stored one when nothing changed: then nothing is written.
+pub fn status(instance: &JamInstance, verdict: Verdict<'_>, observed: &Observed, now: Timestamp) -> JamInstanceStatus {
+    let before = instance.status.clone().unwrap_or_default();
+    let said = conditions::all(instance, verdict, observed);
+    let resolved = match verdict {
+        Verdict::Applied(resolved) | Verdict::Interrupted(Some(resolved), _) => Some(resolved),
+        Verdict::Refused(_) | Verdict::Interrupted(None, _) | Verdict::Paused => None,
+    };
+    let mut status = match resolved {
+        Some(resolved) => facts::of(resolved, observed, &before),
+        None => facts::kept(observed, &before),
+    };
+    status.observed_generation = instance.metadata.generation;
+    status.conditions = conditions::dated(said, &before.conditions, instance.metadata.generation, now);
+    status
+}
+
+/// The events of a change of status: one for each reason that is new, none for a repetition.
+pub fn transitions(old: &JamInstanceStatus, new: &JamInstanceStatus) -> Vec<Event> {
+    let is_new = |condition: &&Condition| {
+        let earlier = old.conditions.iter().find(|earlier| earlier.type_ == condition.type_);
+        earlier.is_none_or(|earlier| earlier.status != condition.status || earlier.reason != condition.reason)
+    };
+    let mut events: Vec<Event> = Vec::new();
+    for event in new.conditions.iter().filter(is_new).filter_map(event) {
+        // Ready, Reconciling and Stalled often have one reason in common; it is told once.
+        if events.iter().all(|told| told.reason != event.reason) {
+            events.push(event);
+        }
+    }
+    events
+}
+
+fn event(condition: &Condition) -> Option<Event> {
+    let reason = Reason::ALL.iter().copied().find(|reason| reason.as_str() == condition.reason)?;
+    let kind = if reason.is_warning() { EventType::Warning } else { EventType::Normal };
+    (!reason.is_quiet()).then(|| Event { kind, reason, note: condition.message.clone() })
+}
+
+/// Kubernetes keeps whole seconds; what is written must equal what is read back.
+fn whole_seconds(at: Timestamp) -> jiff::Timestamp {
+    jiff::Timestamp::from_second(at.as_micros().div_euclid(1_000_000)).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+}

@@ -1,0 +1,312 @@
+//! The conditions: what each says, and when it last changed.
+
+use jam_domain::{StoreKind, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::{Verdict, whole_seconds};
+use crate::crd::{ConditionType, JamInstance};
+use crate::observed::{DeploymentState, Observed};
+use crate::reason::{Reason, Refusal};
+use crate::resolve::{MigrationStep, Resolved};
+
+/// Longest message, in characters; Kubernetes takes 32768 bytes, people read less.
+const MESSAGE: usize = 1024;
+/// What is said while the operator keeps its hands off.
+const PAUSED: &str = "spec.paused is true: nothing is changed until it is false";
+/// What follows "failed" when no further attempt can succeed.
+const IMPOSSIBLE: &str = " and is not tried again with this image and database";
+
+/// One condition before it has a date.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Said {
+    kind: ConditionType,
+    status: &'static str,
+    reason: Reason,
+    message: String,
+}
+
+fn yes<T: Into<String>>(kind: ConditionType, reason: Reason, message: T) -> Said {
+    Said { kind, status: "True", reason, message: message.into() }
+}
+
+fn no<T: Into<String>>(kind: ConditionType, reason: Reason, message: T) -> Said {
+    Said { kind, status: "False", reason, message: message.into() }
+}
+
+fn unknown(kind: ConditionType, reason: Reason, message: impl Into<String>) -> Said {
+    Said { kind, status: "Unknown", reason, message: message.into() }
+}
+
+/// Gives each condition its date: the old one when its status is unchanged, else now.
+pub(super) fn dated(said: Vec<Said>, before: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+    said.into_iter()
+        .map(|Said { kind, status, reason, message }| {
+            let earlier = before.iter().find(|c| c.type_ == kind.as_str() && c.status == status);
+            Condition {
+                type_: kind.as_str().into(),
+                status: status.into(),
+                reason: reason.as_str().into(),
+                message: message.chars().take(MESSAGE).collect(),
+                observed_generation: generation,
+                last_transition_time: earlier.map_or(Time(whole_seconds(now)), |c| c.last_transition_time.clone()),
+            }
+        })
+        .collect()
+}
+
+/// Where the whole stands: what Ready, Reconciling and Stalled say together, so that they never contradict each other.
+enum Standing {
+    Good(Reason, String),
+    UnderWay(Reason, String),
+    Unwell(Reason, String),
+    Stalled(Reason, String),
+    Paused { serving: bool },
+    Interrupted(String),
+}
+
+/// Every condition, in the order they are written.
+pub(super) fn all(instance: &JamInstance, verdict: Verdict<'_>, observed: &Observed) -> Vec<Said> {
+    let standing = standing(verdict, observed);
+    let mut said = three(instance, standing);
+    let resolved = match verdict {
+        Verdict::Applied(resolved) | Verdict::Interrupted(Some(resolved), _) => Some(resolved),
+        Verdict::Refused(_) | Verdict::Interrupted(None, _) | Verdict::Paused => None,
+    };
+    said.push(database(resolved, verdict, observed));
+    said.push(migrated(instance, resolved));
+    said.push(tokens(instance, resolved, verdict));
+    said.push(cleanup(resolved));
+    said.push(paused(instance));
+    said
+}
+
+fn three(instance: &JamInstance, standing: Standing) -> Vec<Said> {
+    use ConditionType::{Ready, Reconciling, Stalled};
+    let settled = "nothing is under way";
+    let free = "nothing stands in the way";
+    match standing {
+        Standing::Good(reason, message) => {
+            vec![
+                yes(Ready, reason, message),
+                no(Reconciling, Reason::Settled, settled),
+                no(Stalled, Reason::Settled, free),
+            ]
+        }
+        Standing::UnderWay(reason, message) => vec![
+            no(Ready, reason, message.clone()),
+            yes(Reconciling, reason, message),
+            no(Stalled, Reason::Settled, free),
+        ],
+        // Something outside is broken and watched: kstatus knows this as "in progress", not as failed.
+        Standing::Unwell(reason, message) => vec![
+            no(Ready, reason, message.clone()),
+            yes(Reconciling, reason, format!("waiting: {message}")),
+            no(Stalled, Reason::Settled, free),
+        ],
+        // A request that failed says nothing about the pods: what was said of this very spec still holds.
+        Standing::Interrupted(message) => {
+            let current =
+                instance.status.as_ref().is_some_and(|s| s.observed_generation == instance.metadata.generation);
+            let ready = stored(instance, Ready).filter(|_| current);
+            vec![
+                ready.unwrap_or_else(|| no(Ready, Reason::ApplyFailed, message.clone())),
+                yes(Reconciling, Reason::ApplyFailed, message),
+                no(Stalled, Reason::Settled, free),
+            ]
+        }
+        // Pods that serve go on serving; whether they do so as the spec says is nobody's business meanwhile.
+        Standing::Paused { serving } => {
+            let ready = if serving { yes::<String> } else { no::<String> };
+            vec![
+                ready(Ready, Reason::PausedBySpec, PAUSED.into()),
+                no(Reconciling, Reason::Settled, settled),
+                yes(Stalled, Reason::PausedBySpec, PAUSED),
+            ]
+        }
+        Standing::Stalled(reason, message) => vec![
+            no(Ready, reason, message.clone()),
+            no(Reconciling, Reason::Settled, settled),
+            yes(Stalled, reason, message),
+        ],
+    }
+}
+
+fn standing(verdict: Verdict<'_>, observed: &Observed) -> Standing {
+    match verdict {
+        Verdict::Paused => Standing::Paused { serving: observed.api.as_ref().is_some_and(|api| api.ready > 0) },
+        Verdict::Refused(Refusal { reason: Reason::TokensPending, message }) => {
+            Standing::UnderWay(Reason::TokensPending, message.clone())
+        }
+        Verdict::Refused(Refusal { reason, message }) => Standing::Stalled(*reason, message.clone()),
+        Verdict::Interrupted(_, message) => Standing::Interrupted(message.to_owned()),
+        Verdict::Applied(resolved) => applied(resolved, observed),
+    }
+}
+
+fn applied(resolved: &Resolved, observed: &Observed) -> Standing {
+    match &resolved.migration.step {
+        MigrationStep::NotNeeded | MigrationStep::Complete => pods(resolved, observed),
+        MigrationStep::Run { job } => Standing::UnderWay(Reason::Migrating, format!("migration Job {job} runs")),
+        MigrationStep::Wait { job } => {
+            Standing::UnderWay(Reason::Migrating, format!("waiting for the earlier migration Job {job} to be gone"))
+        }
+        MigrationStep::AwaitApproval { key } => Standing::Stalled(Reason::ApprovalNeeded, approval(resolved, key)),
+        MigrationStep::Never => Standing::Stalled(Reason::MigrationImpossible, failed_migration(resolved, IMPOSSIBLE)),
+        MigrationStep::Retry { at } => Standing::Unwell(
+            Reason::MigrationFailed,
+            failed_migration(resolved, &format!("; the next starts at {}", whole_seconds(*at))),
+        ),
+    }
+}
+
+fn approval(resolved: &Resolved, key: &str) -> String {
+    let (image, name, namespace) = (&resolved.image.reference, &resolved.name, &resolved.namespace);
+    let annotation = crate::names::APPROVE_MIGRATION;
+    format!(
+        "the migration to {image} waits for approval: kubectl annotate -n {namespace} jam/{name} {annotation}={key} --overwrite"
+    )
+}
+
+fn failed_migration(resolved: &Resolved, after: &str) -> String {
+    let told = resolved.migration.status.as_ref();
+    let job = told.map_or("", |told| told.job.as_str());
+    let words = told.and_then(|told| told.message.as_deref()).unwrap_or("no message");
+    format!("migration Job {job} failed{after}: {words}")
+}
+
+fn pods(resolved: &Resolved, observed: &Observed) -> Standing {
+    let Some(api) = &observed.api else {
+        return Standing::UnderWay(Reason::RollingOut, format!("Deployment {} is being made", resolved.name));
+    };
+    if let Some(probe) = observed.database.as_ref().filter(|probe| !probe.reachable && api.ready < api.wanted) {
+        return Standing::Unwell(
+            Reason::DatabaseUnreachable,
+            format!("the database does not answer: {}", probe.message),
+        );
+    }
+    if let Some(message) = &api.deadline_exceeded {
+        let why = observed.trouble.as_deref().unwrap_or(message);
+        return Standing::Stalled(
+            Reason::RolloutStuck,
+            format!("Deployment {} makes no progress: {why}", resolved.name),
+        );
+    }
+    if let Some(unsettled) = progress("Deployment", &resolved.name, api, observed.trouble.as_deref()) {
+        return unsettled;
+    }
+    if let Some(worker) = &observed.worker
+        && resolved.runs_workers()
+        && let Some(unsettled) = progress("worker Deployment", &crate::names::worker(&resolved.name), worker, None)
+    {
+        return unsettled;
+    }
+    let jam = if resolved.settings.enabled { "" } else { "; JAM is disabled, /jam/* answers 404" };
+    match api.wanted {
+        0 => Standing::Good(Reason::ScaledToZero, "no replica is wanted".into()),
+        1 => Standing::Good(Reason::Serving, format!("1 replica is ready{jam}")),
+        n => Standing::Good(Reason::Serving, format!("{n} replicas are ready{jam}")),
+    }
+}
+
+/// What a Deployment that is not settled waits for; `None` when it is settled.
+fn progress(what: &str, name: &str, state: &DeploymentState, trouble: Option<&str>) -> Option<Standing> {
+    if state.is_settled() {
+        return None;
+    }
+    let why = trouble.map(|trouble| format!(": {trouble}")).unwrap_or_default();
+    let numbers = format!(
+        "{what} {name}: {} of {} replicas are updated, {} available",
+        state.updated, state.wanted, state.available
+    );
+    let same_revision = state.observed_generation >= state.generation
+        && state.updated == state.wanted
+        && state.replicas == state.wanted;
+    // Pods that have only just started are part of the rollout, unless they are in trouble.
+    Some(if same_revision && (state.rolled_out || trouble.is_some()) {
+        Standing::Unwell(Reason::PodsNotReady, format!("{numbers}{why}"))
+    } else {
+        Standing::UnderWay(Reason::RollingOut, format!("{numbers}{why}"))
+    })
+}
+
+fn database(resolved: Option<&Resolved>, verdict: Verdict<'_>, observed: &Observed) -> Said {
+    let kind = ConditionType::DatabaseReachable;
+    if let Verdict::Refused(Refusal { reason: reason @ (Reason::SecretMissing | Reason::SecretKeyMissing), message }) =
+        verdict
+    {
+        return no(kind, *reason, message.clone());
+    }
+    if resolved.is_some_and(|resolved| resolved.settings.store == StoreKind::Memory) {
+        return yes(kind, Reason::NotNeeded, "the memory store needs no database");
+    }
+    match &observed.database {
+        Some(probe) if probe.reachable => yes(kind, Reason::Reachable, "the database answers"),
+        Some(probe) => no(kind, Reason::DatabaseUnreachable, probe.message.clone()),
+        None => unknown(kind, Reason::NotAsked, "no pod has asked the database yet"),
+    }
+}
+
+fn migrated(instance: &JamInstance, resolved: Option<&Resolved>) -> Said {
+    let kind = ConditionType::Migrated;
+    let Some(resolved) = resolved else {
+        return stored(instance, kind).unwrap_or_else(|| unknown(kind, Reason::NotAsked, "nothing was migrated yet"));
+    };
+    match &resolved.migration.step {
+        MigrationStep::NotNeeded => yes(kind, Reason::NotNeeded, "the memory store has no schema"),
+        MigrationStep::Complete => {
+            yes(kind, Reason::MigrationComplete, format!("the schema is what {} needs", resolved.image.reference))
+        }
+        MigrationStep::Run { job } => no(kind, Reason::Migrating, format!("Job {job} runs")),
+        MigrationStep::Wait { job } => {
+            no(kind, Reason::Migrating, format!("waiting for the earlier Job {job} to be gone"))
+        }
+        MigrationStep::AwaitApproval { key } => no(kind, Reason::ApprovalNeeded, approval(resolved, key)),
+        MigrationStep::Never => no(kind, Reason::MigrationImpossible, failed_migration(resolved, IMPOSSIBLE)),
+        MigrationStep::Retry { .. } => no(kind, Reason::MigrationFailed, failed_migration(resolved, "")),
+    }
+}
+
+fn tokens(instance: &JamInstance, resolved: Option<&Resolved>, verdict: Verdict<'_>) -> Said {
+    let kind = ConditionType::TokensReady;
+    if let Verdict::Refused(Refusal { reason: Reason::TokensPending, message }) = verdict {
+        return no(kind, Reason::TokensPending, message.clone());
+    }
+    match resolved {
+        None => stored(instance, kind).unwrap_or_else(|| unknown(kind, Reason::NotAsked, "no token was made yet")),
+        Some(resolved) if resolved.consumers.is_empty() => yes(kind, Reason::NotNeeded, "no consumer is named"),
+        Some(resolved) => {
+            let names: Vec<_> = resolved.consumers.iter().map(|consumer| consumer.name.as_str()).collect();
+            yes(kind, Reason::TokensIssued, format!("issued to {}", names.join(", ")))
+        }
+    }
+}
+
+fn cleanup(resolved: Option<&Resolved>) -> Said {
+    let kind = ConditionType::CleanupScheduled;
+    let message = match resolved.map(|resolved| resolved.settings.store) {
+        Some(StoreKind::Memory) => "the memory store needs no CronJob",
+        Some(StoreKind::Postgres) | None => "this release does not clean up yet",
+    };
+    no(kind, Reason::NotScheduled, message)
+}
+
+fn paused(instance: &JamInstance) -> Said {
+    if instance.spec.paused {
+        yes(ConditionType::Paused, Reason::PausedBySpec, PAUSED)
+    } else {
+        no(ConditionType::Paused, Reason::NotPaused, "the operator keeps the instance as its spec says")
+    }
+}
+
+/// What the stored status says about a condition.
+fn stored(instance: &JamInstance, kind: ConditionType) -> Option<Said> {
+    let conditions = instance.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let told = conditions.iter().find(|condition| condition.type_ == kind.as_str())?;
+    let reason = Reason::ALL.iter().copied().find(|reason| reason.as_str() == told.reason)?;
+    let status = match told.status.as_str() {
+        "True" => "True",
+        "False" => "False",
+        _ => "Unknown",
+    };
+    Some(Said { kind, status, reason, message: told.message.clone() })
+}

@@ -1,0 +1,92 @@
+//! What is known beside the conditions: endpoint, version, numbers, tokens.
+
+use jam_domain::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::crd::{JamInstanceStatus, LastGood, MigrationState, TokenStatus, VersionStatus};
+use crate::names::{self, Component};
+use crate::observed::{Observed, TokenState};
+use crate::resolve::{RENDER_REVISION, Resolved};
+
+/// The facts about a resolved instance.
+pub(super) fn of(resolved: &Resolved, observed: &Observed, before: &JamInstanceStatus) -> JamInstanceStatus {
+    let kept = kept(observed, before);
+    let settled = observed.api.as_ref().is_some_and(|api| {
+        api.is_settled() && api.image.as_deref() == Some(resolved.image.reference.as_str()) && api.ready > 0
+    });
+    let last_good = if settled {
+        let api = observed.api.as_ref();
+        Some(LastGood {
+            image: Some(resolved.image.reference.clone()),
+            config: api.and_then(|api| api.config.clone()),
+            generation: Some(resolved.generation),
+        })
+    } else {
+        kept.last_good
+    };
+    let seen = observed.schema.or(observed.pod_schema.and_then(|schema| schema.found));
+    let migrated = resolved.migration.status.as_ref().is_some_and(|told| told.state == MigrationState::Complete);
+    JamInstanceStatus {
+        endpoint: Some(endpoint(resolved)),
+        enabled: Some(resolved.settings.enabled),
+        store: Some(resolved.settings.store),
+        selector: Some(selector(&resolved.name)),
+        tokens: tokens(resolved, observed, &before.tokens),
+        last_good,
+        render_revision: Some(RENDER_REVISION),
+        migration: resolved.migration.status.clone(),
+        version: kept.version.map(|version| VersionStatus {
+            schema: if migrated { seen.or(version.schema) } else { version.schema },
+            ..version
+        }),
+        ..kept
+    }
+}
+
+/// The facts that hold without a resolved instance: what was said before, with the numbers of pods brought up to date.
+pub(super) fn kept(observed: &Observed, before: &JamInstanceStatus) -> JamInstanceStatus {
+    let earlier = before.version.clone().unwrap_or_default();
+    let api = observed.api.as_ref();
+    JamInstanceStatus {
+        version: Some(VersionStatus {
+            image: api.filter(|api| api.is_settled()).and_then(|api| api.image.clone()).or(earlier.image),
+            schema: earlier.schema,
+        }),
+        replicas: Some(api.map_or(0, |api| api.replicas)),
+        ready_replicas: Some(api.map_or(0, |api| api.ready)),
+        ..before.clone()
+    }
+}
+
+/// Where the API is reached inside the cluster.
+fn endpoint(resolved: &Resolved) -> String {
+    format!("http://{}.{}.svc:{}", names::api(&resolved.name), resolved.namespace, resolved.service.port)
+}
+
+/// The selector of the API pods, as text.
+fn selector(instance: &str) -> String {
+    let labels = names::selector(instance, Component::Api);
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+fn tokens(resolved: &Resolved, observed: &Observed, before: &[TokenStatus]) -> Vec<TokenStatus> {
+    let one = |consumer: &crate::resolve::ResolvedConsumer| {
+        let earlier = before.iter().find(|told| told.consumer == consumer.name && told.key_id == consumer.key_id);
+        let held = observed.tokens.iter().find(|token| token.consumer == consumer.name).map(|token| &token.state);
+        let issued: Option<Timestamp> = match held {
+            Some(TokenState::Held { issued_at, .. }) => *issued_at,
+            Some(TokenState::Empty) | None => None,
+        };
+        TokenStatus {
+            consumer: consumer.name.clone(),
+            key_id: consumer.key_id.clone(),
+            issued_at: issued
+                .map(|at| Time(super::whole_seconds(at)))
+                .or_else(|| earlier.and_then(|told| told.issued_at.clone())),
+            rotates_at: None,
+            previous_key_id: None,
+            previous_expires_at: None,
+        }
+    };
+    resolved.consumers.iter().map(one).collect()
+}

@@ -1,0 +1,241 @@
+//! Laws of status: nothing contradicts, nothing changes without a cause, every transition is told once.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use super::*;
+use crate::crd::JamInstance;
+use crate::fixtures::{at, but, cluster_for, in_memory, job, on_postgres, resolved, settled_cluster_for};
+use crate::observed::{DeploymentState, JobState, Probe};
+use crate::reason::ReasonKind;
+
+fn applied(instance: &JamInstance, cluster: &Observed, seconds: i64) -> JamInstanceStatus {
+    status(instance, Verdict::Applied(&resolved(instance, cluster)), cluster, at(seconds))
+}
+
+fn with(instance: &JamInstance, status: JamInstanceStatus) -> JamInstance {
+    JamInstance { status: Some(status), ..instance.clone() }
+}
+
+fn condition<'a>(status: &'a JamInstanceStatus, kind: &str) -> &'a Condition {
+    status.conditions.iter().find(|condition| condition.type_ == kind).unwrap()
+}
+
+fn short(status: &JamInstanceStatus, kind: &str) -> (String, String) {
+    let condition = condition(status, kind);
+    (condition.status.clone(), condition.reason.clone())
+}
+
+fn pair(status: &str, reason: Reason) -> (String, String) {
+    (status.into(), reason.to_string())
+}
+
+/// Many ways in which a reconcile ends.
+fn endings() -> Vec<JamInstanceStatus> {
+    let postgres = on_postgres();
+    let settled = settled_cluster_for(&postgres);
+    let fresh = cluster_for(&postgres);
+    let mut rolling = settled.clone();
+    rolling.api.as_mut().unwrap().updated = 1;
+    let mut unready = settled.clone();
+    unready.api.as_mut().unwrap().available = 0;
+    let failed = |exit_code| JobState::Failed { exit_code, message: "words".into() };
+    let with_job = |state| Observed { migration_jobs: vec![job(&postgres, &fresh, state)], ..fresh.clone() };
+    let refusal = |reason| Refusal::new(reason, "because");
+    let of = |verdict: Verdict<'_>| status(&postgres, verdict, &settled, at(2000));
+    vec![
+        applied(&postgres, &settled, 2000),
+        applied(&postgres, &fresh, 2000),
+        applied(&postgres, &rolling, 2000),
+        applied(&postgres, &unready, 2000),
+        applied(&postgres, &with_job(failed(Some(1))), 2000),
+        applied(&postgres, &with_job(failed(Some(3))), 2000),
+        applied(&in_memory(), &settled_cluster_for(&in_memory()), 2000),
+        of(Verdict::Refused(&refusal(Reason::NotImplemented))),
+        of(Verdict::Refused(&refusal(Reason::SecretMissing))),
+        of(Verdict::Refused(&refusal(Reason::TokensPending))),
+        of(Verdict::Interrupted(None, "the API server did not answer")),
+        of(Verdict::Paused),
+    ]
+}
+
+#[test]
+fn every_status_has_every_condition_once_and_speaks_of_its_generation() {
+    for status in endings() {
+        let kinds: Vec<_> = status.conditions.iter().map(|condition| condition.type_.as_str()).collect();
+        assert_eq!(kinds, crate::crd::ConditionType::ALL.map(crate::crd::ConditionType::as_str));
+        assert_eq!(status.observed_generation, Some(1));
+        for condition in &status.conditions {
+            assert_eq!(condition.observed_generation, Some(1));
+            assert!(!condition.message.is_empty() && !condition.reason.is_empty());
+        }
+    }
+}
+
+#[test]
+fn ready_reconciling_and_stalled_never_contradict_each_other() {
+    for status in endings() {
+        let is = |kind: &str| condition(&status, kind).status == "True";
+        assert!(!(is("Reconciling") && is("Stalled")), "{status:?}");
+        assert!(!(is("Ready") && is("Reconciling")), "{status:?}");
+        assert!(!(is("Ready") && is("Stalled")) || is("Stalled") && short(&status, "Stalled").1 == "PausedBySpec");
+        assert!(is("Ready") || is("Reconciling") || is("Stalled"), "kstatus would wait for ever: {status:?}");
+    }
+}
+
+#[test]
+fn a_steady_state_gives_the_same_status_however_late_it_is() {
+    for instance in [in_memory(), on_postgres()] {
+        let cluster = settled_cluster_for(&instance);
+        let first = applied(&instance, &cluster, 2000);
+        let later = Observed { at: at(900_000), ..cluster };
+        assert_eq!(applied(&with(&instance, first.clone()), &later, 900_000), first);
+        let read_back: JamInstanceStatus = serde_json::from_value(serde_json::to_value(&first).unwrap()).unwrap();
+        assert_eq!(read_back, first, "what the API server stores is what was written");
+    }
+}
+
+#[test]
+fn a_condition_keeps_its_date_until_its_status_changes() {
+    let instance = on_postgres();
+    let settled = settled_cluster_for(&instance);
+    let first = applied(&instance, &settled, 2000);
+    let mut unready = settled.clone();
+    unready.api.as_mut().unwrap().available = 1;
+    let second = applied(&with(&instance, first.clone()), &unready, 3000);
+    assert_eq!(condition(&second, "Ready").last_transition_time.0.as_second(), 3000);
+    assert_eq!(condition(&second, "Migrated").last_transition_time, condition(&first, "Migrated").last_transition_time);
+}
+
+#[test]
+fn a_settled_instance_is_ready_and_tells_where_it_is() {
+    let instance = on_postgres();
+    let status = applied(&instance, &settled_cluster_for(&instance), 2000);
+    assert_eq!(short(&status, "Ready"), pair("True", Reason::Serving));
+    assert_eq!(short(&status, "DatabaseReachable"), pair("True", Reason::Reachable));
+    assert_eq!(short(&status, "Migrated"), pair("True", Reason::MigrationComplete));
+    assert_eq!(status.endpoint.as_deref(), Some("http://main.jam.svc:80"));
+    assert_eq!((status.replicas, status.ready_replicas), (Some(2), Some(2)));
+    let version = status.version.unwrap();
+    assert_eq!((version.image.as_deref(), version.schema), (Some("registry.example/jam-api:1.0.0"), Some(3)));
+    assert_eq!(status.tokens[0].key_id, "01010101");
+    assert_eq!(status.selector.unwrap().split(',').count(), 3);
+}
+
+#[test]
+fn a_disabled_instance_is_ready_and_says_that_it_is_disabled() {
+    let instance = but(&in_memory(), json!({"runtime": {"jam": {"enabled": false}}}));
+    let status = applied(&instance, &settled_cluster_for(&instance), 2000);
+    assert_eq!(status.enabled, Some(false));
+    assert_eq!(condition(&status, "Ready").message, "1 replica is ready; JAM is disabled, /jam/* answers 404");
+}
+
+#[test]
+fn a_database_that_does_not_answer_is_told_apart_from_pods_that_are_not_ready() {
+    let instance = on_postgres();
+    let mut cluster = settled_cluster_for(&instance);
+    let api = cluster.api.as_mut().unwrap();
+    (api.ready, api.available, api.unavailable) = (0, 0, 2);
+    api.deadline_exceeded = Some("progress deadline".into());
+    cluster.database = Some(Probe { reachable: false, message: "connection refused".into() });
+    let status = applied(&instance, &cluster, 2000);
+    assert_eq!(short(&status, "Ready"), pair("False", Reason::DatabaseUnreachable));
+    assert_eq!(short(&status, "DatabaseReachable"), pair("False", Reason::DatabaseUnreachable));
+    assert_eq!(short(&status, "Stalled"), pair("False", Reason::Settled), "it heals by itself");
+    cluster.database = Some(Probe { reachable: true, message: "ok".into() });
+    cluster.trouble = Some("ImagePullBackOff: no such image".into());
+    let status = applied(&instance, &cluster, 2000);
+    assert_eq!(short(&status, "Stalled"), pair("True", Reason::RolloutStuck));
+    assert!(condition(&status, "Ready").message.contains("no such image"));
+}
+
+#[test]
+fn a_failed_migration_names_its_job_and_its_last_words() {
+    let instance = on_postgres();
+    let fresh = cluster_for(&instance);
+    for (exit_code, reason, stalled) in
+        [(Some(1), Reason::MigrationFailed, "False"), (Some(3), Reason::MigrationImpossible, "True")]
+    {
+        let failed = job(&instance, &fresh, JobState::Failed { exit_code, message: "relation exists".into() });
+        let name = failed.name.clone();
+        let status = applied(&instance, &Observed { migration_jobs: vec![failed], ..fresh.clone() }, 2000);
+        assert_eq!(short(&status, "Migrated"), pair("False", reason));
+        let message = &condition(&status, "Migrated").message;
+        assert!(message.contains(&name) && message.contains("relation exists"), "{message}");
+        assert_eq!(condition(&status, "Stalled").status, stalled);
+    }
+}
+
+#[test]
+fn a_refusal_keeps_what_was_known() {
+    let instance = on_postgres();
+    let cluster = settled_cluster_for(&instance);
+    let good = applied(&instance, &cluster, 2000);
+    let refusal = Refusal::new(Reason::SecretMissing, "Secret jam-db in namespace jam does not exist");
+    let refused = status(&with(&instance, good.clone()), Verdict::Refused(&refusal), &cluster, at(3000));
+    assert_eq!(short(&refused, "Stalled"), pair("True", Reason::SecretMissing));
+    assert_eq!(short(&refused, "DatabaseReachable"), pair("False", Reason::SecretMissing));
+    assert_eq!(short(&refused, "Migrated"), short(&good, "Migrated"));
+    assert_eq!((refused.migration, refused.version), (good.migration, good.version));
+}
+
+#[test]
+fn a_request_that_failed_does_not_make_a_serving_instance_unready() {
+    let instance = on_postgres();
+    let cluster = settled_cluster_for(&instance);
+    let good = with(&instance, applied(&instance, &cluster, 2000));
+    let status = |instance: &JamInstance| status(instance, Verdict::Interrupted(None, "503"), &cluster, at(3000));
+    assert_eq!(short(&status(&good), "Ready"), pair("True", Reason::Serving));
+    assert_eq!(short(&status(&good), "Reconciling"), pair("True", Reason::ApplyFailed));
+    let mut edited = good;
+    edited.metadata.generation = Some(2);
+    assert_eq!(short(&status(&edited), "Ready"), pair("False", Reason::ApplyFailed), "nobody knows of the new spec");
+}
+
+#[test]
+fn a_paused_instance_that_serves_stays_ready() {
+    let instance = but(&on_postgres(), json!({"paused": true}));
+    let status = status(&instance, Verdict::Paused, &settled_cluster_for(&on_postgres()), at(2000));
+    assert_eq!(short(&status, "Ready"), pair("True", Reason::PausedBySpec));
+    assert_eq!(short(&status, "Paused"), pair("True", Reason::PausedBySpec));
+}
+
+#[test]
+fn every_transition_is_told_once_and_no_repetition() {
+    let instance = on_postgres();
+    let settled = settled_cluster_for(&instance);
+    let empty = JamInstanceStatus::default();
+    let good = applied(&instance, &settled, 2000);
+    let reasons = |events: Vec<Event>| events.into_iter().map(|event| event.reason).collect::<Vec<_>>();
+    let told = reasons(transitions(&empty, &good));
+    assert_eq!(told, [Reason::Serving, Reason::Reachable, Reason::MigrationComplete, Reason::TokensIssued]);
+    assert_eq!(transitions(&good, &good), []);
+    let refusal = Refusal::new(Reason::SecretMissing, "gone");
+    let refused = status(&with(&instance, good.clone()), Verdict::Refused(&refusal), &settled, at(3000));
+    let events = transitions(&good, &refused);
+    assert_eq!(events, [Event { kind: EventType::Warning, reason: Reason::SecretMissing, note: "gone".into() }]);
+    let other = Refusal::new(Reason::NameTaken, "taken");
+    let still = status(&with(&instance, refused.clone()), Verdict::Refused(&other), &settled, at(4000));
+    assert!(reasons(transitions(&refused, &still)).contains(&Reason::NameTaken), "another reason is news too");
+    assert_eq!(reasons(transitions(&refused, &good)), [Reason::Serving, Reason::Reachable]);
+}
+
+#[test]
+fn every_reason_has_a_name_of_its_own_and_says_what_to_do() {
+    let names: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+    assert_eq!(names.len(), Reason::ALL.len());
+    for reason in Reason::ALL {
+        assert!(reason.explanation().len() > 15 && reason.explanation().ends_with('.'), "{reason}");
+        assert_eq!(reason.is_warning(), matches!(reason.kind(), ReasonKind::Outside | ReasonKind::Change));
+    }
+}
+
+#[test]
+fn zero_replicas_are_ready_when_there_are_none() {
+    let instance = but(&on_postgres(), json!({"replicas": 0}));
+    let mut cluster = settled_cluster_for(&instance);
+    assert_eq!(short(&applied(&instance, &cluster, 1), "Ready"), pair("True", Reason::ScaledToZero));
+    cluster.api = Some(DeploymentState { replicas: 1, ..cluster.api.unwrap() });
+    assert_eq!(short(&applied(&instance, &cluster, 1), "Ready"), pair("False", Reason::RollingOut));
+}

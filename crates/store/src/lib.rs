@@ -1,0 +1,260 @@
+//! The memory of the JAM API: one trait, two stores. The only place with SQL.
+
+pub mod memory;
+pub mod postgres;
+mod work;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use jam_domain::page::{
+    PackageFilter, Page, PageRequest, ReceiptCursor, ReceiptFilter, ReportFilter, TimeCursor, Visible,
+};
+use jam_domain::refine::Engine;
+use jam_domain::{
+    AccumulatorRoot, Attestation, PackageId, Preimage, PreimageHash, Receipt, Refusal, ReportId, ServiceId, StoreKind,
+    Timestamp, TokenId, WorkPackage, WorkReport,
+};
+
+pub use memory::MemoryStore;
+pub use postgres::{PostgresConfig, PostgresStore, migrate};
+pub use work::{Clock, machine_clock};
+
+/// A blob on its way in.
+#[derive(Debug, Clone)]
+pub struct Upload {
+    /// The hash that the client announced; the body stream ends with a refusal when the bytes hash to another.
+    pub hash: PreimageHash,
+    /// Content-Length, when the client sent one.
+    pub size_hint: Option<u64>,
+    /// Content-Type.
+    pub media_type: String,
+    /// The token that uploads.
+    pub uploader: TokenId,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// The bytes of an upload. A refusal in it (wrong hash, too large, client gone) leaves nothing behind in the store.
+pub type UploadBody<'a> = BoxStream<'a, Result<Bytes, Refusal>>;
+
+/// The bytes of a stored blob, in order, in bounded chunks.
+pub type BlobBody = BoxStream<'static, Result<Bytes, StoreError>>;
+
+/// What became of an upload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Put {
+    /// It is new.
+    Created(Preimage),
+    /// It was there; nothing was rewritten.
+    AlreadyThere(Preimage),
+}
+
+/// A validated package with what decides about its acceptance.
+#[derive(Debug, Clone)]
+pub struct NewPackage {
+    /// The package as it will be stored, status `pending`.
+    pub package: WorkPackage,
+    /// SHA-256 of the canonical JSON of what the client sent, without its `id`: equal bodies have equal fingerprints.
+    pub fingerprint: [u8; 32],
+    /// Whether the client chose the id (then the id makes the submission idempotent).
+    pub id_from_client: bool,
+    /// The client's Idempotency-Key, scoped to the token in `package.created_by`.
+    pub idempotency_key: Option<String>,
+    /// The instance's cap on pending packages, 0 = none.
+    pub pending_cap: u32,
+    /// The service's own cap on pending packages, 0 = none.
+    pub service_pending_cap: u32,
+}
+
+/// An accepted submission.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submitted {
+    /// The stored package.
+    pub package: WorkPackage,
+    /// Its receipt, when receipts are kept.
+    pub receipt: Option<Receipt>,
+    /// It was there already: same id or key, equal body.
+    pub replayed: bool,
+}
+
+/// Why a submission is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// So many packages are pending already.
+    #[error("{cap} packages are pending")]
+    PendingLimit {
+        /// The cap that is reached.
+        cap: u32,
+        /// Of this service, or of the instance.
+        service: Option<ServiceId>,
+    },
+    /// The id or the key was used with another body.
+    #[error("{what} was used for a different package")]
+    Conflict {
+        /// `id` or `Idempotency-Key`.
+        what: &'static str,
+    },
+    /// A preimage that is not stored.
+    #[error("preimage {0} is not stored")]
+    UnknownPreimage(PreimageHash),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A report with everything said about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReportBundle {
+    /// The report.
+    pub report: WorkReport,
+    /// Every worker's word, oldest first.
+    pub attestations: Vec<Attestation>,
+    /// The report's receipt, once accumulated and when receipts are kept.
+    pub receipt: Option<Receipt>,
+}
+
+/// One package that a call of [`Store::process`] finished or failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Processed {
+    /// The package.
+    pub package_id: PackageId,
+    /// Its service.
+    pub service_id: ServiceId,
+    /// The refiner's clause, when it is now disputed.
+    pub fault: Option<String>,
+    /// Whether the report was accumulated (false: it waits for attestations).
+    pub applied: bool,
+}
+
+/// What a further attestation did.
+#[allow(clippy::large_enum_variant)] // one value for one request; a box would only add a step for the reader
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attest {
+    /// It counts; the report's state after it.
+    Recorded(ReportBundle),
+    /// The same worker attested this report before.
+    Twice,
+    /// There is no such report, or the caller may not see it.
+    NoSuchReport,
+}
+
+/// The state of the schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SchemaVersion {
+    /// The version that is there; `None` when the database has no schema of ours.
+    pub found: Option<i64>,
+    /// The version that this build needs.
+    pub wanted: i64,
+}
+
+/// Why a store did not answer. Nothing of it goes to clients; it is logged once, with its source.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The store can't be reached, or did not answer in time: try again later.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// The schema is not the one this build needs.
+    #[error("the database schema is at version {found:?}, this build needs {wanted}: run `jam-api migrate`")]
+    Schema {
+        /// The version that is there.
+        found: Option<i64>,
+        /// The version that is needed.
+        wanted: i64,
+    },
+    /// A fault of ours: a statement or a stored value that can't be.
+    #[error("the store failed: {0}")]
+    Fault(String),
+}
+
+/// Why an upload is not stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PutError {
+    /// The body ended with a refusal.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The answer of a store.
+pub type Stored<T> = Result<T, StoreError>;
+
+/// What the API keeps. Both stores give the guarantees of spec/api.md §4; memory gives 2 to 5 within one process.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Which store this is.
+    fn kind(&self) -> StoreKind;
+    /// Asks for a sign of life.
+    async fn ping(&self) -> Stored<()>;
+    /// Compares the schema with what this build needs.
+    async fn schema(&self) -> Stored<SchemaVersion>;
+
+    /// Stores a blob, streaming; reads the body to its end even when the blob is there already (so that its hash is proven).
+    async fn put_preimage(&self, upload: Upload, body: UploadBody<'_>) -> Result<Put, PutError>;
+    /// A blob's record.
+    async fn preimage(&self, hash: PreimageHash) -> Stored<Option<Preimage>>;
+    /// A blob's record and its bytes from `range.start` up to, not including, `range.end` (clamped to the size).
+    async fn read_preimage(
+        &self,
+        hash: PreimageHash,
+        range: std::ops::Range<u64>,
+    ) -> Stored<Option<(Preimage, BlobBody)>>;
+    /// Removes a blob nobody refers to: `Some(true)` removed, `Some(false)` referenced, `None` not there.
+    async fn delete_preimage(&self, hash: PreimageHash) -> Stored<Option<bool>>;
+
+    /// Accepts a package: caps, idempotency, preimages, refcounts and the receipt in one transaction.
+    async fn submit(&self, new: NewPackage, engine: &Engine) -> Result<Submitted, SubmitError>;
+    /// A package.
+    async fn package(&self, id: PackageId) -> Stored<Option<WorkPackage>>;
+    /// A package's own receipt.
+    async fn package_receipt(&self, id: PackageId) -> Stored<Option<Receipt>>;
+    /// Receipts of these packages, for lists with `include_receipt`.
+    async fn package_receipts(&self, ids: &[PackageId]) -> Stored<Vec<Receipt>>;
+    /// Packages, newest first.
+    async fn packages(
+        &self,
+        filter: &PackageFilter,
+        page: PageRequest<TimeCursor>,
+    ) -> Stored<Page<WorkPackage, TimeCursor>>;
+    /// Pending packages now, for the gauge and the logs; may be a few milliseconds old.
+    async fn pending(&self) -> Stored<u64>;
+
+    /// Processes up to `limit` pending packages, oldest first, each exactly once whatever the number of callers:
+    /// claim, refine and attest (no chain is held), then report, attestations, receipt and status in one transaction.
+    async fn process(&self, limit: u32, engine: &Engine) -> Stored<Vec<Processed>> {
+        self.process_visible(limit, &None, engine).await
+    }
+    /// The same for the packages of the services that the caller may see.
+    async fn process_visible(&self, limit: u32, visible: &Visible, engine: &Engine) -> Stored<Vec<Processed>>;
+    /// The report of a package.
+    async fn report_of(&self, package: PackageId) -> Stored<Option<ReportBundle>>;
+    /// Why a package is disputed.
+    async fn dispute_of(&self, package: PackageId) -> Stored<Option<String>>;
+    /// Reports, newest first.
+    async fn reports(
+        &self,
+        filter: &ReportFilter,
+        page: PageRequest<TimeCursor>,
+    ) -> Stored<Page<WorkReport, TimeCursor>>;
+    /// Records a further attestation and accumulates when the threshold is reached, in one transaction.
+    async fn attest(
+        &self,
+        report: ReportId,
+        attestation: Attestation,
+        visible: &Visible,
+        engine: &Engine,
+    ) -> Stored<Attest>;
+
+    /// Receipts: of a service by seq, else newest first.
+    async fn receipts(
+        &self,
+        filter: &ReceiptFilter,
+        page: PageRequest<ReceiptCursor>,
+    ) -> Stored<Page<Receipt, ReceiptCursor>>;
+    /// The head of a service's chain.
+    async fn root(&self, service: &ServiceId) -> Stored<Option<AccumulatorRoot>>;
+    /// The heads of the first chains, sorted by service.
+    async fn roots(&self, visible: &Visible, limit: u32) -> Stored<Vec<AccumulatorRoot>>;
+}

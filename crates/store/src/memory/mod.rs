@@ -1,0 +1,165 @@
+//! The store in this process's memory: everything behind one lock that is never held while waiting or refining.
+
+mod index;
+mod packages;
+mod preimages;
+mod process;
+mod receipts;
+mod state;
+
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use jam_domain::page::{
+    PackageFilter, Page, PageRequest, ReceiptCursor, ReceiptFilter, ReportFilter, TimeCursor, Visible,
+};
+use jam_domain::refine::Engine;
+use jam_domain::{
+    AccumulatorRoot, Attestation, PackageId, Preimage, PreimageHash, Receipt, ReportId, ServiceId, StoreKind,
+    WorkPackage, WorkReport,
+};
+
+use self::state::State;
+use crate::{
+    Attest, BlobBody, Clock, NewPackage, Processed, Put, PutError, ReportBundle, SchemaVersion, Store, Stored,
+    SubmitError, Submitted, Upload, UploadBody, machine_clock,
+};
+
+/// Keeps everything until the process ends.
+pub struct MemoryStore {
+    state: Mutex<State>,
+    clock: Clock,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::with_clock(machine_clock())
+    }
+
+    /// An empty store that reads the time from this clock.
+    pub fn with_clock(clock: Clock) -> Self {
+        Self { state: Mutex::default(), clock }
+    }
+
+    /// Every change below is computed first and then written without a call that can panic, so that the state is whole
+    /// even after a panic of an engine under the lock.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn kind(&self) -> StoreKind {
+        StoreKind::Memory
+    }
+
+    async fn ping(&self) -> Stored<()> {
+        Ok(())
+    }
+
+    async fn schema(&self) -> Stored<SchemaVersion> {
+        Ok(SchemaVersion { found: Some(0), wanted: 0 })
+    }
+
+    async fn put_preimage(&self, upload: Upload, body: UploadBody<'_>) -> Result<Put, PutError> {
+        preimages::put(self, upload, body).await
+    }
+
+    async fn preimage(&self, hash: PreimageHash) -> Stored<Option<Preimage>> {
+        Ok(self.state().preimages.get(&hash).map(|blob| blob.record.clone()))
+    }
+
+    async fn read_preimage(&self, hash: PreimageHash, range: Range<u64>) -> Stored<Option<(Preimage, BlobBody)>> {
+        Ok(self.state().preimages.get(&hash).map(|blob| (blob.record.clone(), preimages::read(blob, range))))
+    }
+
+    async fn delete_preimage(&self, hash: PreimageHash) -> Stored<Option<bool>> {
+        Ok(preimages::delete(&mut self.state(), hash))
+    }
+
+    async fn submit(&self, new: NewPackage, engine: &Engine) -> Result<Submitted, SubmitError> {
+        packages::submit(&mut self.state(), new, engine)
+    }
+
+    async fn package(&self, id: PackageId) -> Stored<Option<WorkPackage>> {
+        Ok(self.state().packages.get(&id).map(|row| row.package.clone()))
+    }
+
+    async fn package_receipt(&self, id: PackageId) -> Stored<Option<Receipt>> {
+        Ok(packages::receipt(&self.state(), id))
+    }
+
+    async fn package_receipts(&self, ids: &[PackageId]) -> Stored<Vec<Receipt>> {
+        let state = self.state();
+        Ok(ids.iter().filter_map(|id| packages::receipt(&state, *id)).collect())
+    }
+
+    async fn packages(
+        &self,
+        filter: &PackageFilter,
+        page: PageRequest<TimeCursor>,
+    ) -> Stored<Page<WorkPackage, TimeCursor>> {
+        Ok(packages::list(&self.state(), filter, page))
+    }
+
+    async fn pending(&self) -> Stored<u64> {
+        Ok(packages::pending(&self.state()))
+    }
+
+    async fn process_visible(&self, limit: u32, visible: &Visible, engine: &Engine) -> Stored<Vec<Processed>> {
+        Ok(process::process(self, limit, visible, engine).await)
+    }
+
+    async fn report_of(&self, package: PackageId) -> Stored<Option<ReportBundle>> {
+        let state = self.state();
+        let report = state.packages.get(&package).and_then(|row| row.report);
+        Ok(report.and_then(|id| state.bundle(id)))
+    }
+
+    async fn dispute_of(&self, package: PackageId) -> Stored<Option<String>> {
+        Ok(self.state().packages.get(&package).and_then(|row| row.dispute.clone()))
+    }
+
+    async fn reports(
+        &self,
+        filter: &ReportFilter,
+        page: PageRequest<TimeCursor>,
+    ) -> Stored<Page<WorkReport, TimeCursor>> {
+        Ok(process::list_reports(&self.state(), filter, page))
+    }
+
+    async fn attest(
+        &self,
+        report: ReportId,
+        attestation: Attestation,
+        visible: &Visible,
+        engine: &Engine,
+    ) -> Stored<Attest> {
+        Ok(process::attest(self, report, attestation, visible, engine))
+    }
+
+    async fn receipts(
+        &self,
+        filter: &ReceiptFilter,
+        page: PageRequest<ReceiptCursor>,
+    ) -> Stored<Page<Receipt, ReceiptCursor>> {
+        Ok(receipts::list(&self.state().ledgers, filter, &page))
+    }
+
+    async fn root(&self, service: &ServiceId) -> Stored<Option<AccumulatorRoot>> {
+        Ok(self.state().ledgers.root(service))
+    }
+
+    async fn roots(&self, visible: &Visible, limit: u32) -> Stored<Vec<AccumulatorRoot>> {
+        Ok(self.state().ledgers.roots(visible, limit))
+    }
+}

@@ -1,0 +1,117 @@
+//! What the memory store holds, and the steps that keep its parts in agreement.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use bytes::Bytes;
+use jam_domain::page::TimeCursor;
+use jam_domain::{
+    Attestation, PackageId, PackageStatus, Preimage, PreimageHash, Receipt, ReportId, ServiceId, TokenId, WorkPackage,
+    WorkReport,
+};
+
+use super::index::TimeIndex;
+use super::receipts::Ledgers;
+use crate::ReportBundle;
+
+/// Everything.
+#[derive(Default)]
+pub(super) struct State {
+    /// Blobs by name.
+    pub(super) preimages: HashMap<PreimageHash, Blob>,
+    /// Packages by id.
+    pub(super) packages: HashMap<PackageId, PackageRow>,
+    /// Packages by service, status and time.
+    pub(super) package_index: TimeIndex,
+    /// Idempotency keys of each token.
+    pub(super) keys: HashMap<(TokenId, String), PackageId>,
+    /// Pending packages that a processor has in hand.
+    pub(super) claimed: HashSet<PackageId>,
+    /// Reports by id.
+    pub(super) reports: HashMap<ReportId, ReportRow>,
+    /// Reports by service, status and time.
+    pub(super) report_index: TimeIndex,
+    /// The receipt chains.
+    pub(super) ledgers: Ledgers,
+}
+
+/// A blob: its record, and its bytes in chunks of one size (the last may be shorter).
+pub(super) struct Blob {
+    pub(super) record: Preimage,
+    pub(super) chunks: Vec<Bytes>,
+}
+
+/// A package with what the API does not show.
+pub(super) struct PackageRow {
+    pub(super) package: WorkPackage,
+    pub(super) fingerprint: [u8; 32],
+    pub(super) receipt: Option<u64>,
+    pub(super) report: Option<ReportId>,
+    pub(super) dispute: Option<String>,
+}
+
+/// A report with what was said about it.
+pub(super) struct ReportRow {
+    pub(super) report: WorkReport,
+    pub(super) attestations: Vec<Attestation>,
+    pub(super) receipt: Option<u64>,
+}
+
+impl PackageRow {
+    /// Where the package stands in lists.
+    pub(super) fn place(&self) -> TimeCursor {
+        TimeCursor { created_at: self.package.created_at, id: self.package.id.0 }
+    }
+}
+
+impl ReportRow {
+    /// Where the report stands in lists.
+    pub(super) fn place(&self) -> TimeCursor {
+        TimeCursor { created_at: self.report.created_at, id: self.report.id.0 }
+    }
+}
+
+impl State {
+    /// Gives a package another status, in its record and in the lists.
+    pub(super) fn move_package(&mut self, id: PackageId, status: PackageStatus) {
+        let Some(row) = self.packages.get_mut(&id) else { return };
+        let place = row.place();
+        self.package_index.move_entry(&row.package.service_id, row.package.status, status, place);
+        row.package.status = status;
+    }
+
+    /// Gives a report another status, in its record and in the lists.
+    pub(super) fn move_report(&mut self, id: ReportId, status: PackageStatus) {
+        let Some(row) = self.reports.get_mut(&id) else { return };
+        let place = row.place();
+        self.report_index.move_entry(&row.report.service_id, row.report.status, status, place);
+        row.report.status = status;
+    }
+
+    /// The report with everything said about it.
+    pub(super) fn bundle(&self, id: ReportId) -> Option<ReportBundle> {
+        let ReportRow { report, attestations, receipt } = self.reports.get(&id)?;
+        Some(ReportBundle {
+            report: report.clone(),
+            attestations: attestations.clone(),
+            receipt: receipt.and_then(|seq| self.receipt(&report.service_id, seq)),
+        })
+    }
+
+    /// One link of a chain.
+    pub(super) fn receipt(&self, service: &ServiceId, seq: u64) -> Option<Receipt> {
+        self.ledgers.receipt(service, seq).cloned()
+    }
+}
+
+/// The services that a list covers when it does not cover all of them.
+pub(super) fn narrowed<'a>(
+    service: Option<&'a ServiceId>,
+    visible: Option<&'a BTreeSet<ServiceId>>,
+) -> Option<Vec<&'a ServiceId>> {
+    match (service, visible) {
+        (None, None) => None,
+        (Some(service), None) => Some(vec![service]),
+        (Some(service), Some(visible)) => Some(visible.get(service).into_iter().collect()),
+        (None, Some(visible)) => Some(visible.iter().collect()),
+    }
+}

@@ -1,0 +1,117 @@
+//! Pages of packages and reports: both tables have the same keys, so one statement serves both.
+
+use jam_domain::page::{Page, PageRequest, Start, TimeCursor, Visible};
+use jam_domain::{PackageStatus, ServiceId, Timestamp};
+use sqlx::postgres::{PgPool, PgRow};
+use sqlx::{AssertSqlSafe, query};
+use uuid::Uuid;
+
+use super::error::Failure;
+use super::value::{At, number};
+
+/// A table that is listed by service, status and time.
+pub(super) struct Listed {
+    /// The table's name.
+    pub(super) table: &'static str,
+    /// What is read of it.
+    pub(super) columns: &'static str,
+}
+
+/// Which part of a list is asked for.
+pub(super) struct Cut<'a> {
+    pub(super) service_id: Option<&'a ServiceId>,
+    pub(super) status: Option<PackageStatus>,
+    pub(super) after: Option<Timestamp>,
+    pub(super) before: Option<Timestamp>,
+    pub(super) visible: &'a Visible,
+}
+
+/// The services that a list covers when it does not cover all of them.
+pub(super) fn narrowed(service: Option<&ServiceId>, visible: &Visible) -> Option<Vec<String>> {
+    let names = match (service, visible) {
+        (None, None) => return None,
+        (Some(service), None) => vec![service],
+        (Some(service), Some(visible)) => visible.get(service).into_iter().collect(),
+        (None, Some(visible)) => visible.iter().collect(),
+    };
+    Some(names.into_iter().map(ToString::to_string).collect())
+}
+
+/// Reads one row more than the page has, newest first.
+///
+/// The lists of the statuses (and services) are merged: each is one range of an index, so a deep page costs what the first
+/// one costs. Limits are literals, because a parameter would give a plan for any limit.
+pub(super) async fn rows(
+    pool: &PgPool,
+    listed: &Listed,
+    cut: &Cut<'_>,
+    page: PageRequest<TimeCursor>,
+) -> Result<Vec<PgRow>, Failure> {
+    let Cut { service_id, status, after, before, visible } = cut;
+    let services = narrowed(*service_id, visible);
+    let statuses: Vec<&str> = match status {
+        Some(status) => vec![status.as_str()],
+        None => PackageStatus::ALL.iter().map(|status| status.as_str()).collect(),
+    };
+    let low = after.map_or(At::PAST, At::from);
+    let (high, high_id) = high_end(*before, page.start);
+    let (skip, limit) = (skip_of(&page.start)?, i64::from(page.limit) + 1);
+    let sql = statement(listed, services.is_some(), skip, limit);
+    let rows = query(AssertSqlSafe(sql))
+        .persistent(skip == 0)
+        .bind(statuses)
+        .bind(low)
+        .bind(high)
+        .bind(high_id)
+        .bind(services.unwrap_or_default())
+        .fetch_all(pool)
+        .await?;
+    Ok(rows)
+}
+
+/// The place before which the page starts: strictly before `before`, and after what the caller has seen.
+fn high_end(before: Option<Timestamp>, start: Start<TimeCursor>) -> (At, Uuid) {
+    let before = before.map(|created_at| TimeCursor { created_at, id: Uuid::nil() });
+    let cursor = match start {
+        Start::Offset(_) => None,
+        Start::After(cursor) => Some(cursor),
+    };
+    match before.into_iter().chain(cursor).min() {
+        Some(TimeCursor { created_at, id }) => (At::from(created_at), id),
+        None => (At::FUTURE, Uuid::max()),
+    }
+}
+
+/// Rows to skip; more than a bigint is more than a table can have.
+pub(super) fn skip_of<C>(start: &Start<C>) -> Result<i64, Failure> {
+    match start {
+        Start::Offset(offset) => number((*offset).min(1 << 40)),
+        Start::After(_) => Ok(0),
+    }
+}
+
+fn statement(listed: &Listed, narrowed: bool, skip: i64, limit: i64) -> String {
+    let Listed { table, columns } = listed;
+    let (services, of_service) = if narrowed {
+        ("cross join unnest($5::text[]) as v(service_id)", "t.service_id = v.service_id and")
+    } else {
+        ("", "cardinality($5::text[]) = 0 and")
+    };
+    let reach = limit + skip;
+    format!(
+        "select p.* from unnest($1::text[]) as s(status) {services} cross join lateral (
+            select {columns} from {table} t
+            where {of_service} t.status = s.status and t.created_at > $2 and (t.created_at, t.id) < ($3, $4)
+            order by t.created_at desc, t.id desc limit {reach}
+        ) p order by p.created_at desc, p.id desc offset {skip} limit {limit}"
+    )
+}
+
+/// Makes the page of rows that were read one too far.
+pub(super) fn page<T, C>(mut items: Vec<T>, limit: u32, place: impl Fn(&T) -> C) -> Page<T, C> {
+    let limit = limit as usize;
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let next = if more { items.last().map(place) } else { None };
+    Page { items, next }
+}

@@ -1,0 +1,264 @@
+//! The schema: which version is there, and how to get to the one that this build needs.
+
+use std::time::Duration;
+
+use sqlx::migrate::{Migrate, MigrateError as Problem, Migrator};
+use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, query_as, query_scalar};
+use tokio::time::timeout;
+
+use super::PostgresConfig;
+use super::error::{Cause, Failure, Redaction};
+use super::pool;
+use crate::SchemaVersion;
+
+static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
+
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// One migration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Its number, 1 for the first.
+    pub version: i64,
+    /// Its name.
+    pub description: String,
+}
+
+/// What is applied, and what is not yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The version that is there and the one that is needed.
+    pub version: SchemaVersion,
+    /// Applied migrations, in order.
+    pub applied: Vec<Step>,
+    /// Migrations that [`apply`] would apply, in order.
+    pub pending: Vec<Step>,
+}
+
+/// Why the schema can't be migrated.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MigrateError {
+    /// The database can't be reached or gave up half way; a migration that was under way left nothing behind.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(String),
+    /// The DSN can't be read.
+    #[error("the database DSN can't be read: {0}")]
+    Dsn(String),
+    /// The database belongs to another program.
+    #[error("the database is not ours: it has {0}; use an empty database")]
+    Foreign(String),
+    /// A later release has migrated the database.
+    #[error("the database schema is at version {found}, this build knows up to {wanted}: use the later release")]
+    Newer {
+        /// The version that is there.
+        found: i64,
+        /// The last version of this build.
+        wanted: i64,
+    },
+    /// A migration that was applied is not the one of this build.
+    #[error("migration {version} was applied from a file that differs from this build's")]
+    Changed {
+        /// The migration.
+        version: i64,
+    },
+    /// The database refused a statement.
+    #[error("migration failed{}: {problem}", version.map(|v| format!(" at version {v}")).unwrap_or_default())]
+    Failed {
+        /// The migration, when it was one of its statements.
+        version: Option<i64>,
+        /// What the database said.
+        problem: String,
+    },
+}
+
+impl MigrateError {
+    /// Whether trying again can never help: then `jam-api migrate` exits with 3.
+    pub fn permanent(&self) -> bool {
+        match self {
+            Self::Unavailable(_) => false,
+            Self::Dsn(_) | Self::Foreign(_) | Self::Newer { .. } | Self::Changed { .. } | Self::Failed { .. } => true,
+        }
+    }
+
+    /// A word for logs and conditions.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::Dsn(_) => "dsn",
+            Self::Foreign(_) => "foreign",
+            Self::Newer { .. } => "newer",
+            Self::Changed { .. } => "changed",
+            Self::Failed { .. } => "failed",
+        }
+    }
+}
+
+/// The version that this build needs.
+pub fn wanted() -> i64 {
+    MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or_default()
+}
+
+/// The version that is there, for readiness: reads only, changes nothing.
+pub(super) async fn version(pool: &PgPool) -> Result<SchemaVersion, Failure> {
+    let table: Option<String> = query_scalar("select to_regclass('_sqlx_migrations')::text").fetch_one(pool).await?;
+    let found = match table {
+        None => None,
+        Some(_) => query_scalar("select max(version) from _sqlx_migrations where success").fetch_one(pool).await?,
+    };
+    Ok(SchemaVersion { found, wanted: wanted() })
+}
+
+/// What is applied and what is pending; changes nothing.
+///
+/// # Errors
+/// The same refusals as [`apply`], so that they are known beforehand.
+pub async fn status(config: &PostgresConfig) -> Result<Status, MigrateError> {
+    let mut session = Session::open(config).await?;
+    session.status().await
+}
+
+/// What [`apply`] would apply; changes nothing.
+pub async fn plan(config: &PostgresConfig) -> Result<Vec<Step>, MigrateError> {
+    Ok(status(config).await?.pending)
+}
+
+/// Applies what is pending, each migration in a transaction of its own, and returns what it applied. Runs at the same
+/// time wait for one another; the later ones find nothing left to do.
+pub async fn apply(config: &PostgresConfig) -> Result<Vec<Step>, MigrateError> {
+    let mut session = Session::open(config).await?;
+    session.lock().await?;
+    // Looked at under the lock: another run may have just finished.
+    let pending = session.status().await?.pending;
+    session.run().await?;
+    session.close().await;
+    Ok(pending)
+}
+
+/// One connection of its own, without the time limits of the store; closing it gives up its advisory lock.
+struct Session {
+    connection: PgConnection,
+    redaction: Redaction,
+}
+
+impl Session {
+    async fn open(config: &PostgresConfig) -> Result<Self, MigrateError> {
+        let redaction = Redaction::of(&config.dsn);
+        let unlimited = PostgresConfig { statement_timeout: Duration::ZERO, ..config.clone() };
+        let options =
+            pool::options(&unlimited).map_err(|error| MigrateError::Dsn(redaction.clean(&error.to_string())))?;
+        match timeout(CONNECT, options.connect()).await {
+            Ok(Ok(connection)) => Ok(Self { connection, redaction }),
+            Ok(Err(error)) => Err(words(&redaction, None, &error.into())),
+            Err(_) => Err(MigrateError::Unavailable("it did not answer in time".into())),
+        }
+    }
+
+    fn explain(&self, problem: Problem) -> MigrateError {
+        match problem {
+            Problem::Execute(error) => words(&self.redaction, None, &error.into()),
+            Problem::ExecuteMigration(error, version) => words(&self.redaction, Some(version), &error.into()),
+            Problem::VersionMismatch(version) => MigrateError::Changed { version },
+            Problem::VersionMissing(found) => MigrateError::Newer { found, wanted: wanted() },
+            // The library's own enum, which may grow.
+            other => MigrateError::Failed { version: None, problem: self.redaction.clean(&other.to_string()) },
+        }
+    }
+
+    async fn lock(&mut self) -> Result<(), MigrateError> {
+        let locked = self.connection.lock().await;
+        locked.map_err(|problem| self.explain(problem))
+    }
+
+    async fn run(&mut self) -> Result<(), MigrateError> {
+        let ran = Migrator { locking: false, ..borrowed() }.run_direct(None, &mut self.connection, false).await;
+        ran.map_err(|problem| self.explain(problem))
+    }
+
+    async fn close(self) {
+        // The work is done; a connection that breaks now is closed as well.
+        let _ = self.connection.close().await;
+    }
+
+    async fn status(&mut self) -> Result<Status, MigrateError> {
+        let state = state(&mut self.connection).await;
+        let (rows, others) = state.map_err(|failure| words(&self.redaction, None, &failure))?;
+        judge(&rows, &others)?;
+        let steps = |applied: bool| {
+            MIGRATOR
+                .iter()
+                .filter(|migration| rows.iter().any(|row| row.version == migration.version) == applied)
+                .map(|migration| Step { version: migration.version, description: migration.description.to_string() })
+                .collect()
+        };
+        let found = rows.iter().map(|row| row.version).max();
+        Ok(Status { version: SchemaVersion { found, wanted: wanted() }, applied: steps(true), pending: steps(false) })
+    }
+}
+
+/// The same migrations; the library's type can't be cloned.
+fn borrowed() -> Migrator {
+    Migrator { migrations: std::borrow::Cow::Borrowed(&MIGRATOR.migrations), ..Migrator::DEFAULT }
+}
+
+fn words(redaction: &Redaction, version: Option<i64>, failure: &Failure) -> MigrateError {
+    let problem = redaction.clean(&failure.to_string());
+    match failure.cause() {
+        Cause::Connection | Cause::Collision | Cause::Exhausted => MigrateError::Unavailable(problem),
+        Cause::Schema | Cause::Fault => MigrateError::Failed { version, problem },
+    }
+}
+
+/// A row of the table of migrations.
+struct Applied {
+    version: i64,
+    description: String,
+    checksum: Vec<u8>,
+}
+
+/// The applied migrations, and the first tables that are neither theirs nor an extension's.
+async fn state(connection: &mut PgConnection) -> Result<(Vec<Applied>, Vec<String>), Failure> {
+    let table: Option<String> =
+        query_scalar("select to_regclass('_sqlx_migrations')::text").fetch_one(&mut *connection).await?;
+    let rows: Vec<(i64, String, Vec<u8>)> = match table {
+        None => Vec::new(),
+        Some(_) => {
+            query_as("select version, description, checksum from _sqlx_migrations order by version")
+                .fetch_all(&mut *connection)
+                .await?
+        }
+    };
+    let others = query_scalar(
+        "select c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+         where n.nspname = current_schema() and c.relkind in ('r', 'p') and c.relname <> '_sqlx_migrations'
+            and not exists (select from pg_depend d where d.objid = c.oid and d.deptype = 'e')
+         order by c.relname limit 5",
+    )
+    .fetch_all(connection)
+    .await?;
+    let rows = rows.into_iter().map(|(version, description, checksum)| Applied { version, description, checksum });
+    Ok((rows.collect(), others))
+}
+
+/// Refuses what must not be migrated.
+fn judge(rows: &[Applied], others: &[String]) -> Result<(), MigrateError> {
+    let ours = |row: &&Applied| MIGRATOR.iter().any(|m| m.version == row.version && *m.description == row.description);
+    if rows.is_empty() {
+        return match others {
+            [] => Ok(()),
+            [..] => Err(MigrateError::Foreign(format!("the tables {}", others.join(", ")))),
+        };
+    }
+    if !rows.iter().any(|row| ours(&row)) {
+        return Err(MigrateError::Foreign("the migrations of another program".into()));
+    }
+    let wanted = wanted();
+    if let Some(found) = rows.iter().map(|row| row.version).max().filter(|found| *found > wanted) {
+        return Err(MigrateError::Newer { found, wanted });
+    }
+    let changed = rows.iter().find(|row| {
+        MIGRATOR.iter().any(|migration| migration.version == row.version && *migration.checksum != row.checksum)
+    });
+    changed.map_or(Ok(()), |row| Err(MigrateError::Changed { version: row.version }))
+}

@@ -1,0 +1,276 @@
+//! The store in PostgreSQL: one module for each group of tables, and the only place that knows SQL.
+
+mod blobs;
+mod error;
+mod lists;
+pub mod migrate;
+mod packages;
+mod pool;
+mod preimages;
+mod process;
+mod receipts;
+mod reports;
+mod submit;
+mod upload;
+mod value;
+mod writer;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use jam_domain::page::{
+    PackageFilter, Page, PageRequest, ReceiptCursor, ReceiptFilter, ReportFilter, TimeCursor, Visible,
+};
+use jam_domain::refine::Engine;
+use jam_domain::{
+    AccumulatorRoot, Attestation, PackageId, Preimage, PreimageHash, Receipt, ReportId, ServiceId, StoreKind,
+    WorkPackage, WorkReport,
+};
+use sqlx::postgres::PgPool;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use self::error::{Failure, Redaction};
+use self::pool::{again, read};
+use self::submit::Candidate;
+use self::writer::Writer;
+use crate::{
+    Attest, BlobBody, Clock, NewPackage, Processed, Put, PutError, ReportBundle, SchemaVersion, Store, StoreError,
+    Stored, SubmitError, Submitted, Upload, UploadBody, machine_clock,
+};
+
+/// How to reach the database, and how long to wait for it.
+#[derive(Clone)]
+pub struct PostgresConfig {
+    /// `postgres://user:password@host:port/database?sslmode=…`; never shown.
+    pub dsn: String,
+    /// Connections at most.
+    pub max_connections: u32,
+    /// How long a caller waits for a connection.
+    pub acquire_timeout: Duration,
+    /// How long one statement may take.
+    pub statement_timeout: Duration,
+    /// What `processed_at` and reports are dated with.
+    pub clock: Clock,
+}
+
+impl PostgresConfig {
+    /// This database with the usual bounds: 10 connections, 3 s for a connection, 5 s for a statement.
+    pub fn new(dsn: impl Into<String>) -> Self {
+        Self {
+            dsn: dsn.into(),
+            max_connections: 10,
+            acquire_timeout: Duration::from_secs(3),
+            statement_timeout: Duration::from_secs(5),
+            clock: machine_clock(),
+        }
+    }
+}
+
+impl fmt::Debug for PostgresConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresConfig").field("max_connections", &self.max_connections).finish_non_exhaustive()
+    }
+}
+
+/// Keeps everything in a PostgreSQL database.
+#[derive(Clone)]
+pub struct PostgresStore {
+    pool: PgPool,
+    writer: Writer,
+    redaction: Redaction,
+    patience: Duration,
+    clock: Clock,
+    /// Half of the connections may wait for refiners; the other half stays for everybody else.
+    processors: Arc<Semaphore>,
+    swept: Arc<Mutex<Option<Instant>>>,
+}
+
+impl PostgresStore {
+    /// A store on this database. Nothing is connected yet: [`Store::ping`] and [`Store::schema`] tell whether it is there.
+    ///
+    /// # Errors
+    /// [`StoreError::Fault`] when the DSN can't be read.
+    #[allow(clippy::unused_async)] // must be called within a runtime, which the pool's upkeep needs
+    pub async fn connect(config: PostgresConfig) -> Result<Self, StoreError> {
+        let redaction = Redaction::of(&config.dsn);
+        let wanted = migrate::wanted();
+        let pool = pool::lazy(&config)
+            .map_err(|error| StoreError::Fault(redaction.clean(&format!("the database DSN can't be read: {error}"))))?;
+        // A statement that the server can't cut short, because it is stopped or unreachable, is cut short here.
+        let patience = config.acquire_timeout + config.statement_timeout;
+        let writer = Writer::new(pool.clone(), redaction.clone(), patience, wanted);
+        let processors = Arc::new(Semaphore::new(config.max_connections.div_ceil(2).max(1) as usize));
+        Ok(Self { pool, writer, redaction, patience, clock: config.clock, processors, swept: Arc::default() })
+    }
+
+    /// Removes what servers that died have left of their uploads, untouched for so many seconds; returns how many.
+    pub async fn sweep_uploads(&self, idle_seconds: u32) -> Stored<u64> {
+        self.bounded(blobs::sweep(&self.pool, idle_seconds)).await
+    }
+
+    /// Closes every connection.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// Puts an end to waiting, and failures into words.
+    async fn bounded<T>(&self, step: impl Future<Output = Result<T, Failure>>) -> Stored<T> {
+        match timeout(self.patience, step).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(failure)) => Err(self.answer(&failure)),
+            Err(_) => Err(StoreError::Unavailable("the database did not answer in time".into())),
+        }
+    }
+
+    fn answer(&self, failure: &Failure) -> StoreError {
+        self.redaction.answer(failure, migrate::wanted())
+    }
+
+    async fn read<T, F>(&self, step: impl Fn() -> F) -> Stored<T>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        self.bounded(read(&self.pool, step)).await
+    }
+
+    /// Uploads look now and then for what was left by others.
+    fn sweep_sometimes(&self) {
+        {
+            let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+            if swept.is_some_and(|last| last.elapsed() < upload::ABANDONED / 4) {
+                return;
+            }
+            *swept = Some(Instant::now());
+        }
+        let store = self.clone();
+        tokio::spawn(async move {
+            let idle = u32::try_from(upload::ABANDONED.as_secs()).unwrap_or(u32::MAX);
+            match store.sweep_uploads(idle).await {
+                Ok(0) => {}
+                Ok(swept) => tracing::info!(swept, "removed what was left of interrupted uploads"),
+                Err(error) => tracing::warn!(%error, "could not look for interrupted uploads"),
+            }
+        });
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    fn kind(&self) -> StoreKind {
+        StoreKind::Postgres
+    }
+
+    async fn ping(&self) -> Stored<()> {
+        self.read(|| async {
+            sqlx::query("select 1").execute(&self.pool).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn schema(&self) -> Stored<SchemaVersion> {
+        self.read(|| migrate::version(&self.pool)).await
+    }
+
+    async fn put_preimage(&self, upload: Upload, body: UploadBody<'_>) -> Result<Put, PutError> {
+        self.sweep_sometimes();
+        upload::put(self, upload, body).await
+    }
+
+    async fn preimage(&self, hash: PreimageHash) -> Stored<Option<Preimage>> {
+        let found = self.read(|| preimages::find(&self.pool, hash)).await?;
+        Ok(found.map(|(preimage, _)| preimage))
+    }
+
+    async fn read_preimage(&self, hash: PreimageHash, range: Range<u64>) -> Stored<Option<(Preimage, BlobBody)>> {
+        let found = self.read(|| preimages::find(&self.pool, hash)).await?;
+        Ok(found.map(|(preimage, blob)| {
+            let body = upload::download(self, &preimage, blob, range);
+            (preimage, body)
+        }))
+    }
+
+    async fn delete_preimage(&self, hash: PreimageHash) -> Stored<Option<bool>> {
+        self.bounded(again(|| upload::delete(&self.pool, hash))).await
+    }
+
+    async fn submit(&self, new: NewPackage, engine: &Engine) -> Result<Submitted, SubmitError> {
+        let candidate = Candidate::of(new, engine).map_err(|failure| self.answer(&failure))?;
+        self.writer.submit(candidate).await
+    }
+
+    async fn package(&self, id: PackageId) -> Stored<Option<WorkPackage>> {
+        self.read(|| packages::find(&self.pool, id)).await
+    }
+
+    async fn package_receipt(&self, id: PackageId) -> Stored<Option<Receipt>> {
+        Ok(self.package_receipts(&[id]).await?.into_iter().next())
+    }
+
+    async fn package_receipts(&self, ids: &[PackageId]) -> Stored<Vec<Receipt>> {
+        self.read(|| receipts::of_packages(&self.pool, ids)).await
+    }
+
+    async fn packages(
+        &self,
+        filter: &PackageFilter,
+        page: PageRequest<TimeCursor>,
+    ) -> Stored<Page<WorkPackage, TimeCursor>> {
+        self.read(|| packages::list(&self.pool, filter, page)).await
+    }
+
+    async fn pending(&self) -> Stored<u64> {
+        self.read(|| packages::pending(&self.pool)).await
+    }
+
+    async fn process_visible(&self, limit: u32, visible: &Visible, engine: &Engine) -> Stored<Vec<Processed>> {
+        process::process(self, limit, visible, engine).await
+    }
+
+    async fn report_of(&self, package: PackageId) -> Stored<Option<ReportBundle>> {
+        self.read(|| process::report_of(self, package)).await
+    }
+
+    async fn dispute_of(&self, package: PackageId) -> Stored<Option<String>> {
+        self.read(|| reports::dispute_of(&self.pool, package)).await
+    }
+
+    async fn reports(
+        &self,
+        filter: &ReportFilter,
+        page: PageRequest<TimeCursor>,
+    ) -> Stored<Page<WorkReport, TimeCursor>> {
+        self.read(|| reports::list(&self.pool, filter, page)).await
+    }
+
+    async fn attest(
+        &self,
+        report: ReportId,
+        attestation: Attestation,
+        visible: &Visible,
+        engine: &Engine,
+    ) -> Stored<Attest> {
+        self.bounded(again(|| process::attest(self, report, &attestation, visible, engine))).await
+    }
+
+    async fn receipts(
+        &self,
+        filter: &ReceiptFilter,
+        page: PageRequest<ReceiptCursor>,
+    ) -> Stored<Page<Receipt, ReceiptCursor>> {
+        self.read(|| receipts::list(&self.pool, filter, page.clone())).await
+    }
+
+    async fn root(&self, service: &ServiceId) -> Stored<Option<AccumulatorRoot>> {
+        let only = Some([service.clone()].into());
+        Ok(self.roots(&only, 1).await?.into_iter().next())
+    }
+
+    async fn roots(&self, visible: &Visible, limit: u32) -> Stored<Vec<AccumulatorRoot>> {
+        self.read(|| receipts::roots(&self.pool, visible, limit)).await
+    }
+}

@@ -1,0 +1,241 @@
+//! The table of packages.
+
+use jam_domain::page::{PackageFilter, Page, PageRequest, TimeCursor, Visible};
+use jam_domain::{PackageId, PackageStatus, PreimageHash, Receipt, Timestamp, WorkItem, WorkPackage};
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::{PgConnection, PgPool, PgRow};
+use sqlx::{AssertSqlSafe, Row, query, query_scalar};
+use uuid::Uuid;
+
+use super::error::Failure;
+use super::lists::{self, Cut, Listed};
+use super::receipts;
+use super::value::{At, body, count, number, unbody, word};
+use crate::NewPackage;
+
+const COLUMNS: &str = "t.id, t.service_id, t.status, t.created_at, t.created_by, t.body";
+
+/// What no statement asks for by itself.
+#[derive(Serialize, Deserialize)]
+struct Body {
+    items: Vec<WorkItem>,
+    nonce: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expiry: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signature: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    preimage_hashes: Option<Vec<PreimageHash>>,
+}
+
+/// A stored package with what decides about a replay.
+pub(super) struct Existing {
+    pub(super) package: WorkPackage,
+    pub(super) fingerprint: Vec<u8>,
+    pub(super) idempotency_key: Option<String>,
+    pub(super) receipt: Option<Receipt>,
+}
+
+fn package_of(row: &PgRow) -> Result<WorkPackage, Failure> {
+    let Body { items, nonce, expiry, signature, preimage_hashes } = unbody(row.try_get_unchecked("body")?)?;
+    Ok(WorkPackage {
+        id: PackageId(row.try_get("id")?),
+        service_id: word(row.try_get("service_id")?)?,
+        items,
+        created_by: word(row.try_get("created_by")?)?,
+        nonce,
+        expiry,
+        signature,
+        preimage_hashes,
+        status: word(row.try_get("status")?)?,
+        created_at: row.try_get::<At, _>("created_at")?.timestamp(),
+    })
+}
+
+pub(super) async fn find(pool: &PgPool, id: PackageId) -> Result<Option<WorkPackage>, Failure> {
+    let sql = format!("select {COLUMNS} from packages t where t.id = $1");
+    query(AssertSqlSafe(sql)).bind(id.0).fetch_optional(pool).await?.as_ref().map(package_of).transpose()
+}
+
+pub(super) async fn list(
+    pool: &PgPool,
+    filter: &PackageFilter,
+    page: PageRequest<TimeCursor>,
+) -> Result<Page<WorkPackage, TimeCursor>, Failure> {
+    let PackageFilter { service_id, status, created_after, created_before, visible } = filter;
+    let cut = Cut {
+        service_id: service_id.as_ref(),
+        status: *status,
+        after: *created_after,
+        before: *created_before,
+        visible,
+    };
+    let rows = lists::rows(pool, &Listed { table: "packages", columns: COLUMNS }, &cut, page).await?;
+    let packages = rows.iter().map(package_of).collect::<Result<Vec<_>, _>>()?;
+    Ok(lists::page(packages, page.limit, |last| TimeCursor { created_at: last.created_at, id: last.id.0 }))
+}
+
+pub(super) async fn pending(pool: &PgPool) -> Result<u64, Failure> {
+    count(query_scalar("select count(*) from packages where status = 'pending'").fetch_one(pool).await?)
+}
+
+/// Pending packages, of one service or of all, counted no further than the cap.
+pub(super) async fn pending_up_to(
+    connection: &mut PgConnection,
+    cap: u32,
+    service: Option<&str>,
+) -> Result<u64, Failure> {
+    let (of_service, order) =
+        if service.is_some() { ("service_id = $1 and", "service_id") } else { ("$1 is null and", "status") };
+    // Ordered by an index, so that the planner counts along it whatever it believes about the table.
+    let sql = format!(
+        "select count(*) from (
+            select from packages where {of_service} status = 'pending' order by {order}, created_at desc, id desc limit {cap}
+        ) p"
+    );
+    count(query_scalar(AssertSqlSafe(sql)).bind(service).fetch_one(connection).await?)
+}
+
+/// Stored packages with one of these ids, or with one of these keys of one of these tokens.
+pub(super) async fn existing(
+    connection: &mut PgConnection,
+    ids: &[Uuid],
+    keys: &[(&str, &str)],
+) -> Result<Vec<Existing>, Failure> {
+    if ids.is_empty() && keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (tokens, names): (Vec<&str>, Vec<&str>) = keys.iter().copied().unzip();
+    let sql = format!(
+        "select {COLUMNS}, t.fingerprint, t.idempotency_key, {receipt} from packages t
+         left join receipts r on r.service_id = t.service_id and r.seq = t.receipt_seq
+         where t.id = any($1) or t.id = any(array(
+            select k.id from unnest($2::text[], $3::text[]) as u(created_by, name)
+            join packages k on k.created_by = u.created_by and k.idempotency_key = u.name))",
+        receipt = receipts::JOINED
+    );
+    let rows = query(AssertSqlSafe(sql)).bind(ids).bind(tokens).bind(names).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Existing {
+                package: package_of(row)?,
+                fingerprint: row.try_get("fingerprint")?,
+                idempotency_key: row.try_get("idempotency_key")?,
+                receipt: receipts::joined(row)?,
+            })
+        })
+        .collect()
+}
+
+/// A package about to be written: with its body and the seq of its receipt.
+pub(super) struct NewRow<'a> {
+    pub(super) new: &'a NewPackage,
+    pub(super) body: &'a str,
+    pub(super) receipt: Option<u64>,
+}
+
+/// Writes new packages.
+pub(super) async fn insert(connection: &mut PgConnection, rows: &[NewRow<'_>]) -> Result<(), Failure> {
+    let (mut ids, mut services, mut statuses, mut times) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut tokens, mut keys, mut fingerprints) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut receipts, mut bodies) = (Vec::new(), Vec::new());
+    for NewRow { new, body, receipt } in rows {
+        let NewPackage { package, fingerprint, idempotency_key, .. } = new;
+        ids.push(package.id.0);
+        services.push(package.service_id.as_str());
+        statuses.push(package.status.as_str());
+        times.push(At::from(package.created_at));
+        tokens.push(package.created_by.as_str());
+        keys.push(idempotency_key.as_deref());
+        fingerprints.push(fingerprint.as_slice());
+        receipts.push(receipt.map(number).transpose()?);
+        bodies.push(*body);
+    }
+    query(
+        "insert into packages
+            (id, service_id, status, created_at, created_by, idempotency_key, fingerprint, receipt_seq, body)
+         select u.id, u.service_id, u.status, u.created_at, u.created_by, u.key, u.fingerprint, u.receipt, u.body::json
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::bytea[],
+            $8::bigint[], $9::text[]) as u(id, service_id, status, created_at, created_by, key, fingerprint, receipt, body)",
+    )
+    .bind(ids)
+    .bind(services)
+    .bind(statuses)
+    .bind(times)
+    .bind(tokens)
+    .bind(keys)
+    .bind(fingerprints)
+    .bind(receipts)
+    .bind(bodies)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What of a package does not stand in columns; a new field must be put into one of them.
+pub(super) fn body_of(package: &WorkPackage) -> Result<String, Failure> {
+    let WorkPackage {
+        id: _,
+        service_id: _,
+        items,
+        created_by: _,
+        nonce,
+        expiry,
+        signature,
+        preimage_hashes,
+        status: _,
+        created_at: _,
+    } = package;
+    body(&Body {
+        items: items.clone(),
+        nonce: nonce.clone(),
+        expiry: *expiry,
+        signature: signature.clone(),
+        preimage_hashes: preimage_hashes.clone(),
+    })
+}
+
+/// Locks up to `limit` pending packages that nobody else has in hand, oldest first. The lock is the claim: it ends with
+/// the transaction, also when the processor dies.
+pub(super) async fn claim(
+    connection: &mut PgConnection,
+    limit: u32,
+    visible: &Visible,
+) -> Result<Vec<WorkPackage>, Failure> {
+    let services = lists::narrowed(None, visible);
+    let of_services = if services.is_some() { "service_id = any($1) and" } else { "" };
+    let sql = format!(
+        "select {COLUMNS} from packages t where t.id = any(array(
+            select id from packages where {of_services} status = 'pending'
+            order by status, created_at, id limit {limit} for update skip locked))
+         order by t.created_at, t.id"
+    );
+    let claim = match services {
+        Some(services) => query(AssertSqlSafe(sql)).bind(services),
+        None => query(AssertSqlSafe(sql)),
+    };
+    claim.fetch_all(connection).await?.iter().map(package_of).collect()
+}
+
+/// Locks one package, so that its status changes under one hand.
+pub(super) async fn lock(connection: &mut PgConnection, id: PackageId) -> Result<(), Failure> {
+    query("select from packages where id = $1 for no key update").bind(id.0).execute(connection).await?;
+    Ok(())
+}
+
+/// Gives packages another status.
+pub(super) async fn move_all(
+    connection: &mut PgConnection,
+    moves: &[(PackageId, PackageStatus)],
+) -> Result<(), Failure> {
+    let (ids, statuses): (Vec<Uuid>, Vec<&str>) = moves.iter().map(|(id, status)| (id.0, status.as_str())).unzip();
+    query(
+        "update packages p set status = u.status
+         from unnest($1::uuid[], $2::text[]) as u(id, status) where p.id = u.id",
+    )
+    .bind(ids)
+    .bind(statuses)
+    .execute(connection)
+    .await?;
+    Ok(())
+}

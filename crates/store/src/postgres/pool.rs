@@ -1,0 +1,111 @@
+//! The connections: opened when first needed, bounded in number and in every wait, replaced when the database was away.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgTransaction};
+
+use super::PostgresConfig;
+use super::error::{Cause, Failure};
+
+/// How often a transaction that stood in another's way is done again.
+pub(super) const COLLISIONS: u32 = 5;
+
+/// A transaction: `begin` and what holds for this transaction alone, in one round trip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// Nothing special.
+    Plain,
+    /// One batch of submissions at a time in the whole database: caps are exact, heads and preimages never deadlock.
+    /// The lock is an advisory one, so that readers, processors and vacuum do not notice it.
+    Submit,
+    /// May be idle for as long as the refiner takes.
+    Process,
+    /// Chunks of an upload: the commit of the blob's record flushes them, in log order.
+    Staging,
+}
+
+impl Begin {
+    fn statement(self) -> &'static str {
+        match self {
+            Self::Plain => "begin isolation level read committed",
+            Self::Submit => "begin isolation level read committed; select pg_advisory_xact_lock(5425451, 1)",
+            Self::Process => "begin isolation level read committed; set local idle_in_transaction_session_timeout = 0",
+            Self::Staging => "begin isolation level read committed; set local synchronous_commit = off",
+        }
+    }
+}
+
+/// What holds for every session.
+///
+/// A 201 is durable whatever the database or the role says by default. Every statement of the store is written for one
+/// index; the statistics of tables that grow from nothing say otherwise for minutes: then a claim or a page sorts everything that is pending (50 ms instead of 1 ms at 20,000 packages).
+const SESSION: [(&str, &str); 7] = [
+    ("synchronous_commit", "on"),
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("enable_sort", "off"),
+    ("jit", "off"),
+];
+
+/// Reads the DSN into options; connects to nothing.
+pub(super) fn options(config: &PostgresConfig) -> Result<PgConnectOptions, sqlx::Error> {
+    let PostgresConfig { dsn, max_connections: _, acquire_timeout: _, statement_timeout, clock: _ } = config;
+    let statement = statement_timeout.as_millis().to_string();
+    Ok(PgConnectOptions::from_str(dsn)?
+        .application_name("jam-api")
+        .statement_cache_capacity(256)
+        .options([("statement_timeout", statement.as_str()), ("idle_in_transaction_session_timeout", "30000")]))
+}
+
+/// A pool that has not connected yet.
+pub(super) fn lazy(config: &PostgresConfig) -> Result<PgPool, sqlx::Error> {
+    Ok(PgPoolOptions::new()
+        .max_connections(config.max_connections.max(1))
+        .acquire_timeout(config.acquire_timeout)
+        .idle_timeout(Duration::from_mins(10))
+        // Connections that died with the database are found by the statement itself, and `begin` and `read` try again.
+        .test_before_acquire(false)
+        .connect_lazy_with(options(config)?.options(SESSION)))
+}
+
+/// Begins a transaction. Connections that died while they lay in the pool are replaced here, unnoticed by the caller.
+pub(super) async fn begin(pool: &PgPool, begin: Begin) -> Result<PgTransaction<'static>, Failure> {
+    let mut stale = pool.options().get_max_connections();
+    loop {
+        match pool.begin_with(begin.statement()).await.map_err(Failure::from) {
+            Err(failure) if failure.cause() == Cause::Connection && stale > 0 => stale -= 1,
+            other => return other,
+        }
+    }
+}
+
+/// Does a read, again if it fell on a connection that died while it lay in the pool.
+pub(super) async fn read<T, F>(pool: &PgPool, step: impl Fn() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    let mut stale = pool.options().get_max_connections();
+    loop {
+        match step().await {
+            Err(failure) if failure.cause() == Cause::Connection && stale > 0 => stale -= 1,
+            other => return other,
+        }
+    }
+}
+
+/// Does a whole transaction, again if it was rolled back because another stood in its way.
+pub(super) async fn again<T, F>(step: impl Fn() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    let mut left = COLLISIONS;
+    loop {
+        match step().await {
+            Err(failure) if failure.cause() == Cause::Collision && left > 0 => left -= 1,
+            other => return other,
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The table of preimages: records and how many packages refer to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jam_domain::{Preimage, PreimageHash};
+use sqlx::postgres::{PgConnection, PgPool, PgRow};
+use sqlx::{Row, query, query_scalar};
+use uuid::Uuid;
+
+use super::error::Failure;
+use super::value::{At, count, number, word};
+
+/// Where these bytes are.
+pub(super) const STORAGE_CLASS: &str = "database";
+
+fn hash_of(bytes: &[u8]) -> Result<PreimageHash, Failure> {
+    bytes.try_into().map(PreimageHash).map_err(|_| Failure::Corrupt("a stored hash does not have 32 bytes".into()))
+}
+
+fn preimage_of(row: &PgRow) -> Result<(Preimage, Uuid), Failure> {
+    let preimage = Preimage {
+        hash: hash_of(row.try_get("hash")?)?,
+        size: count(row.try_get("size")?)?,
+        media_type: row.try_get("media_type")?,
+        created_at: row.try_get::<At, _>("created_at")?.timestamp(),
+        uploader: word(row.try_get("uploader")?)?,
+        storage_class: row.try_get("storage_class")?,
+        refcount: count(row.try_get("refcount")?)?,
+    };
+    Ok((preimage, row.try_get("blob")?))
+}
+
+/// A preimage's record and the key of its bytes.
+pub(super) async fn find(pool: &PgPool, hash: PreimageHash) -> Result<Option<(Preimage, Uuid)>, Failure> {
+    query(
+        "select hash, blob, size, media_type, created_at, uploader, storage_class, refcount
+         from preimages where hash = $1",
+    )
+    .bind(hash.0.as_slice())
+    .fetch_optional(pool)
+    .await?
+    .as_ref()
+    .map(preimage_of)
+    .transpose()
+}
+
+/// Writes a record unless there is one with the same hash; says whether it did.
+pub(super) async fn insert(connection: &mut PgConnection, preimage: &Preimage, blob: Uuid) -> Result<bool, Failure> {
+    let Preimage { hash, size, media_type, created_at, uploader, storage_class, refcount } = preimage;
+    let written = query(
+        "insert into preimages (hash, blob, size, media_type, created_at, uploader, storage_class, refcount)
+         values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (hash) do nothing",
+    )
+    .bind(hash.0.as_slice())
+    .bind(blob)
+    .bind(number(*size)?)
+    .bind(media_type)
+    .bind(At::from(*created_at))
+    .bind(uploader.as_str())
+    .bind(storage_class)
+    .bind(number(*refcount)?)
+    .execute(connection)
+    .await?;
+    Ok(written.rows_affected() == 1)
+}
+
+/// Removes a record that nothing refers to; returns the key of its bytes.
+pub(super) async fn remove(connection: &mut PgConnection, hash: PreimageHash) -> Result<Option<Uuid>, Failure> {
+    let removed = query_scalar("delete from preimages where hash = $1 and refcount = 0 returning blob")
+        .bind(hash.0.as_slice())
+        .fetch_optional(connection)
+        .await?;
+    Ok(removed)
+}
+
+/// Which of these are stored; they stay so until the transaction ends.
+pub(super) async fn hold(
+    connection: &mut PgConnection,
+    hashes: &BTreeSet<PreimageHash>,
+) -> Result<BTreeSet<PreimageHash>, Failure> {
+    if hashes.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let hashes: Vec<&[u8]> = hashes.iter().map(|hash| hash.0.as_slice()).collect();
+    let rows = query("select hash from preimages where hash = any($1) order by hash for no key update")
+        .bind(hashes)
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(|row| hash_of(row.try_get("hash")?)).collect()
+}
+
+/// Counts so many more packages that refer to each; the rows are held already.
+pub(super) async fn refer(
+    connection: &mut PgConnection,
+    references: &BTreeMap<PreimageHash, u64>,
+) -> Result<(), Failure> {
+    if references.is_empty() {
+        return Ok(());
+    }
+    let hashes: Vec<&[u8]> = references.keys().map(|hash| hash.0.as_slice()).collect();
+    let counts = references.values().map(|count| number(*count)).collect::<Result<Vec<i64>, _>>()?;
+    query(
+        "update preimages p set refcount = p.refcount + u.more
+         from unnest($1::bytea[], $2::bigint[]) as u(hash, more) where p.hash = u.hash",
+    )
+    .bind(hashes)
+    .bind(counts)
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,189 @@
+//! Processing: one transaction claims, and after refining writes report, attestations, receipt and status of the whole batch.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use jam_domain::page::Visible;
+use jam_domain::receipt::Chain;
+use jam_domain::refine::{Attested, Engine, reached};
+use jam_domain::{
+    Attestation, PackageId, PackageStatus, Receipt, ReportId, ServiceId, Timestamp, WorkPackage, WorkReport,
+};
+use sqlx::postgres::{PgConnection, PgTransaction};
+use tokio::time::timeout;
+
+use super::PostgresStore;
+use super::error::Failure;
+use super::pool::{Begin, begin};
+use super::{packages, receipts, reports};
+use crate::work::work;
+use crate::{Attest, Processed, ReportBundle, StoreError};
+
+/// Claims, refines and writes one batch. Until the commit nothing is visible, and when this process or its connection
+/// dies, the claim dies with it.
+pub(super) async fn process(
+    store: &PostgresStore,
+    limit: u32,
+    visible: &Visible,
+    engine: &Engine,
+) -> Result<Vec<Processed>, StoreError> {
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    let busy = || StoreError::Unavailable("every processor's connection is in use".into());
+    let turn = timeout(store.patience, store.processors.acquire()).await;
+    let _turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
+    let (transaction, packages) = store.bounded(claim(store, limit, visible)).await?;
+    if packages.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut outcomes = Vec::with_capacity(packages.len());
+    for package in &packages {
+        outcomes.push(work(engine, package, (store.clock)()));
+        // A batch of slow packages must neither starve the other tasks of this thread nor outlive its caller.
+        tokio::task::yield_now().await;
+    }
+    store.bounded(write(store, transaction, &packages, outcomes, engine)).await
+}
+
+async fn claim(
+    store: &PostgresStore,
+    limit: u32,
+    visible: &Visible,
+) -> Result<(PgTransaction<'static>, Vec<WorkPackage>), Failure> {
+    let mut transaction = begin(&store.pool, Begin::Process).await?;
+    let packages = packages::claim(&mut transaction, limit, visible).await?;
+    Ok((transaction, packages))
+}
+
+async fn write(
+    store: &PostgresStore,
+    mut transaction: PgTransaction<'static>,
+    packages: &[WorkPackage],
+    outcomes: Vec<Result<Attested, String>>,
+    engine: &Engine,
+) -> Result<Vec<Processed>, Failure> {
+    let Sorted { finished, reports: done, attestations, disputes, moves } = Sorted::of(packages, outcomes);
+    // Heads are locked last and for as short as can be: the other processors of these services wait for them.
+    reports::attest(&mut transaction, &attestations).await?;
+    reports::dispute(&mut transaction, &disputes, (store.clock)()).await?;
+    packages::move_all(&mut transaction, &moves).await?;
+    let applied: Vec<&WorkReport> = done.iter().filter(|report| report.status == PackageStatus::Applied).collect();
+    let seqs = accumulate(&mut transaction, &applied, engine, || (store.clock)()).await?;
+    let rows: Vec<_> = done.iter().map(|report| (report, seqs.get(&report.id).copied())).collect();
+    if !rows.is_empty() {
+        reports::insert(&mut transaction, &rows).await?;
+    }
+    transaction.commit().await?;
+    Ok(finished)
+}
+
+/// The outcomes of a batch by the table they go to.
+#[derive(Default)]
+struct Sorted {
+    finished: Vec<Processed>,
+    reports: Vec<WorkReport>,
+    attestations: Vec<Attestation>,
+    disputes: Vec<(PackageId, String)>,
+    moves: Vec<(PackageId, PackageStatus)>,
+}
+
+impl Sorted {
+    fn of(packages: &[WorkPackage], outcomes: Vec<Result<Attested, String>>) -> Self {
+        let mut sorted = Self::default();
+        for (package, outcome) in packages.iter().zip(outcomes) {
+            let (status, fault) = match outcome {
+                Ok(Attested { report, attestations }) => {
+                    let status = report.status;
+                    sorted.reports.push(report);
+                    sorted.attestations.extend(attestations);
+                    (status, None)
+                }
+                Err(reason) => {
+                    sorted.disputes.push((package.id, reason.clone()));
+                    (PackageStatus::Disputed, Some(reason))
+                }
+            };
+            sorted.moves.push((package.id, status));
+            sorted.finished.push(Processed {
+                package_id: package.id,
+                service_id: package.service_id.clone(),
+                fault,
+                applied: status == PackageStatus::Applied,
+            });
+        }
+        sorted
+    }
+}
+
+/// Hangs the reports' receipts on their chains and returns the seq of each. The heads are locked here, after refining.
+async fn accumulate(
+    connection: &mut PgConnection,
+    reports: &[&WorkReport],
+    engine: &Engine,
+    now: impl Fn() -> Timestamp,
+) -> Result<HashMap<ReportId, u64>, Failure> {
+    if !engine.receipts || reports.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let services: BTreeSet<&ServiceId> = reports.iter().map(|report| &report.service_id).collect();
+    let mut chains = receipts::lock_heads(connection, &services).await?;
+    // Read after the locks, so that one server's receipts are in order of time, too.
+    let now = now();
+    let made = links(&mut chains, reports, engine, now)?;
+    receipts::append(connection, &chains, &made).await?;
+    Ok(reports.iter().map(|report| report.id).zip(made.iter().map(|receipt| receipt.seq)).collect())
+}
+
+fn links(
+    chains: &mut BTreeMap<ServiceId, Chain>,
+    reports: &[&WorkReport],
+    engine: &Engine,
+    now: Timestamp,
+) -> Result<Vec<Receipt>, Failure> {
+    reports
+        .iter()
+        .map(|report| {
+            let chain = chains.get_mut(&report.service_id).ok_or(Failure::Gone("a chain's head vanished"))?;
+            Ok(engine.accumulator.accumulate(chain, report, now))
+        })
+        .collect()
+}
+
+/// Records one more attestation, and accumulates when it is the one that reaches the threshold.
+pub(super) async fn attest(
+    store: &PostgresStore,
+    id: ReportId,
+    attestation: &Attestation,
+    visible: &Visible,
+    engine: &Engine,
+) -> Result<Attest, Failure> {
+    let mut transaction = begin(&store.pool, Begin::Plain).await?;
+    let Some(report) = reports::lock(&mut transaction, id).await? else { return Ok(Attest::NoSuchReport) };
+    if visible.as_ref().is_some_and(|services| !services.contains(&report.service_id)) {
+        return Ok(Attest::NoSuchReport);
+    }
+    let package = report.package_id;
+    if reports::attest(&mut transaction, &[Attestation { report_id: id, ..attestation.clone() }]).await? == 0 {
+        return Ok(Attest::Twice);
+    }
+    let attestations = reports::attestations(&mut transaction, id).await?;
+    let waits = report.status == PackageStatus::Refined;
+    if waits && reached(engine.threshold, attestations.iter().map(|attestation| attestation.weight)) {
+        let report = WorkReport { status: PackageStatus::Applied, ..report };
+        packages::lock(&mut transaction, package).await?;
+        let seqs = accumulate(&mut transaction, &[&report], engine, || (store.clock)()).await?;
+        reports::apply(&mut transaction, id, seqs.get(&id).copied()).await?;
+        packages::move_all(&mut transaction, &[(package, PackageStatus::Applied)]).await?;
+    }
+    let bundle = reports::of_package(&mut transaction, package).await?;
+    transaction.commit().await?;
+    Ok(bundle.map_or(Attest::NoSuchReport, Attest::Recorded))
+}
+
+/// The report of a package, as of one moment.
+pub(super) async fn report_of(store: &PostgresStore, package: PackageId) -> Result<Option<ReportBundle>, Failure> {
+    let mut transaction = begin(&store.pool, Begin::Plain).await?;
+    let bundle = reports::of_package(&mut transaction, package).await?;
+    transaction.rollback().await?;
+    Ok(bundle)
+}

@@ -1,0 +1,228 @@
+//! The tables of reports, attestations and disputes: what processing leaves behind.
+
+use jam_domain::page::{Page, PageRequest, ReportFilter, TimeCursor};
+use jam_domain::{Attestation, PackageId, PackageStatus, ReportId, Timestamp, WorkReport};
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::{PgConnection, PgPool, PgRow};
+use sqlx::{AssertSqlSafe, Row, query, query_scalar};
+use uuid::Uuid;
+
+use super::error::Failure;
+use super::lists::{self, Cut, Listed};
+use super::receipts;
+use super::value::{At, body, count, number, unbody, word};
+use crate::ReportBundle;
+
+const COLUMNS: &str = "t.id, t.package_id, t.service_id, t.status, t.created_at, t.body";
+
+#[derive(Serialize, Deserialize)]
+struct ReportBody {
+    refine_output_hash: String,
+    refine_output_compact: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    traces: Option<Vec<String>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AttestationBody {
+    signature: String,
+    engine: String,
+    engine_version: String,
+}
+
+fn report_of(row: &PgRow) -> Result<WorkReport, Failure> {
+    let ReportBody { refine_output_hash, refine_output_compact, traces } = unbody(row.try_get_unchecked("body")?)?;
+    Ok(WorkReport {
+        id: ReportId(row.try_get("id")?),
+        package_id: PackageId(row.try_get("package_id")?),
+        service_id: word(row.try_get("service_id")?)?,
+        refine_output_hash,
+        refine_output_compact,
+        traces,
+        created_at: row.try_get::<At, _>("created_at")?.timestamp(),
+        status: word(row.try_get("status")?)?,
+    })
+}
+
+fn attestation_of(row: &PgRow) -> Result<Attestation, Failure> {
+    let AttestationBody { signature, engine, engine_version } = unbody(row.try_get_unchecked("body")?)?;
+    let weight = count(row.try_get("weight")?)?;
+    Ok(Attestation {
+        report_id: ReportId(row.try_get("report_id")?),
+        worker_id: row.try_get("worker_id")?,
+        signature,
+        weight: u32::try_from(weight).map_err(|_| Failure::Corrupt(format!("stored weight {weight}")))?,
+        created_at: row.try_get::<At, _>("created_at")?.timestamp(),
+        engine,
+        engine_version,
+    })
+}
+
+pub(super) async fn list(
+    pool: &PgPool,
+    filter: &ReportFilter,
+    page: PageRequest<TimeCursor>,
+) -> Result<Page<WorkReport, TimeCursor>, Failure> {
+    let ReportFilter { service_id, status, visible } = filter;
+    let cut = Cut { service_id: service_id.as_ref(), status: *status, after: None, before: None, visible };
+    let rows = lists::rows(pool, &Listed { table: "reports", columns: COLUMNS }, &cut, page).await?;
+    let reports = rows.iter().map(report_of).collect::<Result<Vec<_>, _>>()?;
+    Ok(lists::page(reports, page.limit, |last| TimeCursor { created_at: last.created_at, id: last.id.0 }))
+}
+
+/// The report of a package with everything said about it, as of one moment.
+pub(super) async fn of_package(connection: &mut PgConnection, id: PackageId) -> Result<Option<ReportBundle>, Failure> {
+    let sql = format!(
+        "select {COLUMNS}, {receipt} from reports t
+         left join receipts r on r.service_id = t.service_id and r.seq = t.receipt_seq where t.package_id = $1",
+        receipt = receipts::JOINED
+    );
+    let Some(row) = query(AssertSqlSafe(sql)).bind(id.0).fetch_optional(&mut *connection).await? else {
+        return Ok(None);
+    };
+    let report = report_of(&row)?;
+    let receipt = receipts::joined(&row)?;
+    Ok(Some(ReportBundle { attestations: attestations(connection, report.id).await?, report, receipt }))
+}
+
+/// Locks a report, so that its attestations are summed under one hand.
+pub(super) async fn lock(connection: &mut PgConnection, id: ReportId) -> Result<Option<WorkReport>, Failure> {
+    let sql = format!("select {COLUMNS} from reports t where t.id = $1 for no key update");
+    query(AssertSqlSafe(sql)).bind(id.0).fetch_optional(connection).await?.as_ref().map(report_of).transpose()
+}
+
+/// Every worker's word for a report, oldest first.
+pub(super) async fn attestations(connection: &mut PgConnection, id: ReportId) -> Result<Vec<Attestation>, Failure> {
+    query(
+        "select report_id, worker_id, weight, created_at, body from attestations where report_id = $1 order by ordinal",
+    )
+    .bind(id.0)
+    .fetch_all(connection)
+    .await?
+    .iter()
+    .map(attestation_of)
+    .collect()
+}
+
+/// Writes new reports; `receipt` is the seq of each one's receipt.
+pub(super) async fn insert(
+    connection: &mut PgConnection,
+    reports: &[(&WorkReport, Option<u64>)],
+) -> Result<(), Failure> {
+    let (mut ids, mut packages, mut services) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut statuses, mut times, mut receipts, mut bodies) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (report, receipt) in reports {
+        let WorkReport {
+            id,
+            package_id,
+            service_id,
+            refine_output_hash,
+            refine_output_compact,
+            traces,
+            created_at,
+            status,
+        } = report;
+        ids.push(id.0);
+        packages.push(package_id.0);
+        services.push(service_id.as_str());
+        statuses.push(status.as_str());
+        times.push(At::from(*created_at));
+        receipts.push(receipt.map(number).transpose()?);
+        bodies.push(body(&ReportBody {
+            refine_output_hash: refine_output_hash.clone(),
+            refine_output_compact: refine_output_compact.clone(),
+            traces: traces.clone(),
+        })?);
+    }
+    query(
+        "insert into reports (id, package_id, service_id, status, created_at, receipt_seq, body)
+         select u.id, u.package_id, u.service_id, u.status, u.created_at, u.receipt, u.body::json
+         from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::timestamptz[], $6::bigint[], $7::text[])
+            as u(id, package_id, service_id, status, created_at, receipt, body)",
+    )
+    .bind(ids)
+    .bind(packages)
+    .bind(services)
+    .bind(statuses)
+    .bind(times)
+    .bind(receipts)
+    .bind(bodies)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Marks a report applied, with the seq of its receipt.
+pub(super) async fn apply(connection: &mut PgConnection, id: ReportId, receipt: Option<u64>) -> Result<(), Failure> {
+    query("update reports set status = $2, receipt_seq = $3 where id = $1")
+        .bind(id.0)
+        .bind(PackageStatus::Applied.as_str())
+        .bind(receipt.map(number).transpose()?)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Writes attestations and returns how many are new: a worker's second word for a report is not written.
+pub(super) async fn attest(connection: &mut PgConnection, attestations: &[Attestation]) -> Result<u64, Failure> {
+    if attestations.is_empty() {
+        return Ok(0);
+    }
+    let (mut reports, mut workers, mut weights) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut times, mut bodies) = (Vec::new(), Vec::new());
+    for attestation in attestations {
+        let Attestation { report_id, worker_id, signature, weight, created_at, engine, engine_version } = attestation;
+        reports.push(report_id.0);
+        workers.push(worker_id.as_str());
+        weights.push(i64::from(*weight));
+        times.push(At::from(*created_at));
+        bodies.push(body(&AttestationBody {
+            signature: signature.clone(),
+            engine: engine.clone(),
+            engine_version: engine_version.clone(),
+        })?);
+    }
+    let written = query(
+        "insert into attestations (report_id, worker_id, weight, created_at, body)
+         select u.report_id, u.worker_id, u.weight, u.created_at, u.body::json
+         from unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[], $5::text[])
+            as u(report_id, worker_id, weight, created_at, body)
+         on conflict on constraint attestations_once_per_worker do nothing",
+    )
+    .bind(reports)
+    .bind(workers)
+    .bind(weights)
+    .bind(times)
+    .bind(bodies)
+    .execute(connection)
+    .await?;
+    Ok(written.rows_affected())
+}
+
+/// Writes why packages are disputed.
+pub(super) async fn dispute(
+    connection: &mut PgConnection,
+    disputes: &[(PackageId, String)],
+    now: Timestamp,
+) -> Result<(), Failure> {
+    if disputes.is_empty() {
+        return Ok(());
+    }
+    // A column can't hold NUL, and a refiner may say anything.
+    let (ids, reasons): (Vec<Uuid>, Vec<String>) =
+        disputes.iter().map(|(id, reason)| (id.0, reason.replace('\0', "\u{fffd}"))).unzip();
+    query(
+        "insert into disputes (package_id, reason, created_at)
+         select u.id, u.reason, $3 from unnest($1::uuid[], $2::text[]) as u(id, reason)",
+    )
+    .bind(ids)
+    .bind(reasons)
+    .bind(At::from(now))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn dispute_of(pool: &PgPool, id: PackageId) -> Result<Option<String>, Failure> {
+    Ok(query_scalar("select reason from disputes where package_id = $1").bind(id.0).fetch_optional(pool).await?)
+}

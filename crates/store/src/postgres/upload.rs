@@ -1,0 +1,154 @@
+//! Uploads and downloads of preimages: a bounded window in memory, no connection held while a client is slow.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, TryStreamExt, stream};
+use jam_domain::{Preimage, PreimageHash};
+use sqlx::postgres::PgPool;
+use uuid::Uuid;
+
+use super::PostgresStore;
+use super::blobs::{self, WINDOW};
+use super::error::Failure;
+use super::pool::{Begin, again, begin, read};
+use super::preimages::{self, STORAGE_CLASS};
+use crate::{BlobBody, Put, PutError, StoreError, Upload, UploadBody};
+
+/// The bytes of one upload on their way: in the window, or staged in the database.
+struct Intake<'a> {
+    store: &'a PostgresStore,
+    blob: Uuid,
+    window: BytesMut,
+    staged: u64,
+    settled: bool,
+}
+
+impl Intake<'_> {
+    async fn take(&mut self, mut bytes: Bytes) -> Result<(), StoreError> {
+        while !bytes.is_empty() {
+            if self.window.len() == WINDOW {
+                self.flush().await?;
+            }
+            let part = bytes.split_to(bytes.len().min(WINDOW - self.window.len()));
+            self.window.extend_from_slice(&part);
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), StoreError> {
+        let (start, length) = (self.staged, self.window.len() as u64);
+        // Counted first: if the statement is cut off in the middle, what it may have written is looked for.
+        self.staged += length;
+        self.store.bounded(blobs::stage(&self.store.pool, self.blob, start, &self.window)).await?;
+        self.window.clear();
+        Ok(())
+    }
+
+    /// Makes the bytes a preimage, unless there is one already.
+    async fn settle(&mut self, preimage: &Preimage) -> Result<bool, StoreError> {
+        if self.staged > 0 && !self.window.is_empty() {
+            self.flush().await?;
+        }
+        let (pool, blob, window, staged) = (&self.store.pool, self.blob, &self.window, self.staged > 0);
+        let created = self.store.bounded(again(|| settle(pool, blob, staged, window, preimage))).await?;
+        self.settled = true;
+        Ok(created)
+    }
+}
+
+impl Drop for Intake<'_> {
+    fn drop(&mut self) {
+        if self.settled || self.staged == 0 {
+            return;
+        }
+        // Refused, interrupted, or its caller went away. Without a runtime the sweep finds it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (pool, blob) = (self.store.pool.clone(), self.blob);
+            runtime.spawn(async move {
+                if let Err(failure) = blobs::abandon(&pool, blob).await {
+                    tracing::debug!(cause = ?failure.cause(), "an interrupted upload is left to the sweep");
+                }
+            });
+        }
+    }
+}
+
+async fn settle(pool: &PgPool, blob: Uuid, staged: bool, window: &[u8], preimage: &Preimage) -> Result<bool, Failure> {
+    let mut transaction = begin(pool, Begin::Plain).await?;
+    if staged {
+        blobs::adopt(&mut transaction, blob).await?;
+    }
+    let created = preimages::insert(&mut transaction, preimage, blob).await?;
+    match (created, staged) {
+        (true, true) => {}
+        (true, false) => blobs::insert_whole(&mut transaction, blob, window).await?,
+        (false, _) => blobs::remove(&mut transaction, blob).await?,
+    }
+    transaction.commit().await?;
+    Ok(created)
+}
+
+pub(super) async fn put(store: &PostgresStore, upload: Upload, mut body: UploadBody<'_>) -> Result<Put, PutError> {
+    let Upload { hash, size_hint: _, media_type, uploader, now } = upload;
+    let mut size = 0;
+    if let Some(preimage) = find(store, hash).await? {
+        while body.try_next().await.map_err(PutError::Refused)?.is_some() {}
+        return Ok(Put::AlreadyThere(preimage));
+    }
+    let mut intake = Intake { store, blob: Uuid::now_v7(), window: BytesMut::new(), staged: 0, settled: false };
+    while let Some(bytes) = body.try_next().await.map_err(PutError::Refused)? {
+        size += bytes.len() as u64;
+        intake.take(bytes).await?;
+    }
+    let storage_class = STORAGE_CLASS.to_owned();
+    let preimage = Preimage { hash, size, media_type, created_at: now, uploader, storage_class, refcount: 0 };
+    if intake.settle(&preimage).await? {
+        return Ok(Put::Created(preimage));
+    }
+    match find(store, hash).await? {
+        Some(preimage) => Ok(Put::AlreadyThere(preimage)),
+        None => Err(StoreError::Unavailable("the blob was deleted during its upload".into()).into()),
+    }
+}
+
+async fn find(store: &PostgresStore, hash: PreimageHash) -> Result<Option<Preimage>, StoreError> {
+    let found = store.bounded(read(&store.pool, || preimages::find(&store.pool, hash))).await?;
+    Ok(found.map(|(preimage, _)| preimage))
+}
+
+/// The bytes in the range, one chunk for each step of the reader.
+pub(super) fn download(store: &PostgresStore, preimage: &Preimage, blob: Uuid, range: Range<u64>) -> BlobBody {
+    let (end, at) = (range.end.min(preimage.size), range.start);
+    let store = store.clone();
+    stream::try_unfold((store, at), move |(store, at)| async move {
+        if at >= end {
+            return Ok(None);
+        }
+        let pool = &store.pool;
+        match store.bounded(read(pool, || blobs::read(pool, blob, at..end))).await? {
+            Some(bytes) => {
+                let next = at + bytes.len() as u64;
+                Ok(Some((bytes, (store, next))))
+            }
+            None => Err(StoreError::Unavailable("the blob was deleted while it was read".into())),
+        }
+    })
+    .boxed()
+}
+
+/// Removes a blob nobody refers to.
+pub(super) async fn delete(pool: &PgPool, hash: PreimageHash) -> Result<Option<bool>, Failure> {
+    let mut transaction = begin(pool, Begin::Plain).await?;
+    if let Some(blob) = preimages::remove(&mut transaction, hash).await? {
+        blobs::remove(&mut transaction, blob).await?;
+        transaction.commit().await?;
+        return Ok(Some(true));
+    }
+    transaction.rollback().await?;
+    Ok(preimages::find(pool, hash).await?.map(|_| false))
+}
+
+/// How long an upload may lie still before its server is taken for dead; the API's own timeouts are far shorter.
+pub(super) const ABANDONED: Duration = Duration::from_hours(1);

@@ -1,0 +1,116 @@
+# shellcheck shell=bash
+# The suites of dev/test and how their results are counted.
+#
+# A suite is a function suite_NAME. Tests run by cargo are counted from its `test result:` lines; a check of another kind
+# prints such a line itself, through `check`.
+
+# check WHAT COMMAND...: one check of a suite that has no test harness
+check() {
+  say "   $1"
+  if "${@:2}"; then
+    echo "test result: ok. 1 passed; 0 failed; 0 ignored;"
+  else
+    echo "test result: FAILED. 0 passed; 1 failed; 0 ignored; ($1)"
+    return 1
+  fi
+}
+
+targets() { cargo metadata --no-deps --format-version 1 | jq -r '.packages[].targets[] | select(.kind[] == "test") | .name' | sort -u; }
+
+suite_lint() {
+  local failed=0
+  check "cargo fmt --check" cargo fmt --all --check || failed=1
+  check "cargo clippy" cargo clippy --workspace --all-targets -- -D warnings || failed=1
+  return $failed
+}
+
+suite_unit() {
+  cargo test --workspace --lib --bins --no-fail-fast && cargo test --workspace --doc --no-fail-fast
+}
+
+# every test target except those that need the two-node cluster
+suite_integration() {
+  local name args=()
+  # built before the tests run, so that no test's own deadline pays for it
+  "$HERE/cluster/build" kube etcd helm || return 1
+  for name in $(targets); do [ "$name" = e2e ] || args+=(--test "$name"); done
+  [ ${#args[@]} -gt 0 ] || return 0
+  cargo test --workspace "${args[@]}" --no-fail-fast
+}
+
+suite_chart() {
+  local helm failed=0
+  helm=$("$HERE/cluster/build" --print-path helm)/helm
+  check "helm lint --strict" "$helm" lint --strict charts/jam-operator || failed=1
+  check "helm template" quietly "$helm" template jam-operator charts/jam-operator --namespace jam-system || failed=1
+  return $failed
+}
+quietly() { "$@" >/dev/null; }
+
+suite_e2e() {
+  if [ "${JAM_E2E_CLUSTER:-}" = existing ]; then
+    cargo test --test e2e --no-fail-fast -- --test-threads=2
+    return
+  fi
+  export JAM_CLUSTER=e2e
+  cargo build --bins && cargo test --test e2e --no-run || return 1
+  end_to_end_up || return 1
+  # Inside, no network is there to ask a registry.
+  local rc=0
+  CARGO_NET_OFFLINE=true "$HERE/cluster/shell" -- cargo test --test e2e --no-fail-fast -- --test-threads=2 || rc=1
+  [ $rc = 0 ] || "$HERE/cluster/shell" -- bash "$HERE/lib/diagnose.sh" || true
+  end_to_end_down
+  return $rc
+}
+
+# Debug binaries: building them again for release would take as long as everything else together.
+end_to_end_up() {
+  local tars
+  end_to_end_begun=yes
+  "$HERE/cluster/up" || return 1
+  tars=$("$HERE/images/build" --bin-dir "${CARGO_TARGET_DIR:-$PROJECT/target}/debug" operator api api-next api-broken) || return 1
+  # shellcheck disable=SC2086
+  "$HERE/cluster/load" $tars && "$HERE/cluster/shell" -- "$HERE/deploy" operator || {
+    "$HERE/cluster/shell" -- bash "$HERE/lib/diagnose.sh"
+    return 1
+  }
+}
+
+end_to_end_down() {
+  [ -n "${end_to_end_begun:-}" ] || return 0
+  JAM_CLUSTER=e2e "$HERE/cluster/down" && end_to_end_begun=
+}
+
+# run_suite NAME: its output, and one line of result into $results/NAME
+run_suite() {
+  local name=$1 began=$SECONDS rc=0 passed failed skipped
+  say ""
+  say "== $name"
+  "suite_$name" > >(tee "$results/$name.log") || rc=$?
+  wait $! 2>/dev/null || true # the last lines may still be on their way through tee
+  read -r passed failed skipped < <(sed -nE \
+    's/.*test result: .* ([0-9]+) passed; ([0-9]+) failed; ([0-9]+) ignored.*/\1 \2 \3/p' "$results/$name.log" |
+    awk '{p += $1; f += $2; s += $3} END {print p + 0, f + 0, s + 0}')
+  # something broke outside the tests: not built, no cluster, or nothing to run
+  if [ $rc != 0 ] && [ "$failed" = 0 ]; then failed=1; fi
+  if [ $((passed + failed)) = 0 ]; then
+    say "suite $name ran nothing, which counts as a failure"
+    failed=1
+  fi
+  echo "$name $passed $failed $skipped $((SECONDS - began))" >"$results/$name"
+}
+
+summary() {
+  local name
+  echo
+  printf '%-12s %7s %7s %8s %8s\n' suite passed failed skipped seconds
+  for name in "${suites[@]}"; do
+    # shellcheck disable=SC2046
+    printf '%-12s %7s %7s %8s %8s\n' $(cat "$results/$name")
+  done
+  for name in "${suites[@]}"; do
+    grep -hE '^test .* FAILED$|^test result: FAILED.*\(' "$results/$name.log" | sed "s/^/$name: /" || true
+  done
+  for name in "${suites[@]}"; do cat "$results/$name"; done |
+    awk '{p += $2; f += $3} END {printf "%d passed, %d failed\n", p, f; exit f > 0}'
+}

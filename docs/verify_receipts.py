@@ -1,0 +1,265 @@
+#!/usr/bin/env python3
+"""Verifies a JAM receipt chain with Python's standard library alone; shares no code with the server (docs/receipts.md).
+
+  verify_receipts.py [FILE...]                    pages of /jam/receipts?service_id=S&order=asc, in order; - or none: stdin
+  verify_receipts.py --url URL --service S        reads the pages itself; the token is in --token-file or in JAM_TOKEN
+  verify_receipts.py --vectors docs/receipts.md   recomputes the published vectors
+
+Exit code: 0 the chain is whole, 1 it is broken (where is printed), 2 it could not be checked.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+
+DOMAIN = "jam-receipt-v1"
+TEXTS = ("hash", "service_id", "entry_type", "prev_root", "new_root", "status", "processed_at", "metadata_hash")
+
+
+class Broken(Exception):
+    """The chain is not what it claims to be."""
+
+
+class Unchecked(Exception):
+    """It could not be checked: bad usage, unreadable input, no answer."""
+
+
+def hashed_bytes(receipt):
+    """The eight fields as text, each after its length in bytes as a 4-byte big-endian number."""
+    fields = (
+        DOMAIN,
+        receipt["prev_root"],
+        receipt["entry_type"],
+        receipt["hash"],
+        receipt["metadata_hash"],
+        receipt["status"],
+        str(receipt["seq"]),
+        receipt["processed_at"],
+    )
+    encoded = (field.encode("utf-8") for field in fields)
+    return b"".join(len(field).to_bytes(4, "big") + field for field in encoded)
+
+
+def root_of(receipt):
+    return hashlib.sha256(hashed_bytes(receipt)).hexdigest()
+
+
+def metadata_hash_of(record):
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+class Chain:
+    """The part of a chain that was checked so far."""
+
+    def __init__(self, service):
+        self.service, self.seq, self.root = service, 0, ""
+
+    def append(self, receipt):
+        if not isinstance(receipt, dict):
+            raise Broken(f"after seq {self.seq}: a receipt is not an object")
+        seq = receipt.get("seq")
+        if type(seq) is not int or not all(isinstance(receipt.get(name), str) for name in TEXTS):
+            raise Broken(f"after seq {self.seq}: a receipt lacks a field, or one has another type")
+        if self.service is None:
+            self.service = receipt["service_id"]
+        if receipt["service_id"] != self.service:
+            raise Broken(f"seq {seq}: belongs to service {receipt['service_id']}")
+        if seq != self.seq + 1:
+            raise Broken(f"seq {seq} where {self.seq + 1} belongs")
+        if receipt["prev_root"] != self.root:
+            raise Broken(f"seq {seq}: prev_root is not the new_root of seq {seq - 1}")
+        if receipt["new_root"] != root_of(receipt):
+            raise Broken(f"seq {seq}: new_root does not follow from the stored fields: one of them was changed")
+        self.seq, self.root = seq, receipt["new_root"]
+
+    def reaches(self, seq, root):
+        """Compares the head that the caller knows: a chain that was cut or rewritten as a whole is found by it."""
+        if seq is not None and self.seq < seq:
+            raise Broken(f"the receipts end at seq {self.seq}, the root is at seq {seq}")
+        if root is not None and self.seq == seq and self.root != root:
+            raise Broken(f"seq {seq}: the root is {root}, the receipts give {self.root}")
+
+
+def documents(text, name):
+    """Every JSON document in the text: pages may simply be written one after the other."""
+    decoder, place = json.JSONDecoder(), 0
+    while True:
+        place = re.compile(r"\s*").match(text, place).end()
+        if place == len(text):
+            return
+        try:
+            document, place = decoder.raw_decode(text, place)
+        except ValueError as error:
+            raise Unchecked(f"{name}: not JSON: {error}") from error
+        yield document
+
+
+def items_of(page, name):
+    """A page is an envelope with `items`, or the bare array of legacy_list_response."""
+    items = page.get("items") if isinstance(page, dict) else page
+    if not isinstance(items, list):
+        raise Unchecked(f"{name}: neither a list of receipts nor an object with items")
+    return items
+
+
+def verify_files(names, chain, head_seq, head_root):
+    for name in names or ["-"]:
+        try:
+            with sys.stdin if name == "-" else open(name, encoding="utf-8") as file:
+                text = file.read()
+        except (OSError, UnicodeDecodeError) as error:
+            raise Unchecked(f"{name}: {error}") from error
+        for page in documents(text, name):
+            for receipt in items_of(page, name):
+                chain.append(receipt)
+                if chain.seq == head_seq:
+                    chain.reaches(head_seq, head_root)
+    if chain.seq == 0:
+        raise Unchecked("there are no receipts in the input")
+    chain.reaches(chain.seq if head_seq is None else head_seq, head_root)
+
+
+class Api:
+    """A server, asked with GET only."""
+
+    def __init__(self, address, token):
+        self.address, self.token = address.rstrip("/"), token
+
+    def get(self, path, **query):
+        wanted = {name: value for name, value in query.items() if value is not None}
+        request = urllib.request.Request(f"{self.address}{path}?{urllib.parse.urlencode(wanted)}")
+        if self.token:
+            request.add_header("Authorization", f"Bearer {self.token}")
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise Unchecked(f"GET {path}: {error.code} {error.read(400).decode('utf-8', 'replace')}") from error
+        except (OSError, ValueError) as error:
+            raise Unchecked(f"GET {path}: {error}") from error
+
+
+def check_record(api, receipt):
+    """Recomputes metadata_hash from the record itself; `extra` is not hashed, but must lead to that record."""
+    seq = receipt["seq"]
+    report = receipt["entry_type"] == "report"
+    package_id = (receipt.get("extra") or {}).get("package_id") if report else receipt["hash"]
+    path = f"/jam/packages/{urllib.parse.quote(str(package_id), safe='')}"
+    try:
+        found = api.get(f"{path}/report")["report"] if report else api.get(path)
+    except Unchecked as problem:
+        raise Broken(f"seq {seq}: its record can't be read: {problem}") from problem
+    # A package is hashed as it was accepted, a report as it was accumulated.
+    if metadata_hash_of({**found, "status": receipt["status"]}) != receipt["metadata_hash"]:
+        raise Broken(f"seq {seq}: metadata_hash is not the hash of {path}{'/report' if report else ''}")
+    if report and (receipt["extra"].get("report_id"), receipt["hash"]) != (found["id"], found["refine_output_hash"]):
+        raise Broken(f"seq {seq}: extra or hash names another report than {found['id']}")
+
+
+def verify_url(api, chain, records):
+    status = api.get("/jam/status", service_id=chain.service)
+    if status.get("accumulator_hash") != "sha256":
+        raise Unchecked(f"accumulator_hash is {status.get('accumulator_hash')}: this program computes sha256 only")
+    head, cursor, offset = status.get("accumulator_root"), None, 0
+    if not head:
+        raise Unchecked(f"service {chain.service} has no receipts")
+    while True:
+        start = {"cursor": cursor} if cursor else {"offset": offset}
+        page = api.get("/jam/receipts", service_id=chain.service, order="asc", limit=200, **start)
+        items = items_of(page, "/jam/receipts")
+        for receipt in items:
+            chain.append(receipt)
+            if chain.seq == head["seq"]:
+                chain.reaches(head["seq"], head["root"])
+            if records:
+                check_record(api, receipt)
+        offset += len(items)
+        cursor = page.get("next_cursor") if isinstance(page, dict) else None
+        # A bare array does not say whether more follow: only an empty one is surely the end.
+        if not items or (isinstance(page, dict) and not cursor):
+            break
+    chain.reaches(head["seq"], head["root"])
+
+
+def verify_vectors(name):
+    """Recomputes every published vector whose hash the standard library has."""
+    try:
+        with open(name, encoding="utf-8") as file:
+            block = re.search(r"^```json vectors\n(.*?)^```$", file.read(), re.M | re.S)
+        vectors = json.loads(block.group(1))
+    except (OSError, ValueError, AttributeError) as error:
+        raise Unchecked(f"{name}: no vectors: {error}") from error
+    checked = 0
+    for vector in vectors:
+        receipt, said = vector["receipt"], vector["name"]
+        if hashed_bytes(receipt).hex() != vector["bytes"]:
+            raise Broken(f"vector {said}: the bytes differ")
+        if vector["accumulator_hash"] != "sha256":
+            continue
+        if root_of(receipt) != receipt["new_root"]:
+            raise Broken(f"vector {said}: the root differs")
+        if "record" in vector and metadata_hash_of(vector["record"]) != receipt["metadata_hash"]:
+            raise Broken(f"vector {said}: the metadata_hash differs")
+        checked += 1
+    print(f"{len(vectors)} vectors have the documented bytes, {checked} of them sha256 with the documented root")
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", metavar="FILE")
+    parser.add_argument("--service", help="whose chain it must be; from files by default that of the first receipt")
+    parser.add_argument("--seq", type=int, help="the seq that the chain must reach at least")
+    parser.add_argument("--root", help="the root that the chain must have at --seq, or at its end")
+    parser.add_argument("--url", help="a server, e.g. http://localhost:8080")
+    parser.add_argument("--token-file", help="a file with the bearer token; else the variable JAM_TOKEN")
+    parser.add_argument("--records", action="store_true", help="with --url: also fetch every package and report")
+    parser.add_argument("--vectors", metavar="PAGE", help="recompute the vectors of this page")
+    given = parser.parse_args()
+    if given.url and (given.files or not given.service):
+        parser.error("--url needs --service and takes no files")
+    if given.records and not given.url:
+        parser.error("--records needs --url")
+    return given
+
+
+def token_of(given):
+    if not given.token_file:
+        return os.environ.get("JAM_TOKEN", "")
+    try:
+        with open(given.token_file, encoding="utf-8") as file:
+            return file.read().strip()
+    except OSError as error:
+        raise Unchecked(f"{given.token_file}: {error}") from error
+
+
+def main():
+    given = arguments()
+    chain = Chain(given.service)
+    try:
+        if given.vectors:
+            verify_vectors(given.vectors)
+            return 0
+        if given.url:
+            verify_url(Api(given.url, token_of(given)), chain, given.records)
+        else:
+            verify_files(given.files, chain, given.seq, given.root)
+    except Broken as problem:
+        print(f"the chain of service {chain.service} is broken: {problem}", file=sys.stderr)
+        print(f"{chain.seq} receipts verified up to the break", file=sys.stderr)
+        return 1
+    except Unchecked as problem:
+        print(f"can't check: {problem}", file=sys.stderr)
+        return 2
+    print(f"service {chain.service}: {chain.seq} receipts verified, root {chain.root} (sha256)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

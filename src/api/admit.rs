@@ -1,0 +1,275 @@
+//! Admission: who is calling, may they, are they within their limit, and does what they send fit.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::http::HeaderMap;
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH};
+use axum::http::request::Parts;
+use jam_domain::client::{AddressBlock, client_address, limit_block};
+use jam_domain::limit::{Rate, Verdict};
+use jam_domain::page::Visible;
+use jam_domain::token::{Known, Scope, TokenBook, TokenEntry, Unaccepted};
+use jam_domain::{Code, Refusal, ServiceId, Settings, Timestamp, TokenId};
+use tokio::sync::Semaphore;
+
+use super::action::{BodyRule, MAX_JSON, Permission, Rule};
+use super::limiter::{Key, Limiter};
+use super::metrics::{AuthFailure, Metrics, QuotaReject};
+use super::query::Query;
+use super::tokens::Tokens;
+
+/// What admission decides with.
+pub struct Gate {
+    /// The tokens in force.
+    pub tokens: Arc<Tokens>,
+    /// The rate limiter.
+    pub limiter: Limiter,
+    /// Proxies whose forwarding headers are believed.
+    pub trusted_proxies: Vec<AddressBlock>,
+    /// KiB of uploads and downloads that may still be held.
+    pub transfers: Arc<Semaphore>,
+    /// KiB of uploads and downloads that may be held at all.
+    pub transfer_budget: u32,
+}
+
+/// Who is calling.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The token's id, `anonymous` without one.
+    pub id: TokenId,
+    /// The services that the token may touch; `None` is all.
+    pub services: Visible,
+    /// Whose bucket the requests count in.
+    bucket: Key,
+}
+
+/// A request that was let in.
+pub struct Admitted<'a> {
+    /// The segment of the path that stands for `{…}`.
+    pub segment: &'a str,
+    /// The query.
+    pub query: Query,
+    /// Who is calling.
+    pub caller: Caller,
+    /// The headers.
+    pub headers: &'a HeaderMap,
+    /// Bytes that the body may have.
+    pub cap: u64,
+    /// Now.
+    pub now: Timestamp,
+}
+
+impl Caller {
+    fn anonymous(address: IpAddr) -> Self {
+        Self { id: TokenId::anonymous(), services: None, bucket: Key::Address(limit_block(address)) }
+    }
+
+    fn of_entry(entry: &TokenEntry) -> Self {
+        Self { id: entry.id.clone(), services: entry.services.clone(), bucket: Key::Token(entry.id.clone()) }
+    }
+
+    /// Refuses a service that the token may not touch.
+    pub fn may_touch(&self, service: &ServiceId) -> Result<(), Refusal> {
+        match &self.services {
+            Some(services) if !services.contains(service) => Err(denied(services, service)),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+fn denied(services: &BTreeSet<ServiceId>, service: &ServiceId) -> Refusal {
+    let names: Vec<_> = services.iter().map(ServiceId::as_str).collect();
+    let message = format!("this token may not touch service {service}, only {}", names.join(", "));
+    Refusal::new(Code::ServiceDenied, message)
+}
+
+impl Gate {
+    /// Lets a request in, or refuses it. The order is the contract's: token, scope, rate, size; the verdict of the rate
+    /// limit is handed out either way.
+    pub fn admit<'a>(
+        &self,
+        settings: &Settings,
+        metrics: &Metrics,
+        rule: &Rule,
+        (parts, segment, peer): (&'a Parts, &'a str, IpAddr),
+        verdict: &mut Option<Verdict>,
+    ) -> Result<Admitted<'a>, Refusal> {
+        let now = Timestamp::now();
+        let caller = self.who(settings, rule.permission, parts, peer, now).map_err(|failure| {
+            metrics.auth_failure(failure.0);
+            tracing::info!(token_hash = failure.1.as_str(), reason = failure.0.as_str(), "request refused");
+            failure.2
+        })?;
+        if rule.limited
+            && let Some(rate) = Rate::per_minute(settings.rate_limit_per_minute)
+        {
+            self.within(&caller, rate, now, metrics, verdict)?;
+        }
+        let cap = cap_of(rule.body, settings, &caller);
+        fits(rule.body, cap, &parts.headers).inspect_err(|_| {
+            if rule.body == BodyRule::Blob {
+                metrics.quota_reject(QuotaReject::TooLarge);
+            }
+            tracing::info!(
+                token_hash = caller.id.as_str(),
+                reason = "too_large",
+                limit = cap,
+                quota_hit = true,
+                "request refused"
+            );
+        })?;
+        let query = Query::parse(parts.uri.query().unwrap_or_default())?;
+        Ok(Admitted { segment, query, caller, headers: &parts.headers, cap, now })
+    }
+
+    fn who(
+        &self,
+        settings: &Settings,
+        permission: Permission,
+        parts: &Parts,
+        peer: IpAddr,
+        now: Timestamp,
+    ) -> Result<Caller, (AuthFailure, TokenId, Refusal)> {
+        let needed = match permission {
+            Permission::Open => None,
+            Permission::OpenHealth => (!settings.health_public).then_some(Scope::Read),
+            Permission::Needs(scope) => Some(scope),
+        };
+        let address = self.address_of(peer, &parts.headers);
+        let Some(scope) = needed else { return Ok(Caller::anonymous(address)) };
+        let token = bearer(&parts.headers);
+        let book = self.tokens.book();
+        if !settings.auth_required {
+            return without_auth(&book, token, scope, address, now);
+        }
+        let Some(token) = token else { return Err(missing()) };
+        match book.decide(token, now) {
+            Ok(Known(entry)) if entry.carries(scope) => Ok(Caller::of_entry(entry)),
+            Ok(Known(entry)) => Err(lacks(scope, entry.id.clone())),
+            Err(why) => Err(unaccepted(why, jam_domain::token::TokenHash::of(token).id())),
+        }
+    }
+
+    fn within(
+        &self,
+        caller: &Caller,
+        rate: Rate,
+        now: Timestamp,
+        metrics: &Metrics,
+        out: &mut Option<Verdict>,
+    ) -> Result<(), Refusal> {
+        let verdict = self.limiter.count(caller.bucket.clone(), rate, now);
+        *out = Some(verdict);
+        over(verdict, caller, "rate", metrics)
+    }
+
+    /// Counts a submission against the service's own limit of packages a minute.
+    pub fn service_within(
+        &self,
+        settings: &Settings,
+        metrics: &Metrics,
+        caller: &Caller,
+        service: &ServiceId,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        match Rate::per_minute(settings.service_packages_per_minute(service)) {
+            Some(rate) => {
+                over(self.limiter.count(Key::Service(service.clone()), rate, now), caller, "service_rate", metrics)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn address_of(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        if self.trusted_proxies.is_empty() {
+            return peer;
+        }
+        let lines: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).collect();
+        let hops: Vec<&str> = lines.iter().flat_map(|line| line.split(',')).collect();
+        client_address(peer, hops.into_iter(), &self.trusted_proxies)
+    }
+}
+
+fn over(verdict: Verdict, caller: &Caller, reason: &'static str, metrics: &Metrics) -> Result<(), Refusal> {
+    let Some(seconds) = verdict.retry_after else { return Ok(()) };
+    metrics.rate_limit_hits.inc();
+    tracing::info!(token_hash = caller.id.as_str(), reason, limit = verdict.limit, "request refused");
+    let message = format!("more than {} requests a minute: try again in {seconds} s", verdict.limit);
+    Err(Refusal::new(Code::RateLimit, message).retry_after(seconds))
+}
+
+/// Where no token is required, a known one still narrows and still carries admin; any other counts as none.
+fn without_auth(
+    book: &TokenBook,
+    token: Option<&str>,
+    scope: Scope,
+    address: IpAddr,
+    now: Timestamp,
+) -> Result<Caller, (AuthFailure, TokenId, Refusal)> {
+    let known = token.and_then(|token| book.decide(token, now).ok());
+    match known {
+        Some(Known(entry)) if entry.carries(scope) => Ok(Caller::of_entry(entry)),
+        Some(Known(entry)) => Err(lacks(scope, entry.id.clone())),
+        None if Scope::DEFAULT.contains(&scope) => Ok(Caller::anonymous(address)),
+        None => Err(lacks(scope, TokenId::anonymous())),
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.trim().split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+fn missing() -> (AuthFailure, TokenId, Refusal) {
+    let refusal = Refusal::new(Code::AuthMissing, "a token is required: send Authorization: Bearer <token>");
+    (AuthFailure::Missing, TokenId::anonymous(), refusal)
+}
+
+fn lacks(scope: Scope, id: TokenId) -> (AuthFailure, TokenId, Refusal) {
+    let refusal = Refusal::new(Code::AuthForbidden, format!("this needs a token with scope {scope}"));
+    (AuthFailure::Scope, id, refusal)
+}
+
+fn unaccepted(why: Unaccepted, id: TokenId) -> (AuthFailure, TokenId, Refusal) {
+    // A token that is not accepted is as good as none: 401, so that a client reads its credentials again.
+    match why {
+        Unaccepted::Unknown => {
+            (AuthFailure::Unknown, id, Refusal::new(Code::AuthMissing, "this token is not known (any more)"))
+        }
+        Unaccepted::Expired => {
+            (AuthFailure::Expired, id, Refusal::new(Code::AuthMissing, "this token has expired, or is not valid yet"))
+        }
+        Unaccepted::NotAllowed => {
+            (AuthFailure::Unknown, id, Refusal::new(Code::AuthForbidden, "this token is not in the allowlist of JAM"))
+        }
+    }
+}
+
+fn cap_of(body: BodyRule, settings: &Settings, caller: &Caller) -> u64 {
+    match body {
+        BodyRule::None => 0,
+        BodyRule::Json => MAX_JSON,
+        BodyRule::Blob => match settings.preimage_cap(caller.services.as_ref()) {
+            0 => u64::MAX,
+            cap => cap,
+        },
+    }
+}
+
+/// Refuses a body that announces more than fits; what does not announce its size is counted while it streams.
+fn fits(body: BodyRule, cap: u64, headers: &HeaderMap) -> Result<(), Refusal> {
+    let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
+    match (body, announced) {
+        (BodyRule::Json | BodyRule::Blob, Some(size)) if size > cap => Err(too_large(cap)),
+        (BodyRule::None | BodyRule::Json | BodyRule::Blob, _) => Ok(()),
+    }
+}
+
+/// The refusal of a body that is larger than fits.
+pub fn too_large(cap: u64) -> Refusal {
+    Refusal::new(Code::TooLarge, format!("the body is larger than {cap} bytes"))
+        .details(serde_json::json!({"limit": cap}))
+}

@@ -1,0 +1,142 @@
+//! Everything that can go wrong with a request, by cause, and the answer that a client gets for it.
+
+use axum::body::Body;
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::response::Response;
+use jam_domain::{Code, Refusal};
+use jam_store::{PutError, StoreError, SubmitError};
+use serde_json::{Map, Value, json};
+
+/// Seconds after which a client may ask a store again that did not answer.
+const STORE_RETRY: u32 = 2;
+
+/// Why a request is not answered as it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The client gets exactly this.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The method is not one of the path's.
+    #[error("method not allowed")]
+    Method(Vec<Method>),
+    /// Code of ours panicked.
+    #[error("the handler panicked")]
+    Panicked,
+    /// The store failed; the client learns only that.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<PutError> for Fault {
+    fn from(error: PutError) -> Self {
+        match error {
+            PutError::Refused(refusal) => Self::Refused(refusal),
+            PutError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+impl From<SubmitError> for Fault {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::PendingLimit { cap, service } => {
+                let of = service.map_or_else(String::new, |service| format!(" of service {service}"));
+                let message = format!("{cap} packages{of} are pending already: process some, then try again");
+                Refusal::new(Code::PendingLimit, message).details(json!({"limit": cap})).into()
+            }
+            SubmitError::Conflict { what } => {
+                Refusal::new(Code::Conflict, format!("this {what} was used for a different package")).into()
+            }
+            SubmitError::UnknownPreimage(hash) => {
+                let details = json!({"field": "preimage_hashes", "hash": hash});
+                let problem = format!("preimage {hash} is not stored: upload it first");
+                Refusal::field("preimage_hashes", problem).details(details).into()
+            }
+            SubmitError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+impl Fault {
+    /// The code that the client reads.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Refused(refusal) => refusal.code,
+            Self::Method(_) => Code::MethodNotAllowed,
+            Self::Store(StoreError::Unavailable(_) | StoreError::Schema { .. }) => Code::StoreUnavailable,
+            Self::Panicked | Self::Store(StoreError::Fault(_)) => Code::Internal,
+        }
+    }
+
+    /// What the client is told. Nothing from inside: a failing store is named, not described.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal.clone(),
+            Self::Method(allowed) => {
+                let allowed: Vec<_> = allowed.iter().map(Method::as_str).collect();
+                Refusal::new(Code::MethodNotAllowed, format!("this path takes {}", allowed.join(", ")))
+            }
+            Self::Store(StoreError::Unavailable(_) | StoreError::Schema { .. }) => {
+                Refusal::new(Code::StoreUnavailable, "the store does not answer: try again").retry_after(STORE_RETRY)
+            }
+            Self::Panicked | Self::Store(StoreError::Fault(_)) => {
+                Refusal::new(Code::Internal, "the server failed; the fault is logged")
+            }
+        }
+    }
+
+    /// The answer.
+    pub fn response(&self) -> Response {
+        let mut response = refused(&self.refusal());
+        if let Self::Method(allowed) = self {
+            let allowed: Vec<_> = allowed.iter().map(Method::as_str).collect();
+            if let Ok(value) = HeaderValue::from_str(&allowed.join(", ")) {
+                response.headers_mut().insert(ALLOW, value);
+            }
+        }
+        response
+    }
+}
+
+/// There is no such path, or nothing of that name.
+pub fn not_found(what: &str) -> Refusal {
+    Refusal::new(Code::NotFound, format!("there is no such {what}"))
+}
+
+/// The answer to a refusal, in the one shape of every error.
+pub fn refused(refusal: &Refusal) -> Response {
+    let Refusal { code, message, retry_after, details } = refusal;
+    let mut body = Map::new();
+    body.insert("error".into(), message.as_str().into());
+    body.insert("code".into(), code.as_str().into());
+    if let Some(seconds) = retry_after {
+        body.insert("retry_after".into(), (*seconds).into());
+    }
+    if let Some(details) = details {
+        body.insert("details".into(), details.clone());
+    }
+    let status = StatusCode::from_u16(code.status()).expect("codes have statuses between 400 and 503");
+    let mut response = json_response(status, &Value::Object(body));
+    if let Some(seconds) = retry_after {
+        response.headers_mut().insert(RETRY_AFTER, (*seconds).into());
+    }
+    if *code == Code::AuthMissing {
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+/// A JSON answer.
+pub fn json_response<T: serde::Serialize>(status: StatusCode, value: &T) -> Response {
+    let body = serde_json::to_vec(value).expect("records have string keys and finite numbers");
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A JSON answer with status 200.
+pub fn ok<T: serde::Serialize>(value: &T) -> Response {
+    json_response(StatusCode::OK, value)
+}

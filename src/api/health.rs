@@ -1,0 +1,133 @@
+//! Whether this process can serve: the store answers, its schema is the one this build needs, and no stop was asked for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use jam_store::{SchemaVersion, Store, StoreError};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+
+/// How long a store has to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long an answer counts: probes of many watchers cost the store one question.
+const FRESH: Duration = Duration::from_millis(250);
+
+/// The health of this process.
+pub struct Health {
+    store: Arc<dyn Store>,
+    draining: AtomicBool,
+    last: Mutex<Option<(Instant, Checks)>>,
+}
+
+/// What the store said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checks {
+    /// Why the store can't be used.
+    pub store: Result<(), &'static str>,
+    /// The schema, when it could be read.
+    pub schema: Option<SchemaVersion>,
+}
+
+impl Checks {
+    /// Whether requests can be served.
+    pub fn good(&self) -> bool {
+        self.store.is_ok() && self.schema.is_some_and(|schema| schema.found == Some(schema.wanted))
+    }
+}
+
+impl Health {
+    /// Of a process on this store.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, draining: AtomicBool::new(false), last: Mutex::new(None) }
+    }
+
+    /// From now on the process is not ready: it is about to stop.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether a stop was asked for.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Asks the store, or returns what it said a moment ago.
+    pub async fn checks(&self) -> Checks {
+        let mut last = self.last.lock().await;
+        if let Some((at, checks)) = &*last
+            && at.elapsed() < FRESH
+        {
+            return checks.clone();
+        }
+        let checks = self.ask().await;
+        let before = last.replace((Instant::now(), checks.clone()));
+        log_change(before.as_ref().map(|(_, checks)| checks), &checks);
+        checks
+    }
+
+    async fn ask(&self) -> Checks {
+        let answer = timeout(PATIENCE, async {
+            self.store.ping().await?;
+            self.store.schema().await
+        });
+        match answer.await {
+            Ok(Ok(schema)) => Checks { store: Ok(()), schema: Some(schema) },
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the store does not answer");
+                Checks { store: Err(reason(&error)), schema: None }
+            }
+            Err(_) => Checks { store: Err("the store did not answer within 2 s"), schema: None },
+        }
+    }
+}
+
+fn reason(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Unavailable(_) => "the store can't be reached",
+        StoreError::Schema { .. } => "the schema is not the one this build needs",
+        StoreError::Fault(_) => "the store failed",
+    }
+}
+
+fn log_change(before: Option<&Checks>, now: &Checks) {
+    if before == Some(now) {
+        return;
+    }
+    match (&now.store, now.schema) {
+        (Err(reason), _) => tracing::warn!(reason, "not ready"),
+        (Ok(()), Some(schema)) if schema.found != Some(schema.wanted) => {
+            tracing::warn!(found = schema.found, wanted = schema.wanted, "not ready: run `jam-api migrate`");
+        }
+        (Ok(()), _) if before.is_some() => tracing::info!("ready again"),
+        (Ok(()), _) => {}
+    }
+}
+
+/// The checks as `/readyz` shows them: `ok`, and a reason for each that is not.
+pub fn shown(checks: &Checks, draining: bool) -> Value {
+    let one = |problem: Option<String>| match problem {
+        None => json!({"ok": true}),
+        Some(reason) => json!({"ok": false, "reason": reason}),
+    };
+    let mut schema = match (checks.store, checks.schema) {
+        (_, Some(SchemaVersion { found, wanted })) if found == Some(wanted) => one(None),
+        (_, Some(SchemaVersion { found: None, wanted })) => {
+            one(Some(format!("the database has no schema, version {wanted} is needed: run `jam-api migrate`")))
+        }
+        (_, Some(SchemaVersion { found: Some(found), wanted })) => {
+            one(Some(format!("the schema has version {found}, version {wanted} is needed: run `jam-api migrate`")))
+        }
+        (_, None) => one(Some("not known while the store does not answer".into())),
+    };
+    if let (Some(SchemaVersion { found, wanted }), Value::Object(fields)) = (checks.schema, &mut schema) {
+        fields.insert("found".into(), found.into());
+        fields.insert("wanted".into(), wanted.into());
+    }
+    json!({
+        "store": one(checks.store.err().map(str::to_owned)),
+        "schema": schema,
+        "draining": one(draining.then(|| "the process is stopping".into())),
+    })
+}

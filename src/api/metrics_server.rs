@@ -1,0 +1,55 @@
+//! The metrics listener: `/metrics` for Prometheus and `/healthz` for probes, never behind a token.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, Method};
+use axum::response::Response;
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use jam_store::Store;
+
+use super::fault::{Fault, not_found};
+use super::metrics::Metrics;
+use super::state::Api;
+use super::{server, status};
+
+/// How long a scrape waits for the store's own numbers.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Serves the metrics of the API until the stop.
+pub async fn run(listener: TcpListener, api: Arc<Api>, stop: CancellationToken) {
+    let service = move |_, request: axum::http::Request<hyper::body::Incoming>| {
+        let api = api.clone();
+        async move { answer(request.method(), request.uri().path(), api.store.as_ref(), &api.pulse.metrics).await }
+    };
+    server::run(listener, service, stop).await;
+}
+
+/// Answers one request.
+pub async fn answer(method: &Method, path: &str, store: &dyn Store, metrics: &Metrics) -> Response {
+    let reads = [Method::GET, Method::HEAD];
+    match path {
+        _ if !["/metrics", "/healthz"].contains(&path) => Fault::Refused(not_found("path")).response(),
+        _ if !reads.contains(method) => Fault::Method(reads.into()).response(),
+        "/metrics" => scrape(store, metrics).await,
+        _ => status::healthz(),
+    }
+}
+
+async fn scrape(store: &dyn Store, metrics: &Metrics) -> Response {
+    // While the store is away the last known numbers stand: a scrape must not fail when it is needed most.
+    if let Ok((Ok(pending), Ok(schema))) =
+        timeout(PATIENCE, async { (store.pending().await, store.schema().await) }).await
+    {
+        metrics.package_pending.set(i64::try_from(pending).unwrap_or(i64::MAX));
+        metrics.schema_version.set(schema.found.unwrap_or(0));
+    }
+    let mut response = Response::new(Body::from(metrics.text()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    response
+}

@@ -1,0 +1,35 @@
+//! The JAM API server. A request's walk: `router` → `admit` (who → may → limit) → a handler → a rule of `domain` → the
+//! store → the answer.
+
+pub mod action;
+mod admit;
+mod body;
+mod build;
+mod cors;
+mod fault;
+mod health;
+mod limiter;
+mod lists;
+mod metrics;
+mod metrics_server;
+mod packages;
+mod patient;
+mod pending;
+mod preimages;
+mod process;
+mod program;
+mod query;
+mod receipts;
+mod reports;
+mod router;
+mod serve;
+mod server;
+mod settings;
+mod state;
+mod status;
+mod store;
+mod tokens;
+mod trace;
+mod work;
+
+pub use program::{Program, main};

@@ -1,0 +1,167 @@
+//! Packages: submitted, listed, read.
+
+use axum::http::header::LOCATION;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::Response;
+use hyper::body::Incoming;
+use jam_domain::page::PackageFilter;
+use jam_domain::submission::{Stamped, Submission, idempotency_key};
+use jam_domain::{Code, PackageId, Refusal, WorkPackage};
+use jam_store::{NewPackage, SubmitError, Submitted};
+use serde_json::json;
+
+use super::admit::Admitted;
+use super::body::whole;
+use super::fault::{Fault, json_response, not_found, ok};
+use super::lists::list;
+use super::state::Api;
+
+/// POST /jam/packages.
+pub async fn submit(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> Result<Response, Fault> {
+    let include_receipt = admitted.query.flag("include_receipt")?;
+    let key = key_of(admitted)?;
+    let submission = Submission::parse(&whole(body, admitted.cap).await?)?;
+    admitted.caller.may_touch(submission.service_id())?;
+    submission.still_valid(admitted.now)?;
+    let metrics = &api.pulse.metrics;
+    let service = submission.service_id().clone();
+    api.gate.service_within(&api.settings, metrics, &admitted.caller, &service, admitted.now)?;
+    let Stamped { package, fingerprint, id_from_client } = submission.stamp(admitted.caller.id.clone(), admitted.now);
+    let new = NewPackage {
+        package,
+        fingerprint,
+        id_from_client,
+        idempotency_key: key,
+        pending_cap: api.settings.max_pending_packages,
+        service_pending_cap: api.settings.service_pending_cap(&service),
+    };
+    let submitted = api.store.submit(new, &api.engine).await.inspect_err(|error| capped(api, admitted, error))?;
+    log(api, admitted, &submitted).await;
+    Ok(accepted(submitted, include_receipt))
+}
+
+fn key_of(admitted: &Admitted<'_>) -> Result<Option<String>, Refusal> {
+    let Some(value) = admitted.headers.get("idempotency-key") else { return Ok(None) };
+    // A key that is not text is as wrong as one that is too long, and refused by the same rule.
+    idempotency_key(value.to_str().unwrap_or_default()).map(Some)
+}
+
+fn capped(api: &Api, admitted: &Admitted<'_>, error: &SubmitError) {
+    if let SubmitError::PendingLimit { cap, service: _ } = error {
+        api.pulse.metrics.pending_cap_hits.inc();
+        tracing::info!(
+            token_hash = admitted.caller.id.as_str(),
+            reason = "pending_limit",
+            limit = cap,
+            "package refused"
+        );
+    }
+}
+
+async fn log(api: &Api, admitted: &Admitted<'_>, submitted: &Submitted) {
+    let Submitted { package, receipt, replayed } = submitted;
+    if !replayed {
+        api.pulse.metrics.package_submit.inc();
+        api.pulse.metrics.receipts.inc_by(u64::from(receipt.is_some()));
+    }
+    if tracing::enabled!(tracing::Level::INFO) {
+        let pending_count = api.pulse.pending.about(api.store.as_ref()).await;
+        tracing::info!(
+            pkg_id = %package.id, service_id = %package.service_id, store = api.store_name(),
+            token_hash = admitted.caller.id.as_str(), pending_count, replayed, "package submitted"
+        );
+    }
+}
+
+fn accepted(submitted: Submitted, include_receipt: bool) -> Response {
+    let Submitted { package, receipt, replayed } = submitted;
+    let status = if replayed { StatusCode::OK } else { StatusCode::CREATED };
+    let location = format!("/jam/packages/{}", package.id);
+    let mut response = if include_receipt {
+        json_response(status, &json!({"package": package, "receipt": receipt}))
+    } else {
+        json_response(status, &package)
+    };
+    let headers = response.headers_mut();
+    if replayed {
+        headers.insert("idempotency-replayed", HeaderValue::from_static("true"));
+    }
+    if let Ok(location) = HeaderValue::from_str(&location) {
+        headers.insert(LOCATION, location);
+    }
+    response
+}
+
+/// GET /jam/packages.
+pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
+    let query = &admitted.query;
+    let filter = PackageFilter {
+        service_id: query.value("service_id")?,
+        status: query.value("status")?,
+        created_after: query.value("created_after")?,
+        created_before: query.value("created_before")?,
+        visible: admitted.caller.services.clone(),
+    };
+    let asked = query.page()?;
+    let include_receipt = query.flag("include_receipt")?;
+    filter.service_id.iter().try_for_each(|service| admitted.caller.may_touch(service))?;
+    let page = api.store.packages(&filter, asked).await?;
+    let receipts = if include_receipt && !api.settings.legacy_list_response {
+        let ids: Vec<PackageId> = page.items.iter().map(|package| package.id).collect();
+        Some(("receipts", json!(api.store.package_receipts(&ids).await?)))
+    } else {
+        None
+    };
+    Ok(list(api.settings.legacy_list_response, &asked, &page, receipts))
+}
+
+/// GET /jam/packages/{id}.
+pub async fn read(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
+    let include_receipt = admitted.query.flag("include_receipt")?;
+    let package = find(api, admitted).await?;
+    if !include_receipt {
+        return Ok(ok(&package));
+    }
+    let receipt = api.store.package_receipt(package.id).await?;
+    Ok(ok(&json!({"package": package, "receipt": receipt})))
+}
+
+/// GET /jam/packages/{id}/report.
+pub async fn report(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
+    let include_receipt = admitted.query.flag("include_receipt")?;
+    let package = find(api, admitted).await?;
+    let Some(bundle) = api.store.report_of(package.id).await? else {
+        return Err(unrefined(api, &package).await?.into());
+    };
+    let mut body = json!({"report": bundle.report, "attestations": bundle.attestations});
+    if include_receipt {
+        body["receipt"] = json!(bundle.receipt);
+    }
+    Ok(ok(&body))
+}
+
+/// Why there is no report: not refined yet, or disputed for a reason that the client should hear.
+async fn unrefined(api: &Api, package: &WorkPackage) -> Result<Refusal, Fault> {
+    let status = package.status;
+    let details = match api.store.dispute_of(package.id).await? {
+        Some(reason) => json!({"status": status.as_str(), "reason": reason}),
+        None => json!({"status": status.as_str()}),
+    };
+    Ok(Refusal::new(Code::NotFound, format!("the package is {status}: it has no report")).details(details))
+}
+
+/// GET /jam/packages/{id}/attestations.
+pub async fn attestations(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
+    let package = find(api, admitted).await?;
+    let bundle = api.store.report_of(package.id).await?;
+    let items = bundle.map(|bundle| bundle.attestations).unwrap_or_default();
+    Ok(ok(&json!({"items": items})))
+}
+
+/// The package that the path names. A malformed id names none.
+async fn find(api: &Api, admitted: &Admitted<'_>) -> Result<WorkPackage, Fault> {
+    let id: PackageId = admitted.segment.parse().map_err(|_| not_found("package"))?;
+    let package = api.store.package(id).await?.ok_or_else(|| not_found("package"))?;
+    admitted.caller.may_touch(&package.service_id)?;
+    Ok(package)
+}

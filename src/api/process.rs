@@ -1,0 +1,78 @@
+//! Processing: a batch of pending packages, by a client's call or by the worker loop, with the same counting.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::StatusCode;
+use axum::response::Response;
+use jam_domain::page::Visible;
+use jam_domain::refine::Engine;
+use jam_store::{Processed, Store, StoreError};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::admit::Admitted;
+use super::fault::{Fault, ok};
+use super::metrics::Metrics;
+use super::state::Api;
+
+/// Packages that one call processes at most.
+pub const MOST: u32 = 100;
+
+/// What a batch came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    /// Packages taken.
+    pub count: usize,
+    /// Of these, packages that ended disputed.
+    pub failed: usize,
+}
+
+/// POST /jam/process.
+pub async fn call(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
+    let limit = match admitted.query.number("limit")? {
+        None | Some(0) => 1,
+        Some(limit) => u32::try_from(limit).unwrap_or(MOST).min(MOST),
+    };
+    let batch = batch(api.store.as_ref(), &api.engine, &api.pulse.metrics, (limit, &admitted.caller.services)).await?;
+    if batch.count == 0 {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        return Ok(response);
+    }
+    Ok(ok(&json!({"processed": true, "count": batch.count, "failed": batch.failed})))
+}
+
+/// Processes up to `limit` packages of the services that the caller may see, counts and logs each.
+pub async fn batch(
+    store: &dyn Store,
+    engine: &Engine,
+    metrics: &Metrics,
+    (limit, visible): (u32, &Visible),
+) -> Result<Batch, StoreError> {
+    let started = Instant::now();
+    let processed = store.process_visible(limit, visible, engine).await?;
+    let took = started.elapsed();
+    let workers = engine.attestors.len() as u64;
+    for one in &processed {
+        count(one, engine.receipts, workers, took, metrics, store);
+    }
+    Ok(Batch { count: processed.len(), failed: processed.iter().filter(|one| one.fault.is_some()).count() })
+}
+
+fn count(one: &Processed, receipts: bool, workers: u64, took: Duration, metrics: &Metrics, store: &dyn Store) {
+    let Processed { package_id, service_id, fault, applied } = one;
+    metrics.package_process.inc();
+    metrics.package_process_duration.observe(took.as_secs_f64());
+    let store = super::state::store_name(store.kind());
+    let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    if let Some(error) = fault {
+        metrics.package_process_fail.inc();
+        tracing::warn!(pkg_id = %package_id, service_id = %service_id, store, duration_ms, error, "package disputed");
+        return;
+    }
+    metrics.reports.inc();
+    metrics.attestations.inc_by(workers);
+    metrics.receipts.inc_by(u64::from(*applied && receipts));
+    tracing::info!(pkg_id = %package_id, service_id = %service_id, store, duration_ms, applied, "package processed");
+}

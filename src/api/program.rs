@@ -1,0 +1,184 @@
+//! The program `jam-api`: its commands, and what it exits with.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::settings::{self, Loaded, Purpose, SettingsArgs};
+use super::{build, serve, store, work};
+use crate::telemetry::{self, TelemetryArgs};
+
+/// The JAM API server. Exits with 0 when done, 1 when it failed, 2 when it refuses its flags or settings, 3 when a
+/// migration can never succeed.
+#[derive(Parser)]
+#[command(name = "jam-api", version = build::VERSION)]
+pub struct Program {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the API.
+    Serve(ServeArgs),
+    /// Process pending packages continuously.
+    Work(WorkArgs),
+    /// Bring the database to the schema that this build needs; safe to run twice and in parallel.
+    Migrate(MigrateArgs),
+    /// Print the settings in force, where each came from, and every mistake at once.
+    CheckConfig(CheckArgs),
+}
+
+#[derive(Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
+}
+
+#[derive(Args)]
+struct WorkArgs {
+    /// Pause after the queue was found empty, e.g. 1, 500ms or 2s.
+    #[arg(long, env = "JAM_WORK_INTERVAL", default_value = "1s", value_parser = duration)]
+    interval: Duration,
+    /// Packages that are taken at once.
+    #[arg(long, env = "JAM_WORK_BATCH", default_value_t = super::process::MOST, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    batch: u32,
+    #[command(flatten)]
+    settings: SettingsArgs,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
+}
+
+#[derive(Args)]
+struct MigrateArgs {
+    /// Only say which version is there and which is needed; exit 1 when they differ.
+    #[arg(long, conflicts_with = "dry_run")]
+    status: bool,
+    /// Only say what would be applied.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    settings: SettingsArgs,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
+}
+
+#[derive(Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+/// Why the program ends otherwise than well, and what it exits with.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It failed; the sentence says at what.
+    Failed(String),
+    /// It refuses its settings: one line for each mistake.
+    Refused(Vec<String>),
+    /// A migration that can't succeed by being tried again.
+    Never(String),
+}
+
+impl Ending {
+    fn code(&self) -> u8 {
+        match self {
+            Self::Failed(_) => 1,
+            Self::Refused(_) => 2,
+            Self::Never(_) => 3,
+        }
+    }
+
+    fn lines(&self) -> Vec<&str> {
+        match self {
+            Self::Failed(line) | Self::Never(line) => vec![line],
+            Self::Refused(lines) => lines.iter().map(String::as_str).collect(),
+        }
+    }
+}
+
+/// Runs the program on this process's arguments.
+pub fn main() -> ExitCode {
+    match run(Program::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(ending) => {
+            complain(&ending);
+            ExitCode::from(ending.code())
+        }
+    }
+}
+
+#[allow(clippy::print_stderr)] // a refusal to start is for whoever started it, logs or not
+fn complain(ending: &Ending) {
+    for line in ending.lines() {
+        eprintln!("jam-api: {line}");
+    }
+}
+
+fn run(program: Program) -> Result<(), Ending> {
+    match program.command {
+        Command::Serve(ServeArgs { settings, telemetry }) => {
+            start_logs(&telemetry)?;
+            let loaded = load(&settings, Purpose::Serve)?;
+            runtime()?.block_on(serve::serve(loaded))
+        }
+        Command::Work(WorkArgs { interval, batch, settings, telemetry }) => {
+            start_logs(&telemetry)?;
+            let loaded = load(&settings, Purpose::Work)?;
+            runtime()?.block_on(work::work(loaded, interval, batch))
+        }
+        Command::Migrate(MigrateArgs { status, dry_run, settings, telemetry }) => {
+            start_logs(&telemetry)?;
+            let loaded = load(&settings, Purpose::Work)?;
+            runtime()?.block_on(store::migrate(&loaded, store::Migration::of(status, dry_run)))
+        }
+        Command::CheckConfig(CheckArgs { settings }) => {
+            print!("{}", settings::show(&load(&settings, Purpose::Serve)?));
+            Ok(())
+        }
+    }
+}
+
+fn load(args: &SettingsArgs, purpose: Purpose) -> Result<Loaded, Ending> {
+    settings::load(args, purpose).map_err(|wrong| Ending::Refused(wrong.iter().map(ToString::to_string).collect()))
+}
+
+fn start_logs(args: &TelemetryArgs) -> Result<(), Ending> {
+    telemetry::start(args).map_err(|line| Ending::Refused(vec![line]))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Ending> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|e| Ending::Failed(format!("no runtime: {e}")))
+}
+
+/// A duration such as `2s`, `500ms` or plain seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Ok(Duration::from_secs(seconds.into()));
+    }
+    let wrong = |_| format!("{text:?} is not a duration such as 1, 500ms or 2s");
+    text.parse::<jiff::SignedDuration>().map_err(wrong)?.try_into().map_err(|_| format!("{text:?} is negative"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Program::command().debug_assert();
+    }
+
+    #[test]
+    fn a_duration_is_plain_seconds_or_carries_its_unit() {
+        assert_eq!(duration("2"), Ok(Duration::from_secs(2)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert!(duration("soon").is_err() && duration("-1s").is_err());
+    }
+}

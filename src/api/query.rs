@@ -1,0 +1,111 @@
+//! The query of a request: each parameter at most once, each value proven.
+
+use std::str::FromStr;
+
+use axum::extract::Query as Pairs;
+use axum::http::Uri;
+use jam_domain::page::{DEFAULT_LIMIT, MAX_LIMIT, PageRequest, Start};
+use jam_domain::{Code, Refusal};
+
+/// The parameters of a query.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Reads the part of the address after `?`.
+    pub fn parse(text: &str) -> Result<Self, Refusal> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        let wrong = || Refusal::new(Code::BadRequest, "the query can't be read");
+        let uri = Uri::builder().path_and_query(format!("/?{text}")).build().map_err(|_| wrong())?;
+        let Pairs(pairs) = Pairs::<Vec<(String, String)>>::try_from_uri(&uri).map_err(|_| wrong())?;
+        for (n, (name, _)) in pairs.iter().enumerate() {
+            if pairs[..n].iter().any(|(before, _)| before == name) {
+                return Err(Refusal::field(name.as_str(), "is given twice"));
+            }
+        }
+        Ok(Self(pairs))
+    }
+
+    /// A parameter's text; one that is empty counts as left out.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).filter(|text| !text.is_empty())
+    }
+
+    /// A parameter as something that its text stands for.
+    pub fn value<T: FromStr>(&self, name: &str) -> Result<Option<T>, Refusal>
+    where
+        T::Err: std::fmt::Display,
+    {
+        self.text(name).map(|text| text.parse().map_err(|problem| Refusal::field(name, problem))).transpose()
+    }
+
+    /// A number; what is no number is refused by the parameter's name.
+    pub fn number(&self, name: &str) -> Result<Option<u64>, Refusal> {
+        let wrong = |text: &str| Refusal::field(name, format!("{text:?} is not a whole number from 0"));
+        self.text(name).map(|text| text.parse().map_err(|_| wrong(text))).transpose()
+    }
+
+    /// Whether a flag is set.
+    pub fn flag(&self, name: &str) -> Result<bool, Refusal> {
+        match self.text(name) {
+            None | Some("false" | "0") => Ok(false),
+            Some("true" | "1") => Ok(true),
+            Some(text) => Err(Refusal::field(name, format!("{text:?} is neither true nor false"))),
+        }
+    }
+
+    /// Which page: `limit` with `offset` or `cursor`. A limit above the most is the most; 0 is the default, as it was
+    /// for the prior client.
+    pub fn page<C: FromStr>(&self) -> Result<PageRequest<C>, Refusal>
+    where
+        C::Err: std::fmt::Display,
+    {
+        let limit = match self.number("limit")? {
+            None | Some(0) => DEFAULT_LIMIT,
+            Some(limit) => u32::try_from(limit).unwrap_or(MAX_LIMIT).min(MAX_LIMIT),
+        };
+        let start = match (self.number("offset")?, self.value::<C>("cursor")?) {
+            (Some(_), Some(_)) => return Err(Refusal::field("offset", "and cursor exclude each other")),
+            (_, Some(cursor)) => Start::After(cursor),
+            (offset, None) => Start::Offset(offset.unwrap_or(0).min(i64::MAX as u64)),
+        };
+        Ok(PageRequest { limit, start })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jam_domain::page::TimeCursor;
+
+    use super::*;
+
+    fn page(text: &str) -> Result<PageRequest<TimeCursor>, Refusal> {
+        Query::parse(text)?.page()
+    }
+
+    #[test]
+    fn a_limit_is_clamped_and_a_malformed_one_refused() {
+        assert_eq!(page("").unwrap().limit, 50);
+        assert_eq!(page("limit=7").unwrap().limit, 7);
+        assert_eq!(page("limit=99999999999").unwrap().limit, 200);
+        assert_eq!(page("limit=0").unwrap().limit, 50);
+        for wrong in [
+            "limit=x",
+            "limit=-1",
+            "offset=1.5",
+            "cursor=%25",
+            "limit=1&limit=2",
+            "offset=1&cursor=x",
+            "limit=99999999999999999999",
+        ] {
+            assert_eq!(page(wrong).unwrap_err().code, Code::Validation, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn escapes_are_decoded() {
+        assert_eq!(Query::parse("a=b%3Ac+d").unwrap().text("a"), Some("b:c d"));
+    }
+}

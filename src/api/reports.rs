@@ -1,0 +1,56 @@
+//! Reports: listed, and attested by further workers.
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use hyper::body::Incoming;
+use jam_domain::page::ReportFilter;
+use jam_domain::word::attestation;
+use jam_domain::{Code, PackageStatus, Refusal, ReportId};
+use jam_store::{Attest, ReportBundle};
+use serde_json::json;
+
+use super::admit::Admitted;
+use super::body::whole;
+use super::fault::{Fault, json_response, not_found};
+use super::lists::list;
+use super::state::Api;
+
+/// GET /jam/reports.
+pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
+    let query = &admitted.query;
+    let filter = ReportFilter {
+        service_id: query.value("service_id")?,
+        status: query.value("status")?,
+        visible: admitted.caller.services.clone(),
+    };
+    let asked = query.page()?;
+    filter.service_id.iter().try_for_each(|service| admitted.caller.may_touch(service))?;
+    let page = api.store.reports(&filter, asked).await?;
+    Ok(list(api.settings.legacy_list_response, &asked, &page, None))
+}
+
+/// POST /jam/reports/{id}/attestations.
+pub async fn attest(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> Result<Response, Fault> {
+    let id: ReportId = admitted.segment.parse().map_err(|_| not_found("report"))?;
+    let said = attestation(&whole(body, admitted.cap).await?, id, admitted.now)?;
+    let worker = said.worker_id.clone();
+    let bundle = match api.store.attest(id, said, &admitted.caller.services, &api.engine).await? {
+        Attest::Recorded(bundle) => bundle,
+        Attest::Twice => {
+            let message = format!("worker {worker} has attested this report already");
+            return Err(Refusal::new(Code::Conflict, message).into());
+        }
+        Attest::NoSuchReport => return Err(not_found("report").into()),
+    };
+    let ReportBundle { report, attestations, receipt } = bundle;
+    api.pulse.metrics.attestations.inc();
+    // This word is the one that reached the threshold when it made the receipt just now.
+    let made_receipt = receipt.as_ref().is_some_and(|receipt| receipt.processed_at >= admitted.now);
+    api.pulse.metrics.receipts.inc_by(u64::from(made_receipt));
+    tracing::info!(
+        report_id = %report.id, pkg_id = %report.package_id, service_id = %report.service_id, store = api.store_name(),
+        token_hash = admitted.caller.id.as_str(), applied = report.status == PackageStatus::Applied, "report attested"
+    );
+    let body = json!({"report": report, "attestations": attestations, "receipt": receipt});
+    Ok(json_response(StatusCode::CREATED, &body))
+}

@@ -1,0 +1,153 @@
+//! The walk of a request: mounted → method → token → scope → rate → size → body → handler → answer.
+
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Request};
+use axum::response::Response;
+use futures::FutureExt;
+use hyper::body::Incoming;
+use jam_domain::Code;
+use jam_domain::limit::Verdict;
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use super::action::{self, Action, Route, Rule};
+use super::body::drain;
+use super::fault::{Fault, not_found};
+use super::state::Api;
+use super::trace::TraceId;
+use super::{cors, packages, preimages, process, receipts, reports, status};
+
+/// The route label of what leads nowhere.
+const UNMATCHED: &str = "unmatched";
+
+/// What the answer needs to be finished with.
+#[derive(Default)]
+struct Outcome {
+    route: Option<&'static str>,
+    verdict: Option<Verdict>,
+}
+
+/// Answers one request of this peer. Never fails: every fault is an answer.
+pub async fn answer(api: Arc<Api>, peer: IpAddr, request: Request<Incoming>) -> Response {
+    let started = Instant::now();
+    let (parts, mut body) = request.into_parts();
+    let trace_id = TraceId::of(&parts.headers);
+    let span = tracing::info_span!("request", %trace_id);
+    let mut outcome = Outcome::default();
+    let answered = async {
+        let walk = AssertUnwindSafe(route(&api, peer, &parts, &mut body, &mut outcome)).catch_unwind();
+        // Nothing of ours should panic; should it, then one request has failed and not the connection or the process.
+        let answered = walk.await.unwrap_or_else(|_| Err(Fault::Panicked));
+        answered.inspect_err(|fault| log(fault, &parts, outcome.route))
+    };
+    let answered = answered.instrument(span).await;
+    let refused = answered.is_err();
+    let mut response = answered.unwrap_or_else(|fault| fault.response());
+    if refused {
+        drain(body, &parts.headers);
+    }
+    finish(&api, &parts, &outcome, trace_id, &mut response);
+    let route = outcome.route.unwrap_or(UNMATCHED);
+    api.pulse.metrics.answered(route, &parts.method, response.status().as_u16(), started.elapsed());
+    response
+}
+
+async fn route(
+    api: &Api,
+    peer: IpAddr,
+    parts: &Parts,
+    body: &mut Incoming,
+    outcome: &mut Outcome,
+) -> Result<Response, Fault> {
+    let path = parts.uri.path();
+    if !api.settings.enabled && is_jam(path) {
+        return Err(not_found("path").into());
+    }
+    let (rule, segment) = match action::find(&parts.method, path) {
+        Route::Found(rule, segment) => (rule, segment),
+        Route::NoSuchPath => return Err(not_found("path").into()),
+        Route::WrongMethod(path, allowed) => {
+            outcome.route = Some(path);
+            let preflight = cors::preflight(&api.settings, &parts.method, &parts.headers, &allowed);
+            return preflight.ok_or(Fault::Method(allowed));
+        }
+    };
+    outcome.route = Some(rule.path);
+    handle(api, rule, (parts, segment, peer), body, outcome).await
+}
+
+async fn handle(
+    api: &Api,
+    rule: &Rule,
+    request: (&Parts, &str, IpAddr),
+    body: &mut Incoming,
+    outcome: &mut Outcome,
+) -> Result<Response, Fault> {
+    let admitted = api.gate.admit(&api.settings, &api.pulse.metrics, rule, request, &mut outcome.verdict)?;
+    match rule.action {
+        Action::Healthz => Ok(status::healthz()),
+        Action::Readyz => Ok(status::readyz(api).await),
+        Action::Version => Ok(status::version()),
+        Action::SystemStatus => Ok(status::system(api, &admitted).await),
+        Action::JamHealthz => Ok(status::jam_healthz(api).await),
+        Action::JamStatus => status::jam(api, &admitted).await,
+        Action::PutPreimage => preimages::put(api, &admitted, body).await,
+        Action::HeadPreimage => preimages::head(api, &admitted).await,
+        Action::ReadPreimage => preimages::read(api, &admitted).await,
+        Action::PreimageMeta => preimages::meta(api, &admitted).await,
+        Action::DeletePreimage => preimages::delete(api, &admitted).await,
+        Action::SubmitPackage => packages::submit(api, &admitted, body).await,
+        Action::ListPackages => packages::all(api, &admitted).await,
+        Action::ReadPackage => packages::read(api, &admitted).await,
+        Action::ReadReport => packages::report(api, &admitted).await,
+        Action::ListAttestations => packages::attestations(api, &admitted).await,
+        Action::AttestReport => reports::attest(api, &admitted, body).await,
+        Action::ListReports => reports::all(api, &admitted).await,
+        Action::Process => process::call(api, &admitted).await,
+        Action::ListReceipts => receipts::all(api, &admitted).await,
+        Action::ReadReceipt => receipts::read(api, &admitted).await,
+    }
+}
+
+fn is_jam(path: &str) -> bool {
+    path == "/jam" || path.starts_with("/jam/")
+}
+
+/// Faults of ours are logged here, once, with everything that the client is not told. Refusals of clients are logged where
+/// the contract wants them (tokens, limits, quotas).
+fn log(fault: &Fault, parts: &Parts, route: Option<&str>) {
+    let (method, route) = (&parts.method, route.unwrap_or(UNMATCHED));
+    match fault.code() {
+        Code::Internal => tracing::error!(%method, route, error = %fault, "request failed"),
+        Code::StoreUnavailable => tracing::warn!(%method, route, error = %fault, "store unavailable"),
+        Code::BadRequest
+        | Code::Validation
+        | Code::AuthMissing
+        | Code::AuthForbidden
+        | Code::ServiceDenied
+        | Code::NotFound
+        | Code::MethodNotAllowed
+        | Code::PendingLimit
+        | Code::Conflict
+        | Code::TooLarge
+        | Code::UnsupportedMediaType
+        | Code::RateLimit => tracing::debug!(%method, route, error = %fault, "request refused"),
+    }
+}
+
+fn finish(api: &Api, parts: &Parts, outcome: &Outcome, trace_id: TraceId, response: &mut Response) {
+    let headers = response.headers_mut();
+    cors::mark(&api.settings, &parts.headers, headers);
+    if let Some(id) = trace_id.header() {
+        headers.insert("x-trace-id", id);
+    }
+    if let Some(Verdict { bucket: _, limit, remaining, reset, retry_after: _ }) = outcome.verdict {
+        headers.insert("ratelimit-limit", HeaderValue::from(limit));
+        headers.insert("ratelimit-remaining", HeaderValue::from(remaining));
+        headers.insert("ratelimit-reset", HeaderValue::from(reset));
+    }
+}

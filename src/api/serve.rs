@@ -1,0 +1,77 @@
+//! `jam-api serve`: open the store, take the sockets, serve until the stop, finish what is in flight.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jam_domain::StoreKind;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::program::Ending;
+use super::settings::{Loaded, Wiring};
+use super::state::Api;
+use super::{metrics_server, router, server, store};
+use crate::shutdown;
+
+/// Serves until SIGTERM.
+pub async fn serve(loaded: Loaded) -> Result<(), Ending> {
+    let signal = shutdown::on_signal().map_err(|e| Ending::Failed(format!("no signals: {e}")))?;
+    let Loaded { settings, wiring, sources: _ } = loaded;
+    let store = store::open(&settings, &wiring).await?;
+    if settings.store == StoreKind::Memory {
+        tracing::warn!(store = "memory", "the memory store is ephemeral: everything is gone when this process ends");
+    }
+    if !settings.auth_required {
+        tracing::warn!("auth_required is false: everyone who reaches this port may read, submit and process");
+    }
+    let api = Api::new(settings, &wiring, store).map_err(|line| Ending::Refused(vec![line]))?;
+    let api = Arc::new(api);
+    let listener = bind("listen", &wiring.listen).await?;
+    let metrics_listener = match &wiring.metrics_listen {
+        Some(address) => Some(bind("metrics_listen", address).await?),
+        None => None,
+    };
+    announce(&listener, metrics_listener.as_ref());
+    tokio::spawn(api.gate.tokens.clone().watch(signal.clone()));
+    let stop = CancellationToken::new();
+    tokio::spawn(stop_after(signal, api.clone(), delay(&wiring), stop.clone()));
+    let metrics = async {
+        if let Some(listener) = metrics_listener {
+            metrics_server::run(listener, api.clone(), stop.clone()).await;
+        }
+    };
+    tokio::join!(run(listener, api.clone(), stop.clone()), metrics);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Serves the API on this listener until the stop.
+async fn run(listener: TcpListener, api: Arc<Api>, stop: CancellationToken) {
+    server::run(listener, move |peer, request| router::answer(api.clone(), peer, request), stop).await;
+}
+
+/// At the signal `/readyz` says no at once; accepting ends after the delay, in which load balancers take note.
+async fn stop_after(signal: CancellationToken, api: Arc<Api>, delay: Duration, stop: CancellationToken) {
+    signal.cancelled().await;
+    api.pulse.health.drain();
+    tokio::time::sleep(delay).await;
+    stop.cancel();
+}
+
+fn delay(wiring: &Wiring) -> Duration {
+    Duration::from_secs(wiring.shutdown_delay_seconds.into())
+}
+
+pub(super) async fn bind(key: &str, address: &str) -> Result<TcpListener, Ending> {
+    TcpListener::bind(address).await.map_err(|e| Ending::Failed(format!("{key} {address}: {e}")))
+}
+
+/// Says on stdout where it listens: with port 0 nobody else could know.
+fn announce(api: &TcpListener, metrics: Option<&TcpListener>) {
+    let address = |listener: &TcpListener| listener.local_addr().map_or_else(|e| e.to_string(), |a| a.to_string());
+    println!("listening on {}", address(api));
+    if let Some(metrics) = metrics {
+        println!("metrics on {}", address(metrics));
+    }
+    tracing::info!(listen = address(api), metrics = metrics.map(address), version = super::build::VERSION, "serving");
+}

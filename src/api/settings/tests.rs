@@ -1,0 +1,133 @@
+//! Laws of the settings: the order of the layers, and the refusals.
+
+use clap::Parser;
+
+use super::*;
+
+#[derive(Parser)]
+struct Program {
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+fn args(flags: &[&str]) -> SettingsArgs {
+    Program::try_parse_from([&["jam-api"], flags].concat()).unwrap().settings
+}
+
+/// Settings given by the environment, without touching the process's own.
+fn with_environment(mut args: SettingsArgs, variables: &[(&str, &str)]) -> SettingsArgs {
+    for (name, text) in variables {
+        let key = keys::KEYS.iter().find(|key| key.env == *name).unwrap();
+        args.given.push(keys::Given { key, text: (*text).into(), source: Source::Environment(key.env) });
+    }
+    args
+}
+
+fn file(text: &str) -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("jam.yaml");
+    std::fs::write(&path, text).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (dir, path)
+}
+
+fn mistakes(args: &SettingsArgs) -> Vec<String> {
+    load(args, Purpose::Serve).err().unwrap_or_default().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_over_the_file_over_the_profile() {
+    let (_dir, path) =
+        file("retention_days: 1\narchive_days: 1\nmax_pending_packages: 1\nprofile: staging\npg_dsn: postgres://f");
+    let flags = ["--config", &path, "--retention-days", "3", "--allowed-tokens", "a,b"];
+    let environment = [("JAM_RETENTION_DAYS", "2"), ("JAM_ARCHIVE_DAYS", "2")];
+    let mut given = with_environment(args(&flags), &environment);
+    given.given.retain(|g| !(g.key.name == "retention_days" && matches!(g.source, Source::Environment(_))));
+    let loaded = load(&given, Purpose::Serve).ok().unwrap();
+    let settings = &loaded.settings;
+    assert_eq!((settings.retention_days, settings.archive_days, settings.max_pending_packages), (3, 2, 1));
+    assert!(settings.enabled, "the baseline of staging");
+    let shown = show(&loaded);
+    for line in [
+        "retention_days = 3  # flag --retention-days",
+        "archive_days = 2  # environment JAM_ARCHIVE_DAYS",
+        "max_pending_packages = 1  # file",
+        "enabled = true  # profile staging",
+        "pg_dsn = <redacted>  # file",
+        "allowed_tokens = <2 redacted>  # flag --allowed-tokens",
+        "listen = \"0.0.0.0:8080\"  # default",
+    ] {
+        assert!(shown.lines().any(|l| l == line), "{line} is not in\n{shown}");
+    }
+}
+
+#[test]
+fn the_own_dsn_variable_wins_over_the_common_one_and_both_over_the_file() {
+    let (_dir, path) = file("pg_dsn: postgres://file");
+    let dsn = |variables: &[(&str, &str)]| {
+        let given = with_environment(args(&["--config", &path, "--allowed-tokens", "a"]), variables);
+        load(&given, Purpose::Serve).ok().unwrap().wiring.pg_dsn.unwrap().reveal().to_owned()
+    };
+    assert_eq!(dsn(&[]), "postgres://file");
+    assert_eq!(dsn(&[("DATABASE_URL", "postgres://common")]), "postgres://common");
+    assert_eq!(dsn(&[("JAM_PG_DSN", "postgres://own"), ("DATABASE_URL", "postgres://common")]), "postgres://own");
+}
+
+#[test]
+fn every_mistake_is_named_at_once_with_its_source() {
+    let (_dir, path) = file("store: redis\ncolour: red\nattestation_threshold: 0");
+    let environment = [("JAM_RATE_LIMIT_PER_MINUTE", "many"), ("JAM_ENABLED", "perhaps")];
+    let given =
+        with_environment(args(&["--config", &path, "--listen", "nowhere", "--trusted-proxies", "x"]), &environment);
+    let mistakes = mistakes(&given);
+    for (key, source) in [
+        ("store", "file"),
+        ("colour", "file"),
+        ("attestation_threshold", "file"),
+        ("rate_limit_per_minute", "environment JAM_RATE_LIMIT_PER_MINUTE"),
+        ("enabled", "environment JAM_ENABLED"),
+        ("listen", "flag --listen"),
+        ("trusted_proxies", "flag --trusted-proxies"),
+    ] {
+        let of_key = mistakes.iter().find(|m| m.starts_with(key)).unwrap_or_else(|| panic!("{key}: {mistakes:?}"));
+        assert!(of_key.ends_with(&format!("({source})")), "{of_key}");
+    }
+}
+
+#[test]
+fn postgres_without_a_dsn_and_auth_without_a_token_refuse_to_start() {
+    let mistakes_of = |flags: &[&str]| mistakes(&args(flags));
+    assert!(mistakes_of(&["--store", "postgres", "--allowed-tokens", "a"])[0].starts_with("pg_dsn is missing"));
+    assert!(mistakes_of(&[])[0].contains("JAM_ALLOWED_TOKENS=$(openssl rand -hex 32) jam-api serve"));
+    assert!(mistakes_of(&["--auth-required", "false"]).is_empty());
+    assert!(mistakes_of(&["--api-tokens", "a"]).is_empty());
+    assert!(load(&args(&[]), Purpose::Work).is_ok());
+}
+
+#[test]
+fn what_is_not_built_yet_is_refused_and_not_ignored() {
+    for flag in ["--otlp-endpoint", "--blob-store", "--admin-tokens-file"] {
+        let mistakes = mistakes(&args(&[flag, "x", "--allowed-tokens", "a"]));
+        assert!(mistakes.len() == 1 && mistakes[0].contains("not implemented yet"), "{mistakes:?}");
+    }
+}
+
+#[test]
+fn no_mistake_shows_a_secret() {
+    let (_dir, path) = file("pg_dsn: [hush]\nallowed_tokens: {hush: 1}");
+    let given = args(&["--config", &path, "--api-tokens", "hush hush"]);
+    assert!(mistakes(&given).iter().all(|m| !m.contains("hush")), "{:?}", mistakes(&given));
+}
+
+#[test]
+fn limits_of_services_come_from_a_file_of_their_own() {
+    let (_dir, path) = file("- {id: svc-1, max_pending_packages: 2}");
+    let loaded = load(&args(&["--services-file", &path, "--allowed-tokens", "a"]), Purpose::Serve).ok().unwrap();
+    assert_eq!(loaded.settings.service_pending_cap(&"svc-1".parse().unwrap()), 2);
+}
+
+#[test]
+fn an_empty_metrics_address_turns_metrics_off() {
+    let given = with_environment(args(&["--allowed-tokens", "a"]), &[("JAM_METRICS_LISTEN", "")]);
+    assert_eq!(load(&given, Purpose::Serve).ok().unwrap().wiring.metrics_listen, None);
+}

@@ -1,0 +1,157 @@
+//! The wiring of one process: secrets, sockets, paths; what no JamInstance carries.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use jam_domain::Settings;
+use jam_domain::client::AddressBlock;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Mistake, Purpose, lacks_dsn};
+
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text, for the one who needs it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<redacted>")
+    }
+}
+
+/// The wiring as it is written: every key may be left out.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Values {
+    pg_dsn: Option<Secret>,
+    allowed_tokens: Vec<Secret>,
+    api_tokens: Vec<Secret>,
+    tokens_file: Option<PathBuf>,
+    admin_tokens_file: Option<PathBuf>,
+    otlp_endpoint: Option<String>,
+    blob_store: Option<String>,
+    listen: Option<String>,
+    metrics_listen: Option<String>,
+    trusted_proxies: Vec<String>,
+    pg_max_connections: Option<u32>,
+    max_bytes_in_flight: Option<u64>,
+    shutdown_delay_seconds: Option<u32>,
+}
+
+/// The wiring in force.
+#[derive(Debug)]
+pub struct Wiring {
+    /// PostgreSQL DSN.
+    pub pg_dsn: Option<Secret>,
+    /// Tokens that are accepted.
+    pub allowed_tokens: Vec<Secret>,
+    /// Global tokens, accepted when the allowlist is empty.
+    pub api_tokens: Vec<Secret>,
+    /// File of token hashes.
+    pub tokens_file: Option<PathBuf>,
+    /// Address of the API.
+    pub listen: String,
+    /// Address of `/metrics`.
+    pub metrics_listen: Option<String>,
+    /// Proxies whose forwarding headers are believed.
+    pub trusted_proxies: Vec<AddressBlock>,
+    /// Connections to PostgreSQL at most.
+    pub pg_max_connections: u32,
+    /// Bytes of uploads and downloads held at once.
+    pub max_bytes_in_flight: u64,
+    /// Seconds between the stop signal and the end of accepting.
+    pub shutdown_delay_seconds: u32,
+}
+
+const NOT_YET: &str = "is not implemented yet: leave it out";
+
+impl Wiring {
+    pub(super) fn prove(values: Value, mistakes: &mut Vec<Mistake>) -> Self {
+        let Values {
+            pg_dsn,
+            allowed_tokens,
+            api_tokens,
+            tokens_file,
+            admin_tokens_file,
+            otlp_endpoint,
+            blob_store,
+            listen,
+            metrics_listen,
+            trusted_proxies,
+            pg_max_connections,
+            max_bytes_in_flight,
+            shutdown_delay_seconds,
+        } = serde_json::from_value(values).expect("every value was checked by itself");
+        let mut wrong = |key: &str, problem: String| mistakes.push(Mistake::of(key, problem, None));
+        let unbuilt = [
+            ("admin_tokens_file", admin_tokens_file.is_some()),
+            ("otlp_endpoint", otlp_endpoint.is_some()),
+            ("blob_store", blob_store.is_some()),
+        ];
+        for (key, _) in unbuilt.into_iter().filter(|(_, given)| *given) {
+            wrong(key, NOT_YET.into());
+        }
+        for (key, tokens) in [("allowed_tokens", &allowed_tokens), ("api_tokens", &api_tokens)] {
+            if tokens.iter().any(|token| !is_sendable(token.reveal())) {
+                wrong(key, "has a token that no header can carry: use visible ASCII characters without spaces".into());
+            }
+        }
+        let blocks = trusted_proxies
+            .iter()
+            .filter_map(|text| text.parse().map_err(|problem| wrong("trusted_proxies", format!("has {problem}"))).ok());
+        let trusted_proxies = blocks.collect();
+        let mut address =
+            |key: &str, text: String| address_of(&text).map_err(|problem| wrong(key, problem)).unwrap_or(text);
+        let listen = address("listen", listen.unwrap_or_else(|| "0.0.0.0:8080".into()));
+        let metrics_listen = metrics_listen.unwrap_or_else(|| "0.0.0.0:9090".into());
+        let metrics_listen = (!metrics_listen.is_empty()).then(|| address("metrics_listen", metrics_listen));
+        Self {
+            pg_dsn,
+            allowed_tokens,
+            api_tokens,
+            tokens_file,
+            listen,
+            metrics_listen,
+            trusted_proxies,
+            pg_max_connections: pg_max_connections.unwrap_or(10).max(1),
+            max_bytes_in_flight: max_bytes_in_flight.unwrap_or(67_108_864),
+            shutdown_delay_seconds: shutdown_delay_seconds.unwrap_or(0),
+        }
+    }
+
+    /// What the block and the wiring have to agree on.
+    pub(super) fn mistakes_with(&self, settings: &Settings, purpose: Purpose) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        if lacks_dsn(settings, self) {
+            let problem = "is missing and store is postgres: set JAM_PG_DSN (or DATABASE_URL)";
+            mistakes.push(Mistake::of("pg_dsn", problem, None));
+        }
+        let no_tokens = self.allowed_tokens.is_empty() && self.api_tokens.is_empty() && self.tokens_file.is_none();
+        if purpose == Purpose::Serve && settings.auth_required && no_tokens {
+            let problem = "is empty, nothing else names a token, and auth_required is true: nobody could call. \
+                           Next: JAM_ALLOWED_TOKENS=$(openssl rand -hex 32) jam-api serve …, or set tokens_file";
+            mistakes.push(Mistake::of("allowed_tokens", problem, None));
+        }
+        mistakes
+    }
+}
+
+fn is_sendable(token: &str) -> bool {
+    !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic())
+}
+
+fn address_of(text: &str) -> Result<String, String> {
+    let problem = || format!("has {text:?}, which is not host:port such as 0.0.0.0:8080");
+    let (host, port) = text.rsplit_once(':').ok_or_else(problem)?;
+    port.parse::<u16>().map_err(|_| problem())?;
+    Ok(if host.is_empty() { format!("0.0.0.0:{port}") } else { text.to_owned() })
+}

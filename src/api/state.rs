@@ -1,0 +1,79 @@
+//! What every request needs, built once by one function that refuses bad settings.
+
+use std::sync::Arc;
+
+use jam_domain::refine::Engine;
+use jam_domain::{Settings, StoreKind};
+use jam_store::Store;
+use tokio::sync::Semaphore;
+
+use super::admit::Gate;
+use super::health::Health;
+use super::limiter::Limiter;
+use super::metrics::Metrics;
+use super::pending::Pending;
+use super::settings::Wiring;
+use super::tokens::Tokens;
+
+/// The API of one process.
+pub struct Api {
+    /// The settings in force.
+    pub settings: Settings,
+    /// The memory.
+    pub store: Arc<dyn Store>,
+    /// Refine, attest, accumulate.
+    pub engine: Engine,
+    /// Who may come in, how often, and how much at once.
+    pub gate: Gate,
+    /// Health and metrics.
+    pub pulse: Pulse,
+}
+
+/// How the process is and what it has done.
+pub struct Pulse {
+    /// Whether it can serve.
+    pub health: Health,
+    /// What it has done.
+    pub metrics: Metrics,
+    /// How many packages are pending, about.
+    pub pending: Pending,
+}
+
+impl Api {
+    /// Puts the parts together. Refuses a token file that can't be read.
+    pub fn new(settings: Settings, wiring: &Wiring, store: Arc<dyn Store>) -> Result<Self, String> {
+        let tokens = Arc::new(Tokens::open(wiring)?);
+        let budget = u32::try_from(wiring.max_bytes_in_flight.div_ceil(1024)).unwrap_or(u32::MAX).max(1);
+        let gate = Gate {
+            tokens,
+            limiter: Limiter::default(),
+            trusted_proxies: wiring.trusted_proxies.clone(),
+            transfers: Arc::new(Semaphore::new(budget as usize)),
+            transfer_budget: budget,
+        };
+        let engine = Engine::hash_refiner(
+            settings.accumulator_hash,
+            settings.attestation_threshold,
+            settings.accumulators_enabled,
+        );
+        let pulse = Pulse {
+            health: Health::new(store.clone()),
+            metrics: Metrics::new(store.kind()),
+            pending: Pending::default(),
+        };
+        Ok(Self { settings, store, engine, gate, pulse })
+    }
+
+    /// The store's name in logs and statuses.
+    pub fn store_name(&self) -> &'static str {
+        store_name(self.settings.store)
+    }
+}
+
+/// A store's name in logs, labels and statuses.
+pub fn store_name(kind: StoreKind) -> &'static str {
+    match kind {
+        StoreKind::Memory => "memory",
+        StoreKind::Postgres => "postgres",
+    }
+}

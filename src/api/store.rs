@@ -1,0 +1,100 @@
+//! The store that the settings name, opened; and its migrations.
+
+use std::sync::Arc;
+
+use jam_domain::{Settings, StoreKind};
+use jam_store::postgres::migrate::{self, MigrateError, Status, Step};
+use jam_store::{MemoryStore, PostgresConfig, PostgresStore, Store};
+
+use super::program::Ending;
+use super::settings::{Loaded, Wiring};
+
+/// Opens the store. PostgreSQL need not answer yet: readiness and every request say so until it does.
+pub async fn open(settings: &Settings, wiring: &Wiring) -> Result<Arc<dyn Store>, Ending> {
+    match settings.store {
+        StoreKind::Memory => Ok(Arc::new(MemoryStore::new())),
+        StoreKind::Postgres => {
+            let store = PostgresStore::connect(config(wiring)?).await;
+            Ok(Arc::new(store.map_err(|error| Ending::Refused(vec![format!("pg_dsn {error}")]))?))
+        }
+    }
+}
+
+fn config(wiring: &Wiring) -> Result<PostgresConfig, Ending> {
+    let dsn = wiring.pg_dsn.as_ref().ok_or_else(|| Ending::Refused(vec!["pg_dsn is missing".into()]))?;
+    Ok(PostgresConfig { max_connections: wiring.pg_max_connections, ..PostgresConfig::new(dsn.reveal()) })
+}
+
+/// What `migrate` is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Migration {
+    /// Apply.
+    Apply,
+    /// Say which version is there.
+    Status,
+    /// Say what would be applied.
+    DryRun,
+}
+
+impl Migration {
+    /// What the flags ask for.
+    pub fn of(status: bool, dry_run: bool) -> Self {
+        match (status, dry_run) {
+            (true, _) => Self::Status,
+            (false, true) => Self::DryRun,
+            (false, false) => Self::Apply,
+        }
+    }
+}
+
+/// `jam-api migrate`: says on stdout what it did, would do, or found.
+pub async fn migrate(loaded: &Loaded, migration: Migration) -> Result<(), Ending> {
+    if loaded.settings.store == StoreKind::Memory {
+        println!("store is memory: there is nothing to migrate");
+        return Ok(());
+    }
+    let config = config(&loaded.wiring)?;
+    match migration {
+        Migration::Apply => apply(&config).await,
+        Migration::Status => status(&config).await,
+        Migration::DryRun => {
+            let steps = migrate::plan(&config).await.map_err(ending)?;
+            say("would apply", &steps);
+            Ok(())
+        }
+    }
+}
+
+async fn apply(config: &PostgresConfig) -> Result<(), Ending> {
+    let steps = migrate::apply(config).await.map_err(ending)?;
+    say("applied", &steps);
+    println!("schema version {}", migrate::wanted());
+    Ok(())
+}
+
+async fn status(config: &PostgresConfig) -> Result<(), Ending> {
+    let Status { version, applied, pending } = migrate::status(config).await.map_err(ending)?;
+    let found = version.found.map_or_else(|| "none".to_owned(), |found| found.to_string());
+    println!("schema version {found}, this build needs {}", version.wanted);
+    say("is applied", &applied);
+    say("is pending", &pending);
+    if version.found == Some(version.wanted) {
+        return Ok(());
+    }
+    Err(Ending::Failed("the schema is not the one this build needs: run `jam-api migrate`".into()))
+}
+
+fn say(what: &str, steps: &[Step]) {
+    if steps.is_empty() {
+        println!("nothing {what}");
+    }
+    for Step { version, description } in steps {
+        println!("{what}: {version} {description}");
+    }
+}
+
+#[allow(clippy::needless_pass_by_value)] // the shape that `map_err` wants
+fn ending(error: MigrateError) -> Ending {
+    let line = format!("{error} ({})", error.code());
+    if error.permanent() { Ending::Never(line) } else { Ending::Failed(line) }
+}

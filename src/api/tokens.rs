@@ -1,0 +1,112 @@
+//! The tokens in force: from the settings and the token file, which is watched and read again without a restart.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use jam_domain::token::{TokenBook, TokenEntry, TokenHash};
+use tokio_util::sync::CancellationToken;
+
+use super::settings::Wiring;
+
+/// How often the file is looked at: well within the 2 s that the contract gives.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// The tokens in force.
+pub struct Tokens {
+    fixed: Vec<TokenEntry>,
+    left_out: Vec<TokenHash>,
+    file: Option<PathBuf>,
+    current: RwLock<Arc<TokenBook>>,
+}
+
+impl Tokens {
+    /// Reads the wiring and its token file; refuses with a sentence.
+    pub fn open(wiring: &Wiring) -> Result<Self, String> {
+        let hashes = |secrets: &[super::settings::Secret]| -> Vec<TokenEntry> {
+            let mut entries: Vec<TokenEntry> = secrets.iter().map(|s| TokenEntry::of_plain(s.reveal())).collect();
+            entries.sort_by_key(|entry| entry.sha256);
+            entries.dedup_by_key(|entry| entry.sha256);
+            entries
+        };
+        let (allowed, global) = (hashes(&wiring.allowed_tokens), hashes(&wiring.api_tokens));
+        // The global tokens count only where no allowlist says which of them may come in.
+        let (fixed, left_out) = if allowed.is_empty() {
+            (global, Vec::new())
+        } else {
+            let left_out = global.iter().map(|e| e.sha256).filter(|hash| !allowed.iter().any(|e| e.sha256 == *hash));
+            let left_out = left_out.collect();
+            (allowed, left_out)
+        };
+        let tokens = Self { fixed, left_out, file: wiring.tokens_file.clone(), current: RwLock::default() };
+        let text = tokens.file.as_deref().map(read).transpose()?;
+        tokens.replace(text.as_deref())?;
+        Ok(tokens)
+    }
+
+    /// The tokens in force now.
+    pub fn book(&self) -> Arc<TokenBook> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn replace(&self, text: Option<&str>) -> Result<usize, String> {
+        let mut entries = self.fixed.clone();
+        if let Some(text) = text {
+            let listed = entries_of(text)?;
+            entries.retain(|fixed| !listed.iter().any(|entry| entry.sha256 == fixed.sha256));
+            entries.extend(listed);
+        }
+        let book = TokenBook::new(entries).map_err(|e| format!("tokens_file: {e}"))?.leaving_out(self.left_out.clone());
+        let count = book.len();
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(book);
+        Ok(count)
+    }
+
+    /// Looks at the file until the program stops. A file that can't be read keeps the last good one in force.
+    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        let Some(file) = self.file.clone() else { return };
+        let (mut seen, mut complaint) = (read(&file).ok(), None);
+        while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+            // Compared by content: Kubernetes projects a Secret by swapping a link, which keeps times and inodes as it likes.
+            let text = match read_quietly(&file).await {
+                Ok(text) if seen.as_ref() == Some(&text) && complaint.is_none() => continue,
+                Ok(text) => text,
+                Err(problem) => {
+                    complain(&mut complaint, problem);
+                    continue;
+                }
+            };
+            match self.replace(Some(&text)) {
+                Ok(count) if seen.as_ref() != Some(&text) => tracing::info!(tokens = count, "token file read again"),
+                Ok(_) => {}
+                Err(problem) => {
+                    complain(&mut complaint, problem);
+                    continue;
+                }
+            }
+            (seen, complaint) = (Some(text), None);
+        }
+    }
+}
+
+/// Logs a problem once, not at every look.
+fn complain(last: &mut Option<String>, problem: String) {
+    if last.as_ref() != Some(&problem) {
+        tracing::error!(error = problem, "the token file can't be used; the last good one stays in force");
+        *last = Some(problem);
+    }
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|e| format!("tokens_file: can't read {}: {e}", path.display()))
+}
+
+async fn read_quietly(path: &Path) -> Result<String, String> {
+    tokio::fs::read_to_string(path).await.map_err(|e| format!("tokens_file: can't read {}: {e}", path.display()))
+}
+
+fn entries_of(text: &str) -> Result<Vec<TokenEntry>, String> {
+    // JSON is YAML, so one reader does for both. An empty file is an empty list.
+    let entries: Option<Vec<TokenEntry>> = super::settings::yaml(text).map_err(|e| format!("tokens_file: {e}"))?;
+    Ok(entries.unwrap_or_default())
+}

@@ -1,0 +1,196 @@
+//! Why a command did not do what was asked: by cause, each with its code and its exit code.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jam_domain::ServiceId;
+use reqwest::StatusCode;
+use serde_json::Value;
+
+use crate::cli::outage::Class;
+use crate::cli::table::plain_line;
+
+/// A command that failed.
+#[derive(Debug)]
+pub enum Fault {
+    /// The command line asks for something that can't be.
+    Usage(String),
+    /// A local file can't be read or written.
+    File {
+        /// `read` or `write`.
+        doing: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// The server said no.
+    Refused(Refused),
+    /// No answer came.
+    Unreachable {
+        /// The kind of outage.
+        class: Class,
+        /// Where the server should be.
+        addr: String,
+        /// What the network said.
+        detail: String,
+    },
+    /// The answer is not one that a JAM API gives.
+    Answer {
+        /// What was asked.
+        call: String,
+        /// What is wrong with the answer.
+        problem: String,
+    },
+    /// The bytes of a preimage are not the ones that its hash names.
+    Corrupt(String),
+    /// A receipt chain does not hold.
+    Chain {
+        /// Whose chain.
+        service: ServiceId,
+        /// Where and how it breaks.
+        problem: String,
+    },
+    /// Some of the doctor's checks failed.
+    Unwell {
+        /// The class of the first one.
+        class: Class,
+        /// What to say.
+        summary: String,
+    },
+    /// The result can't be printed.
+    Output(io::Error),
+}
+
+/// The server's refusal, as its body says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// HTTP status.
+    pub status: u16,
+    /// `jam_…`, or `http_NNN` when the body names none.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// Seconds after which a retry makes sense.
+    pub retry_after: Option<u64>,
+    /// For programs.
+    pub details: Option<Value>,
+}
+
+impl Fault {
+    /// A local file can't be read.
+    pub fn reading(path: &Path, cause: io::Error) -> Self {
+        Self::File { doing: "read", path: path.to_owned(), cause }
+    }
+
+    /// A local file can't be written.
+    pub fn writing(path: &Path, cause: io::Error) -> Self {
+        Self::File { doing: "write", path: path.to_owned(), cause }
+    }
+
+    /// Something that the server does not have, said in our words.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::Refused(Refused {
+            status: 404,
+            code: jam_domain::Code::NotFound.as_str().into(),
+            message: message.into(),
+            retry_after: None,
+            details: None,
+        })
+    }
+
+    /// The word in parentheses.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Usage(_) => "usage",
+            Self::File { .. } => "file",
+            Self::Refused(refused) => &refused.code,
+            Self::Unreachable { class, .. } | Self::Unwell { class, .. } => class.as_str(),
+            Self::Answer { .. } => "unexpected_answer",
+            Self::Corrupt(_) => "hash_mismatch",
+            Self::Chain { .. } => "chain_broken",
+            Self::Output(_) => "output",
+        }
+    }
+
+    /// The exit code: 1 refused, 2 usage, 3 not found, 4 unreachable.
+    pub fn exit(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::File { .. } => 2,
+            Self::Refused(refused) if refused.status == 404 => 3,
+            Self::Unreachable { .. } => 4,
+            Self::Unwell { class, .. } => class.exit(),
+            Self::Refused(_) | Self::Answer { .. } | Self::Corrupt(_) | Self::Chain { .. } | Self::Output(_) => 1,
+        }
+    }
+
+    /// `error (code)`, in one line whatever the server wrote.
+    pub fn line(&self) -> String {
+        plain_line(&format!("{self} ({})", self.code()))
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(problem) | Self::Corrupt(problem) => f.write_str(problem),
+            Self::File { doing, path, cause } => write!(f, "cannot {doing} {}: {cause}", path.display()),
+            Self::Refused(Refused { status, code: _, message, retry_after, details: _ }) => {
+                f.write_str(message)?;
+                match (status, retry_after) {
+                    (401, _) => f.write_str("; set --token, --token-file or SERVICE_LAYER_TOKEN"),
+                    (429 | 503, Some(seconds)) => write!(f, "; try again in {seconds} s"),
+                    _ => Ok(()),
+                }
+            }
+            Self::Unreachable { class, addr, detail } => {
+                write!(f, "{addr} {}: {detail}; {}", class.says(), class.next())
+            }
+            Self::Answer { call, problem } => {
+                write!(f, "{call}: {problem}; does --addr or SERVICE_LAYER_ADDR name a JAM API?")
+            }
+            Self::Chain { service, problem } => write!(f, "the chain of service {service} is broken: {problem}"),
+            Self::Unwell { class: _, summary } => f.write_str(summary),
+            Self::Output(cause) => write!(f, "cannot write the result: {cause}"),
+        }
+    }
+}
+
+impl Refused {
+    /// The refusal in an answer. A body that is not ours (a proxy's page) is not shown, only the status.
+    pub fn of(status: StatusCode, header_retry_after: Option<u64>, body: &[u8], call: &str) -> Self {
+        let fields: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+        let text = |key: &str| fields.get(key).and_then(Value::as_str).map(str::to_owned);
+        let code = text("code").unwrap_or_else(|| format!("http_{}", status.as_u16()));
+        let message = text("error").unwrap_or_else(|| format!("{call}: the server answered {status}"));
+        let retry_after = header_retry_after.or_else(|| fields.get("retry_after").and_then(Value::as_u64));
+        let details = fields.get("details").cloned();
+        Self { status: status.as_u16(), code, message, retry_after, details }
+    }
+
+    /// Whether the body named no code, as no answer of ours does.
+    pub fn is_foreign(&self) -> bool {
+        self.code.starts_with("http_")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_one_line_whatever_the_server_wrote() {
+        let body = br#"{"error":"no\nsuch\u001b[31m thing","code":"jam_not_found"}"#;
+        let fault = Fault::Refused(Refused::of(StatusCode::NOT_FOUND, None, body, "GET /x"));
+        assert_eq!(fault.line(), "no such [31m thing (jam_not_found)");
+        assert_eq!(fault.exit(), 3);
+    }
+
+    #[test]
+    fn a_page_of_a_proxy_is_named_by_its_status() {
+        let refused = Refused::of(StatusCode::BAD_GATEWAY, Some(3), b"<html>", "GET /x");
+        assert_eq!((refused.code.as_str(), refused.retry_after), ("http_502", Some(3)));
+        assert_eq!(Fault::Refused(refused).line(), "GET /x: the server answered 502 Bad Gateway (http_502)");
+    }
+}

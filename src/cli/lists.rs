@@ -1,0 +1,181 @@
+//! Lists: both shapes that a server answers with, one page or all of them.
+
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+
+use crate::cli::args::PagingArgs;
+use crate::cli::client::{Call, Client};
+use crate::cli::fault::Fault;
+
+/// Entries of a page when nothing is said.
+const DEFAULT_LIMIT: u32 = 50;
+/// Entries that a server gives at once at most.
+pub const MAX_LIMIT: u32 = 200;
+
+/// What is listed.
+pub struct Query {
+    /// The path, e.g. `packages`.
+    pub name: &'static str,
+    /// The filters.
+    pub filters: Vec<(&'static str, Option<String>)>,
+}
+
+/// Entries of a list, from one page or several.
+#[derive(Debug, Default, PartialEq)]
+pub struct List {
+    /// The entries.
+    pub items: Vec<Value>,
+    /// Receipts that came with them, when they were asked for.
+    pub receipts: Option<Vec<Value>>,
+    /// Whether the server answers bare arrays.
+    pub bare: bool,
+    /// Where the next page begins.
+    next: Next,
+    /// What the server wrote.
+    raw: Value,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+enum Next {
+    Offset(u64),
+    Cursor(String),
+    #[default]
+    Nowhere,
+}
+
+impl List {
+    /// Reads one page that was asked for at `offset`: an envelope, or a bare array.
+    fn read(raw: Value, offset: u64, name: &str) -> Result<Self, Fault> {
+        let wrong = |problem: &str| Fault::Answer { call: format!("GET /jam/{name}"), problem: problem.into() };
+        if let Value::Array(items) = &raw {
+            let items = items.clone();
+            // A bare array says nothing of what follows: only an empty one is surely the end.
+            let next = if items.is_empty() { Next::Nowhere } else { Next::Offset(offset + items.len() as u64) };
+            return Ok(Self { items, receipts: None, bare: true, next, raw });
+        }
+        let list = |key: &str| raw.get(key).and_then(Value::as_array).cloned();
+        let items = list("items").ok_or_else(|| wrong("the answer is neither a list nor has one in `items`"))?;
+        let cursor = raw.get("next_cursor").and_then(Value::as_str).map(|cursor| Next::Cursor(cursor.to_owned()));
+        let offset = || raw.get("next_offset").and_then(Value::as_u64).map(Next::Offset);
+        let next = cursor.or_else(offset).unwrap_or_default();
+        Ok(Self { items, receipts: list("receipts"), bare: false, next, raw })
+    }
+
+    /// The list as JSON, in the shape that the server uses.
+    pub fn json(&self) -> Value {
+        self.raw.clone()
+    }
+
+    /// Whether the server says that more follow.
+    pub fn has_more(&self) -> bool {
+        !self.bare && self.next != Next::Nowhere
+    }
+
+    /// This field of every entry, as text.
+    pub fn names(&self, field: &str) -> Vec<String> {
+        self.items.iter().filter_map(|item| item.get(field)).filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+}
+
+/// Walks a list page by page.
+pub struct Pages<'c> {
+    client: &'c Client,
+    query: Query,
+    limit: u32,
+    at: Next,
+}
+
+impl<'c> Pages<'c> {
+    /// A walk from the offset on, with pages of at most this many entries.
+    pub fn new(client: &'c Client, query: Query, limit: u32, offset: u64) -> Self {
+        Self { client, query, limit, at: Next::Offset(offset) }
+    }
+
+    /// The next page; `None` after the last.
+    pub async fn next_page(&mut self) -> Result<Option<List>, Fault> {
+        let name = self.query.name;
+        let (offset, cursor) = match &self.at {
+            Next::Nowhere => return Ok(None),
+            Next::Offset(offset) => (*offset, None),
+            Next::Cursor(cursor) => (0, Some(cursor.clone())),
+        };
+        let mut call = Call::get(&["jam", name]).with("limit", Some(self.limit));
+        call.query.extend(self.query.filters.iter().cloned());
+        let call = call.with("offset", (offset > 0).then_some(offset)).with("cursor", cursor);
+        let page = List::read(self.client.send(call).await?.json()?, offset, name)?;
+        if page.next == self.at {
+            let problem = "the list names the page it is on as the next one".into();
+            return Err(Fault::Answer { call: format!("GET /jam/{name}"), problem });
+        }
+        self.at = page.next.clone();
+        Ok(Some(page))
+    }
+}
+
+/// One page, or with `--all` every page as one list.
+pub async fn fetch(client: &Client, query: Query, paging: &PagingArgs) -> Result<List, Fault> {
+    let PagingArgs { limit, offset, all, table: _ } = paging;
+    let size = limit.filter(|limit| *limit > 0).unwrap_or(if *all { MAX_LIMIT } else { DEFAULT_LIMIT });
+    let mut pages = Pages::new(client, query, size, *offset);
+    let Some(mut list) = pages.next_page().await? else { return Ok(List::default()) };
+    if !all {
+        return Ok(list);
+    }
+    let mut seen: HashSet<String> = list.names("id").into_iter().collect();
+    while let Some(page) = pages.next_page().await? {
+        // With offsets, an entry made meanwhile shifts the others onto the next page: they are not shown twice.
+        let fresh = |item: &Value| match item.get("id").and_then(Value::as_str) {
+            Some(id) => seen.insert(id.to_owned()),
+            None => true,
+        };
+        list.items.extend(page.items.into_iter().filter(fresh));
+        if let (Some(all), Some(more)) = (&mut list.receipts, page.receipts) {
+            all.extend(more);
+        }
+    }
+    list.next = Next::Nowhere;
+    list.raw = joined(&list);
+    Ok(list)
+}
+
+fn joined(list: &List) -> Value {
+    if list.bare {
+        return Value::Array(list.items.clone());
+    }
+    let mut envelope = json!({"items": list.items, "next_offset": null, "next_cursor": null});
+    if let (Some(fields), Some(receipts)) = (envelope.as_object_mut(), &list.receipts) {
+        fields.insert("receipts".into(), Value::Array(receipts.clone()));
+    }
+    envelope
+}
+
+/// What to say when a table shows only the first part.
+pub fn more_note(list: &List, paging: &PagingArgs) -> String {
+    let shown = paging.offset + list.items.len() as u64;
+    format!("more follow: --all shows every entry, --offset {shown} the next page")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_shapes_are_read_and_say_where_to_go_on() {
+        let read = |raw: Value, offset| List::read(raw, offset, "packages").unwrap();
+        let bare = read(json!([{"id": "a"}, {"id": "b"}]), 50);
+        assert_eq!((bare.names("id"), bare.next.clone()), (vec!["a".into(), "b".into()], Next::Offset(52)));
+        assert_eq!(read(json!([]), 50).next, Next::Nowhere);
+        let envelope = read(json!({"items": [{"id": "a"}], "next_offset": 1, "next_cursor": "c"}), 0);
+        assert_eq!((envelope.next.clone(), envelope.has_more()), (Next::Cursor("c".into()), true));
+        assert_eq!(read(json!({"items": [], "next_offset": 7}), 0).next, Next::Offset(7));
+        assert_eq!(read(json!({"items": [], "next_offset": null, "next_cursor": null}), 0).next, Next::Nowhere);
+    }
+
+    #[test]
+    fn an_answer_that_is_no_list_is_refused() {
+        for wrong in [json!({"item": []}), json!("x"), Value::Null] {
+            assert!(List::read(wrong, 0, "packages").is_err());
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! slctl: the command line's words, the calls they make and what is printed of the answers.
+
+mod admin;
+mod answer;
+mod args;
+mod client;
+mod connection;
+mod doctor;
+mod fault;
+mod lists;
+mod outage;
+mod package;
+mod preimage;
+mod process;
+mod progress;
+mod receipt;
+mod reference;
+mod report;
+mod status;
+mod table;
+mod verify;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::CommandFactory as _;
+use clap_complete::{Generator, Shell};
+
+pub use args::Cli;
+use args::{Command, JamCommand, ShellName};
+
+use answer::Answer;
+use client::Client;
+use fault::Fault;
+
+/// Runs one command: asks the server, prints the result on stdout and everything else on stderr.
+pub async fn run(cli: Cli) -> ExitCode {
+    let format = cli.output;
+    let outcome = match answer(cli).await {
+        Ok(answer) => answer.print(format, &mut io::stdout().lock(), &mut io::stderr().lock()),
+        Err(fault) => Err(fault),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        // `slctl jam packages | head -1`: the reader has what it wanted.
+        Err(Fault::Output(cause)) if cause.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(fault) => {
+            // Nothing is left to tell when stderr itself is closed.
+            let _ = writeln!(io::stderr(), "{}", fault.line());
+            ExitCode::from(fault.exit())
+        }
+    }
+}
+
+async fn answer(cli: Cli) -> Result<Answer, Fault> {
+    let Cli { connection, output: _, command } = cli;
+    match command {
+        Command::Completion { shell } => Ok(completion(shell)),
+        Command::Reference => Ok(Answer::text(reference::markdown(Cli::command()))),
+        Command::Status => status::system(&connection.client()?).await,
+        Command::Doctor(args) => doctor::examine(&connection, args).await,
+        Command::Jam { command } => jam(&connection.client()?, *command).await,
+    }
+}
+
+async fn jam(client: &Client, command: JamCommand) -> Result<Answer, Fault> {
+    match command {
+        JamCommand::Status(args) => status::jam(client, args).await,
+        JamCommand::Preimage(args) => preimage::run(client, args).await,
+        JamCommand::Package(args) => package::submit(client, args).await,
+        JamCommand::Packages(args) => package::list(client, args).await,
+        JamCommand::Report(args) => report::show(client, args).await,
+        JamCommand::Reports(args) => report::list(client, args).await,
+        JamCommand::Process(args) => process::run(client, args).await,
+        JamCommand::Receipt(args) => receipt::show(client, args).await,
+        JamCommand::Receipts(args) => receipt::list(client, args).await,
+        JamCommand::Verify(args) => verify::run(client, args).await,
+        JamCommand::Admin(args) => admin::run(client, args).await,
+    }
+}
+
+fn completion(shell: ShellName) -> Answer {
+    let shell = match shell {
+        ShellName::Bash => Shell::Bash,
+        ShellName::Zsh => Shell::Zsh,
+        ShellName::Fish => Shell::Fish,
+    };
+    let mut command = Cli::command();
+    command.set_bin_name("slctl");
+    command.build();
+    let mut script = Vec::new();
+    shell.generate(&command, &mut script);
+    Answer::text(String::from_utf8_lossy(&script).into_owned())
+}

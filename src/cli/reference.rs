@@ -1,0 +1,39 @@
+//! The reference page of slctl, written from the command line's own definition.
+
+use std::fmt::Write as _;
+
+use clap::Command;
+
+/// docs/slctl.md: every command with its help, as `--help` prints it.
+pub fn markdown(command: Command) -> String {
+    let mut page = String::from(
+        "# slctl\n\nThis page is what `--help` says of every command. It is generated: `slctl reference > docs/slctl.md`.\n\
+         The flags of `slctl` itself hold for every command and are not repeated.\n",
+    );
+    let mut command = command.term_width(100);
+    command.build();
+    // The environment of whoever generates the page must not show in it.
+    let mut command = command.mut_args(|arg| arg.hide_env_values(true));
+    describe(&mut command, "slctl", &mut page);
+    page
+}
+
+fn describe(command: &mut Command, path: &str, page: &mut String) {
+    let help = command.render_long_help().to_string();
+    let help = help.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+    let _ = write!(page, "\n## {path}\n\n```text\n{}\n```\n", help.trim_end());
+    let names: Vec<String> = command
+        .get_subcommands()
+        .filter(|sub| !sub.is_hide_set() && sub.get_name() != "help")
+        .map(|sub| sub.get_name().to_owned())
+        .collect();
+    for name in names {
+        if let Some(sub) = command.find_subcommand_mut(&name) {
+            let mut sub = sub.clone().term_width(100).mut_args(|arg| {
+                let everywhere = arg.is_global_set();
+                arg.hide(everywhere)
+            });
+            describe(&mut sub, &format!("{path} {name}"), page);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The programs: the operator, the API server and their clients, one module each; they never import one another.
+
+pub mod api;
+pub mod cli;
+pub mod operator;
+pub mod shutdown;
+pub mod telemetry;

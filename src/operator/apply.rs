@@ -1,0 +1,169 @@
+//! Every write of children: in the written order, each only when it is needed, none to an object that is not ours.
+
+use jam_plan::desired::prunable;
+use jam_plan::observed::DeploymentState;
+use jam_plan::{Desired, JamInstance, Kind, Objects, Observed, Reason, Refusal, Write, names};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
+use serde_json::Value;
+
+use super::children::Mark;
+use super::context::Context;
+use super::error::Error;
+use super::key::Key;
+use super::observe::{Finding, api_of};
+use super::publish::UNKNOWN_FIELD;
+use super::tokens::Minted;
+
+/// What became of the children.
+#[derive(Debug)]
+pub enum Applied {
+    /// All are as wanted.
+    All,
+    /// The API server refuses one of them as the spec wants it: it would again.
+    Refused(Refusal),
+}
+
+/// Writes what `findings` says is absent or different, in order; stops at the first that fails.
+pub async fn all(
+    context: &Context,
+    instance: &JamInstance,
+    objects: &Objects<Desired>,
+    findings: &[Finding],
+    minted: &Minted,
+    observed: &mut Observed,
+) -> Result<Applied, Error> {
+    let key = Key::of(instance);
+    for (desired, finding) in objects.items.iter().zip(findings) {
+        if let (Finding::Absent | Finding::Differs { .. }, Some(words)) =
+            (finding, context.memory.refused(&key, &desired.object, &desired.hash))
+        {
+            return Ok(Applied::Refused(Refusal::new(Reason::InvalidObject, words)));
+        }
+        let answer = match finding {
+            Finding::Good | Finding::Foreign(_) => continue,
+            Finding::Absent => create(context, &key, desired, minted).await,
+            Finding::Differs { uid } => put_right(context, &key, desired, uid).await,
+        };
+        let live = match answer {
+            Ok(live) => live,
+            Err(kube::Error::Api(status)) if is_refusal(status.code, &status.message) => {
+                let message = format!("{}: {}", desired.object, status.message);
+                context.memory.refuse(&key, &desired.object, &desired.hash, message.clone());
+                return Ok(Applied::Refused(Refusal::new(Reason::InvalidObject, message)));
+            }
+            Err(error) => return Err(Error::write(&desired.object)(error)),
+        };
+        note(context, &key, desired, live, observed);
+    }
+    Ok(Applied::All)
+}
+
+/// A new object. Not forced: what appeared under this name since the survey is somebody else's, and conflicts.
+async fn create(
+    context: &Context,
+    instance: &Key,
+    desired: &Desired,
+    minted: &Minted,
+) -> Result<DynamicObject, kube::Error> {
+    let api = api_of(context, desired.object.kind, &instance.namespace);
+    if desired.object.kind == Kind::Secret && minted.waits_for(&desired.object.name) {
+        // Created, not applied: the token in it is written once and never again by an apply.
+        let mut body = desired.body.clone();
+        minted.fill(&desired.object.name, &mut body);
+        return post(&api, &body).await;
+    }
+    match desired.write {
+        Write::CreateOnce => post(&api, &desired.body).await,
+        Write::Apply => {
+            let params = PatchParams::apply(names::FIELD_MANAGER);
+            api.patch(&desired.object.name, &params, &Patch::Apply(&desired.body)).await
+        }
+    }
+}
+
+async fn post(api: &kube::Api<DynamicObject>, body: &Value) -> Result<DynamicObject, kube::Error> {
+    let object: DynamicObject = serde_json::from_value(body.clone()).map_err(kube::Error::SerdeError)?;
+    let params = PostParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PostParams::default() };
+    api.create(&params, &object).await
+}
+
+/// An object of ours that differs. The uid makes the server refuse when it is another object by now.
+async fn put_right(
+    context: &Context,
+    instance: &Key,
+    desired: &Desired,
+    uid: &str,
+) -> Result<DynamicObject, kube::Error> {
+    let mut body = desired.body.clone();
+    body["metadata"]["uid"] = uid.into();
+    let params = PatchParams::apply(names::FIELD_MANAGER).force();
+    let api = api_of(context, desired.object.kind, &instance.namespace);
+    api.patch(&desired.object.name, &params, &Patch::Apply(&body)).await
+}
+
+/// Takes the answer in: what was written is known at once, not only when the watch brings it back.
+fn note(context: &Context, instance: &Key, desired: &Desired, live: DynamicObject, observed: &mut Observed) {
+    context.children.seen(desired.object.kind, &live.metadata);
+    context.memory.prove(instance, &desired.object, &desired.hash, Mark::of(&live.metadata));
+    tracing::info!(instance = %instance, object = %desired.object, hash = desired.hash, "written");
+    if desired.object.kind != Kind::Deployment {
+        return;
+    }
+    let state = serde_json::to_value(live).and_then(serde_json::from_value::<Deployment>);
+    let state = state.ok().map(|deployment| DeploymentState::of(&deployment));
+    if desired.object.name == names::api(&instance.name) {
+        observed.api = state;
+    } else if desired.object.name == names::worker(&instance.name) {
+        observed.worker = state;
+    }
+}
+
+/// Answers that come again for the same object: it is wrong, or the server does not know its fields.
+fn is_refusal(code: u16, message: &str) -> bool {
+    matches!(code, 400 | 422) || (code == 500 && message.contains(UNKNOWN_FIELD))
+}
+
+/// Removes the children that are no longer wanted, each by uid, so that only the object that was seen can go.
+pub async fn prune(
+    context: &Context,
+    instance: &JamInstance,
+    objects: &Objects<Desired>,
+    observed: &Observed,
+) -> Result<(), Error> {
+    let key = Key::of(instance);
+    let uid = instance.metadata.uid.as_deref().unwrap_or_default();
+    for child in prunable(objects, observed, uid) {
+        let object = &child.object;
+        let params = DeleteParams {
+            preconditions: Some(Preconditions { uid: Some(child.uid.clone()), resource_version: None }),
+            propagation_policy: Some(PropagationPolicy::Background),
+            ..DeleteParams::default()
+        };
+        match api_of(context, object.kind, &key.namespace).delete(&object.name, &params).await {
+            Ok(_) => tracing::info!(instance = %key, %object, "removed: no longer wanted"),
+            // Gone already, or another object by now.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => return Err(Error::write(object)(error)),
+        }
+        context.children.gone(object.kind, &Key::new(key.namespace.clone(), object.name.clone()));
+        context.memory.drop_child(&key, object);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_answers_that_would_come_again_are_refusals() {
+        assert!(is_refusal(422, "Deployment is invalid"));
+        assert!(is_refusal(500, ".spec.template.spec.foo: field not declared in schema"));
+        for (code, message) in
+            [(409, "conflict"), (403, "exceeded quota"), (500, "etcd"), (429, ""), (404, "namespace")]
+        {
+            assert!(!is_refusal(code, message), "{code}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The command line of jam-operator.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::rbac::Scope;
+use crate::telemetry::TelemetryArgs;
+
+/// Runs JAM APIs on Kubernetes, as their JamInstances say.
+#[derive(Debug, Parser)]
+#[command(name = "jam-operator", version)]
+pub struct OperatorArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watches JamInstances and brings the cluster to what they say, until it is told to stop.
+    Run(Box<RunArgs>),
+    /// Prints the CustomResourceDefinition.
+    Crd,
+    /// Prints the roles that `run` needs.
+    Rbac(RbacArgs),
+    /// Prints the objects that a manifest would become, without a cluster.
+    Plan(PlanArgs),
+    /// Asks an address once and succeeds when it answers 200: for `helm test`, where an image has no other program.
+    #[command(hide = true)]
+    Check(CheckArgs),
+}
+
+/// Which rights to print.
+#[derive(Debug, Clone, Args)]
+pub struct RbacArgs {
+    /// Only the rules of one scope, as they stand under `rules:`.
+    #[arg(long, value_enum)]
+    pub rules: Option<Scope>,
+}
+
+/// What to ask.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// The address, such as `http://jam-operator.jam-system.svc:8080/readyz`.
+    pub url: String,
+}
+
+/// How to run.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// Namespaces to watch, separated by commas; none means all.
+    #[arg(long, env = "JAM_WATCH_NAMESPACES", value_delimiter = ',', conflicts_with = "own_namespace")]
+    pub watch_namespaces: Vec<String>,
+    /// Watch only the namespace that the operator runs in.
+    #[arg(long, env = "JAM_WATCH_OWN_NAMESPACE")]
+    pub own_namespace: bool,
+    /// Reconciles that run at once.
+    #[arg(long, env = "JAM_CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub concurrency: u16,
+    /// Whether replicas elect the one that writes; without it there must be only one.
+    #[arg(long, env = "JAM_LEADER_ELECTION", default_value_t = true, action = clap::ArgAction::Set)]
+    pub leader_election: bool,
+    /// Name of the Lease.
+    #[arg(long, env = "JAM_LEASE_NAME", default_value = "jam-operator")]
+    pub lease_name: String,
+    /// The operator's own namespace, where the Lease is. Default: the namespace of the kubeconfig or the pod.
+    #[arg(long, env = "JAM_NAMESPACE")]
+    pub namespace: Option<String>,
+    /// What this replica calls itself in the Lease and in events. Default: the host's name.
+    #[arg(long, env = "JAM_IDENTITY")]
+    pub identity: Option<String>,
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "JAM_HEALTH_LISTEN", default_value = "0.0.0.0:8080")]
+    pub health_listen: SocketAddr,
+    /// What instances run that name no image.
+    #[command(flatten)]
+    pub image: ImageArgs,
+    /// How to log.
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
+}
+
+/// What instances run that name no image.
+#[derive(Debug, Clone, Args)]
+pub struct ImageArgs {
+    /// Image of the API, `repository:tag`; an instance that names only one of the two gets the other from here.
+    #[arg(long, env = "JAM_API_IMAGE", default_value = concat!("jam-api:", env!("CARGO_PKG_VERSION")))]
+    pub api_image: String,
+}
+
+/// What to plan.
+#[derive(Debug, Clone, Args)]
+pub struct PlanArgs {
+    /// The manifest; `-` is standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// What instances run that name no image.
+    #[command(flatten)]
+    pub image: ImageArgs,
+}
+
+/// The namespaces whose instances are watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Namespaces {
+    /// Every one.
+    All,
+    /// These.
+    These(Vec<String>),
+}
+
+impl RunArgs {
+    /// What is watched, when `own` is the operator's namespace.
+    pub fn namespaces(&self, own: &str) -> Namespaces {
+        let mut named: Vec<String> =
+            self.watch_namespaces.iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
+        named.sort();
+        named.dedup();
+        match (self.own_namespace, named.is_empty()) {
+            (true, _) => Namespaces::These(vec![own.to_owned()]),
+            (false, true) => Namespaces::All,
+            (false, false) => Namespaces::These(named),
+        }
+    }
+}
+
+impl ImageArgs {
+    /// The image in its two parts. A colon in the last part of the path begins the tag; a registry's port does not.
+    pub fn defaults(&self) -> jam_plan::Defaults {
+        let name = self.api_image.rfind('/').map_or(0, |slash| slash + 1);
+        match self.api_image[name..].find(':') {
+            Some(colon) => {
+                let (repository, tag) = self.api_image.split_at(name + colon);
+                jam_plan::Defaults { repository: repository.into(), tag: tag[1..].into() }
+            }
+            None => jam_plan::Defaults { repository: self.api_image.clone(), tag: env!("CARGO_PKG_VERSION").into() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_of_a_registry_is_not_a_tag() {
+        let split = |image: &str| {
+            let jam_plan::Defaults { repository, tag } = ImageArgs { api_image: image.into() }.defaults();
+            (repository, tag)
+        };
+        assert_eq!(split("localhost/jam-api:dev"), ("localhost/jam-api".into(), "dev".into()));
+        assert_eq!(split("host:5000/jam-api"), ("host:5000/jam-api".into(), env!("CARGO_PKG_VERSION").into()));
+        assert_eq!(split("host:5000/jam-api:1"), ("host:5000/jam-api".into(), "1".into()));
+    }
+
+    #[test]
+    fn no_namespace_means_all_and_one_twice_is_watched_once() {
+        let run = |words: &[&str]| match OperatorArgs::try_parse_from([&["jam-operator", "run"], words].concat()) {
+            Ok(OperatorArgs { command: Command::Run(args) }) => args.namespaces("own"),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(run(&[]), Namespaces::All);
+        assert_eq!(run(&["--own-namespace"]), Namespaces::These(vec!["own".into()]));
+        assert_eq!(run(&["--watch-namespaces", "b,a,b"]), Namespaces::These(vec!["a".into(), "b".into()]));
+    }
+}

@@ -1,0 +1,128 @@
+//! Whether what is there still says everything that is wanted: the wanted fields within the live object.
+
+use serde_json::Value;
+
+/// Whether the live object holds every wanted field. What others added (defaults, sidecars, labels) does not matter.
+pub fn holds(wanted: &Value, live: &Value) -> bool {
+    match (wanted, live) {
+        (Value::Object(wanted), Value::Object(live)) => wanted.iter().all(|(key, value)| match live.get(key) {
+            Some(found) => holds(value, found) || (is_amount_field(key) && same_amounts(value, found)),
+            None => is_empty(value),
+        }),
+        (Value::Array(wanted), Value::Array(live)) => match merge_key(wanted) {
+            Some(key) => wanted.iter().all(|item| {
+                let twin = live.iter().find(|other| other.get(key) == item.get(key));
+                twin.is_some_and(|twin| holds(item, twin))
+            }),
+            None => wanted.len() == live.len() && wanted.iter().zip(live).all(|(item, other)| holds(item, other)),
+        },
+        (wanted, live) => wanted == live,
+    }
+}
+
+/// The API server leaves out what is empty.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(value) => !value,
+        Value::Number(value) => value.as_f64() == Some(0.0),
+        Value::String(value) => value.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+    }
+}
+
+/// The key by which server-side apply merges lists such as containers, env, volumes and volumeMounts.
+fn merge_key(items: &[Value]) -> Option<&'static str> {
+    ["name", "uid", "mountPath"].into_iter().find(|key| {
+        let values: Vec<_> = items.iter().filter_map(|item| item.get(key)).collect();
+        let unique = values.iter().enumerate().all(|(at, value)| !values[..at].contains(value));
+        !items.is_empty() && values.len() == items.len() && unique
+    })
+}
+
+fn is_amount_field(key: &str) -> bool {
+    matches!(key, "limits" | "requests" | "sizeLimit")
+}
+
+/// The API server writes amounts in its own way: 0.5 becomes 500m.
+fn same_amounts(wanted: &Value, live: &Value) -> bool {
+    match (wanted, live) {
+        (Value::Object(wanted), Value::Object(live)) => {
+            wanted.iter().all(|(key, value)| live.get(key).is_some_and(|found| same_amounts(value, found)))
+        }
+        (wanted, live) => amount(wanted).is_some_and(|wanted| Some(wanted) == amount(live)),
+    }
+}
+
+/// An amount in thousandths, as a whole number where it is one.
+fn amount(value: &Value) -> Option<i128> {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
+    };
+    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let factor: i128 = match unit {
+        "m" => 1,
+        "" => 1_000,
+        "k" => 1_000_000,
+        "M" => 1_000_000_000,
+        "G" => 1_000_000_000_000,
+        "T" => 1_000_000_000_000_000,
+        "Ki" => 1_000 << 10,
+        "Mi" => 1_000 << 20,
+        "Gi" => 1_000 << 30,
+        "Ti" => 1_000 << 40,
+        _ => return None,
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let scale = 10_i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    let number: i128 = format!("{whole}{fraction}").parse().ok()?;
+    number.checked_mul(factor).map(|product| product / scale)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_others_added_does_not_matter() {
+        let wanted = json!({"spec": {"containers": [{"name": "api", "env": [{"name": "A", "value": "1"}]}]}});
+        let live = json!({"spec": {"containers": [
+            {"name": "sidecar"},
+            {"name": "api", "env": [{"name": "B"}, {"name": "A", "value": "1"}], "terminationMessagePath": "/x"},
+        ], "dnsPolicy": "ClusterFirst"}, "status": {}});
+        assert!(holds(&wanted, &live));
+    }
+
+    #[test]
+    fn a_changed_or_missing_field_is_found_wherever_it_is() {
+        let wanted = json!({"a": {"b": [{"name": "x", "port": 1}], "list": [1, 2], "yes": true}});
+        for live in [
+            json!({"a": {"b": [{"name": "x", "port": 2}], "list": [1, 2], "yes": true}}),
+            json!({"a": {"b": [], "list": [1, 2], "yes": true}}),
+            json!({"a": {"b": [{"name": "x", "port": 1}], "list": [1, 2, 3], "yes": true}}),
+            json!({"a": {"b": [{"name": "x", "port": 1}], "list": [1, 2]}}),
+        ] {
+            assert!(!holds(&wanted, &live), "{live}");
+        }
+    }
+
+    #[test]
+    fn amounts_are_compared_as_amounts_and_only_where_they_are() {
+        let of = |cpu: &str, memory: &str| json!({"limits": {"cpu": cpu, "memory": memory}});
+        assert!(holds(&of("0.5", "1024Mi"), &of("500m", "1Gi")));
+        assert!(!holds(&of("0.5", "1Gi"), &of("600m", "1Gi")));
+        assert!(!holds(&json!({"data": {"a": "0.5"}}), &json!({"data": {"a": "500m"}})));
+    }
+
+    #[test]
+    fn an_empty_wish_is_met_by_nothing() {
+        assert!(holds(&json!({"hostNetwork": false, "args": [], "x": {}}), &json!({})));
+        assert!(!holds(&json!({"replicas": 0}), &json!({"replicas": 1})));
+    }
+}

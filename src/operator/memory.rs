@@ -1,0 +1,142 @@
+//! What this process remembers of each instance between two reconciles: it saves reads, and losing it costs only reads.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jam_plan::{JamInstance, JamInstanceStatus, ObjectRef};
+use tokio::time::Instant;
+
+use super::children::Mark;
+use super::key::Key;
+
+/// What was refused is asked again after this time, and only when there is a reason to look at all: rules may have changed.
+const REFUSED_FOR: Duration = Duration::from_mins(5);
+
+/// Of every instance.
+#[derive(Debug, Default)]
+pub struct Memory(Mutex<HashMap<Key, Remembered>>);
+
+#[derive(Debug, Default)]
+struct Remembered {
+    uid: String,
+    /// Children that were as wanted, each with the hash of the wish and the mark of the object.
+    proven: HashMap<ObjectRef, (String, Mark)>,
+    /// The last wish that the API server refused, with its words, and when.
+    refused: Option<(ObjectRef, String, String, Instant)>,
+    published: Option<Published>,
+}
+
+/// The status as it was last written here.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The resourceVersion that the write made.
+    pub version: u64,
+    /// What was written.
+    pub status: JamInstanceStatus,
+    /// When.
+    pub at: Instant,
+}
+
+impl Memory {
+    /// Whether the child was proven to be as wanted in just this state.
+    pub fn is_proven(&self, instance: &Key, object: &ObjectRef, hash: &str, mark: &Mark) -> bool {
+        let proven = self.lock();
+        let found = proven.get(instance).and_then(|remembered| remembered.proven.get(object));
+        found.is_some_and(|(wish, state)| wish == hash && state == mark)
+    }
+
+    /// The child in this state is as wanted.
+    pub fn prove(&self, instance: &Key, object: &ObjectRef, hash: &str, mark: Mark) {
+        let mut all = self.lock();
+        all.entry(instance.clone()).or_default().proven.insert(object.clone(), (hash.to_owned(), mark));
+    }
+
+    /// The API server refused this wish: it would again.
+    pub fn refuse(&self, instance: &Key, object: &ObjectRef, hash: &str, words: String) {
+        let refused = Some((object.clone(), hash.to_owned(), words, Instant::now()));
+        self.lock().entry(instance.clone()).or_default().refused = refused;
+    }
+
+    /// What the API server said to this very wish, not long ago.
+    pub fn refused(&self, instance: &Key, object: &ObjectRef, hash: &str) -> Option<String> {
+        let all = self.lock();
+        let (refused, wish, words, at) = all.get(instance)?.refused.as_ref()?;
+        (refused == object && wish == hash && at.elapsed() < REFUSED_FOR).then(|| words.clone())
+    }
+
+    /// A child that was removed.
+    pub fn drop_child(&self, instance: &Key, object: &ObjectRef) {
+        if let Some(remembered) = self.lock().get_mut(instance) {
+            remembered.proven.remove(object);
+        }
+    }
+
+    /// The instance with the newest status known: our own last write may not have come back through the watch yet.
+    pub fn freshest(&self, instance: &JamInstance) -> JamInstance {
+        let mut newest = instance.clone();
+        if let Some(published) = self.published(instance)
+            && published.version >= version_of(instance.metadata.resource_version.as_deref())
+        {
+            newest.status = Some(published.status);
+        }
+        newest
+    }
+
+    /// What was last written for this very instance.
+    pub fn published(&self, instance: &JamInstance) -> Option<Published> {
+        let mut all = self.lock();
+        let remembered = all.entry(Key::of(instance)).or_default();
+        let uid = instance.metadata.uid.clone().unwrap_or_default();
+        if remembered.uid != uid {
+            // Another instance of the same name: nothing of the old one holds.
+            *remembered = Remembered { uid, ..Remembered::default() };
+        }
+        remembered.published.clone()
+    }
+
+    /// A status was written.
+    pub fn publish(&self, instance: &Key, version: Option<&str>, status: JamInstanceStatus) {
+        let published = Published { version: version_of(version), status, at: Instant::now() };
+        self.lock().entry(instance.clone()).or_default().published = Some(published);
+    }
+
+    /// The instance is gone.
+    pub fn forget(&self, instance: &Key) {
+        self.lock().remove(instance);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Remembered>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A resourceVersion as a number that grows; 0 when it is none (then the watch's word counts).
+fn version_of(version: Option<&str>) -> u64 {
+    version.and_then(|text| text.parse().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instance(uid: &str, version: &str) -> JamInstance {
+        let mut instance = JamInstance::new("main", jam_plan::JamInstanceSpec::default());
+        instance.metadata.namespace = Some("jam".into());
+        instance.metadata.uid = Some(uid.into());
+        instance.metadata.resource_version = Some(version.into());
+        instance
+    }
+
+    #[test]
+    fn our_own_last_write_counts_until_the_watch_is_newer() {
+        let memory = Memory::default();
+        memory.published(&instance("a", "5"));
+        let status = JamInstanceStatus { observed_generation: Some(3), ..JamInstanceStatus::default() };
+        memory.publish(&Key::new("jam", "main"), Some("7"), status.clone());
+        assert_eq!(memory.freshest(&instance("a", "5")).status.as_ref(), Some(&status));
+        assert_eq!(memory.freshest(&instance("a", "7")).status, Some(status), "also what the server left out of it");
+        assert_eq!(memory.freshest(&instance("a", "8")).status, None, "somebody changed it since");
+        assert_eq!(memory.freshest(&instance("b", "5")).status, None, "another instance of the same name");
+    }
+}

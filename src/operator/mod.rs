@@ -1,0 +1,59 @@
+//! jam-operator: watches JamInstances and brings the cluster to what they say.
+
+mod apply;
+mod args;
+mod backoff;
+mod check;
+mod children;
+mod client;
+mod context;
+mod drift;
+mod error;
+#[cfg(test)]
+mod fake;
+mod health;
+mod instruments;
+mod key;
+mod lease;
+mod malformed;
+mod memory;
+mod metrics;
+mod observe;
+mod pods;
+mod preview;
+mod publish;
+mod queue;
+pub mod rbac;
+mod reconcile;
+mod resource;
+mod run;
+mod tokens;
+mod watch;
+mod watches;
+
+use std::io::Write as _;
+
+pub use args::{CheckArgs, Command, ImageArgs, Namespaces, OperatorArgs, PlanArgs, RbacArgs, RunArgs};
+pub use run::{Failure, Program};
+
+use crate::{shutdown, telemetry};
+
+/// Does what the command line says. Returns what to tell a person when it cannot.
+pub async fn main(args: OperatorArgs) -> Result<(), String> {
+    match args.command {
+        Command::Run(args) => {
+            telemetry::start(&args.telemetry)?;
+            let stop = shutdown::on_signal().map_err(|error| format!("signals cannot be heard: {error}"))?;
+            let program = Program::prepare(&args).await.map_err(|failure| failure.told())?;
+            program.run(stop).await.map_err(|failure| failure.told())
+        }
+        Command::Crd => print(&jam_plan::crd::crd_yaml()),
+        Command::Rbac(args) => print(&args.rules.map_or_else(rbac::manifest, rbac::rules)),
+        Command::Plan(args) => print(&preview::plan(&args)?),
+        Command::Check(args) => check::ask(&args.url).await,
+    }
+}
+
+fn print(text: &str) -> Result<(), String> {
+    std::io::stdout().write_all(text.as_bytes()).map_err(|error| format!("standard output: {error}"))
+}

@@ -1,0 +1,190 @@
+//! Every read of a reconcile. Metadata comes from the watches; contents are read by name, Secrets never in lists.
+
+use futures::future::try_join_all;
+use jam_domain::Timestamp;
+use jam_plan::observed::{DeploymentState, Foreign, JobState, MigrationJob, SecretKey, TokenSecret};
+use jam_plan::{Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Write, names, resolve, tokens};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::{Api, ResourceExt};
+use serde_json::Value;
+
+use super::children::Mark;
+use super::context::Context;
+use super::drift::holds;
+use super::error::Error;
+use super::key::Key;
+use super::pods;
+
+/// Reads everything that decides about an instance.
+pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observed, Error> {
+    let key = Key::of(instance);
+    let children = context.children.of(&key);
+    let jobs = children.iter().filter(|child| child.object.kind == Kind::Job).map(|child| child.object.name.clone());
+    let jobs: Vec<String> = jobs.collect();
+    let (api, worker) = (names::api(&key.name), names::worker(&key.name));
+    let (dsn, consumers, api, worker, migration_jobs) = tokio::try_join!(
+        dsn(context, instance),
+        consumers(context, instance),
+        deployment(context, &key, &api),
+        deployment(context, &key, &worker),
+        try_join_all(jobs.iter().map(|job| migration_job(context, &key, job))),
+    )?;
+    let uid = instance.metadata.uid.as_deref().unwrap_or_default();
+    let ours = |deployment: Option<Deployment>| {
+        let deployment = deployment?;
+        let object = ObjectRef { kind: Kind::Deployment, name: deployment.name_any() };
+        let foreign = Foreign::judge(&object, &deployment.metadata, &key.name, uid);
+        foreign.is_none().then(|| DeploymentState::of(&deployment))
+    };
+    let mut observed = Observed {
+        dsn,
+        tokens: consumers.0,
+        foreign: consumers.1,
+        migration_jobs: migration_jobs.into_iter().flatten().collect(),
+        api: ours(api),
+        worker: ours(worker),
+        children,
+        ..Observed::nothing(Timestamp::now())
+    };
+    pods::look(context, instance, &mut observed).await;
+    Ok(observed)
+}
+
+async fn dsn(context: &Context, instance: &JamInstance) -> Result<Option<SecretKey>, Error> {
+    let Some((name, key)) = resolve::dsn_reference(instance) else { return Ok(None) };
+    let secret = secret(context, &Key::of(instance), &name).await?;
+    let salt = instance.metadata.uid.as_deref().unwrap_or_default();
+    Ok(Some(SecretKey::of(secret.as_ref(), &key, salt)))
+}
+
+/// The consumers' Secrets that are there, and those of a wanted name that are not ours.
+async fn consumers(context: &Context, instance: &JamInstance) -> Result<(Vec<TokenSecret>, Vec<Foreign>), Error> {
+    let key = Key::of(instance);
+    let uid = instance.metadata.uid.as_deref().unwrap_or_default();
+    let names = tokens::consumers(&instance.spec).into_iter().map(|consumer| consumer.name);
+    let read = names.map(|consumer| {
+        let key = &key;
+        async move {
+            let name = names::consumer_secret(&key.name, &consumer);
+            Ok::<_, Error>((secret(context, key, &name).await?, consumer))
+        }
+    });
+    let (mut held, mut foreign) = (Vec::new(), Vec::new());
+    for (secret, consumer) in try_join_all(read).await? {
+        let Some(secret) = secret else { continue };
+        let object = ObjectRef { kind: Kind::Secret, name: secret.name_any() };
+        match Foreign::judge(&object, &secret.metadata, &key.name, uid) {
+            Some(other) => foreign.push(other),
+            None => held.push(TokenSecret::of(&consumer, &secret)),
+        }
+    }
+    Ok((held, foreign))
+}
+
+/// One Secret, by name.
+pub async fn secret(context: &Context, instance: &Key, name: &str) -> Result<Option<Secret>, Error> {
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &instance.namespace);
+    secrets.get_opt(name).await.map_err(Error::read(format_args!("Secret {name}")))
+}
+
+async fn deployment(context: &Context, instance: &Key, name: &str) -> Result<Option<Deployment>, Error> {
+    let object = ObjectRef { kind: Kind::Deployment, name: name.to_owned() };
+    if context.children.mark(instance, &object).is_none() {
+        // The watch knows every Deployment of ours; one that it does not know yet is read before it is written.
+        return Ok(None);
+    }
+    let deployments: Api<Deployment> = Api::namespaced(context.client.clone(), &instance.namespace);
+    deployments.get_opt(name).await.map_err(Error::read(object))
+}
+
+async fn migration_job(context: &Context, instance: &Key, name: &str) -> Result<Option<MigrationJob>, Error> {
+    let jobs: Api<Job> = Api::namespaced(context.client.clone(), &instance.namespace);
+    let found = jobs.get_opt(name).await.map_err(Error::read(format_args!("Job {name}")))?;
+    let Some(job) = found.filter(|job| job.labels().contains_key(names::MIGRATION_KEY)) else { return Ok(None) };
+    let told = MigrationJob::of(&job, None, None);
+    Ok(Some(match told.state {
+        JobState::Failed { .. } => {
+            let words = pods::last_words(context, instance, name).await;
+            MigrationJob::of(&job, words.exit_code, words.text.as_deref())
+        }
+        JobState::Running | JobState::Complete => told,
+    }))
+}
+
+/// What is to be done about one wanted object.
+#[derive(Debug)]
+pub enum Finding {
+    /// It is as wanted.
+    Good,
+    /// It is not there.
+    Absent,
+    /// It is ours and differs: this very object, by uid, is to be put right.
+    Differs {
+        /// The uid.
+        uid: String,
+    },
+    /// It is somebody else's.
+    Foreign(Foreign),
+}
+
+/// Finds out about each wanted object. Reads only those that the watches saw changed since they were last proven.
+pub async fn survey(
+    context: &Context,
+    instance: &JamInstance,
+    objects: &Objects<Desired>,
+) -> Result<Vec<Finding>, Error> {
+    try_join_all(objects.items.iter().map(|desired| find(context, instance, desired))).await
+}
+
+async fn find(context: &Context, instance: &JamInstance, desired: &Desired) -> Result<Finding, Error> {
+    let (key, object) = (Key::of(instance), &desired.object);
+    if let Some(mark) = context.children.mark(&key, object)
+        && context.memory.is_proven(&key, object, &desired.hash, &mark)
+    {
+        return Ok(Finding::Good);
+    }
+    let api = api_of(context, object.kind, &key.namespace);
+    let Some(live) = api.get_opt(&object.name).await.map_err(Error::read(object))? else { return Ok(Finding::Absent) };
+    let uid = instance.metadata.uid.as_deref().unwrap_or_default();
+    if is_leaving(&live.metadata, &key.name, uid) {
+        return Err(Error::Leaving { object: object.clone() });
+    }
+    if let Some(foreign) = Foreign::judge(object, &live.metadata, &key.name, uid) {
+        return Ok(Finding::Foreign(foreign));
+    }
+    let good = match desired.write {
+        Write::CreateOnce => true,
+        Write::Apply => serde_json::to_value(&live).is_ok_and(|live: Value| holds(&desired.body, &live)),
+    };
+    if !good {
+        return Ok(Finding::Differs { uid: live.uid().unwrap_or_default() });
+    }
+    context.memory.prove(&key, object, &desired.hash, Mark::of(&live.metadata));
+    Ok(Finding::Good)
+}
+
+/// On its way out, or left by an instance of the same name that is gone: the garbage collector takes it in a moment.
+fn is_leaving(metadata: &ObjectMeta, instance: &str, uid: &str) -> bool {
+    let orphan = metadata.owner_references.iter().flatten().any(|owner| {
+        owner.controller == Some(true)
+            && owner.kind == jam_plan::crd::KIND
+            && owner.name == instance
+            && owner.uid != uid
+    });
+    metadata.deletion_timestamp.is_some() || orphan
+}
+
+/// The interface to one kind of child in a namespace.
+pub fn api_of(context: &Context, kind: Kind, namespace: &str) -> Api<DynamicObject> {
+    Api::namespaced_with(context.client.clone(), namespace, &resource_of(kind))
+}
+
+/// A kind of child as the client names it.
+pub fn resource_of(kind: Kind) -> ApiResource {
+    let (group, version, word, plural) = kind.coordinates();
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, word), plural)
+}

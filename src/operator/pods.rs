@@ -1,0 +1,205 @@
+//! What only pods can say: why they are not ready, whether their database answers, and a failed migration's last words.
+//!
+//! Nothing here can fail a reconcile: without an answer the status says that nobody was asked.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use jam_domain::StoreKind;
+use jam_plan::names::{self, Component};
+use jam_plan::observed::{DeploymentState, PodSchema, Probe};
+use jam_plan::{JamInstance, Observed};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+use serde_json::Value;
+
+use super::context::Context;
+use super::key::Key;
+use super::watch::chain;
+
+/// How long a pod may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// What containers wait for that will start in a moment.
+const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+/// Pods that are asked or shown, of however many there are.
+const ENOUGH: u32 = 5;
+
+/// Fills in what pods say, when there is reason to ask them.
+pub async fn look(context: &Context, instance: &JamInstance, observed: &mut Observed) {
+    let Some(api) = observed.api.clone() else { return };
+    let settings = instance.spec.runtime.jam.clone().resolve(instance.spec.profile);
+    let postgres = settings.is_ok_and(|settings| settings.store == StoreKind::Postgres);
+    if api.is_settled() && api.ready >= api.wanted {
+        if postgres && api.ready > 0 {
+            // A pod is ready only while its store answers.
+            observed.database = Some(Probe { reachable: true, message: "every API pod is ready".into() });
+            if is_news(instance, &api)
+                && let Ok(pods) = api_pods(context, &Key::of(instance)).await
+            {
+                observed.pod_schema = ask(context, &pods).await.1;
+            }
+        }
+        return;
+    }
+    let pods = match api_pods(context, &Key::of(instance)).await {
+        Ok(pods) => pods,
+        Err(error) => {
+            tracing::debug!(error = chain(&error), "the pods cannot be listed");
+            return;
+        }
+    };
+    observed.trouble = pods.iter().find_map(trouble);
+    if postgres {
+        if pods.iter().any(is_ready) {
+            observed.database = Some(Probe { reachable: true, message: "a ready API pod says so".into() });
+        } else {
+            (observed.database, observed.pod_schema) = ask(context, &pods).await;
+        }
+    }
+}
+
+/// Whether the schema version of the pods that serve is not in the status yet.
+fn is_news(instance: &JamInstance, api: &DeploymentState) -> bool {
+    let told = instance.status.as_ref().and_then(|status| status.version.as_ref());
+    told.is_none_or(|version| version.schema.is_none() || version.image != api.image)
+}
+
+async fn api_pods(context: &Context, instance: &Key) -> Result<Vec<Pod>, kube::Error> {
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
+    let selector = names::selector(&instance.name, Component::Api);
+    let selector: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let mut found = pods.list(&ListParams::default().labels(&selector.join(",")).limit(ENOUGH)).await?.items;
+    // The newest pod is the one whose trouble matters.
+    found.sort_by_key(|pod| std::cmp::Reverse(pod.metadata.creation_timestamp.clone()));
+    Ok(found)
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    pod.metadata.deletion_timestamp.is_none() && conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// Why a pod is not ready, in the kubelet's or the scheduler's words.
+fn trouble(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let waiting = status.container_statuses.iter().flatten().find_map(|container| {
+        let waiting = container.state.as_ref()?.waiting.as_ref()?;
+        let reason = waiting.reason.as_deref().filter(|reason| !STARTING.contains(reason))?;
+        let ended = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+        let words = ended.and_then(|ended| last_line(ended.message.as_deref()?)).or(waiting.message.as_deref());
+        Some(format!("pod {}: {}", pod.name_any(), joined(reason, words)))
+    });
+    let unscheduled = || {
+        let condition =
+            status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False")?;
+        let reason = condition.reason.as_deref().unwrap_or("PodScheduled");
+        Some(format!("pod {}: {}", pod.name_any(), joined(reason, condition.message.as_deref())))
+    };
+    waiting.or_else(unscheduled)
+}
+
+fn joined(reason: &str, words: Option<&str>) -> String {
+    words.map_or_else(|| reason.to_owned(), |words| format!("{reason}: {words}"))
+}
+
+fn last_line(text: &str) -> Option<&str> {
+    text.trim_end().lines().next_back().filter(|line| !line.is_empty())
+}
+
+/// Asks running pods for their readiness: what they say about their store is what the database is, and its schema.
+async fn ask(context: &Context, pods: &[Pod]) -> (Option<Probe>, Option<PodSchema>) {
+    let addresses = pods.iter().filter_map(|pod| pod.status.as_ref()?.pod_ip.as_deref());
+    let answers = join_all(addresses.map(|address| readiness(context, address))).await;
+    let answers: Vec<Value> = answers.into_iter().flatten().collect();
+    let said: Vec<Probe> = answers.iter().filter_map(store_check).collect();
+    let probe = said.iter().find(|probe| probe.reachable).or(said.first()).cloned();
+    // The newest pod comes first: the image that is being rolled out decides what the schema has to be.
+    (probe, answers.iter().find_map(schema_check))
+}
+
+async fn readiness(context: &Context, address: &str) -> Option<Value> {
+    let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+    let request = context.instruments.http.get(format!("http://{host}:8080/readyz")).timeout(PATIENCE);
+    request.send().await.ok()?.json::<Value>().await.ok()
+}
+
+/// The versions in a readiness answer, where the pod could read them: `{"schema": {"found": 3, "wanted": 3}}`.
+fn schema_check(answer: &Value) -> Option<PodSchema> {
+    let schema = answer.get("checks").unwrap_or(answer).get("schema")?;
+    let wanted = schema.get("wanted")?.as_i64()?;
+    Some(PodSchema { found: schema.get("found")?.as_i64(), wanted })
+}
+
+/// The word about the store in a readiness answer: `{"checks": {"store": {"ok": false, "reason": "…"}}}`.
+fn store_check(answer: &Value) -> Option<Probe> {
+    let store = answer.get("checks").unwrap_or(answer).get("store")?;
+    let message = store["reason"].as_str().unwrap_or("the store answers").to_owned();
+    Some(Probe { reachable: store["ok"].as_bool()?, message })
+}
+
+/// How a failed Job's last pod ended.
+#[derive(Debug, Default)]
+pub struct LastWords {
+    /// Its exit code.
+    pub exit_code: Option<i32>,
+    /// Its termination message: the end of its log, by the Job's termination message policy.
+    pub text: Option<String>,
+}
+
+/// What the last pod of a failed Job said.
+pub async fn last_words(context: &Context, instance: &Key, job: &str) -> LastWords {
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
+    let selector = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
+    let Ok(mut found) = pods.list(&selector).await else { return LastWords::default() };
+    found.items.sort_by_key(|pod| pod.metadata.creation_timestamp.clone());
+    let statuses = found.items.pop().and_then(|pod| pod.status?.container_statuses).unwrap_or_default();
+    let Some((exit_code, message)) = statuses.iter().find_map(terminated) else { return LastWords::default() };
+    let text = message.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    LastWords { exit_code: Some(exit_code), text }
+}
+
+fn terminated(status: &ContainerStatus) -> Option<(i32, Option<&str>)> {
+    let ended =
+        [&status.state, &status.last_state].into_iter().flatten().find_map(|state| state.terminated.as_ref())?;
+    Some((ended.exit_code, ended.message.as_deref()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_readiness_answer_tells_about_the_store() {
+        let probe = |answer: Value| store_check(&answer).map(|probe| (probe.reachable, probe.message));
+        let away = json!({"checks": {"store": {"ok": false, "reason": "it is away"}, "draining": {"ok": true}}});
+        assert_eq!(probe(away), Some((false, "it is away".into())));
+        assert!(probe(json!({"checks": {"store": {"ok": true}}})).unwrap().0);
+        assert_eq!(probe(json!({"error": "not ours"})), None);
+    }
+
+    #[test]
+    fn a_readiness_answer_tells_the_schema_when_the_pod_knows_it() {
+        let schema = |answer: Value| schema_check(&answer).map(|schema| (schema.found, schema.is_behind()));
+        let said = |found: Value| json!({"schema": {"ok": false, "found": found, "wanted": 3}});
+        assert_eq!(schema(said(json!(3))), Some((Some(3), false)));
+        assert_eq!(schema(json!({"checks": said(Value::Null)})), Some((None, true)));
+        assert_eq!(schema(json!({"schema": {"ok": false, "reason": "not known"}})), None);
+    }
+
+    #[test]
+    fn trouble_is_told_in_the_kubelets_words() {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "main-1"},
+            "status": {"containerStatuses": [{
+                "name": "api", "image": "x", "imageID": "", "ready": false, "restartCount": 3,
+                "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
+                "lastState": {"terminated": {"exitCode": 1, "message": "first\nJAM_PG_DSN is not a DSN\n"}},
+            }]},
+        }))
+        .unwrap();
+        assert_eq!(trouble(&pod).unwrap(), "pod main-1: CrashLoopBackOff: JAM_PG_DSN is not a DSN");
+    }
+}

@@ -1,0 +1,176 @@
+//! Walk 1, from a manifest to running pods: one page, and how its end is told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jam_plan::crd::JamInstance;
+use jam_plan::resolve::MigrationStep;
+use jam_plan::{Observed, Refusal, Resolved, Verdict, desired, resolve};
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::Action;
+use tokio::time::{Instant, timeout};
+
+use super::apply::{self, Applied};
+use super::context::Context;
+use super::error::{Error, Retry};
+use super::key::Key;
+use super::observe::{self, Finding};
+use super::publish::{self, Said};
+use super::watch::chain;
+use super::{malformed, tokens};
+
+/// How long one reconcile may take; every single request is bounded as well.
+pub const LIMIT: Duration = Duration::from_secs(90);
+/// How often an instance that is well is looked at without any reason.
+const RESYNC: Duration = Duration::from_mins(10);
+/// How often one that waits for something which no watch reports is looked at.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// The same for one that is stalled by something outside.
+const LOOK_OUTSIDE: Duration = Duration::from_secs(30);
+/// When somebody else was faster.
+const SOON: Duration = Duration::from_secs(2);
+
+/// An instance, or what could not be read as one.
+pub type Guarded = DeserializeGuard<JamInstance>;
+
+/// What a walk has learnt so far; it is told also when the walk ends early.
+struct Learnt {
+    observed: Observed,
+    resolved: Option<Resolved>,
+}
+
+/// How a walk ends when nothing fails.
+enum Ending {
+    /// Everything is as wanted.
+    Applied,
+    /// The resource is refused.
+    Refused(Refusal),
+    /// It is paused.
+    Paused,
+}
+
+/// Brings the cluster to what one instance says.
+async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) -> Result<Ending, Error> {
+    // Reads.
+    learnt.observed = observe::cluster(context, instance).await?;
+    if instance.spec.paused {
+        return Ok(Ending::Paused);
+    }
+    // Writes only into token Secrets that lost their token; new ones are minted in memory.
+    let minted = tokens::make(context, instance, &mut learnt.observed).await?;
+    let resolved = match resolve(instance, &learnt.observed, &context.defaults) {
+        Ok(resolved) => &*learnt.resolved.insert(resolved),
+        Err(refusal) => return Ok(Ending::Refused(refusal)),
+    };
+    let objects = desired(resolved);
+    // Reads, only of what the watches saw changed.
+    let findings = observe::survey(context, instance, &objects).await?;
+    learnt.observed.foreign = foreign(&findings);
+    if !learnt.observed.foreign.is_empty()
+        && let Err(refusal) = resolve(instance, &learnt.observed, &context.defaults)
+    {
+        return Ok(Ending::Refused(refusal));
+    }
+    // Writes.
+    let observed = &mut learnt.observed;
+    match apply::all(context, instance, &objects, &findings, &minted, observed).await? {
+        Applied::All => {}
+        Applied::Refused(refusal) => return Ok(Ending::Refused(refusal)),
+    }
+    apply::prune(context, instance, &objects, observed).await?;
+    Ok(Ending::Applied)
+}
+
+fn foreign(findings: &[Finding]) -> Vec<jam_plan::observed::Foreign> {
+    let foreign = |finding: &Finding| match finding {
+        Finding::Foreign(foreign) => Some(foreign.clone()),
+        Finding::Good | Finding::Absent | Finding::Differs { .. } => None,
+    };
+    findings.iter().filter_map(foreign).collect()
+}
+
+/// One reconcile: the walk, then what is to be said about its end, also when it failed.
+pub async fn reconcile(instance: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
+    let key = Key::of(&*instance);
+    let _running = context.instruments.begin(&key);
+    let instance = match &instance.0 {
+        Ok(instance) => context.memory.freshest(instance),
+        Err(invalid) => return malformed::tell(&context, invalid).await,
+    };
+    if instance.metadata.deletion_timestamp.is_some() {
+        // The garbage collector takes the children by their owner; there is nothing to hold it up for.
+        return Ok(Action::await_change());
+    }
+    let mut learnt = Learnt { observed: Observed::nothing(jam_domain::Timestamp::now()), resolved: None };
+    let started = Instant::now();
+    let ended = timeout(LIMIT, walk(&context, &instance, &mut learnt)).await.unwrap_or(Err(Error::Slow(LIMIT)));
+    let text = ended.as_ref().err().map(|error| chain(error)).unwrap_or_default();
+    let verdict = match (&ended, &learnt.resolved) {
+        (Ok(Ending::Applied), Some(resolved)) => Verdict::Applied(resolved),
+        (Ok(Ending::Refused(refusal)), _) => Verdict::Refused(refusal),
+        (Ok(Ending::Paused), _) => Verdict::Paused,
+        (Ok(Ending::Applied) | Err(_), resolved) => Verdict::Interrupted(resolved.as_ref(), &text),
+    };
+    let told = timeout(LIMIT, publish::outcome(&context, &instance, verdict, &learnt.observed)).await;
+    let told = told.unwrap_or(Err(Error::Slow(LIMIT)));
+    let outcome = ended.and_then(|ending| Ok((ending, told?)));
+    context.instruments.ended(&key, &outcome.as_ref().map(|(ending, _)| result_of(ending)), started);
+    outcome.map(|(ending, told)| next(&ending, &told, &learnt))
+}
+
+/// The word for an ending, for the metrics.
+fn result_of(ending: &Ending) -> &'static str {
+    match ending {
+        Ending::Applied => "applied",
+        Ending::Refused(refusal) => refusal.reason.as_str(),
+        Ending::Paused => "paused",
+    }
+}
+
+/// When to look again without being called: what the watches report needs no look.
+fn next(ending: &Ending, told: &Said, learnt: &Learnt) -> Action {
+    let (status, at_most) = match told {
+        Said::All(status) => (status, RESYNC),
+        Said::Later(status, pause) => (status, *pause),
+    };
+    let is_ready = status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+    let pause = match ending {
+        Ending::Refused(refusal) if refusal.heals_from_outside() => LOOK_OUTSIDE,
+        Ending::Refused(refusal) if refusal.reason == jam_plan::Reason::TokensPending => SOON,
+        Ending::Paused | Ending::Refused(_) => return Action::await_change(),
+        Ending::Applied if is_ready => RESYNC,
+        Ending::Applied => match learnt.resolved.as_ref().map(|resolved| &resolved.migration.step) {
+            Some(MigrationStep::Retry { at }) => until(*at, learnt.observed.at),
+            Some(
+                MigrationStep::NotNeeded
+                | MigrationStep::Complete
+                | MigrationStep::Run { .. }
+                | MigrationStep::Wait { .. }
+                | MigrationStep::AwaitApproval { .. }
+                | MigrationStep::Never,
+            )
+            | None => LOOK_AGAIN,
+        },
+    };
+    Action::requeue(pause.min(at_most))
+}
+
+fn until(at: jam_domain::Timestamp, now: jam_domain::Timestamp) -> Duration {
+    let micros = at.as_micros().saturating_sub(now.as_micros());
+    Duration::from_micros(u64::try_from(micros).unwrap_or_default()) + Duration::from_secs(1)
+}
+
+/// When an instance that failed is tried again. The error is logged here, once.
+pub fn retry(instance: &Guarded, error: &Error, context: &Context) -> Action {
+    let key = Key::of(instance);
+    let pause = match error.retry() {
+        Retry::Soon => SOON,
+        Retry::Backoff => context.instruments.retries.pause(&key),
+    };
+    if error.is_not_found() {
+        tracing::debug!(instance = %key, error = chain(error), "gone meanwhile");
+    } else {
+        tracing::warn!(instance = %key, code = error.code(), ?pause, error = chain(error), "reconcile failed");
+    }
+    Action::requeue(pause)
+}

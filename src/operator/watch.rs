@@ -1,0 +1,197 @@
+//! One watch: its own backoff, errors that end here, and relists turned into differences.
+//!
+//! Errors never reach the queue. A shared backoff over all watches is what lets an operator idle for ever after an outage:
+//! while one stream's pause sleeps, the connects of the others time out, each adding its own pause.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use futures::{Stream, StreamExt};
+use kube::Resource;
+use kube::runtime::watcher::{self, Event};
+use tokio::sync::Notify;
+
+use super::backoff::{Jitter, WATCH};
+use super::key::Key;
+
+/// What a watch says.
+#[derive(Debug)]
+pub enum Change<K> {
+    /// The object is there, new or changed.
+    Seen(K),
+    /// The object is gone, also when it went while the watch was cut.
+    Gone(Key),
+}
+
+/// What is known about one watch: whether it has listed, and its errors.
+#[derive(Debug)]
+pub struct Pulse {
+    kind: &'static str,
+    listed: AtomicBool,
+    listing: Notify,
+    errors: AtomicU64,
+}
+
+impl Pulse {
+    /// Of a watch that has not begun.
+    pub fn new(kind: &'static str) -> Arc<Self> {
+        Arc::new(Self { kind, listed: AtomicBool::new(false), listing: Notify::new(), errors: AtomicU64::new(0) })
+    }
+
+    /// The plural of what is watched.
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// Whether the first list is complete.
+    pub fn has_listed(&self) -> bool {
+        self.listed.load(Ordering::Acquire)
+    }
+
+    /// Errors so far.
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the end of the first list.
+    pub async fn listed(&self) {
+        loop {
+            let listing = self.listing.notified();
+            if self.has_listed() {
+                return;
+            }
+            listing.await;
+        }
+    }
+
+    fn complete(&self) {
+        self.listed.store(true, Ordering::Release);
+        self.listing.notify_waiters();
+    }
+}
+
+/// Follows a watch for as long as it is polled; ends only when the stream does, which the watcher's never does.
+pub async fn follow<K: Resource>(
+    stream: impl Stream<Item = watcher::Result<Event<K>>>,
+    pulse: &Pulse,
+    mut on: impl FnMut(Change<K>),
+) {
+    let mut stream = std::pin::pin!(stream);
+    let mut backoff = Jitter::new(WATCH);
+    let mut known: HashSet<Key> = HashSet::new();
+    let mut listed: HashSet<Key> = HashSet::new();
+    while let Some(event) = stream.next().await {
+        match event {
+            Err(error) => {
+                pulse.errors.fetch_add(1, Ordering::Relaxed);
+                let pause = backoff.pause();
+                tracing::warn!(kind = pulse.kind, ?pause, error = chain(&error), "watch failed");
+                tokio::time::sleep(pause).await;
+            }
+            Ok(Event::Init) => listed = HashSet::new(),
+            Ok(Event::InitApply(object)) => {
+                listed.insert(Key::of(&object));
+                on(Change::Seen(object));
+            }
+            Ok(Event::InitDone) => {
+                // What was there before the watch was cut and is not there now went unseen.
+                known.difference(&listed).cloned().for_each(|key| on(Change::Gone(key)));
+                known = std::mem::take(&mut listed);
+                backoff.reset();
+                pulse.complete();
+            }
+            Ok(Event::Apply(object)) => {
+                known.insert(Key::of(&object));
+                backoff.reset();
+                on(Change::Seen(object));
+            }
+            Ok(Event::Delete(object)) => {
+                let key = Key::of(&object);
+                known.remove(&key);
+                backoff.reset();
+                on(Change::Gone(key));
+            }
+        }
+    }
+}
+
+/// An error with its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let said = inner.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    use super::*;
+
+    fn map(name: &str) -> ConfigMap {
+        let mut map = ConfigMap::default();
+        map.metadata.name = Some(name.into());
+        map.metadata.namespace = Some("jam".into());
+        map
+    }
+
+    async fn told(events: Vec<watcher::Result<Event<ConfigMap>>>) -> (Vec<String>, u64) {
+        let (pulse, heard) = (Pulse::new("configmaps"), RefCell::new(Vec::new()));
+        follow(futures::stream::iter(events), &pulse, |change| {
+            heard.borrow_mut().push(match change {
+                Change::Seen(object) => format!("+{}", Key::of(&object).name),
+                Change::Gone(key) => format!("-{}", key.name),
+            });
+        })
+        .await;
+        (heard.into_inner(), pulse.errors())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_went_while_the_watch_was_cut_is_gone_after_the_relist() {
+        let (heard, errors) = told(vec![
+            Ok(Event::Init),
+            Ok(Event::InitApply(map("a"))),
+            Ok(Event::InitApply(map("b"))),
+            Ok(Event::InitDone),
+            Ok(Event::Apply(map("c"))),
+            Err(watcher::Error::NoResourceVersion),
+            Ok(Event::Init),
+            Ok(Event::InitApply(map("b"))),
+            Ok(Event::InitDone),
+        ])
+        .await;
+        assert_eq!(heard[..4], ["+a", "+b", "+c", "+b"]);
+        let mut gone = heard[4..].to_vec();
+        gone.sort();
+        assert_eq!(gone, ["-a", "-c"]);
+        assert_eq!(errors, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_is_cut_short_takes_nothing_away() {
+        let (heard, _) = told(vec![
+            Ok(Event::Init),
+            Ok(Event::InitApply(map("a"))),
+            Ok(Event::InitDone),
+            Ok(Event::Init),
+            Err(watcher::Error::NoResourceVersion),
+            Ok(Event::Init),
+            Ok(Event::InitApply(map("a"))),
+            Ok(Event::InitDone),
+        ])
+        .await;
+        assert_eq!(heard, ["+a", "+a"]);
+    }
+}

@@ -1,0 +1,162 @@
+//! Claim 6: a database that goes away makes pods unready, never restarts them, and everything comes back by itself.
+
+use serde_json::{Value, json};
+
+use crate::path::{first_package, postgres_spec};
+use crate::support::{Instance, apply, eventually, kubectl_ok, object};
+
+/// The PostgreSQL of `dev/cluster/addons/postgres.yaml`, one in the namespace of each test that needs it.
+pub struct Postgres {
+    namespace: String,
+    password: String,
+}
+
+impl Postgres {
+    /// Applies the add-on and waits until it is ready.
+    pub async fn started(namespace: &str) -> Self {
+        let password = format!("{:032x}", rand::random::<u128>());
+        for object in objects(namespace, &password) {
+            apply(&object);
+        }
+        eventually("PostgreSQL to be ready", || async {
+            object(namespace, "statefulset", "pg").filter(|set| set["status"]["readyReplicas"] == 1)
+        })
+        .await;
+        Self { namespace: namespace.to_owned(), password }
+    }
+
+    /// The Secret that `dsnSecretRef` names.
+    pub fn secret(&self) -> Value {
+        let dsn = format!("postgres://postgres:{}@pg.{}.svc:5432/app", self.password, self.namespace);
+        json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": "jam-db", "namespace": self.namespace}, "stringData": {"dsn": dsn},
+        })
+    }
+
+    /// Cuts it off: nobody reaches it through its Service any more. Its data stays.
+    pub fn cut_off(&self) {
+        self.select("nobody");
+        // Sessions that are open already would go on: the server ends them.
+        kubectl_ok(&[
+            "-n",
+            &self.namespace,
+            "exec",
+            "pg-0",
+            "--",
+            "psql",
+            "-h",
+            "/tmp",
+            "-U",
+            "postgres",
+            "-c",
+            "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and backend_type = 'client backend'",
+        ]);
+    }
+
+    /// Brings it back.
+    pub fn bring_back(&self) {
+        self.select("pg");
+    }
+
+    fn select(&self, app: &str) {
+        let change = json!({"spec": {"selector": {"app": app}}}).to_string();
+        kubectl_ok(&["-n", &self.namespace, "patch", "service", "pg", "--type", "merge", "-p", &change]);
+    }
+}
+
+fn objects(namespace: &str, password: &str) -> [Value; 3] {
+    let restricted =
+        json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}});
+    let container = json!({
+        "name": "postgres", "image": "localhost/postgres:15", "imagePullPolicy": "IfNotPresent",
+        "args": ["-c", "shared_buffers=32MB", "-c", "max_connections=60"],
+        "env": [
+            {"name": "POSTGRES_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "pg", "key": "password"}}},
+            {"name": "POSTGRES_DB", "value": "app"},
+        ],
+        "ports": [{"name": "pg", "containerPort": 5432}],
+        "readinessProbe": {"exec": {"command": ["pg_isready", "-q", "-h", "/tmp", "-U", "postgres"]}, "periodSeconds": 1},
+        "securityContext": restricted,
+        "volumeMounts": [
+            {"name": "data", "mountPath": "/var/lib/postgresql/data"},
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "shm", "mountPath": "/dev/shm"},
+        ],
+    });
+    let pod = json!({
+        "automountServiceAccountToken": false,
+        "securityContext": {
+            "runAsNonRoot": true, "runAsUser": 70, "runAsGroup": 70, "fsGroup": 70,
+            "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [
+            {"name": "data", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}},
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "64Mi"}},
+        ],
+    });
+    let meta = json!({"name": "pg", "namespace": namespace});
+    [
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": {"password": password}}),
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": meta,
+            "spec": {"selector": {"app": "pg"}, "ports": [{"name": "pg", "port": 5432}]},
+        }),
+        json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta,
+            "spec": {
+                "serviceName": "pg", "replicas": 1, "selector": {"matchLabels": {"app": "pg"}},
+                "template": {"metadata": {"labels": {"app": "pg"}}, "spec": pod},
+            },
+        }),
+    ]
+}
+
+#[tokio::test]
+async fn a_database_outage_makes_pods_unready_restarts_none_and_heals_by_itself() {
+    let instance = Instance::in_new_namespace("outage");
+    let database = Postgres::started(&instance.namespace).await;
+    apply(&database.secret());
+    instance.apply(&postgres_spec());
+    instance.wait_ready();
+    first_package(&instance).await;
+
+    database.cut_off();
+    eventually("DatabaseReachable=False", || async {
+        (instance.condition("DatabaseReachable").0 == "False").then_some(())
+    })
+    .await;
+    eventually("Ready=False", || async { (instance.condition("Ready").0 == "False").then_some(()) }).await;
+
+    database.bring_back();
+    instance.wait_ready();
+    eventually("DatabaseReachable=True", || async {
+        (instance.condition("DatabaseReachable").0 == "True").then_some(())
+    })
+    .await;
+    for pod in instance.pods() {
+        assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0, "{pod}");
+    }
+    eventually("the chain to verify", || async {
+        instance.slctl(&["jam", "verify", "--service", "demo"]).status.success().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_missing_database_secret_is_named_and_the_instance_recovers_when_it_is_there() {
+    let instance = Instance::in_new_namespace("secret");
+    let database = Postgres::started(&instance.namespace).await;
+    instance.apply(&postgres_spec());
+    let message = eventually("a condition that names the Secret", || async {
+        let object = object(&instance.namespace, "jam", instance.name)?;
+        let conditions = object["status"]["conditions"].as_array()?.clone();
+        let ready = conditions.into_iter().find(|condition| condition["type"] == "Ready")?;
+        ready["message"].as_str().filter(|message| message.contains("jam-db")).map(str::to_owned)
+    })
+    .await;
+    assert!(message.contains("jam-db"), "{message}");
+    apply(&database.secret());
+    instance.wait_ready();
+}

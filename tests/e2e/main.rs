@@ -1,0 +1,8 @@
+//! The seven claims, on a real two-node cluster: run through `dev/test`, inside `dev/cluster/shell`, with the operator installed by helm.
+
+mod children;
+mod database;
+mod path;
+mod removal;
+mod support;
+mod toggle;

@@ -1,0 +1,223 @@
+//! What the claims are told with: kubectl and slctl as users run them, an instance in a namespace of its own, and traffic that counts.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// How long a claim may take before it counts as broken. Generous: it bounds, it does not measure.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Runs kubectl and hands back what it said.
+pub fn kubectl(arguments: &[&str]) -> Output {
+    Command::new("kubectl").args(arguments).output().expect("kubectl is on PATH inside dev/cluster/shell")
+}
+
+/// Runs kubectl, which must succeed, and hands back its standard output.
+pub fn kubectl_ok(arguments: &[&str]) -> String {
+    let output = kubectl(arguments);
+    assert!(output.status.success(), "kubectl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// One object as JSON, or `None` when it is not there.
+pub fn object(namespace: &str, kind: &str, name: &str) -> Option<Value> {
+    let output = kubectl(&["-n", namespace, "get", kind, name, "-o", "json"]);
+    output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("kubectl prints JSON"))
+}
+
+/// The items of a list as JSON.
+pub fn objects(namespace: &str, kinds: &str, selector: &str) -> Vec<Value> {
+    let text = kubectl_ok(&["-n", namespace, "get", kinds, "-l", selector, "-o", "json"]);
+    let list: Value = serde_json::from_str(&text).expect("kubectl prints JSON");
+    list["items"].as_array().cloned().unwrap_or_default()
+}
+
+/// Applies one object given as JSON.
+pub fn apply(object: &Value) {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let file = folder.path().join("object.json");
+    std::fs::write(&file, object.to_string()).expect("a file can be written there");
+    kubectl_ok(&["apply", "-f", &file.to_string_lossy()]);
+}
+
+/// Asks again until the answer is there; says what it waited for when it never comes.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for: {what}");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// A JamInstance in a namespace of its own, gone when the test ends.
+pub struct Instance {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: &'static str,
+}
+
+impl Instance {
+    /// Makes the namespace, enforcing the `restricted` pod security standard, and applies the instance.
+    pub fn applied(purpose: &str, spec: &Value) -> Self {
+        let instance = Self::in_new_namespace(purpose);
+        instance.apply(spec);
+        instance
+    }
+
+    /// Only the namespace, for claims that put something else there first.
+    pub fn in_new_namespace(purpose: &str) -> Self {
+        let namespace = format!("e2e-{purpose}-{:x}", std::process::id());
+        apply(&json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": namespace, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+        }));
+        Self { namespace, name: "jam" }
+    }
+
+    /// Applies the instance with this spec.
+    pub fn apply(&self, spec: &Value) {
+        apply(&json!({
+            "apiVersion": "jam.network/v1alpha1", "kind": "JamInstance",
+            "metadata": {"name": self.name, "namespace": self.namespace}, "spec": spec,
+        }));
+    }
+
+    /// Changes the instance as an SRE does.
+    pub fn patch(&self, change: &Value) {
+        kubectl_ok(&["-n", &self.namespace, "patch", "jam", self.name, "--type", "merge", "-p", &change.to_string()]);
+    }
+
+    /// Waits as a pipeline does.
+    pub fn wait_ready(&self) {
+        let output = kubectl(&[
+            "-n",
+            &self.namespace,
+            "wait",
+            "--for=condition=Ready",
+            &format!("jam/{}", self.name),
+            "--timeout=180s",
+        ]);
+        assert!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stderr), self.describe());
+    }
+
+    /// What a person would look at when it does not get ready.
+    pub fn describe(&self) -> String {
+        let get = kubectl(&["-n", &self.namespace, "get", "jam,deploy,job,pod", "-o", "wide"]);
+        let status = kubectl(&["-n", &self.namespace, "get", "jam", self.name, "-o", "jsonpath={.status}"]);
+        let events = kubectl(&["-n", &self.namespace, "get", "events", "--sort-by=.lastTimestamp"]);
+        [get, status, events].map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).join("\n---\n")
+    }
+
+    /// The status of one condition: `True`, `False`, `Unknown`, or "" when it is not there.
+    pub fn condition(&self, kind: &str) -> (String, String) {
+        let object = object(&self.namespace, "jam", self.name).unwrap_or_default();
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let found = conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default();
+        let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
+        (text("status"), text("reason"))
+    }
+
+    /// The token of the consumer `demo`, read from its Secret.
+    pub fn token(&self) -> String {
+        let secret = format!("{}-token-demo", self.name);
+        kubectl_ok(&["-n", &self.namespace, "get", "secret", &secret, "-o", "go-template={{.data.token|base64decode}}"])
+    }
+
+    /// Where its Service is, as status says.
+    pub fn endpoint(&self) -> String {
+        kubectl_ok(&["-n", &self.namespace, "get", "jam", self.name, "-o", "jsonpath={.status.endpoint}"])
+    }
+
+    /// Runs slctl against it.
+    pub fn slctl(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_slctl"))
+            .args(["--addr", &self.endpoint(), "--token", &self.token()])
+            .args(arguments)
+            .output()
+            .expect("slctl was built with the tests")
+    }
+
+    /// Runs slctl, which must succeed, and hands back its standard output.
+    pub fn slctl_ok(&self, arguments: &[&str]) -> String {
+        let output = self.slctl(arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "slctl {arguments:?}: {said}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The pods of the API, as JSON.
+    pub fn pods(&self) -> Vec<Value> {
+        objects(
+            &self.namespace,
+            "pods",
+            &format!("app.kubernetes.io/instance={},app.kubernetes.io/component=api", self.name),
+        )
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{}", self.describe());
+        }
+        kubectl(&["delete", "namespace", &self.namespace, "--wait=false"]);
+    }
+}
+
+/// An address, a status that counts as good, and a client that asks without end and counts what it gets.
+pub struct Traffic {
+    stop: Arc<AtomicBool>,
+    good: Arc<AtomicU64>,
+    bad: Arc<AtomicU64>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Traffic {
+    /// Starts asking, one request every 20 ms, a new connection each time.
+    pub fn to(url: String) -> Self {
+        let (stop, good, bad) =
+            (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let (stopped, well, badly) = (stop.clone(), good.clone(), bad.clone());
+        let task = tokio::spawn(async move {
+            let client = client();
+            while !stopped.load(Ordering::Relaxed) {
+                let answer = client.get(&url).send().await;
+                let counter = if answer.is_ok_and(|answer| answer.status().is_success()) { &well } else { &badly };
+                counter.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        Self { stop, good, bad, task }
+    }
+
+    /// Stops asking: how many were answered well, how many were not.
+    pub async fn counted(self) -> (u64, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.expect("the traffic does not panic");
+        (self.good.load(Ordering::Relaxed), self.bad.load(Ordering::Relaxed))
+    }
+}
+
+/// An HTTP client that keeps no connection, so that every request meets the Service anew.
+pub fn client() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .pool_max_idle_per_host(0)
+        .timeout(Duration::from_secs(10))
+        .build()
+        .expect("a client without special settings can be built")
+}
+
+/// A file of the repository, as real input.
+pub fn repository_file(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)
+}

@@ -1,0 +1,60 @@
+//! Claim 5: JAM switched off with one patch answers 404, the other paths never fail meanwhile, and on again has its data.
+
+use serde_json::{Value, json};
+
+use crate::database::Postgres;
+use crate::path::{first_package, postgres_spec};
+use crate::support::{Instance, Traffic, apply, client, eventually};
+
+#[tokio::test]
+async fn a_disabled_instance_answers_404_without_a_failed_request_and_comes_back_with_its_data() {
+    let instance = Instance::in_new_namespace("toggle");
+    let database = Postgres::started(&instance.namespace).await;
+    apply(&database.secret());
+    instance.apply(&postgres_spec());
+    instance.wait_ready();
+    first_package(&instance).await;
+    let endpoint = instance.endpoint();
+    let traffic = Traffic::to(format!("{endpoint}/healthz"));
+
+    instance.patch(&json!({"spec": {"runtime": {"jam": {"enabled": false}}}}));
+    settled(&instance, 404).await;
+    let status: Value = client()
+        .get(format!("{endpoint}/system/status"))
+        .bearer_auth(instance.token())
+        .send()
+        .await
+        .expect("the other paths answer")
+        .json()
+        .await
+        .expect("a status is JSON");
+    assert_eq!(status["jam"]["enabled"], false);
+
+    instance.patch(&json!({"spec": {"runtime": {"jam": {"enabled": true}}}}));
+    settled(&instance, 200).await;
+    let (good, bad) = traffic.counted().await;
+    assert!(good > 50, "the traffic asked only {good} times");
+    assert_eq!(bad, 0, "of {} requests", good + bad);
+    instance.slctl_ok(&["jam", "verify", "--service", "demo"]);
+}
+
+/// Waits until the roll-out is over and every pod answers `/jam/status` with this status.
+async fn settled(instance: &Instance, wanted: u16) {
+    let token = instance.token();
+    eventually(&format!("every pod to answer {wanted}"), || async {
+        let pods = instance.pods();
+        if pods.len() != 2 {
+            return None;
+        }
+        for pod in pods {
+            let url = format!("http://{}:8080/jam/status", pod["status"]["podIP"].as_str()?);
+            let answer = client().get(url).bearer_auth(&token).send().await.ok()?;
+            if answer.status().as_u16() != wanted {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await;
+    instance.wait_ready();
+}

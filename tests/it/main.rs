@@ -1,0 +1,45 @@
+//! The integration tests: one binary, one file per concern.
+#![allow(clippy::unwrap_used, reason = "in a test, nothing where something must be is the failure")]
+
+mod api_admission;
+mod api_answers;
+mod api_packages;
+mod api_preimages;
+mod api_processing;
+mod api_program;
+mod api_support;
+mod cli_outages;
+mod cli_reference;
+mod cli_refusals;
+mod cli_support;
+mod cli_walk;
+mod contract;
+mod crash_database;
+mod crash_server;
+mod crash_support;
+mod crd_accepts;
+mod crd_generated;
+mod crd_refusals;
+mod model_state;
+mod model_walk;
+mod model_world;
+mod operator_children;
+mod operator_postgres;
+mod operator_replicas;
+mod operator_resource;
+mod operator_rights;
+mod operator_status;
+mod operator_support;
+mod plan_applied;
+mod plan_snapshots;
+mod receipts_tampering;
+mod receipts_vectors;
+mod shape;
+mod store_agreement;
+mod store_fixture;
+mod store_migrations;
+mod store_outages;
+mod store_packages;
+mod store_preimages;
+mod store_processing;
+mod support;

@@ -1,0 +1,279 @@
+//! The simple model of the API: what every call must answer, with symbols for ids and times.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+/// Packages that may be pending at once: low, so that the cap is met often.
+pub const CAP: usize = 4;
+
+/// What a client submits: numbers into small pools, so that calls meet each other's traces.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Draft {
+    pub service: u8,
+    pub nonce: u8,
+    pub id: Option<u8>,
+    pub key: Option<u8>,
+    /// Blobs of the package, and of its one item.
+    pub blobs: (Vec<u8>, Vec<u8>),
+}
+
+/// An answer with symbols: status, and the body or code.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Expected {
+    pub status: u16,
+    pub body: Value,
+}
+
+pub fn answer(status: u16, body: Value) -> Expected {
+    Expected { status, body }
+}
+
+pub fn refusal(status: u16, code: &str) -> Expected {
+    answer(status, json!({"code": code}))
+}
+
+#[derive(Debug)]
+struct Package {
+    draft: Draft,
+    status: &'static str,
+    receipt: usize,
+    report: Option<Report>,
+}
+
+#[derive(Debug)]
+struct Report {
+    words: Vec<(String, u64)>,
+    receipt: Option<usize>,
+}
+
+/// Everything that the API remembers.
+#[derive(Debug)]
+pub struct Model {
+    /// The weight that applies a report; the server's own worker has 1.
+    threshold: u64,
+    blobs: BTreeMap<u8, usize>,
+    packages: Vec<Package>,
+    chains: BTreeMap<u8, Vec<Value>>,
+}
+
+impl Model {
+    pub fn new(threshold: u64) -> Self {
+        Self { threshold, blobs: BTreeMap::new(), packages: Vec::new(), chains: BTreeMap::new() }
+    }
+
+    pub fn packages(&self) -> usize {
+        self.packages.len()
+    }
+
+    /// The content symbol of a package: equal for what the refiner takes for equal.
+    pub fn content(&self, n: usize) -> String {
+        let Draft { service, nonce, id: _, key: _, blobs } = &self.packages[n].draft;
+        format!("H({service},{nonce},{:?},{:?})", blobs.0, blobs.1)
+    }
+
+    pub fn upload(&mut self, blob: u8) -> Expected {
+        let status = if self.blobs.contains_key(&blob) { 200 } else { 201 };
+        self.blobs.entry(blob).or_default();
+        answer(status, self.blob(blob))
+    }
+
+    pub fn meta(&self, blob: u8) -> Expected {
+        if self.blobs.contains_key(&blob) { answer(200, self.blob(blob)) } else { refusal(404, "jam_not_found") }
+    }
+
+    fn blob(&self, blob: u8) -> Value {
+        json!({"hash": format!("B{blob}"), "refcount": self.blobs[&blob], "size": u64::from(blob) * 100,
+            "media_type": "text/x", "created_at": "<time>", "uploader": "<token>", "storage_class": "<class>"})
+    }
+
+    pub fn submit(&mut self, draft: &Draft) -> Expected {
+        let by_key = |p: &Package| draft.key.is_some() && p.draft.key == draft.key;
+        let by_id = |p: &Package| draft.id.is_some() && p.draft.id == draft.id;
+        let earlier = self.packages.iter().position(by_key).or_else(|| self.packages.iter().position(by_id));
+        if let Some(n) = earlier {
+            let Draft { service, nonce, id: _, key: _, blobs } = &self.packages[n].draft;
+            let same = (*service, *nonce, blobs) == (draft.service, draft.nonce, &draft.blobs);
+            return if same { answer(200, self.with_receipt(n)) } else { refusal(409, "jam_conflict") };
+        }
+        let mut used: Vec<u8> = draft.blobs.0.iter().chain(&draft.blobs.1).copied().collect();
+        used.sort_unstable();
+        used.dedup();
+        if used.iter().any(|blob| !self.blobs.contains_key(blob)) {
+            return refusal(400, "jam_validation_error");
+        }
+        if self.packages.iter().filter(|p| p.status == "pending").count() >= CAP {
+            return refusal(409, "jam_pending_limit");
+        }
+        for blob in used {
+            *self.blobs.entry(blob).or_default() += 1;
+        }
+        let n = self.packages.len();
+        let receipt = self.append(draft.service, "package", "pending", &format!("P{n}"), None);
+        self.packages.push(Package { draft: draft.clone(), status: "pending", receipt, report: None });
+        answer(201, self.with_receipt(n))
+    }
+
+    /// Hangs a link on a chain and gives its place.
+    fn append(&mut self, service: u8, kind: &str, status: &str, hash: &str, extra: Option<Value>) -> usize {
+        let chain = self.chains.entry(service).or_default();
+        let seq = chain.len() + 1;
+        let prev = if seq == 1 { "" } else { "<root>" };
+        let mut receipt = json!({"hash": hash, "service_id": format!("s{service}"), "entry_type": kind, "seq": seq,
+            "prev_root": prev, "new_root": "<root>", "status": status, "processed_at": "<time>", "metadata_hash": "<root>"});
+        if let Some(extra) = extra {
+            receipt["extra"] = extra;
+        }
+        chain.push(receipt);
+        seq - 1
+    }
+
+    pub fn package(&self, n: usize) -> Value {
+        let Package { draft: Draft { service, nonce, id: _, key: _, blobs }, status, .. } = &self.packages[n];
+        let named = |blobs: &[u8]| blobs.iter().map(|blob| json!(format!("B{blob}"))).collect::<Vec<_>>();
+        let id = format!("P{n}");
+        let item = json!({"id": format!("I{n}"), "package_id": id, "kind": "k", "params_hash": "p",
+            "preimage_hashes": named(&blobs.1)});
+        json!({"id": id, "service_id": format!("s{service}"), "items": [item], "created_by": "<token>",
+            "nonce": nonce.to_string(), "status": status, "created_at": "<time>", "preimage_hashes": named(&blobs.0)})
+    }
+
+    fn with_receipt(&self, n: usize) -> Value {
+        let Package { draft, receipt, .. } = &self.packages[n];
+        json!({"package": self.package(n), "receipt": self.chains[&draft.service][*receipt]})
+    }
+
+    /// The package that the number names, as the API answers.
+    pub fn read(&self, n: usize) -> Expected {
+        if n < self.packages.len() { answer(200, self.with_receipt(n)) } else { refusal(404, "jam_not_found") }
+    }
+
+    pub fn process(&mut self, limit: usize) -> Expected {
+        let pending = (0..self.packages.len()).filter(|n| self.packages[*n].status == "pending");
+        let taken: Vec<usize> = pending.take(limit).collect();
+        for n in &taken {
+            self.packages[*n].status = "refined";
+            self.packages[*n].report = Some(Report { words: Vec::new(), receipt: None });
+            self.say(*n, "local", 1);
+        }
+        if taken.is_empty() {
+            return answer(204, Value::Null);
+        }
+        answer(200, json!({"processed": true, "count": taken.len(), "failed": 0}))
+    }
+
+    fn say(&mut self, n: usize, worker: &str, weight: u64) {
+        let Some(report) = &mut self.packages[n].report else { return };
+        report.words.push((worker.to_owned(), weight));
+        let total: u64 = report.words.iter().map(|(_, weight)| weight).sum();
+        if total < self.threshold || report.receipt.is_some() {
+            return;
+        }
+        let (service, content) = (self.packages[n].draft.service, self.content(n));
+        let extra = json!({"package_id": format!("P{n}"), "report_id": format!("R{n}")});
+        let receipt = self.append(service, "report", "applied", &content, Some(extra));
+        self.packages[n].status = "applied";
+        if let Some(report) = &mut self.packages[n].report {
+            report.receipt = Some(receipt);
+        }
+    }
+
+    pub fn attest(&mut self, n: usize, worker: &str, weight: u64) -> Expected {
+        let Some(Some(report)) = self.packages.get(n).map(|package| &package.report) else {
+            return refusal(404, "jam_not_found");
+        };
+        if report.words.iter().any(|(earlier, _)| earlier == worker) {
+            return refusal(409, "jam_conflict");
+        }
+        self.say(n, worker, weight);
+        answer(201, self.bundle(n))
+    }
+
+    pub fn report(&self, n: usize) -> Expected {
+        match self.packages.get(n) {
+            Some(Package { report: Some(_), .. }) => answer(200, self.bundle(n)),
+            Some(_) | None => refusal(404, "jam_not_found"),
+        }
+    }
+
+    fn bundle(&self, n: usize) -> Value {
+        let Package { draft, report, .. } = &self.packages[n];
+        let receipt = report.as_ref().and_then(|report| report.receipt).map(|at| &self.chains[&draft.service][at]);
+        json!({"report": self.report_alone(n), "attestations": self.words(n), "receipt": receipt})
+    }
+
+    fn report_alone(&self, n: usize) -> Value {
+        let Package { draft, status, .. } = &self.packages[n];
+        json!({"id": format!("R{n}"), "package_id": format!("P{n}"), "service_id": format!("s{}", draft.service),
+            "refine_output_hash": self.content(n), "refine_output_compact": "<compact>", "created_at": "<time>",
+            "status": status})
+    }
+
+    fn words(&self, n: usize) -> Vec<Value> {
+        let words = self.packages[n].report.as_ref().map(|report| &report.words[..]).unwrap_or_default();
+        let word = |(worker, weight): &(String, u64)| {
+            let (engine, version) =
+                if worker == "local" { ("hash-refiner", "<version>") } else { ("unknown", "unknown") };
+            json!({"report_id": format!("R{n}"), "worker_id": worker, "signature": "<signature>", "weight": weight,
+                "created_at": "<time>", "engine": engine, "engine_version": version})
+        };
+        words.iter().map(word).collect()
+    }
+
+    pub fn attestations(&self, n: usize) -> Expected {
+        if n < self.packages.len() {
+            answer(200, json!({"items": self.words(n)}))
+        } else {
+            refusal(404, "jam_not_found")
+        }
+    }
+
+    /// The whole list of packages, newest first, and their receipts.
+    pub fn list(&self, service: Option<u8>, status: Option<&str>) -> (Vec<Value>, Vec<Value>) {
+        self.found(service, status)
+            .map(|n| self.with_receipt(n))
+            .map(|mut both| (both["package"].take(), both["receipt"].take()))
+            .unzip()
+    }
+
+    /// The whole list of reports, newest package first.
+    pub fn reports(&self, service: Option<u8>, status: Option<&str>) -> Vec<Value> {
+        self.found(service, status)
+            .filter(|n| self.packages[*n].report.is_some())
+            .map(|n| self.report_alone(n))
+            .collect()
+    }
+
+    fn found(&self, service: Option<u8>, status: Option<&str>) -> impl Iterator<Item = usize> {
+        let wanted = move |package: &Package| {
+            service.is_none_or(|service| package.draft.service == service) && status.is_none_or(|s| package.status == s)
+        };
+        (0..self.packages.len()).rev().filter(move |n| wanted(&self.packages[*n]))
+    }
+
+    pub fn receipts(&self, service: u8, ascending: bool) -> Vec<Value> {
+        let mut chain = self.chains.get(&service).cloned().unwrap_or_default();
+        if !ascending {
+            chain.reverse();
+        }
+        chain
+    }
+
+    /// The latest receipt of a package, or of its report's content.
+    pub fn latest(&self, hash: &str) -> Expected {
+        let all = self.chains.values().flat_map(|chain| chain.iter().rev());
+        all.into_iter()
+            .find(|receipt| receipt["hash"] == hash)
+            .map_or(refusal(404, "jam_not_found"), |r| answer(200, r.clone()))
+    }
+
+    pub fn head(&self, service: u8) -> Value {
+        let Some(chain) = self.chains.get(&service) else { return Value::Null };
+        json!({"service_id": format!("s{service}"), "seq": chain.len(), "root": "<root>", "updated_at": "<time>"})
+    }
+
+    /// The heads of all chains, by name.
+    pub fn heads(&self) -> Vec<Value> {
+        self.chains.keys().map(|service| self.head(*service)).collect()
+    }
+}

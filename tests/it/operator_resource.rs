@@ -1,0 +1,92 @@
+//! A cluster without the resource, with an older one, and with an instance that this release cannot read.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use kube::Api;
+use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use serde_json::{Value, json};
+
+use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
+use crate::support::cluster::{ControlPlane, TESTER};
+
+/// A control plane of this test alone: its CustomResourceDefinition is not the one of this build.
+fn plane_of_its_own() -> ControlPlane {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("older-{}", std::process::id()));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("dev/cluster/control-plane");
+    let owner = std::process::id().to_string();
+    let ended = Command::new(script).args(["up", dir.to_str().unwrap(), "--owner-pid", &owner]).output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    ControlPlane { kubeconfig: dir.join("admin.kubeconfig"), audit_log: Some(dir.join("audit.log")) }
+}
+
+/// An older definition: it does not know `paused`, and lets through any form of `replicas`.
+fn older() -> Value {
+    let mut crd = serde_json::to_value(jam_plan::crd::crd()).unwrap();
+    let version = crd.pointer_mut("/spec/versions/0").unwrap();
+    version["schema"]["openAPIV3Schema"]["properties"]["spec"] = json!({
+        "type": "object",
+        "x-kubernetes-preserve-unknown-fields": true,
+        "properties": {"replicas": {"x-kubernetes-preserve-unknown-fields": true}},
+    });
+    version["schema"]["openAPIV3Schema"].as_object_mut().unwrap().remove("x-kubernetes-validations");
+    version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+        .as_object_mut()
+        .unwrap()
+        .remove("renderRevision");
+    version.as_object_mut().unwrap().remove("selectableFields");
+    version["subresources"] = json!({"status": {}});
+    crd
+}
+
+#[tokio::test]
+async fn a_missing_resource_is_waited_for_an_older_one_is_said_and_one_malformed_instance_stops_nobody() {
+    let plane = plane_of_its_own();
+    let (client, namespace) = plane.namespace().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(&plane, &client, &namespace, "operator").await;
+    let operator = account.start(&plane, &["--leader-election", "false"]);
+    eventually("it says what is missing", async || {
+        let (code, text) = operator.answer("/readyz").await;
+        (code == 503 && text.contains("jaminstances.jam.network")).then_some(())
+    })
+    .await;
+    assert_eq!(operator.answer("/livez").await.0, 200, "it waits, it does not crash");
+
+    let definitions =
+        ApiResource::from_gvk(&GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition"));
+    let definitions: Api<DynamicObject> = Api::all_with(client.clone(), &definitions);
+    let force = PatchParams::apply(TESTER).force();
+    definitions.patch("jaminstances.jam.network", &force, &Patch::Apply(older())).await.unwrap();
+    operator.ready().await;
+    let log = operator.logged();
+    assert!(log.contains("older than this operator") && log.contains(".status.renderRevision"), "{log}");
+
+    let instances = crate::support::cluster::instances(&client, &namespace);
+    let malformed = json!({"apiVersion": "jam.network/v1alpha1", "kind": "JamInstance",
+        "metadata": {"name": "malformed"}, "spec": {"replicas": "many"}});
+    instances.patch("malformed", &force, &Patch::Apply(malformed)).await.unwrap();
+    apply(&client, &namespace, "good", json!({"runtime": {"jam": {"enabled": true, "store": "memory"}}})).await;
+    condition(&client, &namespace, "good", "Ready", "True", "Serving").await;
+    let told = eventually("the malformed one is told so", async || {
+        let told = instances.get("malformed").await.ok()?;
+        let conditions = told.data["status"]["conditions"].as_array()?.clone();
+        let stalled = conditions.into_iter().find(|c| c["type"] == "Stalled" && c["status"] == "True")?;
+        Some(stalled["message"].as_str()?.to_owned())
+    })
+    .await;
+    assert!(told.contains("many"), "{told}");
+    operator.quiet().await;
+    let about = operator.writes().into_iter().filter(|asked| asked.name == "malformed").count();
+    assert_eq!(about, 1, "once");
+    let metrics = operator.answer("/metrics").await.1;
+    assert!(metrics.contains("jam_operator_instances{condition=\"Readable\",status=\"False\"} 1"), "{metrics}");
+
+    let mended = json!({"spec": {"replicas": 1, "runtime": {"jam": {"enabled": true, "store": "memory"}}}});
+    instances.patch("malformed", &PatchParams::default(), &Patch::Merge(mended)).await.unwrap();
+    condition(&client, &namespace, "malformed", "Ready", "True", "Serving").await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}

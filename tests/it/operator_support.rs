@@ -1,0 +1,380 @@
+//! The real program against the real API server: started with exactly the rights of its table, watched through the audit log.
+//!
+//! There are no nodes: [`Kubelet`] plays what makes pods run. Everything else (API server, garbage collection, Deployment
+//! and Job controllers) is real.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use jam::operator::rbac::{self, Scope};
+use jam_plan::JamInstance;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+
+use crate::support::cluster::{ControlPlane, TESTER};
+
+/// How long anything may take on a machine that does other things as well.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What the API server wrote down about one request.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Asked {
+    /// The verb.
+    pub verb: String,
+    /// The resource, with its subresource.
+    pub resource: String,
+    /// The object.
+    pub name: String,
+    /// The answer.
+    pub code: u64,
+}
+
+impl Asked {
+    /// Whether it changed something, or would have.
+    pub fn is_write(&self) -> bool {
+        matches!(self.verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection")
+            && !matches!(self.resource.as_str(), "leases" | "events")
+    }
+}
+
+/// A running `jam-operator run`, whose user is a ServiceAccount of its own with exactly the rights of the table.
+pub struct Operator {
+    process: Child,
+    user: String,
+    audit_log: PathBuf,
+    output: PathBuf,
+    /// Where it serves /livez, /readyz and /metrics.
+    pub health: String,
+    _files: tempfile::TempDir,
+}
+
+/// The account that an operator runs as.
+pub struct Account {
+    user: String,
+    kubeconfig: String,
+    namespace: String,
+}
+
+impl Account {
+    /// An account of this name in the namespace, with the rights of the table there.
+    pub async fn new(plane: &ControlPlane, client: &Client, namespace: &str, name: &str) -> Self {
+        let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
+        let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+        let account = ServiceAccount { metadata, ..ServiceAccount::default() };
+        accounts.create(&PostParams::default(), &account).await.unwrap();
+        allow(client, namespace, name).await;
+        let spec = TokenRequestSpec { expiration_seconds: Some(7200), ..TokenRequestSpec::default() };
+        let request = TokenRequest { spec, ..TokenRequest::default() };
+        let answer = accounts.create_token_request(name, &PostParams::default(), &request).await.unwrap();
+        let admin: Value = serde_saphyr::from_str(&fs::read_to_string(&plane.kubeconfig).unwrap()).unwrap();
+        let kubeconfig = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "it",
+            "clusters": [{"name": "it", "cluster": admin["clusters"][0]["cluster"]}],
+            "users": [{"name": "it", "user": {"token": answer.status.unwrap().token}}],
+            "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it", "namespace": namespace}}],
+        });
+        Self {
+            user: format!("system:serviceaccount:{namespace}:{name}"),
+            kubeconfig: kubeconfig.to_string(),
+            namespace: namespace.into(),
+        }
+    }
+
+    /// Starts the program as this account, watching its own namespace.
+    pub fn start(&self, plane: &ControlPlane, arguments: &[&str]) -> Operator {
+        let files = tempfile::tempdir().unwrap();
+        let (kubeconfig, output) = (files.path().join("kubeconfig"), files.path().join("output"));
+        fs::write(&kubeconfig, &self.kubeconfig).unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let health = format!("127.0.0.1:{port}");
+        let process = Command::new(env!("CARGO_BIN_EXE_jam-operator"))
+            .args(["run", "--health-listen", &health, "--watch-namespaces", &self.namespace, "--log-format", "json"])
+            .args(["--api-image", "localhost/jam-api:dev", "--log", "debug,hyper=info,h2=info,rustls=info,tower=info"])
+            .args(arguments)
+            .env_clear()
+            .env("KUBECONFIG", &kubeconfig)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&output).unwrap())
+            .spawn()
+            .unwrap();
+        let audit_log = plane.audit_log.clone().expect("these tests read the audit log of their own control plane");
+        Operator { process, user: self.user.clone(), audit_log, output, health, _files: files }
+    }
+}
+
+/// Gives the account the table's rights: those of watched namespaces and its own only in this one.
+async fn allow(client: &Client, namespace: &str, name: &str) {
+    let allowed = |right: rbac::Right| PolicyRule {
+        api_groups: Some(vec![right.group.into()]),
+        resources: Some(vec![right.resource.into()]),
+        resource_names: (!right.names.is_empty()).then(|| right.names.iter().map(|name| (*name).into()).collect()),
+        verbs: right.verbs.iter().map(|verb| (*verb).into()).collect(),
+        non_resource_urls: None,
+    };
+    let (cluster, local): (Vec<_>, Vec<_>) = rbac::table().into_iter().partition(|right| right.scope == Scope::Cluster);
+    let rules = |rights: Vec<rbac::Right>| Some(rights.into_iter().map(allowed).collect());
+    let subjects = Some(vec![Subject {
+        kind: "ServiceAccount".into(),
+        name: name.into(),
+        namespace: Some(namespace.into()),
+        api_group: None,
+    }]);
+    let role_ref = |kind: &str, name: &str| RoleRef {
+        api_group: "rbac.authorization.k8s.io".into(),
+        kind: kind.into(),
+        name: name.into(),
+    };
+    let named = |name: &str| ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
+    let wide = format!("{namespace}-{name}");
+    let create = PostParams::default();
+    let role = Role { metadata: named(name), rules: rules(local) };
+    Api::<Role>::namespaced(client.clone(), namespace).create(&create, &role).await.unwrap();
+    let binding = RoleBinding { metadata: named(name), role_ref: role_ref("Role", name), subjects: subjects.clone() };
+    Api::<RoleBinding>::namespaced(client.clone(), namespace).create(&create, &binding).await.unwrap();
+    let role = ClusterRole { metadata: named(&wide), rules: rules(cluster), aggregation_rule: None };
+    Api::<ClusterRole>::all(client.clone()).create(&create, &role).await.unwrap();
+    let binding = ClusterRoleBinding { metadata: named(&wide), role_ref: role_ref("ClusterRole", &wide), subjects };
+    Api::<ClusterRoleBinding>::all(client.clone()).create(&create, &binding).await.unwrap();
+}
+
+impl Operator {
+    /// Everything this operator asked of the API server so far.
+    pub fn asked(&self) -> Vec<Asked> {
+        let log = fs::read_to_string(&self.audit_log).unwrap();
+        log.lines()
+            .filter(|line| line.contains(&self.user))
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter(|event| event["user"]["username"] == self.user)
+            .map(|event| {
+                let object = &event["objectRef"];
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                let mut resource = text(&object["resource"]);
+                if let Some(sub) = object["subresource"].as_str() {
+                    resource = format!("{resource}/{sub}");
+                }
+                let (verb, name) = (text(&event["verb"]), text(&object["name"]));
+                Asked { verb, resource, name, code: event["responseStatus"]["code"].as_u64().unwrap_or_default() }
+            })
+            .collect()
+    }
+
+    /// Its writes so far, without leases and events.
+    pub fn writes(&self) -> Vec<Asked> {
+        self.asked().into_iter().filter(Asked::is_write).collect()
+    }
+
+    /// Its writes so far, counted by verb and resource.
+    pub fn tally(&self) -> BTreeMap<String, usize> {
+        tally(&self.writes())
+    }
+
+    /// Waits until it has asked nothing new for two seconds.
+    pub async fn quiet(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        let (mut last, mut since) = (usize::MAX, Instant::now());
+        while since.elapsed() < Duration::from_secs(2) {
+            assert!(Instant::now() < deadline, "it never comes to rest: {:?}", self.tally());
+            let now = self.asked().iter().filter(|asked| asked.resource != "leases").count();
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Waits until /readyz answers 200.
+    pub async fn ready(&self) {
+        eventually("the operator is ready", async || {
+            let answer = reqwest::get(format!("http://{}/readyz", self.health)).await.ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
+    }
+
+    /// The text of one of its health paths, with its status.
+    pub async fn answer(&self, path: &str) -> (u16, String) {
+        match reqwest::get(format!("http://{}{path}", self.health)).await {
+            Ok(answer) => (answer.status().as_u16(), answer.text().await.unwrap_or_default()),
+            Err(error) => (0, error.to_string()),
+        }
+    }
+
+    /// Stops it as the kubelet would, and returns whether it ended well, and what it logged.
+    pub async fn stop(mut self) -> (bool, String) {
+        let pid = self.process.id().to_string();
+        Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+        let status = eventually("the operator ends", async || self.process.try_wait().unwrap()).await;
+        (status.success(), fs::read_to_string(&self.output).unwrap())
+    }
+
+    /// Kills it without a word.
+    pub fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Every request that was forbidden.
+    pub fn forbidden(&self) -> Vec<Asked> {
+        self.asked().into_iter().filter(|asked| asked.code == 403).collect()
+    }
+
+    /// What it logged so far.
+    pub fn logged(&self) -> String {
+        fs::read_to_string(&self.output).unwrap()
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        // Ended already, when a test stopped it.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            let log = self.logged();
+            let interesting = log.lines().filter(|line| !line.contains("\"level\":\"debug\""));
+            let tail: Vec<_> = interesting.collect();
+            let from = tail.len().saturating_sub(30);
+            let _ = writeln!(std::io::stderr(), "the operator said:\n{}", tail[from..].join("\n"));
+        }
+    }
+}
+
+/// Requests counted by verb and resource.
+pub fn tally(asked: &[Asked]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for Asked { verb, resource, name: _, code: _ } in asked {
+        *counts.entry(format!("{verb} {resource}")).or_default() += 1;
+    }
+    counts
+}
+
+/// Asks until there is an answer.
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "not after {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Applies a manifest's text, whatever it holds, and returns what the API server made of it.
+pub async fn apply(client: &Client, namespace: &str, name: &str, spec: Value) -> JamInstance {
+    let api: Api<JamInstance> = Api::namespaced(client.clone(), namespace);
+    let body = json!({
+        "apiVersion": "jam.network/v1alpha1",
+        "kind": "JamInstance",
+        "metadata": {"name": name},
+        "spec": spec,
+    });
+    api.patch(name, &PatchParams::apply(TESTER).force(), &Patch::Apply(&body)).await.unwrap()
+}
+
+/// Waits until a condition of an instance is as given, for its newest generation, and returns its message.
+pub async fn condition(client: &Client, namespace: &str, name: &str, kind: &str, status: &str, reason: &str) -> String {
+    let api: Api<JamInstance> = Api::namespaced(client.clone(), namespace);
+    let what = format!("{name}: {kind}={status} {reason}");
+    eventually(&what, async || {
+        let instance = api.get(name).await.ok()?;
+        let said = instance.status?;
+        let current = said.observed_generation == instance.metadata.generation;
+        let found = said.conditions.into_iter().find(|condition| condition.type_ == kind && current)?;
+        (found.status == status && found.reason == reason).then_some(found.message)
+    })
+    .await
+}
+
+/// Plays the kubelet in one namespace: every pod of a Deployment runs and is ready; pods of Jobs end as told.
+pub struct Kubelet(tokio::task::JoinHandle<()>);
+
+impl Kubelet {
+    /// Plays until it is dropped. Job pods end with this exit code and these last words.
+    pub fn play(client: &Client, namespace: &str, exit_code: i32, words: &'static str) -> Self {
+        Self::play_at(client, namespace, (exit_code, words), None)
+    }
+
+    /// The same; pods of Deployments are at `place`, where somebody answers for them, and are ready while that says so.
+    pub fn play_at(
+        client: &Client,
+        namespace: &str,
+        (exit_code, words): (i32, &'static str),
+        place: Option<(&'static str, Arc<AtomicBool>)>,
+    ) -> Self {
+        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        Self(tokio::spawn(async move {
+            loop {
+                for pod in pods.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default() {
+                    let job = pod.labels().contains_key("batch.kubernetes.io/job-name");
+                    let ready = place.as_ref().is_none_or(|(_, ready)| ready.load(Ordering::SeqCst));
+                    if pod.metadata.deletion_timestamp.is_none() && is_news(&pod, job, ready) {
+                        let address = place.as_ref().map(|(address, _)| *address);
+                        let status = if job { ended(exit_code, words) } else { running(address, ready) };
+                        // It may be gone by now.
+                        let body = Patch::Merge(json!({"status": status}));
+                        let _ = pods.patch_status(&pod.name_any(), &PatchParams::default(), &body).await;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }))
+    }
+}
+
+impl Drop for Kubelet {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Whether the pod is not yet as it is to be.
+fn is_news(pod: &Pod, job: bool, ready: bool) -> bool {
+    let status = pod.status.clone().unwrap_or_default();
+    let is_ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+    status.phase.as_deref() == Some("Pending") || (!job && is_ready != ready)
+}
+
+fn running(address: Option<&str>, ready: bool) -> Value {
+    let now = now();
+    let word = if ready { "True" } else { "False" };
+    let mut status = json!({
+        "phase": "Running",
+        "conditions": [{"type": "Ready", "status": word, "lastTransitionTime": now}],
+        "containerStatuses": [container(&json!({"running": {"startedAt": now}}), ready)],
+    });
+    if let Some(address) = address {
+        status["podIP"] = address.into();
+        status["podIPs"] = json!([{"ip": address}]);
+    }
+    status
+}
+
+fn ended(exit_code: i32, words: &str) -> Value {
+    let now = now();
+    let state = json!({"terminated": {"exitCode": exit_code, "message": words, "startedAt": now, "finishedAt": now}});
+    let phase = if exit_code == 0 { "Succeeded" } else { "Failed" };
+    json!({"phase": phase, "containerStatuses": [container(&state, false)]})
+}
+
+fn container(state: &Value, ready: bool) -> Value {
+    json!({"name": "jam", "image": "x", "imageID": "x", "restartCount": 0, "ready": ready, "started": ready, "state": state})
+}
+
+fn now() -> String {
+    jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap().to_string()
+}

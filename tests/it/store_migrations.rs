@@ -1,0 +1,135 @@
+//! Laws of migrations: once, in parallel, interrupted, on a newer schema, on another program's database.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use jam_store::migrate::{self, MigrateError};
+use jam_store::{PostgresConfig, PostgresStore, Put, Store};
+use sqlx::Executor;
+
+use crate::store_fixture::{engine, package, put};
+use crate::support::postgres;
+
+async fn applied(dsn: &str) -> Vec<i64> {
+    let steps = migrate::apply(&PostgresConfig::new(dsn)).await.unwrap();
+    steps.into_iter().map(|step| step.version).collect()
+}
+
+fn every_version() -> Vec<i64> {
+    (1..=migrate::wanted()).collect()
+}
+
+#[tokio::test]
+async fn an_empty_database_is_migrated_once_and_the_second_run_does_nothing() {
+    let dsn = postgres::fresh_database().await;
+    let config = PostgresConfig::new(&dsn);
+    let before = migrate::status(&config).await.unwrap();
+    assert_eq!((before.version.found, before.applied.len()), (None, 0));
+    assert_eq!(migrate::plan(&config).await.unwrap(), before.pending);
+    assert_eq!(postgres::number(&dsn, TABLES).await, 0, "status and plan change nothing");
+    assert_eq!(applied(&dsn).await, every_version());
+    assert_eq!(applied(&dsn).await, Vec::<i64>::new());
+    let after = migrate::status(&config).await.unwrap();
+    assert_eq!((after.version.found, after.pending.len()), (Some(migrate::wanted()), 0));
+    assert_eq!(after.applied, before.pending);
+    let store = PostgresStore::connect(config).await.unwrap();
+    assert_eq!(store.schema().await.unwrap(), after.version);
+}
+
+const TABLES: &str = "select count(*) from pg_tables where schemaname = 'public'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_at_the_same_time_apply_each_migration_once() {
+    let dsn = postgres::fresh_database().await;
+    let runs = (0..8).map(|_| {
+        let dsn = dsn.clone();
+        tokio::spawn(async move { applied(&dsn).await })
+    });
+    let versions: Vec<i64> = join_all(runs).await.into_iter().flat_map(Result::unwrap).collect();
+    assert_eq!(versions, every_version());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_run_leaves_nothing_and_the_next_one_finishes() {
+    let dsn = postgres::fresh_database().await;
+    // A table of the same name that is not committed yet holds the migration up in its middle.
+    let mut obstacle = postgres::connect(&dsn).await;
+    obstacle.execute("begin; create table packages (x int)").await.unwrap();
+    let run = {
+        let config = PostgresConfig::new(&dsn);
+        tokio::spawn(async move { migrate::apply(&config).await })
+    };
+    let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+    while postgres::number(&dsn, waits).await == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    postgres::terminate_connections(&dsn).await;
+    let error = run.await.unwrap().unwrap_err();
+    assert!(matches!(error, MigrateError::Unavailable(_)), "{error}");
+    assert!(!error.permanent());
+    assert_eq!(postgres::number(&dsn, "select count(*) from pg_tables where tablename = 'packages'").await, 0);
+    assert_eq!(applied(&dsn).await, every_version());
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_for_good() {
+    let dsn = postgres::migrated_database().await;
+    let later = "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+        values (9999, 'later', true, '', 0)";
+    postgres::execute(&dsn, later).await;
+    let refused = migrate::apply(&PostgresConfig::new(&dsn)).await.unwrap_err();
+    assert_eq!(refused, MigrateError::Newer { found: 9999, wanted: migrate::wanted() });
+    assert!(refused.permanent());
+    let store = PostgresStore::connect(PostgresConfig::new(&dsn)).await.unwrap();
+    assert_eq!(store.schema().await.unwrap().found, Some(9999));
+}
+
+#[tokio::test]
+async fn a_database_of_another_program_is_refused_and_left_alone() {
+    let dsn = postgres::fresh_database().await;
+    postgres::execute(&dsn, "create table customers (id int)").await;
+    let refused = migrate::apply(&PostgresConfig::new(&dsn)).await.unwrap_err();
+    assert!(matches!(&refused, MigrateError::Foreign(what) if what.contains("customers")), "{refused}");
+    assert!(refused.permanent());
+    assert_eq!(postgres::number(&dsn, TABLES).await, 1);
+    // Another program that uses the same library has the same table of migrations, with other rows.
+    let dsn = postgres::migrated_database().await;
+    postgres::execute(&dsn, "update _sqlx_migrations set version = 20240101 + version, description = 'init'").await;
+    let refused = migrate::status(&PostgresConfig::new(&dsn)).await.unwrap_err();
+    assert!(matches!(refused, MigrateError::Foreign(_)), "{refused}");
+}
+
+#[tokio::test]
+async fn a_migration_that_was_changed_after_it_was_applied_is_refused() {
+    let dsn = postgres::migrated_database().await;
+    postgres::execute(&dsn, "update _sqlx_migrations set checksum = 'other' where version = 1").await;
+    let refused = migrate::apply(&PostgresConfig::new(&dsn)).await.unwrap_err();
+    assert_eq!(refused, MigrateError::Changed { version: 1 });
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_may_be_tried_again_and_a_refused_statement_may_not() {
+    let away = migrate::apply(&PostgresConfig::new("postgres://jam:s3cret@127.0.0.1:1/jam")).await.unwrap_err();
+    assert!(!away.permanent() && !away.to_string().contains("s3cret"), "{away}");
+    let dsn = postgres::fresh_database().await;
+    postgres::execute(&dsn, "create role reader_only login; revoke create on schema public from public").await;
+    let reader = dsn.replace("postgres@", "reader_only@");
+    let denied = migrate::apply(&PostgresConfig::new(&reader)).await.unwrap_err();
+    assert!(matches!(denied, MigrateError::Failed { .. }) && denied.permanent(), "{denied}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_servers_role_needs_no_more_than_to_read_and_write_rows() {
+    let dsn = postgres::migrated_database().await;
+    let rights = "create role runtime login; grant select on _sqlx_migrations to runtime;
+        grant select, insert, update, delete on packages, disputes, reports, attestations, accumulators, receipts,
+            preimages, blob_chunks, uploads to runtime";
+    postgres::execute(&dsn, rights).await;
+    let config = PostgresConfig::new(dsn.replace("postgres@", "runtime@"));
+    let store = PostgresStore::connect(config).await.unwrap();
+    assert_eq!(store.schema().await.unwrap().found, Some(migrate::wanted()));
+    assert!(matches!(put(&store, &vec![1; 1_200_000], 100_000).await, Put::Created(_)));
+    store.submit(package("s"), &engine()).await.unwrap();
+    assert!(store.process(1, &engine()).await.unwrap()[0].applied);
+    store.delete_preimage(jam_domain::PreimageHash::of(&vec![1; 1_200_000])).await.unwrap();
+}

@@ -1,0 +1,152 @@
+//! Laws of a database that crashes, is away, or does not answer.
+
+use std::time::{Duration, Instant};
+
+use jam_store::{PostgresConfig, PostgresStore, Store, StoreError, SubmitError};
+
+use crate::store_fixture::{engine, package, put, verified_chain};
+use crate::support::postgres::{self, Server};
+
+async fn store_on(dsn: &str) -> PostgresStore {
+    PostgresStore::connect(PostgresConfig::new(dsn)).await.unwrap()
+}
+
+fn unavailable<T>(answer: &Result<T, StoreError>) -> bool {
+    matches!(answer, Err(StoreError::Unavailable(_)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_was_accepted_survives_a_crash_of_the_database() {
+    let server = Server::private();
+    let dsn = server.migrated_database().await;
+    let store = store_on(&dsn).await;
+    let blob = vec![7; 1_500_000];
+    put(&store, &blob, 100_000).await;
+    let submitters = (0..16).map(|_| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let mut accepted = Vec::new();
+            // Until the database is gone: what was answered with success must be there afterwards.
+            while let Ok(submitted) = store.submit(package("s"), &engine()).await {
+                accepted.push(submitted.package.id);
+            }
+            accepted
+        })
+    });
+    let submitters: Vec<_> = submitters.collect();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    server.crash();
+    let mut accepted = Vec::new();
+    for submitter in submitters {
+        accepted.extend(submitter.await.unwrap());
+    }
+    assert!(accepted.len() > 16, "the crash comes under load");
+    server.start();
+    for id in &accepted {
+        assert!(store.package(*id).await.unwrap().is_some(), "{id} was accepted");
+    }
+    assert!(verified_chain(&store, "s").await.len() >= accepted.len());
+    let hash = jam_domain::PreimageHash::of(&blob);
+    assert!(crate::store_fixture::bytes_of(&store, hash, 0..u64::MAX).await == blob);
+    while !store.process(100, &engine()).await.unwrap().is_empty() {}
+    verified_chain(&store, "s").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_lost_database_is_unavailable_within_seconds_and_heals_by_itself() {
+    let server = Server::private();
+    let dsn = server.migrated_database().await;
+    let store = store_on(&dsn).await;
+    store.submit(package("s"), &engine()).await.unwrap();
+    server.stop();
+    let start = Instant::now();
+    let engine = engine();
+    let (submitting, processing) = (store.submit(package("s"), &engine), store.process(1, &engine));
+    let (ping, schema, submitted, processed) = tokio::join!(store.ping(), store.schema(), submitting, processing);
+    assert!(unavailable(&ping) && unavailable(&schema) && unavailable(&processed));
+    assert!(matches!(submitted, Err(SubmitError::Store(StoreError::Unavailable(_)))));
+    assert!(start.elapsed() < Duration::from_secs(20), "no timing, only: not a hang");
+    server.start();
+    store.ping().await.unwrap();
+    store.submit(package("s"), &engine).await.unwrap();
+    assert_eq!(store.process(10, &engine).await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_died_in_the_pool_are_replaced_unnoticed() {
+    let dsn = postgres::migrated_database().await;
+    let store = store_on(&dsn).await;
+    for _ in 0..3 {
+        // Several connections lie in the pool.
+        let pings: Vec<_> = (0..8).map(|_| store.ping()).collect();
+        assert!(futures::future::join_all(pings).await.iter().all(Result::is_ok));
+        postgres::terminate_connections(&dsn).await;
+        store.submit(package("s"), &engine()).await.unwrap();
+        postgres::terminate_connections(&dsn).await;
+        assert_eq!(store.process(1, &engine()).await.unwrap().len(), 1);
+        postgres::terminate_connections(&dsn).await;
+        store.ping().await.unwrap();
+    }
+    verified_chain(&store, "s").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_takes_connections_and_never_answers_is_unavailable() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let mute = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok(connection) = silent.accept().await {
+            held.push(connection);
+        }
+    });
+    let config = PostgresConfig {
+        acquire_timeout: Duration::from_millis(300),
+        statement_timeout: Duration::from_millis(300),
+        ..PostgresConfig::new(format!("postgres://jam:s3cr%20et@{address}/jam"))
+    };
+    let store = PostgresStore::connect(config).await.unwrap();
+    assert!(unavailable(&store.ping().await));
+    assert!(store.submit(package("s"), &engine()).await.is_err());
+    mute.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_error_shows_the_password() {
+    let refused = PostgresConfig {
+        acquire_timeout: Duration::from_millis(300),
+        ..PostgresConfig::new("postgres://jam:s3cr%20et@127.0.0.1:1/jam")
+    };
+    let shown = format!("{refused:?}");
+    let store = PostgresStore::connect(refused).await.unwrap();
+    let unreachable = store.ping().await.unwrap_err().to_string();
+    let unreadable = PostgresStore::connect(PostgresConfig::new("postgres://jam:s3cr%20et@host:port/jam")).await.err();
+    let unreadable = unreadable.expect("the port is not a number").to_string();
+    for text in [shown, unreachable, unreadable] {
+        assert!(!text.contains("s3cr"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_without_the_schema_is_named_so_and_not_a_fault() {
+    let dsn = postgres::fresh_database().await;
+    let store = store_on(&dsn).await;
+    assert_eq!(store.schema().await.unwrap().found, None);
+    assert!(matches!(store.pending().await, Err(StoreError::Schema { found: None, .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_server_is_unavailable_and_heals() {
+    let dsn = postgres::migrated_database().await;
+    let limit = "alter role postgres connection limit -1; create role few login connection limit 1;
+        grant select, insert, update, delete on all tables in schema public to few";
+    postgres::execute(&dsn, limit).await;
+    let few = dsn.replace("postgres@", "few@");
+    let held = postgres::connect(&few).await;
+    let config = PostgresConfig { acquire_timeout: Duration::from_millis(500), ..PostgresConfig::new(&few) };
+    let store = PostgresStore::connect(config).await.unwrap();
+    assert!(unavailable(&store.ping().await));
+    drop(held);
+    let healed = async { while store.ping().await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(10), healed).await.unwrap();
+}

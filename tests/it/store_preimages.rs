@@ -1,0 +1,169 @@
+//! Laws of blobs: streaming in and out, races, interruptions, deletion.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use futures::{StreamExt, stream};
+use jam_domain::{Code, PreimageHash, Refusal};
+use jam_store::{PostgresConfig, PostgresStore, Put, PutError, Store};
+
+use crate::store_fixture::{World, bytes_of, engine, laws, noise, package, put, upload};
+use crate::support::postgres;
+
+laws!(
+    bytes_come_back_as_they_went_in_whole_and_in_ranges,
+    a_hundred_uploads_of_one_blob_at_once_store_it_once,
+    a_blob_that_is_there_is_read_to_its_end_and_not_rewritten,
+    a_refused_upload_leaves_nothing,
+    only_a_blob_that_nobody_refers_to_is_deleted,
+);
+
+const MIB: usize = 1024 * 1024;
+
+async fn bytes_come_back_as_they_went_in_whole_and_in_ranges(world: World) {
+    let store = world.store();
+    for (n, length) in [0, 1, 262_143, 262_144, 262_145, MIB, MIB + 1, 3 * MIB + 7].into_iter().enumerate() {
+        let bytes = noise(length, n as u64 + 1);
+        let hash = PreimageHash::of(&bytes);
+        let Put::Created(preimage) = put(&*store, &bytes, 70_001).await else { panic!("{length} bytes are new") };
+        let size = length as u64;
+        assert_eq!((preimage.size, preimage.refcount, preimage.media_type.as_str()), (size, 0, "text/plain"));
+        assert_eq!(store.preimage(hash).await.unwrap(), Some(preimage));
+        assert!(bytes_of(&*store, hash, 0..u64::MAX).await == bytes, "{length} bytes");
+        for (from, to) in
+            [(0, 1), (size / 2, size), (size / 3, size / 3 * 2), (size, size + 9), (262_143, 262_146), (5, 5)]
+        {
+            let inside = |at: u64| usize::try_from(at.min(size)).unwrap();
+            let wanted = &bytes[inside(from)..inside(to.max(from))];
+            assert!(bytes_of(&*store, hash, from..to).await == wanted, "{from}..{to} of {length}");
+        }
+    }
+    assert!(store.read_preimage(PreimageHash::of(b"none"), 0..1).await.unwrap().is_none());
+    assert_eq!(store.preimage(PreimageHash::of(b"none")).await.unwrap(), None);
+}
+
+async fn a_hundred_uploads_of_one_blob_at_once_store_it_once(world: World) {
+    for (length, seed) in [(10, 1), (MIB + MIB / 2, 2)] {
+        let bytes = Arc::new(noise(length, seed));
+        let tasks = (0..100).map(|n| {
+            let (store, bytes) = (world.replica(n), Arc::clone(&bytes));
+            tokio::spawn(async move { put(&*store, &bytes, 100_000).await })
+        });
+        let puts: Vec<Put> = join_all(tasks).await.into_iter().map(Result::unwrap).collect();
+        assert_eq!(puts.iter().filter(|put| matches!(put, Put::Created(_))).count(), 1);
+        let hash = PreimageHash::of(&bytes);
+        assert!(bytes_of(&*world.store(), hash, 0..u64::MAX).await == *bytes);
+    }
+    assert_no_leftovers(&world).await;
+}
+
+async fn a_blob_that_is_there_is_read_to_its_end_and_not_rewritten(world: World) {
+    let store = world.store();
+    let Put::Created(first) = put(&*store, b"blob", 1).await else { panic!("new") };
+    let read = AtomicUsize::new(0);
+    let body = stream::iter(0..4).map(|_| {
+        read.fetch_add(1, Ordering::Relaxed);
+        Ok(Bytes::from_static(b"x"))
+    });
+    let again = jam_store::Upload { media_type: "image/png".into(), ..upload(b"blob") };
+    assert_eq!(store.put_preimage(again, body.boxed()).await.unwrap(), Put::AlreadyThere(first));
+    assert_eq!(read.load(Ordering::Relaxed), 4);
+    let refused = Refusal::new(Code::Validation, "another hash");
+    let body = stream::iter([Ok(Bytes::from_static(b"blub")), Err(refused.clone())]).boxed();
+    assert_eq!(store.put_preimage(upload(b"blob"), body).await, Err(PutError::Refused(refused)));
+}
+
+async fn a_refused_upload_leaves_nothing(world: World) {
+    let store = world.store();
+    for length in [10, 3 * MIB + 5] {
+        let bytes = noise(length, 77);
+        let refusal = Refusal::new(Code::TooLarge, "too large");
+        let pieces = bytes.chunks(300_000).map(|piece| Ok(Bytes::copy_from_slice(piece)));
+        let body: Vec<_> = pieces.chain([Err(refusal.clone())]).collect();
+        let answer = store.put_preimage(upload(&bytes), stream::iter(body).boxed()).await;
+        assert_eq!(answer, Err(PutError::Refused(refusal)));
+        assert_eq!(store.preimage(PreimageHash::of(&bytes)).await.unwrap(), None);
+    }
+    // A client that goes away in the middle: the handler's future is dropped while it waits for bytes.
+    let bytes = noise(3 * MIB, 78);
+    let pieces: Vec<_> = bytes.chunks(300_000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+    let body = stream::iter(pieces).chain(stream::pending()).boxed();
+    let waiting = tokio::time::timeout(Duration::from_millis(700), store.put_preimage(upload(&bytes), body));
+    assert!(waiting.await.is_err());
+    assert_no_leftovers(&world).await;
+    assert!(matches!(put(&*store, &bytes, 300_000).await, Put::Created(_)), "the next upload of it goes through");
+}
+
+/// Nothing is staged, and every chunk belongs to a preimage. The rows of a dropped upload go a moment later.
+async fn assert_no_leftovers(world: &World) {
+    let Some(dsn) = &world.dsn else { return };
+    for _ in 0..100 {
+        if leftovers(dsn).await == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{} rows of interrupted uploads are left", leftovers(dsn).await);
+}
+
+async fn leftovers(dsn: &str) -> i64 {
+    postgres::number(
+        dsn,
+        "select (select count(*) from uploads)
+            + (select count(*) from blob_chunks c where not exists (select from preimages p where p.blob = c.blob))",
+    )
+    .await
+}
+
+async fn only_a_blob_that_nobody_refers_to_is_deleted(world: World) {
+    let store = world.store();
+    let hash = PreimageHash::of(b"blob");
+    assert_eq!(store.delete_preimage(hash).await.unwrap(), None);
+    put(&*store, b"blob", 4).await;
+    assert_eq!(store.delete_preimage(hash).await.unwrap(), Some(true));
+    assert_eq!(store.preimage(hash).await.unwrap(), None);
+    assert_no_leftovers(&world).await;
+    put(&*store, b"blob", 4).await;
+    let mut new = package("s");
+    new.package.preimage_hashes = Some(vec![hash]);
+    store.submit(new, &engine()).await.unwrap();
+    assert_eq!(store.delete_preimage(hash).await.unwrap(), Some(false));
+    assert_eq!(bytes_of(&*store, hash, 0..4).await, b"blob");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_upload_holds_no_connection() {
+    let dsn = postgres::migrated_database().await;
+    let config = PostgresConfig { max_connections: 1, ..PostgresConfig::new(&dsn) };
+    let store = PostgresStore::connect(config).await.unwrap();
+    let bytes = noise(2 * MIB, 5);
+    let (sender, receiver) = futures::channel::mpsc::unbounded();
+    let uploading = {
+        let (store, upload) = (store.clone(), upload(&bytes));
+        tokio::spawn(async move { store.put_preimage(upload, receiver.boxed()).await })
+    };
+    for piece in bytes.chunks(MIB + 9) {
+        sender.unbounded_send(Ok(Bytes::copy_from_slice(piece))).unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        store.ping().await.unwrap();
+    }
+    drop(sender);
+    assert!(matches!(uploading.await.unwrap(), Ok(Put::Created(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_server_has_staged_is_swept_and_a_live_upload_is_not() {
+    let dsn = postgres::migrated_database().await;
+    let store = PostgresStore::connect(PostgresConfig::new(&dsn)).await.unwrap();
+    let stage = "with u as (insert into uploads (blob, touched_at) values
+            (gen_random_uuid(), now() - interval '2 hours'), (gen_random_uuid(), now()) returning blob)
+        insert into blob_chunks (blob, start, bytes) select blob, 0, 'x' from u";
+    postgres::execute(&dsn, stage).await;
+    assert_eq!(store.sweep_uploads(3600).await.unwrap(), 1);
+    assert_eq!(postgres::number(&dsn, "select count(*) from blob_chunks").await, 1);
+    assert_eq!(store.sweep_uploads(0).await.unwrap(), 1);
+    assert_eq!(leftovers(&dsn).await, 0);
+}

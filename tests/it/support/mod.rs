@@ -1,0 +1,4 @@
+//! What integration tests stand on: real parts, started once for each test process.
+
+pub mod cluster;
+pub mod postgres;
