@@ -41,7 +41,7 @@ suite_unit() {
 suite_integration() {
   local name args=()
   # built before the tests run, so that no test's own deadline pays for it
-  "$HERE/cluster/build" kube etcd helm || return 1
+  "$HERE/cluster/build" kube etcd helm && "$HERE/schemathesis/install" >/dev/null || return 1
   for name in $(targets); do [ "$name" = e2e ] || args+=(--test "$name"); done
   [ ${#args[@]} -gt 0 ] || return 0
   cargo test --workspace "${args[@]}" --no-fail-fast
