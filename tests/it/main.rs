@@ -42,4 +42,5 @@ mod store_outages;
 mod store_packages;
 mod store_preimages;
 mod store_processing;
+mod store_statements;
 mod support;

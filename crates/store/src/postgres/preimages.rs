@@ -64,6 +64,39 @@ pub(super) async fn insert(connection: &mut PgConnection, preimage: &Preimage, b
     Ok(written.rows_affected() == 1)
 }
 
+/// Writes a record with all its bytes in one row, unless there is one with the same hash; says whether it did.
+///
+/// One statement, so that a small blob costs one round trip and one flush, and needs no transaction around it.
+pub(super) async fn insert_whole(
+    pool: &PgPool,
+    preimage: &Preimage,
+    blob: Uuid,
+    bytes: &[u8],
+) -> Result<bool, Failure> {
+    let Preimage { hash, size, media_type, created_at, uploader, storage_class, refcount } = preimage;
+    let written: i64 = query_scalar(
+        "with made as (
+            insert into preimages (hash, blob, size, media_type, created_at, uploader, storage_class, refcount)
+            values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (hash) do nothing returning blob
+         ), bytes as (
+            insert into blob_chunks (blob, start, bytes) select blob, 0, $9 from made where $3 > 0
+         )
+         select count(*) from made",
+    )
+    .bind(hash.0.as_slice())
+    .bind(blob)
+    .bind(number(*size)?)
+    .bind(media_type)
+    .bind(At::from(*created_at))
+    .bind(uploader.as_str())
+    .bind(storage_class)
+    .bind(number(*refcount)?)
+    .bind(bytes)
+    .fetch_one(pool)
+    .await?;
+    Ok(written == 1)
+}
+
 /// Removes a record that nothing refers to; returns the key of its bytes.
 pub(super) async fn remove(connection: &mut PgConnection, hash: PreimageHash) -> Result<Option<Uuid>, Failure> {
     let removed = query_scalar("delete from preimages where hash = $1 and refcount = 0 returning blob")
