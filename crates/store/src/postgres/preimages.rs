@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jam_domain::{Preimage, PreimageHash};
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
-use sqlx::{Row, query, query_scalar};
+use sqlx::{AssertSqlSafe, Row, query, query_scalar};
 use uuid::Uuid;
 
 use super::error::Failure;
@@ -141,4 +141,73 @@ pub(super) async fn refer(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Counts so many packages less that refer to each. The rows are locked in the order in which submissions lock them.
+pub(super) async fn release(
+    connection: &mut PgConnection,
+    references: &BTreeMap<PreimageHash, u64>,
+) -> Result<(), Failure> {
+    hold(connection, &references.keys().copied().collect()).await?;
+    if references.is_empty() {
+        return Ok(());
+    }
+    let hashes: Vec<&[u8]> = references.keys().map(|hash| hash.0.as_slice()).collect();
+    let counts = references.values().map(|count| number(*count)).collect::<Result<Vec<i64>, _>>()?;
+    // A count that was wrong before must not stop retention for ever.
+    query(
+        "update preimages p set refcount = greatest(p.refcount - u.less, 0)
+         from unnest($1::bytea[], $2::bigint[]) as u(hash, less) where p.hash = u.hash",
+    )
+    .bind(hashes)
+    .bind(counts)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// A preimage on a walk.
+pub(super) struct Walked {
+    pub(super) hash: PreimageHash,
+    pub(super) created_at: At,
+    pub(super) refcount: u64,
+}
+
+/// The next preimages after the last one seen, in the order of their hashes: an index by age would be written with every
+/// upload, and of what retention leaves nearly all is old.
+pub(super) async fn walk(
+    connection: &mut PgConnection,
+    seen: Option<&Walked>,
+    limit: u32,
+) -> Result<Vec<Walked>, Failure> {
+    let sql = format!("select hash, created_at, refcount from preimages where hash > $1 order by hash limit {limit}");
+    let seen = seen.map_or(&[][..], |walked| walked.hash.0.as_slice());
+    let rows = query(AssertSqlSafe(sql)).bind(seen).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Walked {
+                hash: hash_of(row.try_get("hash")?)?,
+                created_at: row.try_get("created_at")?,
+                refcount: count(row.try_get("refcount")?)?,
+            })
+        })
+        .collect()
+}
+
+/// Removes records that nothing refers to by now, and returns how many. Their bytes become those of an abandoned upload, so
+/// that nobody waits for a row here while megabytes go.
+pub(super) async fn abandon(connection: &mut PgConnection, hashes: &[PreimageHash]) -> Result<u64, Failure> {
+    let hashes: Vec<&[u8]> = hashes.iter().map(|hash| hash.0.as_slice()).collect();
+    let abandoned = query(
+        "with gone as (
+            delete from preimages where hash = any(array(
+                select hash from preimages where hash = any($1) and refcount = 0 order by hash for update skip locked))
+            returning blob
+         )
+         insert into uploads (blob, touched_at) select blob, '-infinity' from gone",
+    )
+    .bind(hashes)
+    .execute(connection)
+    .await?;
+    Ok(abandoned.rows_affected())
 }
