@@ -33,7 +33,7 @@ pub struct Checks {
 impl Checks {
     /// Whether requests can be served.
     pub fn good(&self) -> bool {
-        self.store.is_ok() && self.schema.is_some_and(|schema| schema.found == Some(schema.wanted))
+        self.store.is_ok() && self.schema.is_some_and(SchemaVersion::serves)
     }
 }
 
@@ -97,7 +97,7 @@ fn log_change(before: Option<&Checks>, now: &Checks) {
     }
     match (&now.store, now.schema) {
         (Err(reason), _) => tracing::warn!(reason, "not ready"),
-        (Ok(()), Some(schema)) if schema.found != Some(schema.wanted) => {
+        (Ok(()), Some(schema)) if !schema.serves() => {
             tracing::warn!(found = schema.found, wanted = schema.wanted, "not ready: run `jam-api migrate`");
         }
         (Ok(()), _) if before.is_some() => tracing::info!("ready again"),
@@ -112,16 +112,19 @@ pub fn shown(checks: &Checks, draining: bool) -> Value {
         Some(reason) => json!({"ok": false, "reason": reason}),
     };
     let mut schema = match (checks.store, checks.schema) {
-        (_, Some(SchemaVersion { found, wanted })) if found == Some(wanted) => one(None),
-        (_, Some(SchemaVersion { found: None, wanted })) => {
+        (_, Some(schema)) if schema.serves() => one(None),
+        (_, Some(SchemaVersion { found: None, wanted, oldest: _ })) => {
             one(Some(format!("the database has no schema, version {wanted} is needed: run `jam-api migrate`")))
         }
-        (_, Some(SchemaVersion { found: Some(found), wanted })) => {
+        (_, Some(SchemaVersion { found: Some(found), wanted, oldest: _ })) if found > wanted => one(Some(format!(
+            "the schema has version {found} and serves no build that needs {wanted}: use the later release"
+        ))),
+        (_, Some(SchemaVersion { found: Some(found), wanted, oldest: _ })) => {
             one(Some(format!("the schema has version {found}, version {wanted} is needed: run `jam-api migrate`")))
         }
         (_, None) => one(Some("not known while the store does not answer".into())),
     };
-    if let (Some(SchemaVersion { found, wanted }), Value::Object(fields)) = (checks.schema, &mut schema) {
+    if let (Some(SchemaVersion { found, wanted, oldest: _ }), Value::Object(fields)) = (checks.schema, &mut schema) {
         fields.insert("found".into(), found.into());
         fields.insert("wanted".into(), wanted.into());
     }

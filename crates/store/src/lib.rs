@@ -184,6 +184,17 @@ pub struct SchemaVersion {
     pub found: Option<i64>,
     /// The version that this build needs.
     pub wanted: i64,
+    /// Of a later version: the version of the oldest build that it says it serves.
+    pub oldest: Option<i64>,
+}
+
+impl SchemaVersion {
+    /// Whether this build can work on it: it is exactly what the build needs, or says itself that it still is.
+    pub fn serves(self) -> bool {
+        let Self { found, wanted, oldest } = self;
+        let still = |found| found > wanted && oldest.is_some_and(|oldest| oldest <= wanted);
+        found.is_some_and(|found| found == wanted || still(found))
+    }
 }
 
 /// Why a store did not answer. Nothing of it goes to clients; it is logged once, with its source.

@@ -71,7 +71,7 @@ impl Store for MemoryStore {
     }
 
     async fn schema(&self) -> Stored<SchemaVersion> {
-        Ok(SchemaVersion { found: Some(0), wanted: 0 })
+        Ok(SchemaVersion { found: Some(0), wanted: 0, oldest: None })
     }
 
     async fn put_preimage(&self, upload: Upload, body: UploadBody<'_>) -> Result<Put, PutError> {
