@@ -6,10 +6,10 @@ use jam_domain::{Code, Settings, Timestamp};
 use serde_json::{Map, Value, json};
 
 use super::admit::Admitted;
-use super::build;
 use super::fault::{Fault, json_response, ok};
-use super::health::shown;
+use super::health::{Checks, checked, shown};
 use super::state::Api;
+use super::{build, cleanup};
 
 /// Roots that a status shows at most.
 const MOST_ROOTS: u32 = 200;
@@ -58,8 +58,12 @@ pub async fn system(api: &Api, admitted: &Admitted<'_>) -> Response {
     let roots =
         if checks.good() { api.store.roots(&admitted.caller.services, MOST_ROOTS).await } else { Ok(Vec::new()) };
     jam.insert("accumulator_roots".into(), json!(roots.unwrap_or_default()));
-    jam.insert("cleanup_enabled".into(), (api.settings.retention_days > 0).into());
-    jam.insert("health".into(), json!({"store_ok": checks.good(), "cleanup_ok": true, "last_cleanup": null}));
+    let Checks { store: _, schema: _, retained } = &checks;
+    jam.insert("cleanup_enabled".into(), cleanup::enabled(&api.settings, Timestamp::now()).into());
+    jam.insert("cleanup".into(), retained.shown());
+    let (cleanup_ok, last) = (retained.problem.is_none(), retained.last());
+    let health = json!({"store_ok": checks.good(), "cleanup_ok": cleanup_ok, "last_cleanup": last});
+    jam.insert("health".into(), health);
     let status = if checks.good() { "ok" } else { "degraded" };
     ok(&json!({"status": status, "version": build::VERSION, "jam": jam}))
 }
@@ -70,15 +74,16 @@ pub async fn jam_healthz(api: &Api) -> Response {
     let mut details = shown(&checks, false);
     if let Value::Object(fields) = &mut details {
         fields.remove("draining");
-        fields.insert("cleanup".into(), json!({"ok": true}));
+        fields.insert("cleanup".into(), checked(checks.retained.problem));
     }
-    if checks.good() {
+    let problem = if checks.good() { checks.retained.problem } else { Some("the store can't be used") };
+    let Some(problem) = problem else {
         return ok(&json!({"status": "ok", "details": details}));
-    }
+    };
     let body = json!({
         "status": "unavailable",
         "details": details,
-        "error": "the store can't be used",
+        "error": problem,
         "code": Code::StoreUnavailable.as_str(),
     });
     json_response(StatusCode::SERVICE_UNAVAILABLE, &body)

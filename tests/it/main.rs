@@ -3,6 +3,7 @@
 
 mod api_admission;
 mod api_answers;
+mod api_cleanup;
 mod api_packages;
 mod api_preimages;
 mod api_processing;
