@@ -3,6 +3,7 @@
 
 mod api_admission;
 mod api_answers;
+mod api_cleanup;
 mod api_document;
 mod api_packages;
 mod api_preimages;
@@ -40,10 +41,14 @@ mod receipts_tampering;
 mod receipts_vectors;
 mod shape;
 mod store_agreement;
+mod store_cleanup_run;
+mod store_expand;
 mod store_fixture;
 mod store_migrations;
 mod store_outages;
 mod store_packages;
 mod store_preimages;
 mod store_processing;
+mod store_retention;
+mod store_statements;
 mod support;
