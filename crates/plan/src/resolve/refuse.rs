@@ -46,10 +46,10 @@ pub(super) fn not_implemented(spec: &JamInstanceSpec) -> Result<(), Refusal> {
         blob_store,
         tokens,
         migrations: _,
-        cleanup,
+        cleanup: _,
         service: _,
         ingress: _,
-        http_route,
+        http_route: _,
         network_policy: _,
         monitoring,
         pod_template: _,
@@ -63,11 +63,6 @@ pub(super) fn not_implemented(spec: &JamInstanceSpec) -> Result<(), Refusal> {
         (tokens.is_some_and(|tokens| tokens.allowed_tokens_secret_ref.is_some()), "tokens.allowedTokensSecretRef"),
         (tokens.is_some_and(|tokens| tokens.global_tokens_secret_ref.is_some()), "tokens.globalTokensSecretRef"),
         (tokens.is_some_and(|tokens| tokens.admin_tokens_secret_ref.is_some()), "tokens.adminTokensSecretRef"),
-        (cleanup.is_some(), "cleanup"),
-        (http_route.as_ref().is_some_and(|route| route.enabled), "httpRoute"),
-        (monitoring.is_some_and(|monitoring| monitoring.service_monitor), "monitoring.serviceMonitor"),
-        (monitoring.is_some_and(|monitoring| monitoring.prometheus_rule), "monitoring.prometheusRule"),
-        (monitoring.is_some_and(|monitoring| monitoring.dashboard), "monitoring.dashboard"),
         (monitoring.is_some_and(|monitoring| monitoring.otlp_endpoint.is_some()), "monitoring.otlpEndpoint"),
     ];
     match later.into_iter().find(|(asked, _)| *asked) {
@@ -110,6 +105,9 @@ pub(super) fn contradictions(spec: &JamInstanceSpec, settings: &Settings) -> Res
     }
     if spec.ingress.as_ref().is_some_and(|ingress| ingress.enabled && ingress.host.is_none()) {
         return Err(invalid("spec.ingress.host is needed when the Ingress is enabled"));
+    }
+    if spec.http_route.as_ref().is_some_and(|route| route.enabled && route.parent_refs.is_empty()) {
+        return Err(invalid("spec.httpRoute.parentRefs needs at least one Gateway when the HTTPRoute is enabled"));
     }
     if settings.auth_required && crate::tokens::consumers(spec).is_empty() {
         return Err(invalid(
