@@ -2,7 +2,7 @@
 
 mod egress;
 mod migration;
-mod refuse;
+pub(crate) mod refuse;
 #[cfg(test)]
 mod tests;
 

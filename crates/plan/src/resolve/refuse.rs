@@ -13,8 +13,24 @@ pub(super) const NO_DATABASE: &str =
 /// Longest name of an instance: its children's names are longer and still have to fit in a label.
 const LONGEST_NAME: usize = 40;
 
-/// Environment variables that the operator sets, or that name what the spec has a field for.
-const OWN_VARIABLES: [&str; 4] = ["JAM_PG_DSN", "DATABASE_URL", "JAM_TOKENS_FILE", "JAM_PG_MAX_CONNECTIONS"];
+/// Environment variables of the server that the spec has no field for: a user may set them.
+pub(crate) const FREE_VARIABLES: [&str; 6] = [
+    "JAM_LOG",
+    "JAM_LOG_FORMAT",
+    "JAM_MAX_BYTES_IN_FLIGHT",
+    "JAM_SHUTDOWN_DELAY",
+    "JAM_TRUSTED_PROXIES",
+    "JAM_WORK_BATCH",
+];
+
+/// Variables without the prefix `JAM_` that the server reads all the same.
+pub(crate) const OTHER_VARIABLES: [&str; 3] = ["API_TOKENS", "DATABASE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+
+/// Whether a variable of this name would contradict the spec. The environment wins over the server's file: a `JAM_ENABLED`
+/// would undo the toggle, a `JAM_LISTEN` take the port from the probes.
+fn is_own_variable(name: &str) -> bool {
+    (name.starts_with("JAM_") && !FREE_VARIABLES.contains(&name)) || OTHER_VARIABLES.contains(&name)
+}
 
 fn invalid(message: impl Into<String>) -> Refusal {
     Refusal::new(Reason::InvalidSettings, message)
@@ -130,7 +146,7 @@ pub(super) fn pod_overrides(template: Option<&PodTemplate>) -> Result<(), Refusa
     if let Some(annotation) = annotations.keys().find(ours) {
         return Err(invalid(format!("spec.podTemplate.annotations: {annotation} is the operator's own")));
     }
-    if let Some(variable) = env.iter().find(|variable| OWN_VARIABLES.contains(&variable.name.as_str())) {
+    if let Some(variable) = env.iter().find(|variable| is_own_variable(&variable.name)) {
         return Err(invalid(format!("spec.podTemplate.env: {} is set from the spec's own fields", variable.name)));
     }
     Ok(())
