@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::Reason;
+
 /// An alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Alert {
@@ -57,7 +59,7 @@ pub const OF_INSTANCE: [Alert; 5] = [
 ];
 
 /// The alerts on the operator's own metrics.
-pub const OF_OPERATOR: [Alert; 6] = [
+pub const OF_OPERATOR: [Alert; 10] = [
     Alert {
         name: "JamOperatorDown",
         expression: "absent(jam_operator_leader{$S} == 1)",
@@ -87,6 +89,34 @@ pub const OF_OPERATOR: [Alert; 6] = [
         summary: "An instance waits for somebody to change something",
     },
     Alert {
+        name: "JamInstanceNotReady",
+        expression: "max(jam_operator_instances{$S,condition=\"Ready\",status=\"False\"}) > 0",
+        lasting: "30m",
+        severity: "warning",
+        summary: "An instance is not as its spec says for half an hour",
+    },
+    Alert {
+        name: "JamRolledBack",
+        expression: "increase(jam_operator_reconciles_total{$S,reason=\"given_up\"}[1h]) > 0 or (jam_operator_reconciles_total{$S,reason=\"given_up\"} unless jam_operator_reconciles_total{$S,reason=\"given_up\"} offset 1h)",
+        lasting: "0m",
+        severity: "warning",
+        summary: "A rollout was given up: the last good revision serves, and the new one waits for a change of the spec",
+    },
+    Alert {
+        name: "JamTokenRotationOverdue",
+        expression: "max(jam_operator_instances{$S,condition=\"TokensReady\",status=\"False\"}) > 0",
+        lasting: "1h",
+        severity: "warning",
+        summary: "Tokens are neither made nor rotated for an hour: a pod does not say which ones it accepts",
+    },
+    Alert {
+        name: "JamKindNotServed",
+        expression: "max(jam_operator_instances{$S,condition=\"OptionalKindsServed\",status=\"False\"}) > 0",
+        lasting: "1h",
+        severity: "info",
+        summary: "An instance asks for a kind whose definition is not installed: it is left out",
+    },
+    Alert {
         name: "JamDatabaseUnreachable",
         expression: "max(jam_operator_instances{$S,condition=\"DatabaseReachable\",status=\"False\"}) > 0",
         lasting: "5m",
@@ -102,14 +132,45 @@ pub const OF_OPERATOR: [Alert; 6] = [
     },
 ];
 
+/// Which alert tells of a reason that is wrong or wants a change. Words, not variants: a reason without an alert is found by a
+/// test, and does not have to wait for this page to compile.
+const OF_REASONS: [(&str, &str); 19] = [
+    ("PodsNotReady", "JamInstanceNotReady"),
+    ("RolloutStuck", "JamInstanceNotReady"),
+    ("DatabaseUnreachable", "JamDatabaseUnreachable"),
+    ("SecretMissing", "JamInstanceStalled"),
+    ("SecretKeyMissing", "JamInstanceStalled"),
+    ("NameTaken", "JamInstanceStalled"),
+    ("MigrationFailed", "JamMigrationFailed"),
+    ("CleanupFailed", "JamCleanupFailing"),
+    ("CleanupOverdue", "JamCleanupOverdue"),
+    ("KindNotServed", "JamKindNotServed"),
+    ("ApplyFailed", "JamOperatorReconcileErrors"),
+    ("MigrationImpossible", "JamMigrationFailed"),
+    ("ApprovalNeeded", "JamInstanceStalled"),
+    ("NotImplemented", "JamInstanceStalled"),
+    ("InvalidSettings", "JamInstanceStalled"),
+    ("InvalidObject", "JamInstanceStalled"),
+    ("RolledBack", "JamRolledBack"),
+    ("RollbackRefused", "JamRolledBack"),
+    ("RotationHeld", "JamTokenRotationOverdue"),
+];
+
+/// The alert that tells of a reason, where one does.
+pub fn of_reason(reason: Reason) -> Option<&'static Alert> {
+    let (_, name) = OF_REASONS.iter().find(|(word, _)| *word == reason.as_str())?;
+    OF_INSTANCE.iter().chain(&OF_OPERATOR).find(|alert| alert.name == *name)
+}
+
+/// The rules of the operator as the chart has them: it fills in where the operator is.
+pub fn operator_yaml() -> String {
+    let rules = written(&OF_OPERATOR, "namespace=\"$NAMESPACE\",service=\"$SERVICE\"");
+    serde_saphyr::to_string(&rules).expect("rules are YAML")
+}
+
 /// The rules of one instance, whose pods are scraped through this Service.
 pub fn of_instance(namespace: &str, service: &str) -> Vec<Value> {
     written(&OF_INSTANCE, &format!("namespace=\"{namespace}\",service=\"{service}\""))
-}
-
-/// The rules of the operator, for the chart. The selector is the chart's to fill in.
-pub fn of_operator(selector: &str) -> Vec<Value> {
-    written(&OF_OPERATOR, selector)
 }
 
 fn written(alerts: &[Alert], selector: &str) -> Vec<Value> {
@@ -124,4 +185,27 @@ fn written(alerts: &[Alert], selector: &str) -> Vec<Value> {
         })
     };
     alerts.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_that_somebody_should_know_of_has_its_alert_and_no_other_has() {
+        for reason in Reason::ALL {
+            assert_eq!(of_reason(*reason).is_some(), reason.is_warning(), "{reason}: see OF_REASONS");
+        }
+    }
+
+    #[test]
+    fn every_alert_has_a_name_of_its_own_and_speaks_of_its_selector_alone() {
+        let all: Vec<&Alert> = OF_INSTANCE.iter().chain(&OF_OPERATOR).collect();
+        for (at, alert) in all.iter().enumerate() {
+            assert!(alert.name.starts_with("Jam") && all[..at].iter().all(|other| other.name != alert.name));
+            let selectors = alert.expression.matches('{').count();
+            assert!(selectors > 0 && alert.expression.matches("{$S").count() == selectors, "{}", alert.name);
+            assert!(["info", "warning", "critical"].contains(&alert.severity));
+        }
+    }
 }
