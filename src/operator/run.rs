@@ -104,7 +104,7 @@ impl Program {
             ledger,
             listener,
             namespaces: args.namespaces(&own),
-            defaults: args.image.defaults(),
+            defaults: args.image.defaults(&args.rollout),
             identity,
             concurrency: args.concurrency,
         })

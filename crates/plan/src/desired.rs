@@ -3,6 +3,7 @@
 mod budget;
 mod config;
 mod deployment;
+mod evidence;
 mod exposure;
 #[cfg(test)]
 mod generated;
@@ -10,6 +11,7 @@ mod identity;
 mod migration;
 mod pod;
 mod prune;
+mod revision;
 mod secrets;
 #[cfg(test)]
 mod tests;
@@ -20,7 +22,9 @@ use serde_json::Value;
 use crate::names;
 use crate::resolve::{Resolved, Rollout};
 
+pub use evidence::evidence;
 pub use prune::prunable;
+pub use revision::Revision;
 
 /// The kinds of children, in the order they are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -137,21 +141,27 @@ pub struct Objects<T> {
 
 /// The objects of an instance, in the order they are applied.
 pub fn desired(resolved: &Resolved) -> Objects<Desired> {
-    let mut items = vec![identity::service_account(resolved), config::config_map(resolved)];
+    let mut items = vec![identity::service_account(resolved), config::config_map(resolved), revision::record(resolved)];
     items.extend(secrets::all(resolved));
     items.extend(exposure::network_policy(resolved));
     items.extend(migration::job(resolved));
     items.push(exposure::service(resolved));
-    let mut keep = Vec::new();
+    let mut keep = kept_maps(resolved);
     let deployments = [Some(deployment::api(resolved)), deployment::worker(resolved)].into_iter().flatten();
     match resolved.rollout {
         Rollout::Apply => items.extend(deployments),
-        Rollout::AfterMigration => keep.extend(deployments.map(|desired| desired.object)),
+        Rollout::AfterMigration | Rollout::LeaveAlone => keep.extend(deployments.map(|desired| desired.object)),
     }
     items.extend(budget::disruption_budget(resolved));
     items.extend(budget::autoscaler(resolved));
     items.extend(exposure::ingress(resolved));
     Objects { items, keep }
+}
+
+/// The revisions that a bad rollout may still go back to, and the evidence of the last one that did.
+fn kept_maps(resolved: &Resolved) -> Vec<ObjectRef> {
+    let maps = resolved.kept_maps.iter().filter(|name| *name != resolved.revision.name());
+    maps.map(|name| ObjectRef { kind: Kind::ConfigMap, name: name.clone() }).collect()
 }
 
 impl Desired {

@@ -14,7 +14,12 @@ pub(crate) fn at(seconds: i64) -> Timestamp {
 }
 
 pub(crate) fn defaults() -> Defaults {
-    Defaults { repository: "registry.example/jam-api".into(), tag: "1.0.0".into() }
+    Defaults {
+        repository: "registry.example/jam-api".into(),
+        tag: "1.0.0".into(),
+        progress_deadline: 300,
+        render_revision: 1,
+    }
 }
 
 #[allow(clippy::needless_pass_by_value)] // json!() at the call sites makes values
@@ -42,9 +47,12 @@ pub(crate) fn on_postgres() -> JamInstance {
     }))
 }
 
-/// The instance with `changes` merged into its spec; a null removes.
+/// The instance with `changes` merged into its spec; a null removes. One that has a status gets another generation.
 pub(crate) fn but(instance: &JamInstance, changes: Value) -> JamInstance {
     let mut document = serde_json::to_value(instance).unwrap();
+    if instance.status.is_some() {
+        document["metadata"]["generation"] = instance.metadata.generation.map(|generation| generation + 1).into();
+    }
     merge(&mut document["spec"], changes);
     serde_json::from_value(document).unwrap()
 }
@@ -104,6 +112,7 @@ pub(crate) fn settled_cluster_for(instance: &JamInstance) -> Observed {
     let postgres = instance.spec.database.is_some();
     let cluster = if postgres { migrated_cluster_for(instance) } else { cluster_for(instance) };
     let replicas = instance.spec.replicas;
+    let revision = Some(resolved(instance, &cluster).wanted.name);
     Observed {
         api: Some(DeploymentState {
             generation: 1,
@@ -114,6 +123,7 @@ pub(crate) fn settled_cluster_for(instance: &JamInstance) -> Observed {
             ready: replicas,
             available: replicas,
             rolled_out: true,
+            revision,
             image: Some("registry.example/jam-api:1.0.0".into()),
             ..DeploymentState::default()
         }),
