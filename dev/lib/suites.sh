@@ -79,7 +79,7 @@ end_to_end_up() {
   "$HERE/cluster/up" || return 1
   tars=$("$HERE/images/build" --bin-dir "${CARGO_TARGET_DIR:-$PROJECT/target}/debug" operator api api-next api-broken) || return 1
   # shellcheck disable=SC2086
-  "$HERE/cluster/load" $tars && "$HERE/cluster/shell" -- "$HERE/deploy" operator || {
+  "$HERE/cluster/load" $tars && JAM_PROGRESS_DEADLINE=30 "$HERE/cluster/shell" -- "$HERE/deploy" operator || {
     "$HERE/cluster/shell" -- bash "$HERE/lib/diagnose.sh"
     return 1
   }

@@ -60,6 +60,15 @@ pub async fn all(
     Ok(Applied::All)
 }
 
+/// Creates an object that is written once, unless it is there.
+pub async fn once(context: &Context, instance: &Key, desired: &Desired) -> Result<(), Error> {
+    match post(&api_of(context, desired.object.kind, &instance.namespace), &desired.body).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        Err(error) => Err(Error::write(&desired.object)(error)),
+    }
+}
+
 /// A new object. Not forced: what appeared under this name since the survey is somebody else's, and conflicts.
 async fn create(
     context: &Context,

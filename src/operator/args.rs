@@ -81,6 +81,9 @@ pub struct RunArgs {
     /// What instances run that name no image.
     #[command(flatten)]
     pub image: ImageArgs,
+    /// How pods are replaced.
+    #[command(flatten)]
+    pub rollout: RolloutArgs,
     /// How to log.
     #[command(flatten)]
     pub telemetry: TelemetryArgs,
@@ -94,6 +97,17 @@ pub struct ImageArgs {
     pub api_image: String,
 }
 
+/// How pods are replaced.
+#[derive(Debug, Clone, Args)]
+pub struct RolloutArgs {
+    /// Seconds without progress after which a rollout is given up and the last good revision is back.
+    #[arg(long, env = "JAM_PROGRESS_DEADLINE", default_value_t = 300, value_parser = clap::value_parser!(i32).range(5..=86_400))]
+    pub progress_deadline: i32,
+    /// Render as another release would: for tests of an upgrade.
+    #[arg(long, hide = true, default_value_t = jam_plan::resolve::RENDER_REVISION)]
+    pub render_revision: i32,
+}
+
 /// What to plan.
 #[derive(Debug, Clone, Args)]
 pub struct PlanArgs {
@@ -103,6 +117,9 @@ pub struct PlanArgs {
     /// What instances run that name no image.
     #[command(flatten)]
     pub image: ImageArgs,
+    /// How pods are replaced.
+    #[command(flatten)]
+    pub rollout: RolloutArgs,
 }
 
 /// The namespaces whose instances are watched.
@@ -131,19 +148,22 @@ impl RunArgs {
 
 impl ImageArgs {
     /// The image in its two parts. A colon in the last part of the path begins the tag; a registry's port does not.
-    pub fn defaults(&self) -> jam_plan::Defaults {
+    fn parts(&self) -> (String, String) {
         let name = self.api_image.rfind('/').map_or(0, |slash| slash + 1);
         match self.api_image[name..].find(':') {
             Some(colon) => {
                 let (repository, tag) = self.api_image.split_at(name + colon);
-                Self::of(repository, &tag[1..])
+                (repository.into(), tag[1..].into())
             }
-            None => Self::of(&self.api_image, env!("CARGO_PKG_VERSION")),
+            None => (self.api_image.clone(), env!("CARGO_PKG_VERSION").into()),
         }
     }
 
-    fn of(repository: &str, tag: &str) -> jam_plan::Defaults {
-        jam_plan::Defaults { repository: repository.into(), tag: tag.into(), operator_namespace: None }
+    /// What the operator fills in where a resource says nothing.
+    pub fn defaults(&self, rollout: &RolloutArgs) -> jam_plan::Defaults {
+        let (repository, tag) = self.parts();
+        let RolloutArgs { progress_deadline, render_revision } = *rollout;
+        jam_plan::Defaults { repository, tag, operator_namespace: None, progress_deadline, render_revision }
     }
 }
 
@@ -153,11 +173,7 @@ mod tests {
 
     #[test]
     fn the_port_of_a_registry_is_not_a_tag() {
-        let split = |image: &str| {
-            let jam_plan::Defaults { repository, tag, operator_namespace: _ } =
-                ImageArgs { api_image: image.into() }.defaults();
-            (repository, tag)
-        };
+        let split = |image: &str| ImageArgs { api_image: image.into() }.parts();
         assert_eq!(split("localhost/jam-api:dev"), ("localhost/jam-api".into(), "dev".into()));
         assert_eq!(split("host:5000/jam-api"), ("host:5000/jam-api".into(), env!("CARGO_PKG_VERSION").into()));
         assert_eq!(split("host:5000/jam-api:1"), ("host:5000/jam-api".into(), "1".into()));

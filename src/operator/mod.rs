@@ -10,6 +10,7 @@ mod client;
 mod context;
 mod drift;
 mod error;
+mod evidence;
 #[cfg(test)]
 mod fake;
 mod health;

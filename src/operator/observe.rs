@@ -2,11 +2,12 @@
 
 use futures::future::try_join_all;
 use jam_domain::Timestamp;
+use jam_plan::desired::Revision;
 use jam_plan::observed::{Child, DeploymentState, Foreign, JobState, MigrationJob, SecretKey, TokenSecret};
 use jam_plan::{Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Write, names, resolve, tokens};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, ResourceExt};
@@ -93,6 +94,18 @@ async fn consumers(context: &Context, instance: &JamInstance) -> Result<(Vec<Tok
         }
     }
     Ok((held, foreign))
+}
+
+/// The revisions of these names that are there and are what was once written.
+pub async fn revisions(context: &Context, instance: &JamInstance, names: &[String]) -> Result<Vec<Revision>, Error> {
+    let key = Key::of(instance);
+    let maps: Api<ConfigMap> = Api::namespaced(context.client.clone(), &key.namespace);
+    let read = names.iter().map(|name| {
+        let maps = &maps;
+        async move { maps.get_opt(name).await.map_err(Error::read(format_args!("ConfigMap {name}"))) }
+    });
+    let found = try_join_all(read).await?;
+    Ok(found.iter().flatten().filter_map(|map| Revision::of(map, &key.name)).collect())
 }
 
 /// One Secret, by name.

@@ -2,6 +2,7 @@
 //!
 //! Nothing here can fail a reconcile: without an answer the status says that nobody was asked.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -23,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What containers wait for that will start in a moment.
 const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 /// Pods that are asked or shown, of however many there are.
-const ENOUGH: u32 = 5;
+pub const ENOUGH: u32 = 5;
 
 /// Fills in what pods say, when there is reason to ask them.
 pub async fn look(context: &Context, instance: &JamInstance, observed: &mut Observed) {
@@ -53,6 +54,10 @@ pub async fn look(context: &Context, instance: &JamInstance, observed: &mut Obse
     if postgres {
         if pods.iter().any(is_ready) {
             observed.database = Some(Probe { reachable: true, message: "a ready API pod says so".into() });
+            if api.stuck().is_some() {
+                // Whether there is a way back depends on the schema that is there now; any pod that runs knows it.
+                observed.pod_schema = ask(context, &pods).await.1;
+            }
         } else {
             (observed.database, observed.pod_schema) = ask(context, &pods).await;
         }
@@ -67,15 +72,20 @@ fn is_news(instance: &JamInstance, api: &DeploymentState) -> bool {
 
 async fn api_pods(context: &Context, instance: &Key) -> Result<Vec<Pod>, kube::Error> {
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
-    let selector = names::selector(&instance.name, Component::Api);
-    let selector: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let mut found = pods.list(&ListParams::default().labels(&selector.join(",")).limit(ENOUGH)).await?.items;
+    let labels = selector(&names::selector(&instance.name, Component::Api));
+    let mut found = pods.list(&ListParams::default().labels(&labels).limit(ENOUGH)).await?.items;
     // The newest pod is the one whose trouble matters.
     found.sort_by_key(|pod| std::cmp::Reverse(pod.metadata.creation_timestamp.clone()));
     Ok(found)
 }
 
-fn is_ready(pod: &Pod) -> bool {
+/// Labels as a selector is written.
+pub fn selector(labels: &BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+/// Whether a pod is ready and stays.
+pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     pod.metadata.deletion_timestamp.is_none() && conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }

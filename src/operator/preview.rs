@@ -14,7 +14,7 @@ pub fn plan(args: &PlanArgs) -> Result<String, String> {
         std::fs::read_to_string(&args.file)
     };
     let text = text.map_err(|error| format!("{place}: {error}"))?;
-    let objects =
-        jam_plan::render::render(&text, &args.image.defaults()).map_err(|error| format!("{place}: {error}"))?;
+    let objects = jam_plan::render::render(&text, &args.image.defaults(&args.rollout))
+        .map_err(|error| format!("{place}: {error}"))?;
     Ok(jam_plan::render::to_yaml(&objects))
 }

@@ -53,6 +53,7 @@ pub fn table() -> Vec<Right> {
     }
     rights.extend([
         right(Scope::Watched, "", "pods", &["list"], "why they are not ready, and how a failed migration ended"),
+        right(Scope::Watched, "", "pods/log", &["get"], "the last words of pods whose rollout is given up"),
         right(Scope::Watched, "events.k8s.io", "events", &["create", "patch"], "transitions"),
         right(Scope::Own, "coordination.k8s.io", "leases", &["get", "create", "update"], "leader election"),
         Right {
@@ -70,12 +71,13 @@ pub fn table() -> Vec<Right> {
 /// Watched by metadata, read by name, applied and removed. Server-side apply of a new object takes create and patch.
 fn verbs_of(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::ServiceAccount
-        | Kind::ConfigMap
+        // Always wanted while there is the instance: the garbage collector takes it with its owner.
+        Kind::ServiceAccount | Kind::Service => &["get", "list", "watch", "create", "patch"],
+        // Made once and never changed.
+        Kind::Job => &["get", "list", "watch", "create", "delete"],
+        Kind::ConfigMap
         | Kind::Secret
         | Kind::NetworkPolicy
-        | Kind::Job
-        | Kind::Service
         | Kind::Deployment
         | Kind::CronJob
         | Kind::PodDisruptionBudget

@@ -17,7 +17,7 @@ use super::key::Key;
 use super::observe::{self, Finding};
 use super::publish::{self, Said};
 use super::watch::chain;
-use super::{malformed, tokens};
+use super::{evidence, malformed, tokens};
 
 /// How long one reconcile may take; every single request is bounded as well.
 pub const LIMIT: Duration = Duration::from_secs(90);
@@ -27,6 +27,8 @@ const RESYNC: Duration = Duration::from_mins(10);
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// The same for one that is stalled by something outside.
 const LOOK_OUTSIDE: Duration = Duration::from_secs(30);
+/// When what was just stored is to be carried out.
+const AT_ONCE: Duration = Duration::from_millis(50);
 /// When somebody else was faster.
 const SOON: Duration = Duration::from_secs(2);
 
@@ -45,23 +47,31 @@ enum Ending {
     Applied,
     /// The resource is refused.
     Refused(Refusal),
+    /// A rollout was given up: that is stored before anything is applied.
+    GivenUp,
     /// It is paused.
     Paused,
 }
 
 /// Brings the cluster to what one instance says.
 async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) -> Result<Ending, Error> {
-    // Reads.
-    learnt.observed = observe::cluster(context, instance).await?;
     if instance.spec.paused {
         return Ok(Ending::Paused);
     }
+    // Reads.
+    learnt.observed = observe::cluster(context, instance).await?;
     // Writes only into token Secrets that lost their token; new ones are minted in memory.
     let minted = tokens::make(context, instance, &mut learnt.observed).await?;
-    let resolved = match resolve(instance, &learnt.observed, &context.defaults) {
+    // Reads a revision that status refers to, where another is rendered now.
+    let resolved = match in_force(context, instance, &mut learnt.observed).await? {
         Ok(resolved) => &*learnt.resolved.insert(resolved),
         Err(refusal) => return Ok(Ending::Refused(refusal)),
     };
+    if resolved.given_up {
+        // Writes what is known of the pods, before they are gone.
+        evidence::keep(context, instance, resolved).await?;
+        return Ok(Ending::GivenUp);
+    }
     let objects = desired(resolved);
     // Reads, only of what the watches saw changed.
     let findings = observe::survey(context, instance, &objects).await?;
@@ -79,6 +89,30 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
     }
     apply::prune(context, instance, &objects, observed).await?;
     Ok(Ending::Applied)
+}
+
+/// Resolves an instance, with the stored revision in force where that is not the one that is rendered now.
+pub async fn in_force(
+    context: &Context,
+    instance: &JamInstance,
+    observed: &mut Observed,
+) -> Result<Result<Resolved, Refusal>, Error> {
+    let resolved = resolve(instance, observed, &context.defaults);
+    match &resolved {
+        Ok(resolved) if !resolved.lacks.is_empty() => {
+            observed.revisions = observe::revisions(context, instance, &resolved.lacks).await?;
+        }
+        Ok(_) | Err(_) => return Ok(resolved),
+    }
+    let again = resolve(instance, observed, &context.defaults);
+    // What could be read may lead to what is lacking now: a pinned revision that turns out to be bad.
+    if let Ok(resolved) = &again
+        && resolved.lacks.iter().any(|name| observed.revisions.iter().all(|revision| revision.name() != name))
+    {
+        observed.revisions.extend(observe::revisions(context, instance, &resolved.lacks).await?);
+        return Ok(resolve(instance, observed, &context.defaults));
+    }
+    Ok(again)
 }
 
 fn foreign(findings: &[Finding]) -> Vec<jam_plan::observed::Foreign> {
@@ -106,10 +140,10 @@ pub async fn reconcile(instance: Arc<Guarded>, context: Arc<Context>) -> Result<
     let ended = timeout(LIMIT, walk(&context, &instance, &mut learnt)).await.unwrap_or(Err(Error::Slow(LIMIT)));
     let text = ended.as_ref().err().map(|error| chain(error)).unwrap_or_default();
     let verdict = match (&ended, &learnt.resolved) {
-        (Ok(Ending::Applied), Some(resolved)) => Verdict::Applied(resolved),
+        (Ok(Ending::Applied | Ending::GivenUp), Some(resolved)) => Verdict::Applied(resolved),
         (Ok(Ending::Refused(refusal)), _) => Verdict::Refused(refusal),
         (Ok(Ending::Paused), _) => Verdict::Paused,
-        (Ok(Ending::Applied) | Err(_), resolved) => Verdict::Interrupted(resolved.as_ref(), &text),
+        (Ok(Ending::Applied | Ending::GivenUp) | Err(_), resolved) => Verdict::Interrupted(resolved.as_ref(), &text),
     };
     let told = timeout(LIMIT, publish::outcome(&context, &instance, verdict, &learnt.observed)).await;
     let told = told.unwrap_or(Err(Error::Slow(LIMIT)));
@@ -122,6 +156,7 @@ pub async fn reconcile(instance: Arc<Guarded>, context: Arc<Context>) -> Result<
 fn result_of(ending: &Ending) -> &'static str {
     match ending {
         Ending::Applied => "applied",
+        Ending::GivenUp => "given_up",
         Ending::Refused(refusal) => refusal.reason.as_str(),
         Ending::Paused => "paused",
     }
@@ -133,12 +168,13 @@ fn next(ending: &Ending, told: &Said, learnt: &Learnt) -> Action {
         Said::All(status) => (status, RESYNC),
         Said::Later(status, pause) => (status, *pause),
     };
-    let is_ready = status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+    let is = |kind: &str| status.conditions.iter().any(|c| c.type_ == kind && c.status == "True");
     let pause = match ending {
         Ending::Refused(refusal) if refusal.heals_from_outside() => LOOK_OUTSIDE,
         Ending::Refused(refusal) if refusal.reason == jam_plan::Reason::TokensPending => SOON,
+        Ending::GivenUp => AT_ONCE,
         Ending::Paused | Ending::Refused(_) => return Action::await_change(),
-        Ending::Applied if is_ready => RESYNC,
+        Ending::Applied if is("Ready") || is("Stalled") => RESYNC,
         Ending::Applied => match learnt.resolved.as_ref().map(|resolved| &resolved.migration.step) {
             Some(MigrationStep::Retry { at }) => until(*at, learnt.observed.at),
             Some(

@@ -1,8 +1,9 @@
-//! The seven claims, on a real two-node cluster: run through `dev/test`, inside `dev/cluster/shell`, with the operator installed by helm.
+//! The claims, on a real two-node cluster: run through `dev/test`, inside `dev/cluster/shell`, with the operator installed by helm.
 
 mod children;
 mod database;
 mod path;
 mod removal;
+mod rollback;
 mod support;
 mod toggle;

@@ -36,7 +36,7 @@ async fn an_instance_costs_one_write_per_child_and_two_of_status_and_nothing_aft
     operator.quiet().await;
     let created = counts(&[
         ("patch serviceaccounts", 1),
-        ("patch configmaps", 1),
+        ("patch configmaps", 2),
         ("create secrets", 1),
         ("patch secrets", 1),
         ("patch services", 1),
@@ -59,10 +59,10 @@ async fn an_instance_costs_one_write_per_child_and_two_of_status_and_nothing_aft
     toggle(&client, &namespace, false).await;
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
     again.quiet().await;
-    let mut toggled = again.writes().split_off(8);
+    let mut toggled = again.writes().split_off(9);
     toggled.retain(|asked| asked.resource != "jaminstances/status");
-    let wanted = counts(&[("patch configmaps", 1), ("patch deployments", 1), ("delete configmaps", 1)]);
-    assert_eq!(tally(&toggled), wanted, "a toggle is a new ConfigMap, the Deployment, and the old map's end");
+    let wanted = counts(&[("patch configmaps", 2), ("patch deployments", 1), ("delete configmaps", 1)]);
+    assert_eq!(tally(&toggled), wanted, "a toggle is a revision with its ConfigMap, the Deployment, the old map's end");
     assert!(again.tally()["patch jaminstances/status"] <= 4, "and at most two words about it");
     assert_eq!(token_of(&client, &namespace, "main-token-demo").await, token, "the token stays");
     assert!(again.forbidden().is_empty(), "{:?}", again.forbidden());

@@ -8,20 +8,19 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jam::operator::rbac::{self, Scope};
 use jam_plan::JamInstance;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
-use kube::{Api, Client, ResourceExt};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
 use serde_json::{Value, json};
 
+pub use crate::kubelet::Kubelet;
 use crate::support::cluster::{ControlPlane, TESTER};
 
 /// How long anything may take on a machine that does other things as well.
@@ -298,83 +297,4 @@ pub async fn condition(client: &Client, namespace: &str, name: &str, kind: &str,
         (found.status == status && found.reason == reason).then_some(found.message)
     })
     .await
-}
-
-/// Plays the kubelet in one namespace: every pod of a Deployment runs and is ready; pods of Jobs end as told.
-pub struct Kubelet(tokio::task::JoinHandle<()>);
-
-impl Kubelet {
-    /// Plays until it is dropped. Job pods end with this exit code and these last words.
-    pub fn play(client: &Client, namespace: &str, exit_code: i32, words: &'static str) -> Self {
-        Self::play_at(client, namespace, (exit_code, words), None)
-    }
-
-    /// The same; pods of Deployments are at `place`, where somebody answers for them, and are ready while that says so.
-    pub fn play_at(
-        client: &Client,
-        namespace: &str,
-        (exit_code, words): (i32, &'static str),
-        place: Option<(&'static str, Arc<AtomicBool>)>,
-    ) -> Self {
-        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-        Self(tokio::spawn(async move {
-            loop {
-                for pod in pods.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default() {
-                    let job = pod.labels().contains_key("batch.kubernetes.io/job-name");
-                    let ready = place.as_ref().is_none_or(|(_, ready)| ready.load(Ordering::SeqCst));
-                    if pod.metadata.deletion_timestamp.is_none() && is_news(&pod, job, ready) {
-                        let address = place.as_ref().map(|(address, _)| *address);
-                        let status = if job { ended(exit_code, words) } else { running(address, ready) };
-                        // It may be gone by now.
-                        let body = Patch::Merge(json!({"status": status}));
-                        let _ = pods.patch_status(&pod.name_any(), &PatchParams::default(), &body).await;
-                    }
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }))
-    }
-}
-
-impl Drop for Kubelet {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Whether the pod is not yet as it is to be.
-fn is_news(pod: &Pod, job: bool, ready: bool) -> bool {
-    let status = pod.status.clone().unwrap_or_default();
-    let is_ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
-    status.phase.as_deref() == Some("Pending") || (!job && is_ready != ready)
-}
-
-fn running(address: Option<&str>, ready: bool) -> Value {
-    let now = now();
-    let word = if ready { "True" } else { "False" };
-    let mut status = json!({
-        "phase": "Running",
-        "conditions": [{"type": "Ready", "status": word, "lastTransitionTime": now}],
-        "containerStatuses": [container(&json!({"running": {"startedAt": now}}), ready)],
-    });
-    if let Some(address) = address {
-        status["podIP"] = address.into();
-        status["podIPs"] = json!([{"ip": address}]);
-    }
-    status
-}
-
-fn ended(exit_code: i32, words: &str) -> Value {
-    let now = now();
-    let state = json!({"terminated": {"exitCode": exit_code, "message": words, "startedAt": now, "finishedAt": now}});
-    let phase = if exit_code == 0 { "Succeeded" } else { "Failed" };
-    json!({"phase": phase, "containerStatuses": [container(&state, false)]})
-}
-
-fn container(state: &Value, ready: bool) -> Value {
-    json!({"name": "jam", "image": "x", "imageID": "x", "restartCount": 0, "ready": ready, "started": ready, "state": state})
-}
-
-fn now() -> String {
-    jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap().to_string()
 }

@@ -10,11 +10,9 @@ use crate::support::cluster::{TESTER, control_plane};
 
 /// The operator's defaults in snapshots: they do not change with a release.
 pub fn defaults() -> jam_plan::Defaults {
-    jam_plan::Defaults {
-        repository: "jam-api".into(),
-        tag: "test".into(),
-        operator_namespace: Some("jam-system".into()),
-    }
+    let (repository, tag) = ("jam-api".into(), "test".into());
+    let operator_namespace = Some("jam-system".into());
+    jam_plan::Defaults { repository, tag, operator_namespace, progress_deadline: 300, render_revision: 1 }
 }
 
 /// Every manifest with a JamInstance: its name without `.yaml`, and its text.

@@ -5,6 +5,7 @@ mod cleanup;
 mod config;
 mod dashboard;
 mod deployment;
+mod evidence;
 mod exposure;
 #[cfg(test)]
 mod generated;
@@ -14,6 +15,7 @@ mod monitoring;
 mod network;
 mod pod;
 mod prune;
+mod revision;
 mod route;
 mod secrets;
 #[cfg(test)]
@@ -25,7 +27,9 @@ use serde_json::Value;
 use crate::names;
 use crate::resolve::{Resolved, Rollout};
 
+pub use evidence::evidence;
 pub use prune::prunable;
+pub use revision::Revision;
 
 /// The kinds of children, in the order they are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -187,19 +191,19 @@ pub struct Objects<T> {
 
 /// The objects of an instance, in the order they are applied.
 pub fn desired(resolved: &Resolved) -> Objects<Desired> {
-    let mut items = vec![identity::service_account(resolved), config::config_map(resolved)];
+    let mut items = vec![identity::service_account(resolved), config::config_map(resolved), revision::record(resolved)];
     items.extend(dashboard::config_map(resolved));
     items.extend(secrets::all(resolved));
     items.extend(network::policy(resolved));
     items.extend(migration::job(resolved));
     items.push(exposure::service(resolved));
     items.extend(monitoring::service(resolved));
-    let mut keep = Vec::new();
+    let mut keep = kept_maps(resolved);
     let versioned = [Some(deployment::api(resolved)), deployment::worker(resolved), cleanup::cron_job(resolved)];
     let versioned = versioned.into_iter().flatten();
     match resolved.rollout {
         Rollout::Apply => items.extend(versioned),
-        Rollout::AfterMigration => keep.extend(versioned.map(|desired| desired.object)),
+        Rollout::AfterMigration | Rollout::LeaveAlone => keep.extend(versioned.map(|desired| desired.object)),
     }
     items.extend(budget::disruption_budget(resolved));
     items.extend(budget::autoscaler(resolved));
@@ -210,6 +214,12 @@ pub fn desired(resolved: &Resolved) -> Objects<Desired> {
     // What the API server does not know is left out, and said; it is made when its definition comes.
     items.retain(|item| !resolved.unserved.contains(&item.object.kind));
     Objects { items, keep }
+}
+
+/// The revisions that a bad rollout may still go back to, and the evidence of the last one that did.
+fn kept_maps(resolved: &Resolved) -> Vec<ObjectRef> {
+    let maps = resolved.kept_maps.iter().filter(|name| *name != resolved.revision.name());
+    maps.map(|name| ObjectRef { kind: Kind::ConfigMap, name: name.clone() }).collect()
 }
 
 impl Desired {

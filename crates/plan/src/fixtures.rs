@@ -18,6 +18,8 @@ pub(crate) fn defaults() -> Defaults {
         repository: "registry.example/jam-api".into(),
         tag: "1.0.0".into(),
         operator_namespace: Some("jam-system".into()),
+        progress_deadline: 300,
+        render_revision: 1,
     }
 }
 
@@ -46,9 +48,12 @@ pub(crate) fn on_postgres() -> JamInstance {
     }))
 }
 
-/// The instance with `changes` merged into its spec; a null removes.
+/// The instance with `changes` merged into its spec; a null removes. One that has a status gets another generation.
 pub(crate) fn but(instance: &JamInstance, changes: Value) -> JamInstance {
     let mut document = serde_json::to_value(instance).unwrap();
+    if instance.status.is_some() {
+        document["metadata"]["generation"] = instance.metadata.generation.map(|generation| generation + 1).into();
+    }
     merge(&mut document["spec"], changes);
     serde_json::from_value(document).unwrap()
 }
@@ -108,6 +113,7 @@ pub(crate) fn settled_cluster_for(instance: &JamInstance) -> Observed {
     let postgres = instance.spec.database.is_some();
     let cluster = if postgres { migrated_cluster_for(instance) } else { cluster_for(instance) };
     let replicas = instance.spec.replicas;
+    let revision = Some(resolved(instance, &cluster).wanted.name);
     Observed {
         api: Some(DeploymentState {
             generation: 1,
@@ -118,6 +124,7 @@ pub(crate) fn settled_cluster_for(instance: &JamInstance) -> Observed {
             ready: replicas,
             available: replicas,
             rolled_out: true,
+            revision,
             image: Some("registry.example/jam-api:1.0.0".into()),
             ..DeploymentState::default()
         }),

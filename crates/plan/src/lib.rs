@@ -8,6 +8,7 @@ pub mod observed;
 pub mod reason;
 pub mod render;
 pub mod resolve;
+pub mod rollout;
 pub mod schedule;
 pub mod status;
 pub mod tokens;

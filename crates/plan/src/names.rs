@@ -18,6 +18,10 @@ pub const MIGRATION_ATTEMPT: &str = "jam.network/migration-attempt";
 pub const APPROVE_MIGRATION: &str = "jam.network/approve-migration";
 /// Annotation of every child: hash of what was rendered, so that an unchanged object is not applied again.
 pub const RENDERED: &str = "jam.network/rendered";
+/// Annotation of the Deployments: the ConfigMap that holds the revision which their pods are made from.
+pub const REVISION: &str = "jam.network/revision";
+/// Annotation of pod templates: the revision of the operator's own rendering.
+pub const RENDER_REVISION: &str = "jam.network/render-revision";
 /// Annotation of pod templates: hash of the DSN, so that a changed one rolls the pods once.
 pub const DSN_HASH: &str = "jam.network/dsn-hash";
 /// Annotation of a consumer's Secret: when its token was made (RFC 3339).
@@ -116,6 +120,16 @@ pub fn cleanup(instance: &str) -> String {
 /// The Service whose pods are scraped.
 pub fn metrics(instance: &str) -> String {
     format!("{instance}-metrics")
+}
+
+/// The ConfigMap that holds the revision with this content.
+pub fn revision(instance: &str, hash: &str) -> String {
+    format!("{instance}-revision-{hash}")
+}
+
+/// The ConfigMap with the evidence against a revision that was given up.
+pub fn evidence(instance: &str, hash: &str) -> String {
+    format!("{instance}-rollback-{hash}")
 }
 
 /// The migration Job of one attempt.

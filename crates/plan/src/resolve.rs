@@ -3,6 +3,7 @@
 mod egress;
 mod migration;
 pub(crate) mod refuse;
+mod revision;
 #[cfg(test)]
 mod tests;
 
@@ -15,8 +16,11 @@ use crate::crd::{
     Autoscaling, Cleanup, DeletionPolicy, HttpRoute, Ingress, JamInstance, Migrations, Monitoring, NetworkPolicy,
     PodTemplate, PullPolicy, Scope, ServiceSettings, Workers,
 };
+use crate::crd::{RevisionStatus, RolloutStatus};
+use crate::desired::Revision;
 use crate::observed::{Observed, SecretKey, TokenState};
 use crate::reason::{Reason, Refusal};
+use crate::rollout::Course;
 use crate::{names, tokens};
 
 pub use egress::port_of_url;
@@ -34,6 +38,10 @@ pub struct Defaults {
     pub tag: String,
     /// The operator's own namespace, from where its pods ask API pods; `None` where it is not known.
     pub operator_namespace: Option<String>,
+    /// Seconds without progress after which a rollout is given up.
+    pub progress_deadline: i32,
+    /// The revision of the rendering: [`RENDER_REVISION`], unless a test plays another release.
+    pub render_revision: i32,
 }
 
 /// An instance as it will be: every value is there and proven, builders take only this.
@@ -50,7 +58,7 @@ pub struct Resolved {
     pub generation: i64,
     /// The settings of JAM, profile applied.
     pub settings: Settings,
-    /// The image of every pod.
+    /// The image of the wanted revision.
     pub image: ResolvedImage,
     /// API pods; `None` when an autoscaler has taken over their number.
     pub replicas: Option<i32>,
@@ -92,6 +100,24 @@ pub struct Resolved {
     pub pod_template: PodTemplate,
     /// What happens to token Secrets.
     pub deletion_policy: DeletionPolicy,
+    /// Seconds without progress after which a rollout is given up.
+    pub progress_deadline: i32,
+    /// The revision of the rendering that new pods are made with.
+    pub render_revision: i32,
+    /// The revision in force: what is rendered now, what was pinned, or the last good one after a bad rollout.
+    pub revision: Revision,
+    /// The wanted revision, as status pins it.
+    pub wanted: RevisionStatus,
+    /// How its rollout goes.
+    pub course: Course,
+    /// The same, as it is stored.
+    pub rollout_status: RolloutStatus,
+    /// Whether the rollout was given up just now: it is stored before anything is applied.
+    pub given_up: bool,
+    /// ConfigMaps that are kept beside those of the revision in force.
+    pub kept_maps: Vec<String>,
+    /// Revisions that status refers to and that have to be read first: with them this has another outcome.
+    pub lacks: Vec<String>,
 }
 
 /// An image with its pull settings.
@@ -142,6 +168,8 @@ pub enum Rollout {
     Apply,
     /// Not before the migration is complete: what runs is left as it is.
     AfterMigration,
+    /// No: what runs is good, and there is nothing left to make it from again.
+    LeaveAlone,
 }
 
 impl Resolved {
@@ -161,10 +189,14 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
     refuse::pod_overrides(spec.pod_template.as_ref())?;
     refuse::foreign(observed)?;
     let database = database(instance, observed, settings.store)?;
-    let image = image(spec, defaults);
+    let pinned = revision::pinned(instance, database.as_ref());
+    let mut image = image(spec, defaults);
+    if let Some(pinned) = pinned {
+        image.reference.clone_from(&pinned.image);
+    }
     let migration = migration::plan(instance, observed, &image, database.as_ref());
     let rollout = if migration.is_complete() { Rollout::Apply } else { Rollout::AfterMigration };
-    Ok(Resolved {
+    let resolved = Resolved {
         name: name_of(instance),
         namespace: namespace_of(instance),
         uid: uid_of(instance),
@@ -191,7 +223,17 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
         database,
         migration,
         rollout,
-    })
+        progress_deadline: defaults.progress_deadline,
+        render_revision: defaults.render_revision,
+        revision: Revision::default(),
+        wanted: RevisionStatus::default(),
+        course: Course::Forward,
+        rollout_status: revision::none_yet(),
+        given_up: false,
+        kept_maps: Vec::new(),
+        lacks: Vec::new(),
+    };
+    Ok(revision::choose(resolved, instance, observed))
 }
 
 /// Whether a spec asks for a child of an optional kind.

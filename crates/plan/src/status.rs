@@ -49,6 +49,10 @@ pub enum EventType {
 /// The status of an instance after a reconcile. Equal to the stored one when nothing changed: then nothing is written.
 pub fn status(instance: &JamInstance, verdict: Verdict<'_>, observed: &Observed, now: Timestamp) -> JamInstanceStatus {
     let before = instance.status.clone().unwrap_or_default();
+    if verdict == Verdict::Paused {
+        let conditions = conditions::paused_only(instance, &before.conditions, now);
+        return JamInstanceStatus { observed_generation: instance.metadata.generation, conditions, ..before };
+    }
     let said = conditions::all(instance, verdict, observed);
     let resolved = match verdict {
         Verdict::Applied(resolved) | Verdict::Interrupted(Some(resolved), _) => Some(resolved),
@@ -86,6 +90,6 @@ fn event(condition: &Condition) -> Option<Event> {
 }
 
 /// Kubernetes keeps whole seconds; what is written must equal what is read back.
-fn whole_seconds(at: Timestamp) -> jiff::Timestamp {
+pub(crate) fn whole_seconds(at: Timestamp) -> jiff::Timestamp {
     jiff::Timestamp::from_second(at.as_micros().div_euclid(1_000_000)).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
 }

@@ -4,6 +4,7 @@ pub mod database;
 pub mod exposure;
 pub mod operations;
 pub mod pods;
+pub mod rollout;
 pub mod status;
 pub mod tokens;
 
@@ -21,10 +22,11 @@ pub use exposure::{
 };
 pub use operations::{Cleanup, DeletionPolicy, MigrationMode, Migrations};
 pub use pods::{Autoscaling, Image, PodTemplate, PullPolicy, Workers};
+pub use rollout::{LastGood, RevisionStatus, RolloutPhase, RolloutStatus};
 pub use schema::{crd, crd_yaml};
 pub use status::{
-    CleanupStatus, ConditionType, JamInstanceStatus, LastGood, MigrationState, MigrationStatus, RotationStatus,
-    TokenStatus, VersionStatus,
+    CleanupStatus, ConditionType, JamInstanceStatus, MigrationState, MigrationStatus, RotationStatus, TokenStatus,
+    VersionStatus,
 };
 pub use tokens::{Consumer, Rotation, Scope, Tokens};
 

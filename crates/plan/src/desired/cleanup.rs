@@ -66,9 +66,10 @@ fn template(resolved: &Resolved, dry_run: bool) -> PodTemplateSpec {
     });
     // The pod's last log lines become its termination message: the operator reads them without a right to logs.
     container.termination_message_policy = Some("FallbackToLogsOnError".into());
+    let settings = config::name(&resolved.name, resolved.revision.config());
     let config = Volume {
         name: "config".into(),
-        config_map: Some(ConfigMapVolumeSource { name: config::name(resolved), ..ConfigMapVolumeSource::default() }),
+        config_map: Some(ConfigMapVolumeSource { name: settings, ..ConfigMapVolumeSource::default() }),
         ..Volume::default()
     };
     let mut spec = PodSpec {

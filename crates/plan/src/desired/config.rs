@@ -120,18 +120,19 @@ fn service(limits: ServiceLimits) -> Service {
     Service { id, max_packages_per_minute, max_pending_packages, max_preimage_bytes, retention_days }
 }
 
-/// The ConfigMap's name.
-pub(super) fn name(resolved: &Resolved) -> String {
-    names::config(&resolved.name, &names::short_hash([file(resolved).as_bytes()]))
+/// The name of the ConfigMap with this file.
+pub(super) fn name(instance: &str, file: &str) -> String {
+    names::config(instance, &names::short_hash([file.as_bytes()]))
 }
 
-/// The ConfigMap: immutable, because what it is named by never changes.
+/// The ConfigMap of the revision in force: immutable, because what it is named by never changes.
 pub(super) fn config_map(resolved: &Resolved) -> Desired {
-    let name = name(resolved);
+    let file = resolved.revision.config();
+    let name = name(&resolved.name, file);
     let map = ConfigMap {
         metadata: identity::metadata(resolved, &name, Component::Api),
         immutable: Some(true),
-        data: Some(BTreeMap::from([(FILE.to_owned(), file(resolved))])),
+        data: Some(BTreeMap::from([(FILE.to_owned(), file.to_owned())])),
         ..ConfigMap::default()
     };
     Desired::new(resolved, Kind::ConfigMap, name, Write::Apply, &map)

@@ -8,43 +8,50 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use serde_json::Value;
+
 use super::{Desired, Kind, Write, config, identity, pod};
 use crate::names::{self, Component};
 use crate::resolve::Resolved;
 
-/// Seconds without progress after which a rollout counts as stuck.
-const DEADLINE: i32 = 300;
 /// Seconds that a pod keeps serving after its end was decided, until every proxy has heard of it.
 const UNHEARD: i64 = 5;
 /// Seconds that a pod has in all: unheard, 30 to finish what is in flight, and a margin.
 const GRACE: i64 = 45;
 
-/// The API Deployment.
+/// The API Deployment, with the pods of the revision in force.
 pub(super) fn api(resolved: &Resolved) -> Desired {
+    let rolling =
+        RollingUpdateDeployment { max_unavailable: Some(IntOrString::Int(0)), max_surge: Some(IntOrString::Int(1)) };
     let name = names::api(&resolved.name);
+    deployment(resolved, name, Component::Api, resolved.replicas, resolved.revision.api(), rolling)
+}
+
+/// The worker Deployment, when there are workers.
+pub(super) fn worker(resolved: &Resolved) -> Option<Desired> {
+    let template = resolved.revision.worker()?;
+    let rolling =
+        RollingUpdateDeployment { max_unavailable: Some(IntOrString::Int(1)), max_surge: Some(IntOrString::Int(1)) };
+    let name = names::worker(&resolved.name);
+    Some(deployment(resolved, name, Component::Worker, Some(resolved.workers.replicas), template, rolling))
+}
+
+/// The API pods as this release makes them, with this settings file.
+pub(super) fn api_template(resolved: &Resolved, file: &str) -> Value {
     let mut container = serving(resolved, vec!["serve".into(), "--config".into(), pod::CONFIG_FILE.into()]);
     container.ports.get_or_insert_default().insert(0, port("http", pod::HTTP_PORT));
     container.startup_probe = Some(Probe { period_seconds: Some(1), failure_threshold: Some(60), ..probe("/healthz") });
     container.liveness_probe =
         Some(Probe { period_seconds: Some(10), failure_threshold: Some(3), ..probe("/healthz") });
     container.readiness_probe = Some(Probe { period_seconds: Some(3), failure_threshold: Some(2), ..probe("/readyz") });
-    let rolling =
-        RollingUpdateDeployment { max_unavailable: Some(IntOrString::Int(0)), max_surge: Some(IntOrString::Int(1)) };
-    deployment(resolved, name, Component::Api, resolved.replicas, container, rolling)
+    template(resolved, Component::Api, container, file)
 }
 
-/// The worker Deployment, when there are workers.
-pub(super) fn worker(resolved: &Resolved) -> Option<Desired> {
-    if !resolved.runs_workers() {
-        return None;
-    }
+/// The worker pods as this release makes them, with this settings file.
+pub(super) fn worker_template(resolved: &Resolved, file: &str) -> Value {
     let interval = resolved.workers.interval_seconds.to_string();
     let arguments = ["work", "--config", pod::CONFIG_FILE, "--interval", &interval].map(str::to_owned).to_vec();
-    let container = serving(resolved, arguments);
-    let rolling =
-        RollingUpdateDeployment { max_unavailable: Some(IntOrString::Int(1)), max_surge: Some(IntOrString::Int(1)) };
-    let name = names::worker(&resolved.name);
-    Some(deployment(resolved, name, Component::Worker, Some(resolved.workers.replicas), container, rolling))
+    template(resolved, Component::Worker, serving(resolved, arguments), file)
 }
 
 /// The container of a pod that runs until it is told to stop.
@@ -58,6 +65,8 @@ fn serving(resolved: &Resolved, arguments: Vec<String>) -> Container {
     let mut container = pod::container(resolved);
     container.args = Some(arguments);
     container.ports = Some(vec![port("metrics", pod::METRICS_PORT)]);
+    // The last log lines of a container that crashed become its termination message, which says why without a right to logs.
+    container.termination_message_policy = Some("FallbackToLogsOnError".into());
     // Whole directories, never subPath: only those follow a change of the Secret without a restart.
     container
         .volume_mounts
@@ -99,42 +108,56 @@ fn deployment(
     name: String,
     component: Component,
     replicas: Option<i32>,
-    container: Container,
+    template: &Value,
     rolling: RollingUpdateDeployment,
 ) -> Desired {
     let selector = names::selector(&resolved.name, component);
+    let mut metadata = identity::metadata(resolved, &name, component);
+    metadata.annotations = Some(identity::annotation(names::REVISION, resolved.revision.name()));
     let deployment = Deployment {
-        metadata: identity::metadata(resolved, &name, component),
+        metadata,
         spec: Some(DeploymentSpec {
             replicas,
-            selector: LabelSelector { match_labels: Some(selector.clone()), match_expressions: None },
+            selector: LabelSelector { match_labels: Some(selector), match_expressions: None },
             strategy: Some(DeploymentStrategy { type_: Some("RollingUpdate".into()), rolling_update: Some(rolling) }),
-            progress_deadline_seconds: Some(DEADLINE),
+            progress_deadline_seconds: Some(resolved.progress_deadline),
             revision_history_limit: Some(3),
-            template: PodTemplateSpec {
-                metadata: Some(ObjectMeta {
-                    labels: Some(pod::labels(resolved, component)),
-                    annotations: pod::annotations(resolved),
-                    ..ObjectMeta::default()
-                }),
-                spec: Some(pod_spec(resolved, container, selector)),
-            },
+            template: PodTemplateSpec::default(),
             ..DeploymentSpec::default()
         }),
         status: None,
     };
-    Desired::new(resolved, Kind::Deployment, name, Write::Apply, &deployment)
+    let mut body = serde_json::to_value(deployment).expect("a Kubernetes object is JSON");
+    // As it was rendered, not as this release reads it: nothing of an older revision gets lost on the way.
+    body["spec"]["template"] = template.clone();
+    Desired::new(resolved, Kind::Deployment, name, Write::Apply, &body)
+}
+
+fn template(resolved: &Resolved, component: Component, container: Container, file: &str) -> Value {
+    let selector = names::selector(&resolved.name, component);
+    let mut annotations = pod::annotations(resolved).unwrap_or_default();
+    annotations.insert(names::RENDER_REVISION.into(), resolved.render_revision.to_string());
+    let template = PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(pod::labels(resolved, component)),
+            annotations: Some(annotations),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(pod_spec(resolved, container, selector, config::name(&resolved.name, file))),
+    };
+    serde_json::to_value(template).expect("a Kubernetes object is JSON")
 }
 
 fn pod_spec(
     resolved: &Resolved,
     container: Container,
     selector: std::collections::BTreeMap<String, String>,
+    config: String,
 ) -> PodSpec {
     let template = &resolved.pod_template;
     let config = Volume {
         name: "config".into(),
-        config_map: Some(ConfigMapVolumeSource { name: config::name(resolved), ..ConfigMapVolumeSource::default() }),
+        config_map: Some(ConfigMapVolumeSource { name: config, ..ConfigMapVolumeSource::default() }),
         ..Volume::default()
     };
     let tokens = Volume {

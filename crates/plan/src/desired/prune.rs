@@ -16,7 +16,8 @@ pub fn prunable<'a>(objects: &Objects<Desired>, observed: &'a Observed, uid: &st
     let wanted = |child: &Child| {
         objects.items.iter().any(|item| item.object == child.object) || objects.keep.contains(&child.object)
     };
-    let rolled = objects.keep.is_empty()
+    let waiting = objects.keep.iter().any(|kept| kept.kind == Kind::Deployment);
+    let rolled = !waiting
         && observed.worker.as_ref().is_none_or(DeploymentState::is_settled)
         && observed.api.as_ref().is_some_and(|api| {
             api.is_settled()
@@ -36,9 +37,9 @@ pub fn prunable<'a>(objects: &Objects<Desired>, observed: &'a Observed, uid: &st
             Kind::ConfigMap => rolled || names::is_dashboard(&child.object.name),
             Kind::Job => running(child),
             Kind::Secret => child.controller.as_deref().is_none_or(|controller| controller == uid),
-            Kind::ServiceAccount
-            | Kind::NetworkPolicy
-            | Kind::Service
+            // Every instance has just the one of its name: there is never another, and no right to remove it.
+            Kind::ServiceAccount | Kind::Service => false,
+            Kind::NetworkPolicy
             | Kind::Deployment
             | Kind::CronJob
             | Kind::PodDisruptionBudget

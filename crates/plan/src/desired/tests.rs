@@ -131,6 +131,7 @@ fn objects_are_applied_in_the_written_order() {
     let wanted = [
         "ServiceAccount main",
         "ConfigMap main-config-",
+        "ConfigMap main-revision-",
         "Secret main-token-demo",
         "Secret main-token-hashes",
         "Service main",
@@ -191,7 +192,7 @@ fn a_changed_dsn_rolls_the_pods_once_it_is_migrated() {
     assert_eq!(waiting.keep, [ObjectRef { kind: Kind::Deployment, name: "main".into() }]);
     let done = Observed { migration_jobs: vec![job(&instance, &moved, JobState::Complete)], ..moved };
     let changed = changed(&objects(&instance, &before), &objects(&instance, &done));
-    assert_eq!(changed, BTreeSet::from([Kind::Deployment]));
+    assert_eq!(changed, BTreeSet::from([Kind::ConfigMap, Kind::Deployment]));
 }
 
 #[test]

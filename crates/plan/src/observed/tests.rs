@@ -1,7 +1,9 @@
 //! Laws of reading: what Kubernetes objects say, and that no secret is kept.
 
+use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Value, json};
 
+use super::deployment::is_scaled_by_others;
 use super::*;
 use crate::{Kind, ObjectRef};
 

@@ -7,10 +7,11 @@ use jam_domain::{StoreKind, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{Verdict, whole_seconds};
-use crate::crd::{ConditionType, JamInstance};
+use crate::crd::{ConditionType, JamInstance, RolloutStatus};
 use crate::observed::{DeploymentState, Observed};
 use crate::reason::{Reason, Refusal};
 use crate::resolve::{MigrationStep, Resolved};
+use crate::rollout::Course;
 
 /// Longest message, in characters; Kubernetes takes 32768 bytes, people read less.
 const MESSAGE: usize = 1024;
@@ -63,7 +64,6 @@ enum Standing {
     UnderWay(Reason, String),
     Unwell(Reason, String),
     Stalled(Reason, String),
-    Paused { serving: bool },
     Interrupted(String),
 }
 
@@ -82,6 +82,37 @@ pub(super) fn all(instance: &JamInstance, verdict: Verdict<'_>, observed: &Obser
     said.push(optional::optional(instance, resolved));
     said.push(paused(instance));
     said
+}
+
+/// The conditions of a paused instance: as they were, word for word and for the generation they spoke of, and Paused.
+pub(super) fn paused_only(instance: &JamInstance, before: &[Condition], now: Timestamp) -> Vec<Condition> {
+    let earlier = |kind: ConditionType| before.iter().find(|told| told.type_ == kind.as_str()).cloned();
+    let fresh = |kind: ConditionType| {
+        let message = "paused before anything was done";
+        let said = match kind {
+            ConditionType::Reconciling | ConditionType::Stalled => no(kind, Reason::Settled, message),
+            ConditionType::Ready
+            | ConditionType::DatabaseReachable
+            | ConditionType::Migrated
+            | ConditionType::TokensReady
+            | ConditionType::CleanupScheduled
+            | ConditionType::OptionalKindsServed
+            | ConditionType::Paused => unknown(kind, Reason::PausedBySpec, message),
+        };
+        dated(vec![said], &[], instance.metadata.generation, now)
+    };
+    let one = |kind: ConditionType| match kind {
+        ConditionType::Paused => dated(vec![paused(instance)], before, instance.metadata.generation, now),
+        ConditionType::Ready
+        | ConditionType::Reconciling
+        | ConditionType::Stalled
+        | ConditionType::DatabaseReachable
+        | ConditionType::Migrated
+        | ConditionType::TokensReady
+        | ConditionType::CleanupScheduled
+        | ConditionType::OptionalKindsServed => earlier(kind).map_or_else(|| fresh(kind), |told| vec![told]),
+    };
+    ConditionType::ALL.into_iter().flat_map(one).collect()
 }
 
 fn three(instance: &JamInstance, standing: Standing) -> Vec<Said> {
@@ -118,15 +149,6 @@ fn three(instance: &JamInstance, standing: Standing) -> Vec<Said> {
                 no(Stalled, Reason::Settled, free),
             ]
         }
-        // Pods that serve go on serving; whether they do so as the spec says is nobody's business meanwhile.
-        Standing::Paused { serving } => {
-            let ready = if serving { yes::<String> } else { no::<String> };
-            vec![
-                ready(Ready, Reason::PausedBySpec, PAUSED.into()),
-                no(Reconciling, Reason::Settled, settled),
-                yes(Stalled, Reason::PausedBySpec, PAUSED),
-            ]
-        }
         Standing::Stalled(reason, message) => vec![
             no(Ready, reason, message.clone()),
             no(Reconciling, Reason::Settled, settled),
@@ -137,7 +159,7 @@ fn three(instance: &JamInstance, standing: Standing) -> Vec<Said> {
 
 fn standing(verdict: Verdict<'_>, observed: &Observed) -> Standing {
     match verdict {
-        Verdict::Paused => Standing::Paused { serving: observed.api.as_ref().is_some_and(|api| api.ready > 0) },
+        Verdict::Paused => Standing::UnderWay(Reason::PausedBySpec, PAUSED.into()),
         Verdict::Refused(Refusal { reason: Reason::TokensPending, message }) => {
             Standing::UnderWay(Reason::TokensPending, message.clone())
         }
@@ -188,7 +210,10 @@ fn pods(resolved: &Resolved, observed: &Observed) -> Standing {
             format!("the database does not answer: {}", probe.message),
         );
     }
-    if let Some(message) = &api.deadline_exceeded {
+    if let Some(given_up) = given_up(resolved) {
+        return given_up;
+    }
+    if let Some(message) = api.stuck() {
         let why = observed.trouble.as_deref().unwrap_or(message);
         return Standing::Stalled(
             Reason::RolloutStuck,
@@ -209,6 +234,28 @@ fn pods(resolved: &Resolved, observed: &Observed) -> Standing {
         0 => Standing::Good(Reason::ScaledToZero, "no replica is wanted".into()),
         1 => Standing::Good(Reason::Serving, format!("1 replica is ready{jam}")),
         n => Standing::Good(Reason::Serving, format!("{n} replicas are ready{jam}")),
+    }
+}
+
+/// What is said of a rollout that is not tried any further.
+fn given_up(resolved: &Resolved) -> Option<Standing> {
+    let RolloutStatus { generation, message, evidence, .. } = &resolved.rollout_status;
+    match &resolved.course {
+        Course::Forward => None,
+        // Without a good revision there is nothing to go back to: the Deployment's own words say it.
+        Course::NoWayBack(_) if resolved.rollout_status.from.is_none() => None,
+        Course::NoWayBack(why) => Some(Standing::Stalled(Reason::RollbackRefused, why.clone())),
+        Course::Back(good) => {
+            let (wanted, good_image) = (&resolved.wanted.image, good.image.as_deref().unwrap_or("an earlier image"));
+            let why = message.as_deref().unwrap_or("it did not become ready");
+            let evidence = evidence.as_deref().unwrap_or("none");
+            let message = format!(
+                "generation {generation} ({wanted}) was rolled back to generation {} ({good_image}): {why}; evidence in \
+                 ConfigMap {evidence}; it is not tried again until the spec changes",
+                good.generation.unwrap_or_default()
+            );
+            Some(Standing::Stalled(Reason::RolledBack, message))
+        }
     }
 }
 

@@ -5,27 +5,19 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::crd::{CleanupStatus, JamInstanceStatus, LastGood, MigrationState, TokenStatus, VersionStatus};
 use crate::names::{self, Component};
-use crate::observed::{Observed, TokenState};
-use crate::resolve::{RENDER_REVISION, Resolved};
+use crate::observed::{DeploymentState, Observed, TokenState};
+use crate::resolve::Resolved;
 
 /// The facts about a resolved instance.
 pub(super) fn of(resolved: &Resolved, observed: &Observed, before: &JamInstanceStatus) -> JamInstanceStatus {
     let kept = kept(observed, before);
-    let settled = observed.api.as_ref().is_some_and(|api| {
-        api.is_settled() && api.image.as_deref() == Some(resolved.image.reference.as_str()) && api.ready > 0
-    });
-    let last_good = if settled {
-        let api = observed.api.as_ref();
-        Some(LastGood {
-            image: Some(resolved.image.reference.clone()),
-            config: api.and_then(|api| api.config.clone()),
-            generation: Some(resolved.generation),
-        })
-    } else {
-        kept.last_good
-    };
     let seen = observed.schema.or(observed.pod_schema.and_then(|schema| schema.found));
     let migrated = resolved.migration.status.as_ref().is_some_and(|told| told.state == MigrationState::Complete);
+    let version = kept.version.map(|version| VersionStatus {
+        schema: if migrated { seen.or(version.schema) } else { version.schema },
+        ..version
+    });
+    let last_good = good(resolved, observed, version.as_ref().and_then(|version| version.schema)).or(kept.last_good);
     JamInstanceStatus {
         endpoint: Some(endpoint(resolved)),
         enabled: Some(resolved.settings.enabled),
@@ -33,15 +25,29 @@ pub(super) fn of(resolved: &Resolved, observed: &Observed, before: &JamInstanceS
         selector: Some(selector(&resolved.name)),
         tokens: tokens(resolved, observed, &before.tokens),
         last_good,
-        render_revision: Some(RENDER_REVISION),
+        revision: Some(resolved.wanted.clone()),
+        rollout: Some(resolved.rollout_status.clone()),
+        render_revision: resolved.revision.render_revision(),
         migration: resolved.migration.status.clone(),
         cleanup: cleanup(observed, before),
-        version: kept.version.map(|version| VersionStatus {
-            schema: if migrated { seen.or(version.schema) } else { version.schema },
-            ..version
-        }),
+        version,
         ..kept
     }
+}
+
+/// The wanted revision, once every pod is of it and serves.
+fn good(resolved: &Resolved, observed: &Observed, schema: Option<i64>) -> Option<LastGood> {
+    let wanted = &resolved.wanted.name;
+    let serves = |deployment: &DeploymentState| deployment.is_settled() && deployment.revision.as_ref() == Some(wanted);
+    let api = observed.api.as_ref().filter(|api| serves(api) && api.ready > 0)?;
+    let worker = observed.worker.as_ref().filter(|_| resolved.revision.has_workers());
+    worker.is_none_or(serves).then(|| LastGood {
+        revision: Some(wanted.clone()),
+        image: Some(resolved.wanted.image.clone()),
+        config: api.config.clone(),
+        schema,
+        generation: Some(resolved.generation),
+    })
 }
 
 /// The facts that hold without a resolved instance: what was said before, with the numbers of pods brought up to date.

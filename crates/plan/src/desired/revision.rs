@@ -1,0 +1,106 @@
+//! A revision: everything that decides how pods run, kept word for word in a ConfigMap of its own (adr/0015).
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use serde_json::Value;
+
+use super::{Desired, Kind, Write, config, deployment, identity};
+use crate::names::{self, Component};
+use crate::resolve::Resolved;
+
+/// The key with the server's settings file.
+const CONFIG: &str = "config.yaml";
+/// The key with the template of the API pods.
+const API: &str = "api.json";
+/// The key with the template of the worker pods.
+const WORKER: &str = "worker.json";
+
+/// Settings file and pod templates, as they were rendered once. Its name is the hash of them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Revision {
+    name: String,
+    config: String,
+    api: Value,
+    worker: Option<Value>,
+}
+
+impl Revision {
+    /// What this release makes of an instance.
+    pub(crate) fn render(resolved: &Resolved) -> Self {
+        let config = config::file(resolved);
+        let api = deployment::api_template(resolved, &config);
+        let worker = resolved.runs_workers().then(|| deployment::worker_template(resolved, &config));
+        Self { name: name(&resolved.name, &config, &api, worker.as_ref()), config, api, worker }
+    }
+
+    /// What a ConfigMap holds, when its name proves that it is what was once written.
+    pub fn of(map: &ConfigMap, instance: &str) -> Option<Self> {
+        let data = map.data.as_ref()?;
+        let template = |key: &str| data.get(key).map(|text| serde_json::from_str::<Value>(text)).transpose().ok();
+        let (config, api, worker) = (data.get(CONFIG)?.clone(), template(API)??, template(WORKER)?);
+        let name = name(instance, &config, &api, worker.as_ref());
+        (map.metadata.name.as_deref() == Some(name.as_str())).then_some(Self { name, config, api, worker })
+    }
+
+    /// The name of its ConfigMap.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The server's settings file.
+    pub(super) fn config(&self) -> &str {
+        &self.config
+    }
+
+    /// The template of the API pods.
+    pub(super) fn api(&self) -> &Value {
+        &self.api
+    }
+
+    /// The template of the worker pods, where there are any.
+    pub(super) fn worker(&self) -> Option<&Value> {
+        self.worker.as_ref()
+    }
+
+    /// Whether it has worker pods.
+    pub fn has_workers(&self) -> bool {
+        self.worker.is_some()
+    }
+
+    /// The image of the API pods.
+    pub fn image(&self) -> &str {
+        self.api.pointer("/spec/containers/0/image").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// The revision of the operator's rendering that made it.
+    pub fn render_revision(&self) -> Option<i32> {
+        self.api["metadata"]["annotations"][names::RENDER_REVISION].as_str()?.parse().ok()
+    }
+}
+
+/// Hash of the content, in the form in which it is written and read back.
+fn name(instance: &str, config: &str, api: &Value, worker: Option<&Value>) -> String {
+    let text = |template: &Value| jam_domain::canonical::bytes(template);
+    let (api, worker) = (text(api), worker.map(text).unwrap_or_default());
+    names::revision(instance, &names::short_hash([config.as_bytes(), &api, &worker]))
+}
+
+/// The ConfigMap that holds it: immutable, because what it is named by never changes. No pod mounts it.
+pub(super) fn record(resolved: &Resolved) -> Desired {
+    let Revision { name, config, api, worker } = &resolved.revision;
+    let text =
+        |template: &Value| String::from_utf8(jam_domain::canonical::bytes(template)).expect("canonical JSON is UTF-8");
+    let mut data = BTreeMap::from([(CONFIG.to_owned(), config.clone()), (API.to_owned(), text(api))]);
+    data.extend(worker.as_ref().map(|worker| (WORKER.to_owned(), text(worker))));
+    let map = ConfigMap {
+        metadata: identity::metadata(resolved, name, Component::Api),
+        immutable: Some(true),
+        data: Some(data),
+        ..ConfigMap::default()
+    };
+    Desired::new(resolved, Kind::ConfigMap, name.clone(), Write::Apply, &map)
+}

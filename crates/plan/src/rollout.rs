@@ -1,0 +1,217 @@
+//! The rollout of a revision as a state machine: forward, good, or back to the last good one (adr/0016).
+
+#[cfg(test)]
+mod tests;
+
+use jam_domain::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::crd::{ConditionType, JamInstance, LastGood, RolloutPhase, RolloutStatus};
+use crate::names;
+use crate::observed::{DeploymentState, Observed};
+use crate::reason::Reason;
+
+/// How often readiness may be lost again, within the deadline after it was first there.
+const LOSSES: i32 = 3;
+/// Longest words about a rollout that was given up.
+const MESSAGE: usize = 512;
+/// Seconds that pods have to become ready once their database is back, before they are blamed.
+const RECOVERY: i64 = 60;
+
+/// What the machine looks at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scene<'a> {
+    /// Now.
+    pub at: Timestamp,
+    /// The generation of the spec.
+    pub generation: i64,
+    /// The revision that the spec wants.
+    pub wanted: &'a str,
+    /// Whether the Deployments are of that revision.
+    pub applied: bool,
+    /// Whether every pod is of it and available.
+    pub settled: bool,
+    /// What keeps it from going on, when its Deployments say that they make no progress.
+    pub stuck: Option<String>,
+    /// Fewer pods are ready than were before, although nothing is being replaced.
+    pub lost: bool,
+    /// Whether the database is away: then pods are not to blame.
+    pub database_away: bool,
+    /// Whether it was there again only just now: pods need a moment to become ready.
+    pub recovering: bool,
+    /// The version of the schema, where known.
+    pub schema: Option<i64>,
+    /// Seconds that a rollout has.
+    pub deadline: i64,
+    /// The last good revision.
+    pub good: Option<&'a LastGood>,
+    /// What was stored.
+    pub before: Option<&'a RolloutStatus>,
+}
+
+/// Which revision is applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Course {
+    /// The wanted one.
+    Forward,
+    /// The wanted one, although it is bad: the text says why there is no way back.
+    NoWayBack(String),
+    /// The good one before it.
+    Back(LastGood),
+}
+
+/// Where a rollout stands now and what follows from it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// What is stored.
+    pub status: RolloutStatus,
+    /// Which revision is applied.
+    pub course: Course,
+    /// Whether it was given up just now. That is stored before anything is applied, so that a crash cannot forget it.
+    pub given_up: bool,
+}
+
+/// The next step of a rollout.
+pub fn step(scene: &Scene<'_>) -> Step {
+    if let Some(before) = scene.before
+        && before.phase == RolloutPhase::RolledBack
+        && before.generation == scene.generation
+        && before.revision == scene.wanted
+        && let Some(good) = &before.from
+    {
+        return Step { status: before.clone(), course: Course::Back(good.clone()), given_up: false };
+    }
+    let mut status = match scene.before {
+        Some(before) if before.revision == scene.wanted && before.phase != RolloutPhase::RolledBack => before.clone(),
+        before => begun(scene, before),
+    };
+    if !scene.applied {
+        return forward(status);
+    }
+    if scene.settled {
+        if status.phase != RolloutPhase::Serving {
+            let first = status.losses == 0;
+            status.phase = RolloutPhase::Serving;
+            status.since = if first { seconds(scene.at) } else { status.since };
+        }
+        return forward(status);
+    }
+    if scene.database_away {
+        return forward(status);
+    }
+    let elapsed = (scene.at.as_micros() - Timestamp::from_jiff(status.since.0).as_micros()) / 1_000_000;
+    if status.phase == RolloutPhase::Serving && scene.lost && elapsed <= scene.deadline && status.from.is_some() {
+        status.phase = RolloutPhase::Progressing;
+        status.losses += 1;
+        if status.losses >= LOSSES {
+            let words = scene.stuck.as_deref().unwrap_or("no pod says why");
+            let why = format!("readiness was lost {LOSSES} times within {} s: {words}", scene.deadline);
+            return give_up(scene, status, &why);
+        }
+        return forward(status);
+    }
+    match &scene.stuck {
+        // A word about the revision before it may still stand there: nothing is judged before its time.
+        Some(why)
+            if status.losses == 0
+                && status.phase == RolloutPhase::Progressing
+                && elapsed >= scene.deadline
+                && !scene.recovering =>
+        {
+            give_up(scene, status, why)
+        }
+        Some(_) | None => forward(status),
+    }
+}
+
+fn begun(scene: &Scene<'_>, before: Option<&RolloutStatus>) -> RolloutStatus {
+    let from = scene.good.filter(|good| good.revision.as_deref().is_some_and(|name| name != scene.wanted));
+    RolloutStatus {
+        revision: scene.wanted.to_owned(),
+        generation: scene.generation,
+        phase: RolloutPhase::Progressing,
+        since: seconds(scene.at),
+        losses: 0,
+        from: from.cloned(),
+        message: None,
+        evidence: before.and_then(|before| before.evidence.clone()),
+    }
+}
+
+fn forward(status: RolloutStatus) -> Step {
+    Step { status, course: Course::Forward, given_up: false }
+}
+
+fn give_up(scene: &Scene<'_>, status: RolloutStatus, why: &str) -> Step {
+    let Some(good) = status.from.clone() else {
+        return Step { status, course: Course::NoWayBack(why.to_owned()), given_up: false };
+    };
+    if let (Some(there), Some(then)) = (scene.schema, good.schema)
+        && there > then
+    {
+        let image = good.image.as_deref().unwrap_or("the last good image");
+        let text =
+            format!("{why}; not rolled back to {image}: it served with schema {then}, the database is at {there}");
+        return Step { status, course: Course::NoWayBack(text), given_up: false };
+    }
+    let status = RolloutStatus {
+        phase: RolloutPhase::RolledBack,
+        generation: scene.generation,
+        since: seconds(scene.at),
+        message: Some(why.chars().take(MESSAGE).collect()),
+        ..status
+    };
+    Step { status, course: Course::Back(good), given_up: true }
+}
+
+fn seconds(at: Timestamp) -> Time {
+    Time(crate::status::whole_seconds(at))
+}
+
+/// What the machine sees of an instance, where `wanted` is the revision that its spec wants.
+pub(crate) fn scene<'a>(
+    instance: &'a JamInstance,
+    observed: &'a Observed,
+    wanted: &'a str,
+    workers: bool,
+    deadline: i32,
+) -> Scene<'a> {
+    let stored = instance.status.as_ref();
+    let worker = observed.worker.as_ref().filter(|_| workers);
+    let conditions = stored.map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let reachable = conditions.iter().find(|told| told.type_ == ConditionType::DatabaseReachable.as_str());
+    let both = || observed.api.iter().chain(worker);
+    let told = stored.and_then(|status| status.ready_replicas).unwrap_or_default();
+    let stuck = both().find_map(DeploymentState::stuck).map(|why| observed.trouble.as_deref().unwrap_or(why));
+    let trouble = observed.trouble.as_deref().filter(|_| observed.api.as_ref().is_some_and(|api| !api.is_settled()));
+    let lost = observed.api.as_ref().is_some_and(|api| api.has_lost_readiness(told));
+    let found = observed.schema.or(observed.pod_schema.and_then(|schema| schema.found));
+    Scene {
+        at: observed.at,
+        generation: instance.metadata.generation.unwrap_or_default(),
+        wanted,
+        applied: observed.api.is_some()
+            && both().all(|deployment| deployment.revision.as_deref() == Some(wanted))
+            && worker.is_some() == workers,
+        settled: both().all(DeploymentState::is_settled),
+        stuck: if lost { trouble.or(stuck) } else { stuck }.map(str::to_owned),
+        lost,
+        database_away: observed.database.as_ref().is_some_and(|probe| !probe.reachable)
+            || reachable.is_some_and(|told| told.status == "False"),
+        recovering: reachable.is_some_and(|told| {
+            let Time(since) = told.last_transition_time;
+            told.reason == Reason::Reachable.as_str()
+                && observed.at < Timestamp::from_jiff(since).plus_seconds(RECOVERY.min(deadline.into()))
+        }),
+        schema: found.or(stored.and_then(|status| status.version.as_ref()?.schema)),
+        deadline: i64::from(deadline),
+        good: stored.and_then(|status| status.last_good.as_ref()),
+        before: stored.and_then(|status| status.rollout.as_ref()),
+    }
+}
+
+/// The name of the ConfigMap with the evidence against the revision of a rollout.
+pub fn evidence_name(instance: &str, status: &RolloutStatus) -> String {
+    let generation = status.generation.to_be_bytes();
+    names::evidence(instance, &names::short_hash([status.revision.as_bytes(), generation.as_slice()]))
+}

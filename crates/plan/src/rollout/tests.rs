@@ -1,0 +1,195 @@
+//! Every transition of a rollout, as a table of scenes.
+
+use super::*;
+use crate::fixtures::at;
+
+const DEADLINE: i64 = 300;
+
+fn good(name: &str) -> LastGood {
+    LastGood {
+        revision: Some(name.into()),
+        image: Some(format!("image-of-{name}")),
+        schema: Some(3),
+        generation: Some(1),
+        ..LastGood::default()
+    }
+}
+
+/// `new` is rolled out since second 1000, after `old` was good.
+fn under_way() -> RolloutStatus {
+    RolloutStatus {
+        revision: "new".into(),
+        generation: 2,
+        phase: RolloutPhase::Progressing,
+        since: seconds(at(1000)),
+        losses: 0,
+        from: Some(good("old")),
+        message: None,
+        evidence: None,
+    }
+}
+
+fn serving() -> RolloutStatus {
+    RolloutStatus { phase: RolloutPhase::Serving, ..under_way() }
+}
+
+fn rolled_back() -> RolloutStatus {
+    let message = Some("it crashed".into());
+    RolloutStatus { phase: RolloutPhase::RolledBack, message, evidence: Some("evidence".into()), ..under_way() }
+}
+
+/// Pods of `new` are there and not ready, at second 1010.
+fn scene(before: &RolloutStatus) -> Scene<'_> {
+    Scene {
+        at: at(1010),
+        generation: 2,
+        wanted: "new",
+        applied: true,
+        settled: false,
+        stuck: None,
+        lost: false,
+        database_away: false,
+        recovering: false,
+        schema: Some(3),
+        deadline: DEADLINE,
+        good: None,
+        before: Some(before),
+    }
+}
+
+fn stuck() -> Option<String> {
+    Some("CrashLoopBackOff".into())
+}
+
+fn phase(scene: &Scene<'_>) -> RolloutPhase {
+    step(scene).status.phase
+}
+
+#[test]
+fn a_new_revision_begins_with_the_last_good_one_behind_it() {
+    let (before, last) = (serving(), good("new"));
+    let next = Scene { wanted: "newer", generation: 3, applied: false, good: Some(&last), ..scene(&before) };
+    let Step { status, course, given_up } = step(&next);
+    assert_eq!((course, given_up, status.phase), (Course::Forward, false, RolloutPhase::Progressing));
+    assert_eq!((status.from, status.generation, status.losses), (Some(good("new")), 3, 0));
+    let again = Scene { wanted: "newer", good: Some(&last), before: None, ..next };
+    assert_eq!(step(&again).status.from, Some(good("new")), "a status that was lost is begun anew");
+    let same = Scene { wanted: "new", good: Some(&last), before: None, ..again };
+    assert_eq!(step(&same).status.from, None, "there is no way back to itself");
+}
+
+#[test]
+fn a_change_that_makes_no_other_pods_leaves_the_rollout_alone() {
+    for before in [under_way(), serving()] {
+        assert_eq!(step(&Scene { generation: 9, applied: false, ..scene(&before) }).status, before);
+    }
+}
+
+#[test]
+fn a_revision_serves_when_every_pod_does() {
+    let before = under_way();
+    let status = step(&Scene { settled: true, at: at(1040), ..scene(&before) }).status;
+    assert_eq!((status.phase, &status.since), (RolloutPhase::Serving, &seconds(at(1040))));
+    assert_eq!(step(&Scene { settled: true, at: at(9000), ..scene(&status) }).status, status, "and nothing is written");
+    assert_eq!(phase(&Scene { settled: true, applied: false, ..scene(&before) }), RolloutPhase::Progressing);
+}
+
+#[test]
+fn a_rollout_without_progress_goes_back_after_its_deadline_and_not_before() {
+    let before = under_way();
+    for (seconds, given_up) in [(1010, false), (1299, false), (1300, true), (5000, true)] {
+        let now = step(&Scene { at: at(seconds), stuck: stuck(), ..scene(&before) });
+        assert_eq!(now.given_up, given_up, "at {seconds}");
+        let course = if given_up { Course::Back(good("old")) } else { Course::Forward };
+        assert_eq!(now.course, course, "at {seconds}");
+        assert_eq!(now.status.message, given_up.then(|| "CrashLoopBackOff".into()));
+    }
+    let late = Scene { at: at(5000), ..scene(&before) };
+    assert_eq!(step(&late).course, Course::Forward, "slow is not stuck");
+    let elsewhere = Scene { applied: false, stuck: stuck(), ..late };
+    assert_eq!(step(&elsewhere).course, Course::Forward, "these words are about another revision");
+}
+
+#[test]
+fn a_database_that_is_away_is_no_fault_of_the_revision() {
+    let before = under_way();
+    let bad = Scene { at: at(2000), stuck: stuck(), ..scene(&before) };
+    assert!(!step(&Scene { database_away: true, ..bad.clone() }).given_up);
+    assert!(!step(&Scene { recovering: true, ..bad.clone() }).given_up);
+    assert!(step(&bad).given_up);
+    let before = serving();
+    let outage = step(&Scene { lost: true, database_away: true, ..scene(&before) });
+    assert_eq!(outage.status, before, "what an outage takes is not counted");
+}
+
+#[test]
+fn readiness_that_is_lost_three_times_within_the_deadline_goes_back() {
+    let mut now = serving();
+    for losses in 1..=2 {
+        let lost = step(&Scene { lost: true, ..scene(&now) });
+        assert_eq!((lost.course, lost.status.losses), (Course::Forward, losses));
+        assert_eq!(step(&Scene { lost: true, ..scene(&lost.status) }).status, lost.status, "one loss counts once");
+        now = step(&Scene { settled: true, at: at(1100), ..scene(&lost.status) }).status;
+        assert_eq!((now.phase, &now.since), (RolloutPhase::Serving, &seconds(at(1000))));
+    }
+    let third = Scene { lost: true, at: at(1200), stuck: Some("not ready".into()), ..scene(&now) };
+    let Step { status, course, given_up } = step(&third);
+    assert_eq!((course, given_up, status.phase), (Course::Back(good("old")), true, RolloutPhase::RolledBack));
+    assert_eq!(status.message.unwrap(), "readiness was lost 3 times within 300 s: not ready");
+    let later = Scene { at: at(1301), ..third };
+    assert_eq!(step(&later).course, Course::Forward, "long after the rollout it is no fault of it");
+}
+
+#[test]
+fn a_revision_that_was_given_up_is_not_tried_again_until_the_spec_changes() {
+    let before = rolled_back();
+    for scene in [
+        Scene { settled: true, applied: false, ..scene(&before) },
+        Scene { at: at(900_000), applied: false, ..scene(&before) },
+        Scene { stuck: stuck(), lost: true, ..scene(&before) },
+        Scene { database_away: true, ..scene(&before) },
+        Scene { schema: Some(9), ..scene(&before) },
+    ] {
+        let now = step(&scene);
+        assert_eq!((now.status, now.course, now.given_up), (before.clone(), Course::Back(good("old")), false));
+    }
+}
+
+#[test]
+fn a_changed_spec_is_tried_even_when_its_pods_are_the_same() {
+    let (before, last) = (rolled_back(), good("old"));
+    for wanted in ["new", "newer"] {
+        let next = Scene { generation: 3, wanted, applied: false, good: Some(&last), ..scene(&before) };
+        let Step { status, course, given_up } = step(&next);
+        assert_eq!((course, given_up, status.phase), (Course::Forward, false, RolloutPhase::Progressing));
+        assert_eq!((status.from, status.message), (Some(good("old")), None));
+        assert_eq!(status.evidence.as_deref(), Some("evidence"), "what was found out is kept");
+    }
+    let reverted = Scene { generation: 3, wanted: "old", settled: true, good: Some(&last), ..scene(&before) };
+    assert_eq!(phase(&reverted), RolloutPhase::Serving);
+}
+
+#[test]
+fn a_schema_that_moved_on_bars_the_way_back() {
+    let before = under_way();
+    let bad = Scene { at: at(2000), stuck: stuck(), ..scene(&before) };
+    for (schema, barred) in [(Some(2), false), (Some(3), false), (None, false), (Some(4), true)] {
+        let now = step(&Scene { schema, ..bad.clone() });
+        assert_eq!(now.given_up, !barred, "schema {schema:?}");
+        if barred {
+            let Course::NoWayBack(why) = now.course else { panic!("{:?}", now.course) };
+            assert!(why.contains("CrashLoopBackOff") && why.contains("schema 3") && why.contains("at 4"), "{why}");
+            assert_eq!(now.status, before, "it may still become ready");
+            assert_eq!(phase(&Scene { settled: true, ..scene(&now.status) }), RolloutPhase::Serving);
+        }
+    }
+}
+
+#[test]
+fn a_first_revision_has_nothing_to_go_back_to() {
+    let before = RolloutStatus { from: None, ..under_way() };
+    let now = step(&Scene { at: at(2000), stuck: stuck(), ..scene(&before) });
+    assert_eq!((now.course, now.given_up), (Course::NoWayBack("CrashLoopBackOff".into()), false));
+    let before = RolloutStatus { from: None, ..serving() };
+    assert_eq!(step(&Scene { lost: true, ..scene(&before) }).status, before);
+}

@@ -1,0 +1,144 @@
+//! What is kept of a rollout that was given up: the states of its pods and their last log lines, before they are gone.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use jam_plan::names::{self, Component};
+use jam_plan::{JamInstance, Resolved, desired};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
+use kube::api::{ListParams, LogParams};
+use kube::{Api, ResourceExt};
+
+use super::apply;
+use super::context::Context;
+use super::error::Error;
+use super::key::Key;
+use super::pods::{ENOUGH, is_ready, selector};
+use super::watch::chain;
+
+/// Log lines of one container.
+const LINES: i64 = 30;
+/// Bytes of one container's log.
+const BYTES: i64 = 4096;
+
+/// Keeps the evidence in its ConfigMap. It is written once: a crash before the decision is stored finds it there.
+pub async fn keep(context: &Context, instance: &JamInstance, resolved: &Resolved) -> Result<(), Error> {
+    let key = Key::of(instance);
+    let mut texts = BTreeMap::new();
+    for component in [Component::Api, Component::Worker] {
+        match suspects(context, &key, component).await {
+            Ok(pods) => {
+                for pod in pods {
+                    texts.insert(pod.name_any(), told(context, &key, &pod).await);
+                }
+            }
+            // Evidence that cannot be had does not hold up the way back.
+            Err(error) => tracing::warn!(instance = %key, error = chain(&error), "the pods cannot be listed"),
+        }
+    }
+    match desired::evidence(resolved, texts) {
+        Some(desired) => apply::once(context, &key, &desired).await,
+        None => Ok(()),
+    }
+}
+
+/// The pods that are not ready: those of the revision before it are, and are none of the evidence.
+async fn suspects(context: &Context, instance: &Key, component: Component) -> Result<Vec<Pod>, kube::Error> {
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
+    let params = ListParams::default().labels(&selector(&names::selector(&instance.name, component)));
+    let found = pods.list(&params).await?.items.into_iter();
+    Ok(found.filter(|pod| !is_ready(pod)).take(ENOUGH as usize).collect())
+}
+
+/// States and last words of one pod.
+async fn told(context: &Context, instance: &Key, pod: &Pod) -> String {
+    let status = pod.status.clone().unwrap_or_default();
+    let mut text = format!("phase: {}\n", status.phase.as_deref().unwrap_or("Unknown"));
+    let mut say = |line: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{line}");
+    };
+    for condition in status.conditions.iter().flatten().filter(|condition| condition.status != "True") {
+        let (reason, message) = (condition.reason.as_deref(), condition.message.as_deref());
+        say(format!("{}: {}", condition.type_, words([reason, message])));
+    }
+    let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    let mut begun = false;
+    for container in containers {
+        begun |= container.state.as_ref().is_some_and(has_begun) || container.restart_count > 0;
+        for line in states(container) {
+            say(line);
+        }
+    }
+    if begun {
+        say(format!("last log lines:\n{}", log(context, instance, pod).await));
+    }
+    text
+}
+
+fn has_begun(state: &ContainerState) -> bool {
+    state.running.is_some() || state.terminated.is_some()
+}
+
+/// What the kubelet says about a container, one line for each of its states.
+fn states(container: &ContainerStatus) -> Vec<String> {
+    let name = &container.name;
+    let mut lines = vec![format!("container {name}: ready {}, restarts {}", container.ready, container.restart_count)];
+    for (when, state) in [("now", &container.state), ("before", &container.last_state)] {
+        let Some(ContainerState { running, terminated, waiting }) = state else { continue };
+        if running.is_some() {
+            lines.push(format!("container {name}, {when}: running"));
+        }
+        if let Some(waiting) = waiting {
+            let said = words([waiting.reason.as_deref(), waiting.message.as_deref()]);
+            lines.push(format!("container {name}, {when}: waiting, {said}"));
+        }
+        if let Some(ContainerStateTerminated { exit_code, reason, message, .. }) = terminated {
+            let said = words([reason.as_deref(), message.as_deref().map(str::trim)]);
+            lines.push(format!("container {name}, {when}: ended with exit code {exit_code}, {said}"));
+        }
+    }
+    lines
+}
+
+fn words<const N: usize>(parts: [Option<&str>; N]) -> String {
+    let said: Vec<&str> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
+    if said.is_empty() { "nothing more is said".into() } else { said.join(": ") }
+}
+
+/// The end of a container's log; of the one before, when it has only just been started again.
+async fn log(context: &Context, instance: &Key, pod: &Pod) -> String {
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
+    let params = LogParams { tail_lines: Some(LINES), limit_bytes: Some(BYTES), ..LogParams::default() };
+    match pods.logs(&pod.name_any(), &params).await {
+        Ok(text) if !text.trim().is_empty() => text,
+        Ok(_) => {
+            let before = LogParams { previous: true, ..params };
+            pods.logs(&pod.name_any(), &before).await.unwrap_or_else(|_| "none".into())
+        }
+        Err(error) => format!("not to be had: {}", chain(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_state_of_a_container_is_told() {
+        let container: ContainerStatus = serde_json::from_value(json!({
+            "name": "jam", "image": "x", "imageID": "", "ready": false, "restartCount": 4,
+            "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s"}},
+            "lastState": {"terminated": {"exitCode": 1, "reason": "Error", "message": "broken on purpose\n"}},
+        }))
+        .unwrap();
+        let wanted = [
+            "container jam: ready false, restarts 4",
+            "container jam, now: waiting, CrashLoopBackOff: back-off 40s",
+            "container jam, before: ended with exit code 1, Error: broken on purpose",
+        ];
+        assert_eq!(states(&container), wanted);
+    }
+}

@@ -1,0 +1,40 @@
+//! A bad rollout under traffic: the old pod serves all the while, the last good revision comes back, with evidence.
+
+use serde_json::{Value, json};
+
+use crate::path::memory_spec;
+use crate::support::{Instance, Traffic, eventually, object};
+
+#[tokio::test]
+async fn an_image_that_fails_at_once_is_rolled_back_without_a_failed_request() {
+    let instance = Instance::applied("rollback", &memory_spec());
+    instance.wait_ready();
+    let (namespace, name) = (instance.namespace.as_str(), instance.name);
+    let good = instance.pods()[0]["metadata"]["uid"].clone();
+    let traffic = Traffic::to(format!("{}/healthz", instance.endpoint()));
+
+    // The image of dev/images/build that says a word and ends.
+    instance.patch(&json!({"spec": {"image": {"tag": "broken"}}}));
+    eventually("Ready=False reason=RolledBack", || async {
+        (instance.condition("Ready") == ("False".into(), "RolledBack".into())).then_some(())
+    })
+    .await;
+    assert_eq!(instance.condition("Stalled").0, "True");
+    eventually("the bad pod to be gone", || async {
+        let pods = instance.pods();
+        (pods.len() == 1 && pods[0]["metadata"]["uid"] == good).then_some(())
+    })
+    .await;
+    let (asked, bad) = traffic.counted().await;
+    assert!(asked > 50, "the traffic asked only {asked} times");
+    assert_eq!(bad, 0, "of {} requests", asked + bad);
+
+    let status = object(namespace, "jam", name).unwrap_or_default()["status"]["rollout"].clone();
+    let map = object(namespace, "configmap", status["evidence"].as_str().unwrap_or_default()).unwrap_or_default();
+    let said: Vec<&str> = map["data"].as_object().into_iter().flatten().filter_map(|(_, text)| text.as_str()).collect();
+    assert!(said.iter().any(|text| text.contains("broken on purpose")), "{said:?}");
+
+    instance.patch(&json!({"spec": {"image": {"tag": Value::Null}}}));
+    instance.wait_ready();
+    assert_eq!(instance.pods()[0]["metadata"]["uid"], good, "the same revision restarts nothing");
+}

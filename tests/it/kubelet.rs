@@ -1,0 +1,135 @@
+//! Plays the kubelet: there are no nodes in these tests, so somebody has to say that pods run, crash or never get ready.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+
+/// The environment variable by which a pod asks for a fate: `crash`, `pull`, `never` or `flap`.
+pub const FATE: &str = "FATE";
+/// What a pod that crashes says last.
+pub const LAST_WORDS: &str = "broken on purpose";
+/// How long a pod that flaps stays as it is.
+const FLAP: Duration = Duration::from_millis(1500);
+
+/// Plays the kubelet in one namespace: every pod of a Deployment runs and is ready; pods of Jobs end as told.
+pub struct Kubelet(tokio::task::JoinHandle<()>);
+
+impl Kubelet {
+    /// Plays until it is dropped. Job pods end with this exit code and these last words.
+    pub fn play(client: &Client, namespace: &str, exit_code: i32, words: &'static str) -> Self {
+        Self::play_at(client, namespace, (exit_code, words), None)
+    }
+
+    /// The same; pods of Deployments are at `place`, where somebody answers for them, and are ready while that says so.
+    pub fn play_at(
+        client: &Client,
+        namespace: &str,
+        (exit_code, words): (i32, &'static str),
+        place: Option<(&'static str, Arc<AtomicBool>)>,
+    ) -> Self {
+        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        let started = Instant::now();
+        Self(tokio::spawn(async move {
+            loop {
+                let flapped = (started.elapsed().as_millis() / FLAP.as_millis()).is_multiple_of(2);
+                for pod in pods.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default() {
+                    let job = pod.labels().contains_key("batch.kubernetes.io/job-name");
+                    let ready = place.as_ref().is_none_or(|(_, ready)| ready.load(Ordering::SeqCst));
+                    let address = place.as_ref().map(|(address, _)| *address);
+                    let status = match fate(&pod) {
+                        _ if job => ended(exit_code, words),
+                        Some("crash") => crashed(),
+                        Some("pull") => waiting("ImagePullBackOff", "no such image"),
+                        Some("never") => running(address, false),
+                        Some("flap") => running(address, flapped),
+                        Some(_) | None => running(address, ready),
+                    };
+                    if pod.metadata.deletion_timestamp.is_none() && is_news(&pod, &status) {
+                        // It may be gone by now.
+                        let body = Patch::Merge(json!({"status": status}));
+                        let _ = pods.patch_status(&pod.name_any(), &PatchParams::default(), &body).await;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }))
+    }
+}
+
+impl Drop for Kubelet {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The fate that a pod's environment asks for.
+fn fate(pod: &Pod) -> Option<&str> {
+    let environment = pod.spec.as_ref()?.containers.first()?.env.as_deref()?;
+    environment.iter().find(|variable| variable.name == FATE)?.value.as_deref()
+}
+
+/// Whether the pod is not yet as it is to be: its phase, its readiness, the state of its container.
+fn is_news(pod: &Pod, wanted: &Value) -> bool {
+    let gist = |status: &Value| {
+        let container = &status["containerStatuses"][0];
+        let ready = status["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Ready");
+        let ready = ready.map(|condition| condition["status"].clone());
+        (status["phase"].clone(), ready, container["ready"].clone(), container["state"]["waiting"]["reason"].clone())
+    };
+    gist(&json!(pod.status)) != gist(wanted)
+}
+
+/// A container that the kubelet has started again and again.
+fn crashed() -> Value {
+    let now = now();
+    let state = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}});
+    let mut container = container(&state, false);
+    container["restartCount"] = 3.into();
+    container["lastState"] =
+        json!({"terminated": {"exitCode": 1, "message": LAST_WORDS, "startedAt": now, "finishedAt": now}});
+    json!({"phase": "Running", "conditions": [not_ready()], "containerStatuses": [container]})
+}
+
+fn waiting(reason: &str, message: &str) -> Value {
+    let state = json!({"waiting": {"reason": reason, "message": message}});
+    json!({"phase": "Pending", "conditions": [not_ready()], "containerStatuses": [container(&state, false)]})
+}
+
+fn not_ready() -> Value {
+    json!({"type": "Ready", "status": "False", "lastTransitionTime": now()})
+}
+
+fn running(address: Option<&str>, ready: bool) -> Value {
+    let now = now();
+    let word = if ready { "True" } else { "False" };
+    let mut status = json!({
+        "phase": "Running",
+        "conditions": [{"type": "Ready", "status": word, "lastTransitionTime": now}],
+        "containerStatuses": [container(&json!({"running": {"startedAt": now}}), ready)],
+    });
+    if let Some(address) = address {
+        status["podIP"] = address.into();
+        status["podIPs"] = json!([{"ip": address}]);
+    }
+    status
+}
+
+fn ended(exit_code: i32, words: &str) -> Value {
+    let now = now();
+    let state = json!({"terminated": {"exitCode": exit_code, "message": words, "startedAt": now, "finishedAt": now}});
+    let phase = if exit_code == 0 { "Succeeded" } else { "Failed" };
+    json!({"phase": phase, "containerStatuses": [container(&state, false)]})
+}
+
+fn container(state: &Value, ready: bool) -> Value {
+    json!({"name": "jam", "image": "x", "imageID": "x", "restartCount": 0, "ready": ready, "started": ready, "state": state})
+}
+
+fn now() -> String {
+    jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap().to_string()
+}
