@@ -34,6 +34,7 @@ mod operator_rollback;
 mod operator_status;
 mod operator_support;
 mod plan_applied;
+mod plan_diff;
 mod plan_snapshots;
 mod receipts_tampering;
 mod receipts_vectors;

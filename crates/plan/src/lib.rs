@@ -2,6 +2,7 @@
 
 pub mod crd;
 pub mod desired;
+pub mod forecast;
 pub mod names;
 pub mod observed;
 pub mod reason;
