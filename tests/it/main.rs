@@ -30,6 +30,7 @@ mod operator_replicas;
 mod operator_resource;
 mod operator_revisions;
 mod operator_rights;
+mod operator_rights_used;
 mod operator_rollback;
 mod operator_status;
 mod operator_support;
