@@ -25,6 +25,7 @@ mod model_state;
 mod model_walk;
 mod model_world;
 mod operator_children;
+mod operator_isolation;
 mod operator_postgres;
 mod operator_replicas;
 mod operator_resource;
