@@ -29,7 +29,7 @@ pub enum Command {
     /// Prints the alerts on the operator's own metrics, as the chart has them.
     #[command(hide = true)]
     Alerts,
-    /// Prints the objects that a manifest would become, without a cluster.
+    /// Prints the objects that a manifest would become; with --diff, how that differs from what is in the cluster.
     Plan(PlanArgs),
     /// Asks an address once and succeeds when it answers 200: for `helm test`, where an image has no other program.
     #[command(hide = true)]
@@ -114,12 +114,51 @@ pub struct PlanArgs {
     /// The manifest; `-` is standard input.
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
+    /// Ask the cluster of the kubeconfig, without changing anything, what would differ and whether pods would restart. Exit code 0: nothing, 1: something, 2: it cannot be told. Give --api-image and --progress-deadline as the operator there has them.
+    #[arg(long)]
+    pub diff: bool,
+    /// How differences are printed.
+    #[arg(short, long, value_enum, default_value_t = Output::Text, requires = "diff")]
+    pub output: Output,
+    /// When differences have colours.
+    #[arg(long, value_enum, default_value_t = Colours::Auto, requires = "diff")]
+    pub color: Colours,
     /// What instances run that name no image.
     #[command(flatten)]
     pub image: ImageArgs,
     /// How pods are replaced.
     #[command(flatten)]
     pub rollout: RolloutArgs,
+}
+
+/// How differences are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// When there are colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Colours {
+    /// On a terminal that shows them.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl From<Colours> for anstream::ColorChoice {
+    fn from(colours: Colours) -> Self {
+        match colours {
+            Colours::Auto => anstream::ColorChoice::Auto,
+            Colours::Always => anstream::ColorChoice::Always,
+            Colours::Never => anstream::ColorChoice::Never,
+        }
+    }
 }
 
 /// The namespaces whose instances are watched.

@@ -8,11 +8,13 @@ mod children;
 mod cleanup;
 mod client;
 mod context;
+pub mod difference;
 mod drift;
 mod error;
 mod evidence;
 #[cfg(test)]
 mod fake;
+mod forecast;
 mod health;
 mod instruments;
 mod key;
@@ -41,21 +43,37 @@ pub use run::{Failure, Program};
 
 use crate::{shutdown, telemetry};
 
-/// Does what the command line says. Returns what to tell a person when it cannot.
-pub async fn main(args: OperatorArgs) -> Result<(), String> {
+/// What to tell a person, and the program that called.
+#[derive(Debug)]
+pub struct Trouble {
+    /// One sentence.
+    pub sentence: String,
+    /// The exit code.
+    pub code: u8,
+}
+
+impl From<String> for Trouble {
+    fn from(sentence: String) -> Self {
+        Self { sentence, code: 1 }
+    }
+}
+
+/// Does what the command line says. Returns the exit code, or what to tell when it cannot.
+pub async fn main(args: OperatorArgs) -> Result<u8, Trouble> {
     match args.command {
         Command::Run(args) => {
             telemetry::start(&args.telemetry)?;
             let stop = shutdown::on_signal().map_err(|error| format!("signals cannot be heard: {error}"))?;
             let program = Program::prepare(&args).await.map_err(|failure| failure.told())?;
-            program.run(stop).await.map_err(|failure| failure.told())
+            program.run(stop).await.map_err(|failure| failure.told())?;
         }
-        Command::Crd => print(&jam_plan::crd::crd_yaml()),
-        Command::Rbac(args) => print(&args.rules.map_or_else(rbac::manifest, rbac::rules)),
-        Command::Alerts => print(&jam_plan::alerts::operator_yaml()),
-        Command::Plan(args) => print(&preview::plan(&args)?),
-        Command::Check(args) => check::ask(&args.url).await,
+        Command::Crd => print(&jam_plan::crd::crd_yaml())?,
+        Command::Rbac(args) => print(&args.rules.map_or_else(rbac::manifest, rbac::rules))?,
+        Command::Alerts => print(&jam_plan::alerts::operator_yaml())?,
+        Command::Plan(args) => return Box::pin(preview::plan(&args)).await,
+        Command::Check(args) => check::ask(&args.url).await?,
     }
+    Ok(0)
 }
 
 fn print(text: &str) -> Result<(), String> {

@@ -1,20 +1,89 @@
-//! `jam-operator plan`: the objects that a manifest would become, without a cluster.
+//! `jam-operator plan`: what a manifest would become, without a cluster, or as a difference to what is in one.
 
-use std::io::Read as _;
+use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
 
-use super::args::PlanArgs;
+use super::args::{Output, PlanArgs};
+use super::difference::{coloured, lines};
+use super::forecast::{Action, Change, Preview};
+use super::watch::chain;
+use super::{Trouble, forecast};
 
-/// The objects as YAML documents. No secret can be in them: tokens are made in the cluster, the DSN stays in its Secret.
-pub fn plan(args: &PlanArgs) -> Result<String, String> {
+/// The exit code when something differs, as `kubectl diff` has it.
+const DIFFERENT: u8 = 1;
+/// The exit code when it cannot be told.
+const UNKNOWN: u8 = 2;
+
+/// Prints the plan; returns the exit code. No secret can be in it: tokens are made in the cluster, and values of Secrets
+/// are redacted.
+pub async fn plan(args: &PlanArgs) -> Result<u8, Trouble> {
     let place = args.file.display();
-    let text = if args.file.as_os_str() == "-" {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).map(|_| text)
-    } else {
-        std::fs::read_to_string(&args.file)
+    let code = if args.diff { UNKNOWN } else { 1 };
+    let told = |sentence: String| Trouble { sentence: format!("{place}: {sentence}"), code };
+    let text = read(args).map_err(|error| told(chain(&error)))?;
+    let defaults = args.image.defaults(&args.rollout);
+    if !args.diff {
+        let objects = jam_plan::render::render(&text, &defaults).map_err(|error| told(error.to_string()))?;
+        super::print(&jam_plan::render::to_yaml(&objects))?;
+        return Ok(0);
+    }
+    let previews = Box::pin(forecast::previews(&text, defaults)).await.map_err(told)?;
+    let shown = match args.output {
+        Output::Text => previews.iter().map(shown).collect(),
+        Output::Json => serde_json::to_string_pretty(&previews).map_err(|error| told(error.to_string()))? + "\n",
     };
-    let text = text.map_err(|error| format!("{place}: {error}"))?;
-    let objects = jam_plan::render::render(&text, &args.image.defaults(&args.rollout))
-        .map_err(|error| format!("{place}: {error}"))?;
-    Ok(jam_plan::render::to_yaml(&objects))
+    // Takes the colours away again where nobody would see them.
+    let mut out = anstream::AutoStream::new(std::io::stdout(), args.color.into());
+    out.write_all(shown.as_bytes()).map_err(|error| told(format!("standard output: {error}")))?;
+    let different = previews.iter().any(|preview| !preview.changes.is_empty());
+    Ok(if different { DIFFERENT } else { 0 })
+}
+
+fn read(args: &PlanArgs) -> std::io::Result<String> {
+    if args.file.as_os_str() != "-" {
+        return std::fs::read_to_string(&args.file);
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).map(|_| text)
+}
+
+/// One instance for a person: the differences, and at the end what they come to.
+fn shown(preview: &Preview) -> String {
+    let Preview { namespace, name, notes, changes } = preview;
+    let mut text = String::new();
+    for change in changes {
+        text.push_str(&coloured(&difference(change)));
+    }
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "JamInstance {namespace}/{name}: {}", sum(changes));
+    for note in notes {
+        let _ = writeln!(text, "  {note}");
+    }
+    for change in changes.iter().filter(|change| !change.restarts.is_empty()) {
+        let _ = writeln!(text, "  pods of {} {} restart, one at a time, because of", change.kind, change.name);
+        for place in &change.restarts {
+            let _ = writeln!(text, "    {place}");
+        }
+    }
+    text
+}
+
+fn sum(changes: &[Change]) -> String {
+    let count = |action: Action| changes.iter().filter(|change| change.action == action).count();
+    let restarts = changes.iter().any(|change| !change.restarts.is_empty());
+    match (changes.is_empty(), restarts) {
+        (true, _) => "nothing would change".into(),
+        (false, restarts) => format!(
+            "{} to create, {} to change, {} to remove; {}",
+            count(Action::Create),
+            count(Action::Change),
+            count(Action::Remove),
+            if restarts { "pods restart" } else { "no pod restarts" }
+        ),
+    }
+}
+
+fn difference(change: &Change) -> String {
+    let Change { action: _, kind, name, restarts: _, live, planned } = change;
+    lines(&format!("{kind} {name}"), live, planned)
 }

@@ -72,11 +72,12 @@ pub fn table() -> Vec<Right> {
 fn verbs_of(kind: Kind) -> &'static [&'static str] {
     match kind {
         // Always wanted while there is the instance: the garbage collector takes it with its owner.
-        Kind::ServiceAccount | Kind::Service => &["get", "list", "watch", "create", "patch"],
+        Kind::ServiceAccount => &["get", "list", "watch", "create", "patch"],
         // Made once and never changed.
         Kind::Job => &["get", "list", "watch", "create", "delete"],
         Kind::ConfigMap
         | Kind::Secret
+        | Kind::Service
         | Kind::NetworkPolicy
         | Kind::Deployment
         | Kind::CronJob

@@ -4,13 +4,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use kube::Api;
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
-use crate::support::cluster::{ControlPlane, TESTER};
+use crate::support::cluster::{ControlPlane, TESTER, instances};
 
 /// A control plane of one test alone, for definitions that are not those of the others.
 pub fn plane_of_its_own(name: &str) -> ControlPlane {
@@ -20,6 +20,39 @@ pub fn plane_of_its_own(name: &str) -> ControlPlane {
     let ended = Command::new(script).args(["up", dir.to_str().unwrap(), "--owner-pid", &owner]).output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     ControlPlane { kubeconfig: dir.join("admin.kubeconfig"), audit_log: Some(dir.join("audit.log")) }
+}
+
+/// The definition of this build, but it lets through any form of `replicas`: so an instance gets in that cannot be read.
+pub async fn define_loosely(client: &Client) {
+    let mut crd = serde_json::to_value(jam_plan::crd::crd()).unwrap();
+    let schema = crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema").unwrap();
+    schema["properties"]["spec"] = json!({
+        "type": "object",
+        "x-kubernetes-preserve-unknown-fields": true,
+        "properties": {"replicas": {"x-kubernetes-preserve-unknown-fields": true}},
+    });
+    schema.as_object_mut().unwrap().remove("x-kubernetes-validations");
+    let version = crd.pointer_mut("/spec/versions/0").unwrap();
+    version.as_object_mut().unwrap().remove("selectableFields");
+    version["subresources"] = json!({"status": {}});
+    let force = PatchParams::apply(TESTER).force();
+    definitions(client).patch("jaminstances.jam.network", &force, &Patch::Apply(crd)).await.unwrap();
+}
+
+/// Applies an instance that no release can read.
+pub async fn apply_malformed(client: &Client, namespace: &str) {
+    let malformed = json!({"apiVersion": "jam.network/v1alpha1", "kind": "JamInstance",
+        "metadata": {"name": "malformed"}, "spec": {"replicas": "many"}});
+    let (instances, force) = (instances(client, namespace), PatchParams::apply(TESTER).force());
+    eventually("the definition is served", async || {
+        instances.patch("malformed", &force, &Patch::Apply(&malformed)).await.ok()
+    })
+    .await;
+}
+
+fn definitions(client: &Client) -> Api<DynamicObject> {
+    let kind = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+    Api::all_with(client.clone(), &ApiResource::from_gvk(&kind))
 }
 
 /// An older definition: it does not know `paused`, and lets through any form of `replicas`.
@@ -55,19 +88,14 @@ async fn a_missing_resource_is_waited_for_an_older_one_is_said_and_one_malformed
     .await;
     assert_eq!(operator.answer("/livez").await.0, 200, "it waits, it does not crash");
 
-    let definitions =
-        ApiResource::from_gvk(&GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition"));
-    let definitions: Api<DynamicObject> = Api::all_with(client.clone(), &definitions);
     let force = PatchParams::apply(TESTER).force();
-    definitions.patch("jaminstances.jam.network", &force, &Patch::Apply(older())).await.unwrap();
+    definitions(&client).patch("jaminstances.jam.network", &force, &Patch::Apply(older())).await.unwrap();
     operator.ready().await;
     let log = operator.logged();
     assert!(log.contains("older than this operator") && log.contains(".status.renderRevision"), "{log}");
 
-    let instances = crate::support::cluster::instances(&client, &namespace);
-    let malformed = json!({"apiVersion": "jam.network/v1alpha1", "kind": "JamInstance",
-        "metadata": {"name": "malformed"}, "spec": {"replicas": "many"}});
-    instances.patch("malformed", &force, &Patch::Apply(malformed)).await.unwrap();
+    apply_malformed(&client, &namespace).await;
+    let instances = instances(&client, &namespace);
     apply(&client, &namespace, "good", json!({"runtime": {"jam": {"enabled": true, "store": "memory"}}})).await;
     condition(&client, &namespace, "good", "Ready", "True", "Serving").await;
     let told = eventually("the malformed one is told so", async || {

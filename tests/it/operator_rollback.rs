@@ -13,7 +13,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use crate::kubelet::{FATE, LAST_WORDS};
-use crate::operator_support::{Account, Kubelet, Operator, apply, condition, eventually};
+use crate::operator_support::{Account, Kubelet, Operator, apply, condition, eventually, kstatus};
 use crate::support::cluster::control_plane;
 
 const HASTY: &[&str] = &["--leader-election", "false", "--progress-deadline", "5"];
@@ -66,6 +66,8 @@ async fn a_bad_rollout_goes_back_with_evidence_and_is_not_tried_again_until_the_
     let told = condition(&client, &namespace, "main", "Ready", "False", "RolledBack").await;
     assert!(told.contains(LAST_WORDS) && told.contains("until the spec changes"), "{told}");
     condition(&client, &namespace, "main", "Stalled", "True", "RolledBack").await;
+    let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
+    assert_eq!(kstatus(&instances.get("main").await.unwrap()), "Failed");
     eventually("the last good template is back", async || {
         (template(&client, &namespace, "main").await == before).then_some(())
     })

@@ -7,7 +7,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
+use crate::operator_support::{Account, Kubelet, apply, condition, eventually, kstatus};
 use crate::support::cluster::control_plane;
 
 const QUIET: &[&str] = &["--leader-election", "false"];
@@ -69,6 +69,11 @@ async fn paused_is_honoured_before_anything_else() {
     paused["runtime"]["jam"]["enabled"] = json!(false);
     apply(&client, &namespace, "main", paused).await;
     condition(&client, &namespace, "main", "Paused", "True", "PausedBySpec").await;
+    let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
+    let now = instances.get("main").await.unwrap();
+    assert_eq!(kstatus(&now), "Current", "a pause is no failure");
+    let ready = now.status.unwrap().conditions.into_iter().find(|told| told.type_ == "Ready").unwrap();
+    assert_eq!((ready.reason.as_str(), ready.observed_generation), ("Serving", Some(1)), "as it was said before");
     let services: Api<Service> = Api::namespaced(client.clone(), &namespace);
     services.delete("main", &DeleteParams::default()).await.unwrap();
     operator.quiet().await;

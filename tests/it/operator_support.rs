@@ -285,12 +285,54 @@ pub async fn apply(client: &Client, namespace: &str, name: &str, spec: Value) ->
     api.patch(name, &PatchParams::apply(TESTER).force(), &Patch::Apply(&body)).await.unwrap()
 }
 
+/// What kstatus, and with it `kubectl wait`, Helm, Argo CD and Flux, makes of an instance.
+pub fn kstatus(instance: &JamInstance) -> &'static str {
+    let status = instance.status.clone().unwrap_or_default();
+    let word = |kind: &str| status.conditions.iter().find(|told| told.type_ == kind).map(|told| told.status.clone());
+    let is = |kind: &str| word(kind).as_deref() == Some("True");
+    let unseen = status.observed_generation.is_some_and(|seen| Some(seen) != instance.metadata.generation);
+    if instance.metadata.deletion_timestamp.is_some() {
+        "Terminating"
+    } else if unseen || is("Reconciling") {
+        "InProgress"
+    } else if is("Stalled") {
+        "Failed"
+    } else if is("Ready") {
+        "Current"
+    } else {
+        "InProgress"
+    }
+}
+
+/// At every look of every test: what kstatus computes and what the conditions say is the same.
+fn agrees_with_kstatus(instance: &JamInstance) {
+    let Some(status) = &instance.status else { return };
+    if status.observed_generation != instance.metadata.generation || instance.metadata.deletion_timestamp.is_some() {
+        return;
+    }
+    let is = |kind: &str| status.conditions.iter().any(|told| told.type_ == kind && told.status == "True");
+    let wanted = match (is("Ready"), is("Stalled")) {
+        (true, false) if is("Reconciling") => "InProgress",
+        (true, false) => "Current",
+        (false, true) => "Failed",
+        (false, false) => "InProgress",
+        (true, true) => panic!("ready and stalled: {status:?}"),
+    };
+    assert_eq!(kstatus(instance), wanted, "{status:?}");
+    assert!(!(is("Reconciling") && is("Stalled")), "{status:?}");
+    assert!(
+        is("Paused") || is("Ready") || is("Reconciling") || is("Stalled"),
+        "nobody would wait for this: {status:?}"
+    );
+}
+
 /// Waits until a condition of an instance is as given, for its newest generation, and returns its message.
 pub async fn condition(client: &Client, namespace: &str, name: &str, kind: &str, status: &str, reason: &str) -> String {
     let api: Api<JamInstance> = Api::namespaced(client.clone(), namespace);
     let what = format!("{name}: {kind}={status} {reason}");
     eventually(&what, async || {
         let instance = api.get(name).await.ok()?;
+        agrees_with_kstatus(&instance);
         let said = instance.status?;
         let current = said.observed_generation == instance.metadata.generation;
         let found = said.conditions.into_iter().find(|condition| condition.type_ == kind && current)?;

@@ -3,6 +3,7 @@
 pub mod alerts;
 pub mod crd;
 pub mod desired;
+pub mod forecast;
 pub mod names;
 pub mod observed;
 pub mod reason;

@@ -4,8 +4,9 @@ use jam_domain::{Timestamp, TokenId};
 use serde_json::Value;
 
 use crate::crd::{GROUP, JamInstance, KIND};
-use crate::desired::{Desired, desired};
-use crate::observed::{JobState, MigrationJob, Observed, SecretKey, TokenSecret, TokenState};
+use crate::desired::Desired;
+use crate::forecast::forecast;
+use crate::observed::{Observed, SecretKey, TokenSecret, TokenState};
 use crate::reason::Refusal;
 use crate::resolve::{Defaults, MigrationStep, resolve};
 use crate::{names, tokens};
@@ -90,30 +91,15 @@ fn imagined(instance: &JamInstance, defaults: &Defaults) -> Result<Vec<Desired>,
     let mut observed = Observed::nothing(Timestamp::from_micros(0));
     observed.dsn = Some(SecretKey::Present { hash: "0".repeat(10) });
     observed.tokens = tokens::consumers(&instance.spec).into_iter().map(|consumer| held(consumer.name)).collect();
-    let mut before = resolve(&instance, &observed, defaults)?;
-    if let MigrationStep::AwaitApproval { key } = &before.migration.step {
-        instance.metadata.annotations.get_or_insert_default().insert(names::APPROVE_MIGRATION.into(), key.clone());
-        before = resolve(&instance, &observed, defaults)?;
+    // The plan of one who has not approved yet shows what approval would lead to.
+    if let MigrationStep::AwaitApproval { key } = resolve(&instance, &observed, defaults)?.migration.step {
+        instance.metadata.annotations.get_or_insert_default().insert(names::APPROVE_MIGRATION.into(), key);
     }
-    let mut objects = desired(&before).items;
-    if let (MigrationStep::Run { job }, Some(told)) = (&before.migration.step, &before.migration.status) {
-        observed.migration_jobs = vec![MigrationJob {
-            name: job.clone(),
-            key: told.key.clone(),
-            attempt: told.attempt,
-            state: JobState::Complete,
-            finished_at: Some(observed.at),
-        }];
-        let after = desired(&resolve(&instance, &observed, defaults)?).items;
-        let further: Vec<_> =
-            after.into_iter().filter(|item| objects.iter().all(|known| known.object != item.object)).collect();
-        objects.extend(further);
-        objects.sort_by_key(|item| item.object.kind);
-    }
-    Ok(objects)
+    Ok(forecast(&instance, &observed, defaults)?.objects)
 }
 
-fn held(consumer: String) -> TokenSecret {
+/// A token that is not made yet, as the cluster will hold it: nobody knows it.
+pub fn held(consumer: String) -> TokenSecret {
     let state = TokenState::Held {
         key_id: TokenId::of_hash(&[0; 32]),
         sha256: "0".repeat(64),

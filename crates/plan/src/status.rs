@@ -3,6 +3,8 @@
 mod conditions;
 mod facts;
 #[cfg(test)]
+mod kstatus;
+#[cfg(test)]
 mod tests;
 
 use jam_domain::Timestamp;

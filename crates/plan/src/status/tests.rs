@@ -12,11 +12,11 @@ use crate::fixtures::{at, but, cluster_for, in_memory, job, on_postgres, resolve
 use crate::observed::{DeploymentState, JobState, Probe};
 use crate::reason::ReasonKind;
 
-fn applied(instance: &JamInstance, cluster: &Observed, seconds: i64) -> JamInstanceStatus {
+pub(super) fn applied(instance: &JamInstance, cluster: &Observed, seconds: i64) -> JamInstanceStatus {
     status(instance, Verdict::Applied(&resolved(instance, cluster)), cluster, at(seconds))
 }
 
-fn with(instance: &JamInstance, status: JamInstanceStatus) -> JamInstance {
+pub(super) fn with(instance: &JamInstance, status: JamInstanceStatus) -> JamInstance {
     JamInstance { status: Some(status), ..instance.clone() }
 }
 
@@ -34,7 +34,7 @@ fn pair(status: &str, reason: Reason) -> (String, String) {
 }
 
 /// Many ways in which a reconcile ends.
-fn endings() -> Vec<JamInstanceStatus> {
+pub(super) fn endings() -> Vec<JamInstanceStatus> {
     let postgres = on_postgres();
     let settled = settled_cluster_for(&postgres);
     let fresh = cluster_for(&postgres);

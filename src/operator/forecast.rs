@@ -1,0 +1,237 @@
+//! `jam-operator plan --diff`: what the operator would do in a cluster, asked of its API server without changing anything.
+
+use std::sync::Arc;
+
+use futures::future::try_join_all;
+use jam_plan::forecast::forecast;
+use jam_plan::names::{self, FIELD_MANAGER};
+use jam_plan::{Defaults, Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Reason, Refusal, render, tokens};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::events::{Recorder, Reporter};
+use kube::{Api, Client, Config, ResourceExt};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::children::Children;
+use super::client::{Ledger, connect};
+use super::context::Context;
+use super::difference::{essence, places, redact};
+use super::instruments::Instruments;
+use super::key::Key;
+use super::observe::{self, Finding, api_of};
+use super::queue::Queue;
+use super::watch::chain;
+use super::{check, reconcile};
+
+/// What would become of one instance.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Preview {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// What is not to be seen in objects.
+    pub notes: Vec<String>,
+    /// The objects that would change.
+    pub changes: Vec<Change>,
+}
+
+/// What would become of one object.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Change {
+    /// What.
+    pub action: Action,
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+    /// Why its pods would be replaced; empty when they stay.
+    pub restarts: Vec<String>,
+    /// As it is; null when it is not there.
+    pub live: Value,
+    /// As it would be; null when it would be gone.
+    pub planned: Value,
+}
+
+/// What would be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Made.
+    Create,
+    /// Put right.
+    Change,
+    /// Removed.
+    Remove,
+}
+
+/// Asks the cluster of the kubeconfig about every instance of a manifest.
+pub async fn previews(text: &str, defaults: Defaults) -> Result<Vec<Preview>, String> {
+    let instances = render::instances(text).map_err(|error| error.to_string())?;
+    let config = Config::infer().await.map_err(|error| format!("no cluster is configured: {}", chain(&error)))?;
+    let client = connect(config, &Arc::new(Ledger::default()), None).map_err(|error| chain(&error))?;
+    let mut all = Vec::new();
+    for instance in instances {
+        let context = context(client.clone(), defaults.clone())?;
+        let place = format!("JamInstance {}", Key::of(&instance));
+        all.push(preview(&context, &instance).await.map_err(|error| format!("{place}: {error}"))?);
+    }
+    Ok(all)
+}
+
+fn context(client: Client, defaults: Defaults) -> Result<Context, String> {
+    let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: None };
+    let http = check::client().map_err(|error| chain(&error))?;
+    let (queue, _) = Queue::new();
+    let instruments = Instruments::new(queue, Recorder::new(client.clone(), reporter), http);
+    Ok(Context {
+        client,
+        defaults,
+        children: Arc::new(Children::default()),
+        memory: Arc::default(),
+        instruments: Arc::new(instruments),
+    })
+}
+
+async fn preview(context: &Context, wanted: &JamInstance) -> Result<Preview, String> {
+    let instance = accepted(context, wanted).await?;
+    let Key { namespace, name } = Key::of(&instance);
+    let mut preview = Preview { namespace, name, notes: Vec::new(), changes: Vec::new() };
+    if instance.spec.paused {
+        preview.notes.push("it is paused: nothing is changed".into());
+        return Ok(preview);
+    }
+    know_children(context, &instance).await?;
+    let told = |error: super::error::Error| chain(&error);
+    let refused = |refusal: Refusal| format!("it would be refused, {refusal}");
+    let mut observed = observe::cluster(context, &instance).await.map_err(told)?;
+    preview.notes.extend(imagine_tokens(&instance, &mut observed));
+    reconcile::in_force(context, &instance, &mut observed).await.map_err(told)?.map_err(refused)?;
+    let ahead = forecast(&instance, &observed, &context.defaults).map_err(refused)?;
+    preview
+        .notes
+        .extend(ahead.migration.iter().map(|job| format!("migration Job {job} runs before any pod is replaced")));
+    preview.notes.extend(ahead.waits.iter().map(|what| format!("pods stay as they are, they wait for {what}")));
+    let objects = Objects { items: ahead.objects, keep: Vec::new() };
+    let findings = observe::survey(context, &instance, &objects).await.map_err(told)?;
+    for (desired, finding) in objects.items.iter().zip(findings) {
+        preview.changes.extend(change(context, &instance, desired, finding).await?);
+    }
+    for child in ahead.removed {
+        preview.changes.push(removal(context, &instance, &child.object).await?);
+    }
+    explain_settings(&mut preview.changes);
+    Ok(preview)
+}
+
+/// The instance as the API server would store it: defaulted, proven, with the generation it would have.
+async fn accepted(context: &Context, wanted: &JamInstance) -> Result<JamInstance, String> {
+    let key = Key::of(wanted);
+    let instances: Api<JamInstance> = Api::namespaced(context.client.clone(), &key.namespace);
+    let params = PostParams { dry_run: true, field_manager: Some("jam-operator-plan".into()) };
+    let refused = |error: kube::Error| format!("the API server does not take it: {}", chain(&error));
+    let annotations = wanted.annotations().clone();
+    let there = instances.get_opt(&key.name).await.map_err(|error| format!("it cannot be read: {}", chain(&error)))?;
+    if let Some(mut live) = there {
+        live.spec = wanted.spec.clone();
+        live.annotations_mut().extend(annotations);
+        live.metadata.managed_fields = None;
+        return instances.replace(&key.name, &params, &live).await.map_err(refused);
+    }
+    let mut new = JamInstance::new(&key.name, wanted.spec.clone());
+    (new.metadata.namespace, new.metadata.annotations) = (Some(key.namespace.clone()), Some(annotations));
+    instances.create(&params, &new).await.map_err(refused)
+}
+
+/// Lists what carries the instance's labels, metadata only: what the watches of a running operator know.
+async fn know_children(context: &Context, instance: &JamInstance) -> Result<(), String> {
+    let key = Key::of(instance);
+    let params = ListParams::default().labels(&names::child_selector(&key.name));
+    let lists = Kind::ALL.map(|kind| {
+        let (api, params) = (api_of(context, kind, &key.namespace), params.clone());
+        async move {
+            let list = api.list_metadata(&params).await;
+            list.map(|list| (kind, list))
+                .map_err(|error| format!("{} cannot be listed: {}", kind.as_str(), chain(&error)))
+        }
+    });
+    for (kind, list) in try_join_all(lists).await? {
+        for object in list.items {
+            context.children.seen(kind, &object.metadata);
+        }
+    }
+    Ok(())
+}
+
+/// Tokens that the operator would make first: nobody knows them yet.
+fn imagine_tokens(instance: &JamInstance, observed: &mut Observed) -> Vec<String> {
+    let missing = tokens::missing(instance, observed);
+    observed.tokens.retain(|token| missing.iter().all(|work| work.consumer != token.consumer));
+    let mut notes = Vec::new();
+    for work in missing {
+        notes.push(format!("a token is made in Secret {}", work.secret));
+        observed.tokens.push(render::held(work.consumer));
+    }
+    notes
+}
+
+async fn change(
+    context: &Context,
+    instance: &JamInstance,
+    desired: &Desired,
+    finding: Finding,
+) -> Result<Option<Change>, String> {
+    let api = api_of(context, desired.object.kind, &Key::of(instance).namespace);
+    let mut body = desired.body.clone();
+    let (action, params, live) = match finding {
+        Finding::Good => return Ok(None),
+        Finding::Foreign(foreign) => {
+            let refusal = Refusal::new(Reason::NameTaken, format!("{} belongs to {}", foreign.object, foreign.owner));
+            return Err(format!("it would be refused, {refusal}"));
+        }
+        Finding::Absent => (Action::Create, PatchParams::apply(FIELD_MANAGER), Value::Null),
+        Finding::Differs { uid } => {
+            body["metadata"]["uid"] = uid.into();
+            let live = api.get(&desired.object.name).await.map_err(|error| chain(&error))?;
+            (Action::Change, PatchParams::apply(FIELD_MANAGER).force(), essence(json!(live)))
+        }
+    };
+    let answer = api.patch(&desired.object.name, &params.dry_run(), &Patch::Apply(&body)).await;
+    let answer = answer.map_err(|error| format!("{} would not be taken: {}", desired.object, chain(&error)))?;
+    let (mut live, mut planned) = (live, essence(json!(answer)));
+    if live == planned {
+        return Ok(None);
+    }
+    let templates = [&live, &planned].map(|object| object.pointer("/spec/template").unwrap_or(&Value::Null).clone());
+    let is_rollout = desired.object.kind == Kind::Deployment && action == Action::Change;
+    let restarts = if is_rollout { places(&templates[0], &templates[1]) } else { Vec::new() };
+    redact(&mut live, &mut planned);
+    let ObjectRef { kind, name } = desired.object.clone();
+    Ok(Some(Change { action, kind: kind.as_str(), name, restarts, live, planned }))
+}
+
+async fn removal(context: &Context, instance: &JamInstance, object: &ObjectRef) -> Result<Change, String> {
+    let api = api_of(context, object.kind, &Key::of(instance).namespace);
+    let live = api.get_opt(&object.name).await.map_err(|error| format!("{object}: {}", chain(&error)))?;
+    let (mut live, mut planned) = (live.map(|live| essence(json!(live))).unwrap_or_default(), Value::Null);
+    redact(&mut live, &mut planned);
+    let (kind, name) = (object.kind.as_str(), object.name.clone());
+    Ok(Change { action: Action::Remove, kind, name, restarts: Vec::new(), live, planned })
+}
+
+/// Pods that mount another settings file are replaced for its settings: those are named, not only the file.
+fn explain_settings(changes: &mut [Change]) {
+    let settings = |action: Action| {
+        let map =
+            changes.iter().find(|c| c.kind == "ConfigMap" && c.action == action && c.name.contains("-config-"))?;
+        let side = if action == Action::Create { &map.planned } else { &map.live };
+        serde_saphyr::from_str::<Value>(side["data"]["config.yaml"].as_str()?).ok()
+    };
+    let (Some(before), Some(after)) = (settings(Action::Remove), settings(Action::Create)) else { return };
+    let named = places(&before, &after);
+    for change in changes.iter_mut().filter(|change| !change.restarts.is_empty()) {
+        change.restarts.extend(named.iter().map(|place| format!("settings: {place}")));
+    }
+}
