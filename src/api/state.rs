@@ -1,6 +1,7 @@
 //! What every request needs, built once by one function that refuses bad settings.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jam_domain::refine::Engine;
 use jam_domain::{Settings, StoreKind};
@@ -50,6 +51,7 @@ impl Api {
             trusted_proxies: wiring.trusted_proxies.clone(),
             transfers: Arc::new(Semaphore::new(budget as usize)),
             transfer_budget: budget,
+            patience: Duration::from_secs(wiring.client_timeout_seconds.into()),
         };
         let engine = Engine::hash_refiner(
             settings.accumulator_hash,

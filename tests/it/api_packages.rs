@@ -1,16 +1,21 @@
 //! Packages: submitted once however often they are sent, capped exactly, listed without a gap or a repeat.
 
+use std::collections::BTreeSet;
+
 use futures::future::join_all;
 use jam_domain::{PackageId, Timestamp};
 use serde_json::{Value, json};
 
 use crate::api_support::{Answer, Server, World, answer, laws, package};
+use crate::support::postgres;
 
 laws!(
     a_package_is_stored_as_it_was_sent_with_what_the_server_adds,
     the_same_submission_is_answered_from_the_store,
     a_key_counts_for_its_token_only,
     an_expired_package_is_refused_and_a_fresh_one_kept,
+    what_was_accepted_in_time_is_answered_from_the_store_after_its_expiry,
+    a_list_neither_repeats_nor_skips_while_packages_come_and_go,
     the_pending_cap_is_exact_among_many_submitters,
     a_service_has_limits_of_its_own,
     paging_never_repeats_or_skips_in_any_shape,
@@ -108,6 +113,26 @@ async fn an_expired_package_is_refused_and_a_fresh_one_kept(world: World) {
     server.post("/jam/packages", &expiring(60)).await.expect(201);
 }
 
+async fn what_was_accepted_in_time_is_answered_from_the_store_after_its_expiry(world: World) {
+    let server = world.serve().await;
+    let expiry = Timestamp::now().plus_seconds(2);
+    let mut sent = package("s", "in time");
+    (sent[ID], sent["expiry"]) = (json!(PackageId::new()), json!(expiry));
+    let first = keyed(&server, "in time", &sent).await.expect(201).json();
+    let mut other = package("s", "late");
+    other["expiry"] = json!(expiry);
+    other[ID] = first[ID].clone();
+    // While it has not expired the id is a conflict; afterwards it still is: what is known is judged before what is late.
+    assert_eq!(server.post("/jam/packages", &other).await.status, 409);
+    other[ID] = json!(PackageId::new());
+    crate::api_support::until("the expiry", async || (Timestamp::now() > expiry).then_some(())).await;
+    assert_eq!(server.post("/jam/packages", &other).await.status, 400);
+    for _ in 0..2 {
+        let again = keyed(&server, "in time", &sent).await.expect(200);
+        assert_eq!((again.header("idempotency-replayed"), &again.json()), ("true", &first));
+    }
+}
+
 async fn the_pending_cap_is_exact_among_many_submitters(world: World) {
     let server = world.with(&[("JAM_MAX_PENDING_PACKAGES", "10")]).await;
     let packages: Vec<Value> = (0..64).map(|n| package(&format!("s{}", n % 7), &n.to_string())).collect();
@@ -191,4 +216,30 @@ async fn filters_narrow_a_list(world: World) {
         let list = server.get(&format!("/jam/packages?{query}")).await.expect(200).json();
         assert_eq!(ids(&list["items"]).iter().collect::<Vec<_>>(), wanted, "{query}");
     }
+}
+
+async fn a_list_neither_repeats_nor_skips_while_packages_come_and_go(world: World) {
+    let server = world.serve().await;
+    let mut kept: Vec<String> = Vec::new();
+    for n in 0..30 {
+        kept.push(server.submit("s", &n.to_string()).await[ID].as_str().unwrap().to_owned());
+    }
+    let (mut seen, mut path) = (Vec::new(), "/jam/packages?limit=4".to_owned());
+    for page in 0.. {
+        let list = server.get(&path).await.expect(200).json();
+        seen.extend(list["items"].as_array().unwrap().iter().map(|item| item[ID].as_str().unwrap().to_owned()));
+        // Between two pages one comes in front and, where a test can reach behind the API, two that were there go.
+        server.submit("s", &format!("late {page}")).await;
+        if let Some(dsn) = world.dsn() {
+            for gone in [seen[seen.len() - 1].clone(), kept.remove(0)] {
+                postgres::execute(dsn, &format!("delete from packages where id = '{gone}'")).await;
+            }
+        }
+        let Some(cursor) = list["next_cursor"].as_str() else { break };
+        path = format!("/jam/packages?limit=4&cursor={cursor}");
+    }
+    let distinct: BTreeSet<&String> = seen.iter().collect();
+    assert_eq!(distinct.len(), seen.len(), "nothing came twice");
+    assert!(kept.iter().all(|id| distinct.contains(id)), "nothing that stayed was skipped");
+    assert!(distinct.len() <= 30, "what came later is not on later pages");
 }
