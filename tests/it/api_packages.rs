@@ -12,6 +12,7 @@ use crate::support::postgres;
 laws!(
     a_package_is_stored_as_it_was_sent_with_what_the_server_adds,
     the_same_submission_is_answered_from_the_store,
+    of_many_packages_under_one_id_or_key_exactly_one_is_stored,
     a_key_counts_for_its_token_only,
     an_expired_package_is_refused_and_a_fresh_one_kept,
     what_was_accepted_in_time_is_answered_from_the_store_after_its_expiry,
@@ -90,6 +91,29 @@ async fn the_same_submission_is_answered_from_the_store(world: World) {
     }
     assert_eq!(server.get("/jam/packages").await.json()["items"].as_array().unwrap().len(), 2);
     assert_eq!(server.metric("jam_package_submit_total").await, Some(2.0));
+}
+
+async fn of_many_packages_under_one_id_or_key_exactly_one_is_stored(world: World) {
+    let server = world.serve().await;
+    let id = PackageId::new();
+    let by_id = (0..16).map(|n| {
+        let mut sent = package("s", &format!("id {n}"));
+        sent[ID] = json!(id);
+        (server.request("POST", "/jam/packages"), sent)
+    });
+    let by_key = (0..16).map(|n| {
+        (
+            server.request("POST", "/jam/packages").header("idempotency-key", "one key"),
+            package("s", &format!("key {n}")),
+        )
+    });
+    let sent = by_id.chain(by_key).map(|(request, sent)| answer(request.body(sent.to_string())));
+    let answers = join_all(sent).await;
+    for half in [&answers[..16], &answers[16..]] {
+        assert_eq!(half.iter().filter(|one| one.status == 201).count(), 1);
+        assert_eq!(half.iter().filter(|one| one.status == 409 && one.json()["code"] == "jam_conflict").count(), 15);
+    }
+    assert_eq!(server.get("/jam/packages").await.json()["items"].as_array().unwrap().len(), 2);
 }
 
 async fn a_key_counts_for_its_token_only(world: World) {
