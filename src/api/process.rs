@@ -108,7 +108,7 @@ mod tests {
         let loaded = load(&SettingsArgs::from_arg_matches(&matches).unwrap(), Purpose::Serve);
         let loaded = loaded.unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
         let store = Arc::new(MemoryStore::default());
-        let mut api = Api::new(loaded.settings, &loaded.wiring, store).unwrap();
+        let mut api = Api::new(loaded.settings, &loaded.wiring, store, None).unwrap();
         api.engine.refiner = Box::new(Stubborn);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -42,7 +42,13 @@ pub struct Pulse {
 
 impl Api {
     /// Puts the parts together. Refuses a token file that can't be read.
-    pub fn new(settings: Settings, wiring: &Wiring, store: Arc<dyn Store>) -> Result<Self, String> {
+    /// A last good cleanup longer ago than `stale_after` is overdue.
+    pub fn new(
+        settings: Settings,
+        wiring: &Wiring,
+        store: Arc<dyn Store>,
+        stale_after: Option<Duration>,
+    ) -> Result<Self, String> {
         let tokens = Arc::new(Tokens::open(wiring)?);
         let budget = u32::try_from(wiring.max_bytes_in_flight.div_ceil(1024)).unwrap_or(u32::MAX).max(1);
         let gate = Gate {
@@ -59,7 +65,7 @@ impl Api {
             settings.accumulators_enabled,
         );
         let pulse = Pulse {
-            health: Health::new(store.clone()),
+            health: Health::new(store.clone(), stale_after),
             metrics: Metrics::new(store.kind()),
             pending: Pending::default(),
         };

@@ -104,7 +104,7 @@ impl Program {
             ledger,
             listener,
             namespaces: args.namespaces(&own),
-            defaults: args.image.defaults(),
+            defaults: jam_plan::Defaults { operator_namespace: Some(own.clone()), ..args.image.defaults() },
             identity,
             concurrency: args.concurrency,
         })

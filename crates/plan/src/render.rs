@@ -8,7 +8,7 @@ use crate::desired::{Desired, desired};
 use crate::observed::{JobState, MigrationJob, Observed, SecretKey, TokenSecret, TokenState};
 use crate::reason::Refusal;
 use crate::resolve::{Defaults, MigrationStep, resolve};
-use crate::tokens;
+use crate::{names, tokens};
 
 /// The uid in owner references, where there is no cluster that gives one.
 const NO_UID: &str = "00000000-0000-0000-0000-000000000000";
@@ -84,12 +84,17 @@ pub fn render(text: &str, defaults: &Defaults) -> Result<Vec<Desired>, RenderErr
     Ok(all)
 }
 
-/// The objects of an instance in a cluster where its Secrets are there and its migration succeeds.
+/// The objects of an instance in a cluster where its Secrets are there and its migration is approved and succeeds.
 fn imagined(instance: &JamInstance, defaults: &Defaults) -> Result<Vec<Desired>, Refusal> {
+    let mut instance = instance.clone();
     let mut observed = Observed::nothing(Timestamp::from_micros(0));
     observed.dsn = Some(SecretKey::Present { hash: "0".repeat(10) });
     observed.tokens = tokens::consumers(&instance.spec).into_iter().map(|consumer| held(consumer.name)).collect();
-    let before = resolve(instance, &observed, defaults)?;
+    let mut before = resolve(&instance, &observed, defaults)?;
+    if let MigrationStep::AwaitApproval { key } = &before.migration.step {
+        instance.metadata.annotations.get_or_insert_default().insert(names::APPROVE_MIGRATION.into(), key.clone());
+        before = resolve(&instance, &observed, defaults)?;
+    }
     let mut objects = desired(&before).items;
     if let (MigrationStep::Run { job }, Some(told)) = (&before.migration.step, &before.migration.status) {
         observed.migration_jobs = vec![MigrationJob {
@@ -99,7 +104,7 @@ fn imagined(instance: &JamInstance, defaults: &Defaults) -> Result<Vec<Desired>,
             state: JobState::Complete,
             finished_at: Some(observed.at),
         }];
-        let after = desired(&resolve(instance, &observed, defaults)?).items;
+        let after = desired(&resolve(&instance, &observed, defaults)?).items;
         let further: Vec<_> =
             after.into_iter().filter(|item| objects.iter().all(|known| known.object != item.object)).collect();
         objects.extend(further);
@@ -165,6 +170,8 @@ spec: {}
         assert!(of("jam").contains(&Kind::Job) && of("jam").contains(&Kind::Deployment));
         assert!(of("jam").is_sorted(), "in the order they are applied");
         assert!(!of("default").contains(&Kind::Job));
+        let manual = MANIFEST.replace("  profile: staging", "  profile: staging\n  migrations: {mode: Manual}");
+        assert_eq!(render(&manual, &defaults()).unwrap(), all, "a plan shows what follows when somebody approves");
         assert_eq!(to_yaml(&all).matches("\n---\n").count() + 1, all.len());
     }
 
@@ -174,10 +181,10 @@ spec: {}
         assert_eq!(mistake("kind: Secret\napiVersion: v1"), "the manifest has no JamInstance of jam.network");
         let typo = MANIFEST.replace("spec: {}", "spec: {replica: 1}");
         assert!(mistake(&typo).starts_with("JamInstance other: unknown field `replica`"), "{}", mistake(&typo));
-        let later = MANIFEST.replace("spec: {}", "spec: {cleanup: {}}");
+        let later = MANIFEST.replace("spec: {}", "spec: {blobStore: {url: \"s3://bucket\"}}");
         assert_eq!(
             mistake(&later),
-            "JamInstance other would be refused, NotImplemented: spec.cleanup is not implemented in this release; remove it"
+            "JamInstance other would be refused, NotImplemented: spec.blobStore is not implemented in this release; remove it"
         );
     }
 }
