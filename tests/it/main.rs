@@ -4,7 +4,9 @@
 mod api_admission;
 mod api_answers;
 mod api_cleanup;
+mod api_clients;
 mod api_document;
+mod api_errors;
 mod api_packages;
 mod api_preimages;
 mod api_processing;
