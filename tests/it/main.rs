@@ -38,6 +38,7 @@ mod receipts_vectors;
 mod shape;
 mod store_agreement;
 mod store_cleanup_run;
+mod store_disk_and_tls;
 mod store_expand;
 mod store_fixture;
 mod store_migrations;
