@@ -48,6 +48,10 @@ impl World {
         self.dsn.as_deref()
     }
 
+    pub fn on(dsn: &str) -> Self {
+        Self { dsn: Some(dsn.to_owned()) }
+    }
+
     /// The store's name in statuses, labels and logs.
     pub fn store(&self) -> &'static str {
         if self.dsn.is_some() { "postgres" } else { "memory" }

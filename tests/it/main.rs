@@ -58,6 +58,7 @@ mod runbooks;
 mod shape;
 mod store_agreement;
 mod store_cleanup_run;
+mod store_disk_and_tls;
 mod store_expand;
 mod store_fixture;
 mod store_migrations;
