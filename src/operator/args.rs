@@ -78,6 +78,9 @@ pub struct RunArgs {
     /// What instances run that name no image.
     #[command(flatten)]
     pub image: ImageArgs,
+    /// How tokens are rotated.
+    #[command(flatten)]
+    pub rotation: RotationArgs,
     /// How to log.
     #[command(flatten)]
     pub telemetry: TelemetryArgs,
@@ -89,6 +92,25 @@ pub struct ImageArgs {
     /// Image of the API, `repository:tag`; an instance that names only one of the two gets the other from here.
     #[arg(long, env = "JAM_API_IMAGE", default_value = concat!("jam-api:", env!("CARGO_PKG_VERSION")))]
     pub api_image: String,
+}
+
+/// How tokens are rotated.
+#[derive(Debug, Clone, Args)]
+pub struct RotationArgs {
+    /// Seconds that a kubelet may take to bring a changed Secret to a pod; an overlap of two tokens that is shorter is refused.
+    #[arg(long, env = "JAM_KUBELET_SYNC_SECONDS", default_value_t = jam_plan::rotation::Pace::default().kubelet_sync)]
+    pub kubelet_sync_seconds: u32,
+    /// Seconds in an hour of spec.tokens.rotation: for tests, which see whole rotations in seconds (adr/0020).
+    #[arg(long, env = "JAM_ROTATION_HOUR_SECONDS", hide = true, default_value_t = jam_plan::rotation::Pace::default().hour)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub rotation_hour_seconds: u32,
+}
+
+impl RotationArgs {
+    /// How long the hours of a rotation last.
+    pub fn pace(&self) -> jam_plan::rotation::Pace {
+        jam_plan::rotation::Pace { hour: self.rotation_hour_seconds, kubelet_sync: self.kubelet_sync_seconds }
+    }
 }
 
 /// What to plan.
@@ -133,9 +155,17 @@ impl ImageArgs {
         match self.api_image[name..].find(':') {
             Some(colon) => {
                 let (repository, tag) = self.api_image.split_at(name + colon);
-                jam_plan::Defaults { repository: repository.into(), tag: tag[1..].into() }
+                jam_plan::Defaults {
+                    repository: repository.into(),
+                    tag: tag[1..].into(),
+                    pace: jam_plan::rotation::Pace::default(),
+                }
             }
-            None => jam_plan::Defaults { repository: self.api_image.clone(), tag: env!("CARGO_PKG_VERSION").into() },
+            None => jam_plan::Defaults {
+                repository: self.api_image.clone(),
+                tag: env!("CARGO_PKG_VERSION").into(),
+                pace: jam_plan::rotation::Pace::default(),
+            },
         }
     }
 }
@@ -147,7 +177,7 @@ mod tests {
     #[test]
     fn the_port_of_a_registry_is_not_a_tag() {
         let split = |image: &str| {
-            let jam_plan::Defaults { repository, tag } = ImageArgs { api_image: image.into() }.defaults();
+            let jam_plan::Defaults { repository, tag, pace: _ } = ImageArgs { api_image: image.into() }.defaults();
             (repository, tag)
         };
         assert_eq!(split("localhost/jam-api:dev"), ("localhost/jam-api".into(), "dev".into()));

@@ -27,13 +27,14 @@ pub mod rbac;
 mod reconcile;
 mod resource;
 mod run;
+mod token_pods;
 mod tokens;
 mod watch;
 mod watches;
 
 use std::io::Write as _;
 
-pub use args::{CheckArgs, Command, ImageArgs, Namespaces, OperatorArgs, PlanArgs, RbacArgs, RunArgs};
+pub use args::{CheckArgs, Command, ImageArgs, Namespaces, OperatorArgs, PlanArgs, RbacArgs, RotationArgs, RunArgs};
 pub use run::{Failure, Program};
 
 use crate::{shutdown, telemetry};

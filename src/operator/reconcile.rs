@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jam_plan::crd::JamInstance;
 use jam_plan::resolve::MigrationStep;
+use jam_plan::rotation::look_again;
 use jam_plan::{Observed, Refusal, Resolved, Verdict, desired, resolve};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
@@ -17,7 +18,7 @@ use super::key::Key;
 use super::observe::{self, Finding};
 use super::publish::{self, Said};
 use super::watch::chain;
-use super::{malformed, tokens};
+use super::{malformed, token_pods, tokens};
 
 /// How long one reconcile may take; every single request is bounded as well.
 pub const LIMIT: Duration = Duration::from_secs(90);
@@ -27,6 +28,8 @@ const RESYNC: Duration = Duration::from_mins(10);
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// The same for one that is stalled by something outside.
 const LOOK_OUTSIDE: Duration = Duration::from_secs(30);
+/// However near a deadline is.
+const SOONEST: Duration = Duration::from_millis(200);
 /// When somebody else was faster.
 const SOON: Duration = Duration::from_secs(2);
 
@@ -56,7 +59,7 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
     if instance.spec.paused {
         return Ok(Ending::Paused);
     }
-    // Writes only into token Secrets that lost their token; new ones are minted in memory.
+    // Writes only into token Secrets, one move of each rotation; new Secrets are prepared in memory.
     let minted = tokens::make(context, instance, &mut learnt.observed).await?;
     let resolved = match resolve(instance, &learnt.observed, &context.defaults) {
         Ok(resolved) => &*learnt.resolved.insert(resolved),
@@ -78,6 +81,7 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
         Applied::Refused(refusal) => return Ok(Ending::Refused(refusal)),
     }
     apply::prune(context, instance, &objects, observed).await?;
+    token_pods::tell(context, instance, observed).await;
     Ok(Ending::Applied)
 }
 
@@ -152,7 +156,15 @@ fn next(ending: &Ending, told: &Said, learnt: &Learnt) -> Action {
             | None => LOOK_AGAIN,
         },
     };
-    Action::requeue(pause.min(at_most))
+    Action::requeue(pause.min(at_most).min(rotation_due(learnt).unwrap_or(RESYNC)))
+}
+
+/// The next deadline of a rotation, to the second: no watch reports it.
+fn rotation_due(learnt: &Learnt) -> Option<Duration> {
+    let consumers = learnt.resolved.as_ref()?.consumers.iter();
+    let at = look_again(consumers.map(|consumer| &consumer.outlook))?;
+    let micros = at.as_micros().saturating_sub(learnt.observed.at.as_micros());
+    Some(Duration::from_micros(u64::try_from(micros).unwrap_or_default()).max(SOONEST))
 }
 
 fn until(at: jam_domain::Timestamp, now: jam_domain::Timestamp) -> Duration {

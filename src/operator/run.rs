@@ -104,7 +104,7 @@ impl Program {
             ledger,
             listener,
             namespaces: args.namespaces(&own),
-            defaults: args.image.defaults(),
+            defaults: Defaults { pace: args.rotation.pace(), ..args.image.defaults() },
             identity,
             concurrency: args.concurrency,
         })

@@ -10,7 +10,7 @@ use crate::support::cluster::{TESTER, control_plane};
 
 /// The operator's defaults in snapshots: they do not change with a release.
 pub fn defaults() -> jam_plan::Defaults {
-    jam_plan::Defaults { repository: "jam-api".into(), tag: "test".into() }
+    jam_plan::Defaults { repository: "jam-api".into(), tag: "test".into(), pace: jam_plan::rotation::Pace::default() }
 }
 
 /// Every manifest with a JamInstance: its name without `.yaml`, and its text.

@@ -7,6 +7,7 @@ pub mod observed;
 pub mod reason;
 pub mod render;
 pub mod resolve;
+pub mod rotation;
 pub mod status;
 pub mod tokens;
 

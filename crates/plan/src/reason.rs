@@ -59,6 +59,8 @@ reasons! {
     MigrationComplete => Well;
     /// Every consumer has its token.
     TokensIssued => Well;
+    /// Retired tokens were refused by every pod; they are dead.
+    TokenRetired => Well;
     /// The instance is not paused.
     NotPaused => Well;
     /// Cleanup is not scheduled.
@@ -71,6 +73,8 @@ reasons! {
     Migrating => UnderWay;
     /// Tokens are being made.
     TokensPending => UnderWay;
+    /// Tokens are being replaced; `status.rotation` says where that stands, and every consumer's token is accepted meanwhile.
+    Rotating => UnderWay;
     /// Nobody could say yet.
     NotAsked => UnderWay;
     /// The instance is being deleted.
@@ -89,6 +93,8 @@ reasons! {
     NameTaken => Outside;
     /// The migration Job failed; the next one starts at the time in `status.migration.retryAt`.
     MigrationFailed => Outside;
+    /// A pod does not say which tokens it accepts, so a rotation waits for it; the message names the pod: mend or delete it.
+    RotationHeld => Outside;
     /// The Kubernetes API did not take a write; it is tried again.
     ApplyFailed => Outside;
     /// The migration ended with exit code 3: it can't succeed with this image and this database; change one of them.

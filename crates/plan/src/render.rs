@@ -1,13 +1,15 @@
 //! From the text of a manifest to the objects it would become, without a cluster.
 
-use jam_domain::{Timestamp, TokenId};
+use jam_domain::Timestamp;
+use jam_domain::token::TokenHash;
 use serde_json::Value;
 
 use crate::crd::{GROUP, JamInstance, KIND};
 use crate::desired::{Desired, desired};
-use crate::observed::{JobState, MigrationJob, Observed, SecretKey, TokenSecret, TokenState};
+use crate::observed::{JobState, MigrationJob, Observed, OwnTokens, SecretKey, TokenSecret};
 use crate::reason::Refusal;
 use crate::resolve::{Defaults, MigrationStep, resolve};
+use crate::rotation::{Holding, Notes, Slots};
 use crate::tokens;
 
 /// The uid in owner references, where there is no cluster that gives one.
@@ -89,6 +91,12 @@ fn imagined(instance: &JamInstance, defaults: &Defaults) -> Result<Vec<Desired>,
     let mut observed = Observed::nothing(Timestamp::from_micros(0));
     observed.dsn = Some(SecretKey::Present { hash: "0".repeat(10) });
     observed.tokens = tokens::consumers(&instance.spec).into_iter().map(|consumer| held(consumer.name)).collect();
+    observed.own_tokens = tokens::own_tokens(&instance.spec).map(|(_, secret)| OwnTokens {
+        secret: secret.to_owned(),
+        exists: true,
+        hashes: vec![("imagined".into(), imagined_hash())],
+        unusable: Vec::new(),
+    });
     let before = resolve(instance, &observed, defaults)?;
     let mut objects = desired(&before).items;
     if let (MigrationStep::Run { job }, Some(told)) = (&before.migration.step, &before.migration.status) {
@@ -108,14 +116,15 @@ fn imagined(instance: &JamInstance, defaults: &Defaults) -> Result<Vec<Desired>,
     Ok(objects)
 }
 
+/// The hash that stands in a plan for one that only a cluster has.
+fn imagined_hash() -> TokenHash {
+    "0".repeat(64).parse().expect("64 zeros are a hash")
+}
+
 fn held(consumer: String) -> TokenSecret {
-    let state = TokenState::Held {
-        key_id: TokenId::of_hash(&[0; 32]),
-        sha256: "0".repeat(64),
-        issued_at: None,
-        complete: true,
-    };
-    TokenSecret { consumer, state }
+    let slots = Slots { token: Some(imagined_hash()), ..Slots::default() };
+    let notes = Notes { generation: 1, ..Notes::default() };
+    TokenSecret { consumer, holding: Holding { slots, notes, ..Holding::default() } }
 }
 
 /// The objects as YAML documents, as `jam-operator plan` prints them.

@@ -23,8 +23,8 @@ pub use operations::{Cleanup, DeletionPolicy, MigrationMode, Migrations};
 pub use pods::{Autoscaling, Image, PodTemplate, PullPolicy, Workers};
 pub use schema::{crd, crd_yaml};
 pub use status::{
-    CleanupStatus, ConditionType, JamInstanceStatus, LastGood, MigrationState, MigrationStatus, RotationStatus,
-    TokenStatus, VersionStatus,
+    CleanupStatus, ConditionType, JamInstanceStatus, LastGood, MigrationState, MigrationStatus, RefusedTokens,
+    RotationStatus, TokenStatus, VersionStatus,
 };
 pub use tokens::{Consumer, Rotation, Scope, Tokens};
 

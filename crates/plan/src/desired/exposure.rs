@@ -88,7 +88,10 @@ pub(super) fn network_policy(resolved: &Resolved) -> Option<Desired> {
         protocol: Some("TCP".into()),
         end_port: None,
     };
-    let peers: Vec<_> = allow_from.iter().map(peer).collect();
+    let mut peers: Vec<_> = allow_from.iter().map(peer).collect();
+    if !peers.is_empty() {
+        peers.push(operator());
+    }
     let policy = NetworkPolicy {
         metadata: identity::metadata(resolved, &name, Component::Api),
         spec: Some(NetworkPolicySpec {
@@ -108,6 +111,16 @@ pub(super) fn network_policy(resolved: &Resolved) -> Option<Desired> {
         }),
     };
     Some(Desired::new(resolved, Kind::NetworkPolicy, name, Write::Apply, &policy))
+}
+
+/// The operator asks each pod which tokens it accepts, wherever it is installed: a policy that shuts it out holds every rotation.
+fn operator() -> NetworkPolicyPeer {
+    let labels = [("app.kubernetes.io/name".to_owned(), names::FIELD_MANAGER.to_owned())].into();
+    NetworkPolicyPeer {
+        pod_selector: Some(LabelSelector { match_labels: Some(labels), match_expressions: None }),
+        namespace_selector: Some(LabelSelector::default()),
+        ip_block: None,
+    }
 }
 
 fn peer(peer: &NetworkPeer) -> NetworkPolicyPeer {

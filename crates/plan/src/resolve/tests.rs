@@ -7,7 +7,7 @@ use crate::crd::MigrationState;
 use crate::fixtures::{
     at, but, cluster_for, defaults, in_memory, instance, job, migrated_cluster_for, on_postgres, resolved,
 };
-use crate::observed::{Foreign, JobState, MigrationJob, PodSchema};
+use crate::observed::{Foreign, JobState, MigrationJob, OwnTokens, PodSchema};
 use crate::{Kind, ObjectRef};
 
 fn refusal(instance: &JamInstance, observed: &Observed) -> Refusal {
@@ -16,17 +16,8 @@ fn refusal(instance: &JamInstance, observed: &Observed) -> Refusal {
 
 #[test]
 fn a_field_that_nothing_implements_is_refused_by_name() {
-    let table: [(Value, &str); 11] = [
+    let table: [(Value, &str); 8] = [
         (json!({"blobStore": {"url": "s3://bucket"}}), "spec.blobStore"),
-        (json!({"tokens": {"rotation": {}}}), "spec.tokens.rotation"),
-        (
-            json!({"tokens": {"consumers": [], "allowedTokensSecretRef": {"name": "a"}}}),
-            "spec.tokens.allowedTokensSecretRef",
-        ),
-        (
-            json!({"tokens": {"consumers": [], "globalTokensSecretRef": {"name": "a"}}}),
-            "spec.tokens.globalTokensSecretRef",
-        ),
         (json!({"tokens": {"adminTokensSecretRef": {"name": "a"}}}), "spec.tokens.adminTokensSecretRef"),
         (json!({"cleanup": {}}), "spec.cleanup"),
         (json!({"httpRoute": {"enabled": true, "parentRefs": [{"name": "g"}]}}), "spec.httpRoute"),
@@ -188,11 +179,39 @@ fn what_the_image_leaves_out_is_the_operators_default_and_a_digest_wins() {
 fn a_token_that_is_missing_is_made_once_and_one_that_is_there_never() {
     let instance = in_memory();
     let none = Observed { tokens: Vec::new(), ..cluster_for(&instance) };
-    let work = tokens::missing(&instance, &none);
-    assert_eq!(work.len(), 1);
-    assert_eq!((work[0].secret.as_str(), work[0].task), ("main-token-demo", tokens::TokenTask::Create));
+    let work = |observed: &Observed| tokens::work(&instance, observed, Pace::default());
+    let made = work(&none);
+    assert_eq!(made.len(), 1);
+    assert_eq!((made[0].secret.as_str(), made[0].exists), ("main-token-demo", false));
+    assert_eq!(made[0].change.then, crate::rotation::Move::Create);
     assert_eq!(refusal(&instance, &none).reason, Reason::TokensPending);
-    assert_eq!(tokens::missing(&instance, &cluster_for(&instance)), []);
+    assert_eq!(work(&cluster_for(&instance)), []);
+}
+
+#[test]
+fn the_users_own_tokens_are_taken_instead_of_consumers_and_a_secret_without_them_is_named() {
+    let hash = jam_domain::token::TokenHash::of("0123456789abcdef");
+    let own = |exists: bool, hashes: Vec<(String, TokenHash)>, unusable: &[&str]| OwnTokens {
+        secret: "mine".into(),
+        exists,
+        hashes,
+        unusable: unusable.iter().map(|key| (*key).to_owned()).collect(),
+    };
+    let good = vec![("a".to_owned(), hash)];
+    for field in ["allowedTokensSecretRef", "globalTokensSecretRef"] {
+        let instance = but(&in_memory(), json!({"tokens": {"consumers": [], field: {"name": "mine"}}}));
+        let with = |own: OwnTokens| Observed { own_tokens: Some(own), ..cluster_for(&instance) };
+        let resolved = resolved(&instance, &with(own(true, good.clone(), &[])));
+        assert_eq!((resolved.own_tokens, resolved.consumers.len()), (good.clone(), 0));
+        let missing = refusal(&instance, &with(own(false, Vec::new(), &[])));
+        assert_eq!(missing.reason, Reason::SecretMissing);
+        assert!(missing.message.contains(&format!("spec.tokens.{field}")), "{}", missing.message);
+        assert_eq!(refusal(&instance, &with(own(true, Vec::new(), &[]))).reason, Reason::SecretKeyMissing);
+        let short = refusal(&instance, &with(own(true, good.clone(), &["b"])));
+        assert!(short.message.contains("key b holds no token"), "{}", short.message);
+    }
+    let both = but(&in_memory(), json!({"tokens": {"allowedTokensSecretRef": {"name": "mine"}}}));
+    assert_eq!(refusal(&both, &cluster_for(&both)).reason, Reason::InvalidSettings);
 }
 
 #[test]
