@@ -34,6 +34,8 @@ mod plan_applied;
 mod plan_snapshots;
 mod receipts_tampering;
 mod receipts_vectors;
+mod rotation_cluster;
+mod rotation_support;
 mod shape;
 mod store_agreement;
 mod store_fixture;
