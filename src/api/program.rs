@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use super::settings::{self, Loaded, Purpose, SettingsArgs};
-use super::{build, serve, store, work};
+use super::{build, openapi, serve, store, work};
 use crate::telemetry::{self, TelemetryArgs};
 
 /// The JAM API server. Exits with 0 when done, 1 when it failed, 2 when it refuses its flags or settings, 3 when a
@@ -26,6 +26,8 @@ enum Command {
     Work(WorkArgs),
     /// Bring the database to the schema that this build needs; safe to run twice and in parallel.
     Migrate(MigrateArgs),
+    /// Print the OpenAPI document of this build.
+    Openapi,
     /// Print the settings in force, where each came from, and every mistake at once.
     CheckConfig(CheckArgs),
 }
@@ -134,6 +136,10 @@ fn run(program: Program) -> Result<(), Ending> {
             start_logs(&telemetry)?;
             let loaded = load(&settings, Purpose::Work)?;
             runtime()?.block_on(store::migrate(&loaded, store::Migration::of(status, dry_run)))
+        }
+        Command::Openapi => {
+            print!("{}", openapi::text());
+            Ok(())
         }
         Command::CheckConfig(CheckArgs { settings }) => {
             print!("{}", settings::show(&load(&settings, Purpose::Serve)?));

@@ -3,10 +3,14 @@
 
 mod api_admission;
 mod api_answers;
+mod api_document;
 mod api_packages;
 mod api_preimages;
 mod api_processing;
 mod api_program;
+mod api_raw;
+mod api_refusals;
+mod api_schemathesis;
 mod api_support;
 mod cli_outages;
 mod cli_reference;

@@ -13,6 +13,7 @@ pub mod receipt;
 pub mod record;
 pub mod refine;
 pub mod refusal;
+pub mod request;
 pub mod settings;
 pub mod submission;
 pub mod time;

@@ -146,8 +146,7 @@ impl Session {
     async fn open(config: &PostgresConfig) -> Result<Self, MigrateError> {
         let redaction = Redaction::of(&config.dsn);
         let unlimited = PostgresConfig { statement_timeout: Duration::ZERO, ..config.clone() };
-        let options =
-            pool::options(&unlimited).map_err(|error| MigrateError::Dsn(redaction.clean(&error.to_string())))?;
+        let options = pool::options(&unlimited).map_err(|error| MigrateError::Dsn(redaction.clean(&error)))?;
         match timeout(CONNECT, options.connect()).await {
             Ok(Ok(connection)) => Ok(Self { connection, redaction }),
             Ok(Err(error)) => Err(words(&redaction, None, &error.into())),

@@ -70,6 +70,16 @@ impl PostgresConfig {
     }
 }
 
+impl PostgresConfig {
+    /// What is wrong with the DSN, without its secrets; nothing is connected.
+    ///
+    /// # Errors
+    /// The words, when it can't be read.
+    pub fn check(&self) -> Result<(), String> {
+        pool::options(self).map(drop).map_err(|problem| Redaction::of(&self.dsn).clean(&problem))
+    }
+}
+
 impl fmt::Debug for PostgresConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresConfig").field("max_connections", &self.max_connections).finish_non_exhaustive()
