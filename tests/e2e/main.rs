@@ -4,5 +4,6 @@ mod children;
 mod database;
 mod path;
 mod removal;
+mod rotation;
 mod support;
 mod toggle;

@@ -39,6 +39,7 @@ mod plan_snapshots;
 mod receipts_tampering;
 mod receipts_vectors;
 mod rotation_cluster;
+mod rotation_consumers;
 mod rotation_support;
 mod shape;
 mod store_agreement;
