@@ -5,6 +5,7 @@ pub mod action;
 mod admit;
 mod body;
 mod build;
+mod cleanup;
 mod cors;
 mod fault;
 mod health;

@@ -102,6 +102,7 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
         created_after: query.value("created_after")?,
         created_before: query.value("created_before")?,
         visible: admitted.caller.services.clone(),
+        archived: false,
     };
     let asked = query.page()?;
     let include_receipt = query.flag("include_receipt")?;

@@ -87,7 +87,7 @@ pub struct JamChecked {
     pub store: Verdict,
     /// The schema is exactly the one that this build needs.
     pub schema: Verdict,
-    /// The last cleanup is not overdue.
+    /// The last cleanup went well and is not overdue.
     pub cleanup: Verdict,
 }
 
@@ -191,8 +191,43 @@ pub struct SystemJam {
     pub status: JamStatus,
     /// Whether finished packages are ever cleaned up.
     pub cleanup_enabled: bool,
+    /// The last cleanup; null before the first.
+    pub cleanup: Option<LastCleanup>,
     /// How JAM is.
     pub health: SystemHealth,
+}
+
+/// The last cleanup that ended.
+#[derive(Serialize, JsonSchema)]
+pub struct LastCleanup {
+    /// `ok` or `failed`; why it failed stands in the log only.
+    pub result: &'static str,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Timestamp,
+    /// Milliseconds between the two.
+    pub duration_ms: u64,
+    /// What was older than this was archived; null when all is kept for ever.
+    pub cutoff: Option<Timestamp>,
+    /// What it archived.
+    pub archived: CleanupCounts,
+    /// What it deleted.
+    pub deleted: CleanupCounts,
+    /// When the last cleanup that went well ended; null when none did.
+    pub succeeded_at: Option<Timestamp>,
+}
+
+/// What a cleanup moved or removed.
+#[derive(Serialize, JsonSchema)]
+pub struct CleanupCounts {
+    /// Packages.
+    pub packages: u64,
+    /// Their reports.
+    pub reports: u64,
+    /// Preimages: these are deleted only, never archived.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preimages: Option<u64>,
 }
 
 /// JAM's health in the system's status.
@@ -200,9 +235,9 @@ pub struct SystemJam {
 pub struct SystemHealth {
     /// The store answers with the right schema.
     pub store_ok: bool,
-    /// The last cleanup is not overdue.
+    /// The last cleanup went well and is not overdue.
     pub cleanup_ok: bool,
-    /// When cleanup last ran; null when never.
+    /// When the last cleanup ended; null when none did.
     pub last_cleanup: Option<Timestamp>,
 }
 

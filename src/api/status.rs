@@ -3,14 +3,14 @@
 use axum::http::StatusCode;
 use axum::response::Response;
 use jam_domain::{Code, Settings, Timestamp};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::admit::Admitted;
-use super::build;
 use super::fault::{Fault, json_response, ok};
-use super::health::shown;
+use super::health::{checked, shown};
 use super::shapes::{Alive, Build, JamHealth, JamStatus, Readiness, SystemHealth, SystemJam, SystemStatus};
 use super::state::Api;
+use super::{build, cleanup};
 
 /// Roots that a status shows at most.
 const MOST_ROOTS: u32 = 200;
@@ -51,10 +51,14 @@ pub async fn system(api: &Api, admitted: &Admitted<'_>) -> Response {
     let checks = api.pulse.health.checks().await;
     let roots =
         if checks.good() { api.store.roots(&admitted.caller.services, MOST_ROOTS).await } else { Ok(Vec::new()) };
+    let retained = &checks.retained;
+    let health =
+        SystemHealth { store_ok: checks.good(), cleanup_ok: retained.problem.is_none(), last_cleanup: retained.last() };
     let jam = SystemJam {
         status: JamStatus { accumulator_roots: Some(roots.unwrap_or_default()), ..settings_of(api) },
-        cleanup_enabled: api.settings.retention_days > 0,
-        health: SystemHealth { store_ok: checks.good(), cleanup_ok: true, last_cleanup: None },
+        cleanup_enabled: cleanup::enabled(&api.settings, Timestamp::now()),
+        cleanup: retained.shown(),
+        health,
     };
     ok(&SystemStatus { status: if checks.good() { "ok" } else { "degraded" }, version: build::VERSION, jam })
 }
@@ -65,16 +69,16 @@ pub async fn jam_healthz(api: &Api) -> Response {
     let mut details = shown(&checks, false);
     if let Value::Object(fields) = &mut details {
         fields.remove("draining");
-        fields.insert("cleanup".into(), json!({"ok": true}));
+        fields.insert("cleanup".into(), checked(checks.retained.problem));
     }
-    let good = checks.good();
+    let problem = if checks.good() { checks.retained.problem } else { Some("the store can't be used") };
     let body = JamHealth {
-        status: if good { "ok" } else { "unavailable" },
+        status: if problem.is_none() { "ok" } else { "unavailable" },
         details,
-        error: (!good).then_some("the store can't be used"),
-        code: (!good).then_some(Code::StoreUnavailable.as_str()),
+        error: problem,
+        code: problem.map(|_| Code::StoreUnavailable.as_str()),
     };
-    json_response(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
+    json_response(if problem.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
 }
 
 /// GET /jam/status: the settings, and the root of one chain or of all.

@@ -26,6 +26,9 @@ pub enum Command {
     Crd,
     /// Prints the roles that `run` needs.
     Rbac(RbacArgs),
+    /// Prints the alerts on the operator's own metrics, as the chart has them.
+    #[command(hide = true)]
+    Alerts,
     /// Prints the objects that a manifest would become, without a cluster.
     Plan(PlanArgs),
     /// Asks an address once and succeeds when it answers 200: for `helm test`, where an image has no other program.
@@ -155,17 +158,18 @@ impl ImageArgs {
         match self.api_image[name..].find(':') {
             Some(colon) => {
                 let (repository, tag) = self.api_image.split_at(name + colon);
-                jam_plan::Defaults {
-                    repository: repository.into(),
-                    tag: tag[1..].into(),
-                    pace: jam_plan::rotation::Pace::default(),
-                }
+                Self::of(repository, &tag[1..])
             }
-            None => jam_plan::Defaults {
-                repository: self.api_image.clone(),
-                tag: env!("CARGO_PKG_VERSION").into(),
-                pace: jam_plan::rotation::Pace::default(),
-            },
+            None => Self::of(&self.api_image, env!("CARGO_PKG_VERSION")),
+        }
+    }
+
+    fn of(repository: &str, tag: &str) -> jam_plan::Defaults {
+        jam_plan::Defaults {
+            repository: repository.into(),
+            tag: tag.into(),
+            pace: jam_plan::rotation::Pace::default(),
+            operator_namespace: None,
         }
     }
 }
@@ -177,7 +181,8 @@ mod tests {
     #[test]
     fn the_port_of_a_registry_is_not_a_tag() {
         let split = |image: &str| {
-            let jam_plan::Defaults { repository, tag, pace: _ } = ImageArgs { api_image: image.into() }.defaults();
+            let jam_plan::Defaults { repository, tag, pace: _, operator_namespace: _ } =
+                ImageArgs { api_image: image.into() }.defaults();
             (repository, tag)
         };
         assert_eq!(split("localhost/jam-api:dev"), ("localhost/jam-api".into(), "dev".into()));

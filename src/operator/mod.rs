@@ -5,6 +5,7 @@ mod args;
 mod backoff;
 mod check;
 mod children;
+mod cleanup;
 mod client;
 mod context;
 mod drift;
@@ -27,6 +28,7 @@ pub mod rbac;
 mod reconcile;
 mod resource;
 mod run;
+mod served;
 mod token_pods;
 mod tokens;
 mod watch;
@@ -50,6 +52,7 @@ pub async fn main(args: OperatorArgs) -> Result<(), String> {
         }
         Command::Crd => print(&jam_plan::crd::crd_yaml()),
         Command::Rbac(args) => print(&args.rules.map_or_else(rbac::manifest, rbac::rules)),
+        Command::Alerts => print(&jam_plan::alerts::operator_yaml()),
         Command::Plan(args) => print(&preview::plan(&args)?),
         Command::Check(args) => check::ask(&args.url).await,
     }

@@ -3,7 +3,7 @@
 use futures::future::try_join_all;
 use jam_domain::Timestamp;
 use jam_plan::observed::{
-    DeploymentState, Foreign, HashBook, JobState, MigrationJob, OwnTokens, SecretKey, TokenSecret,
+    Child, DeploymentState, Foreign, HashBook, JobState, MigrationJob, OwnTokens, SecretKey, TokenSecret,
 };
 use jam_plan::rotation::{Plain, Slots};
 use jam_plan::{Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Write, names, resolve, tokens};
@@ -16,6 +16,7 @@ use kube::{Api, ResourceExt};
 use serde_json::Value;
 
 use super::children::Mark;
+use super::cleanup;
 use super::context::Context;
 use super::drift::holds;
 use super::error::Error;
@@ -27,20 +28,23 @@ use super::token_pods::{self, Retired};
 pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observed, Error> {
     let key = Key::of(instance);
     let children = context.children.of(&key);
-    let jobs = children.iter().filter(|child| child.object.kind == Kind::Job).map(|child| child.object.name.clone());
-    let jobs: Vec<String> = jobs.collect();
+    let uid = instance.metadata.uid.as_deref().unwrap_or_default();
+    // Jobs of the cleanup are its CronJob's.
+    let own = |child: &&Child| child.controller.as_deref().is_none_or(|controller| controller == uid);
+    let jobs = children.iter().filter(|child| child.object.kind == Kind::Job).filter(own);
+    let jobs: Vec<String> = jobs.map(|child| child.object.name.clone()).collect();
     let (api, worker) = (names::api(&key.name), names::worker(&key.name));
     let book = names::token_hashes(&key.name);
-    let (dsn, consumers, hashes, own_tokens, api, worker, migration_jobs) = tokio::try_join!(
+    let ((dsn, database_port), consumers, hashes, own_tokens, api, worker, cleanup, migration_jobs) = tokio::try_join!(
         dsn(context, instance),
         consumers(context, instance),
         secret(context, &key, &book),
         own_tokens(context, instance),
         deployment(context, &key, &api),
         deployment(context, &key, &worker),
+        cleanup::look(context, &key),
         try_join_all(jobs.iter().map(|job| migration_job(context, &key, job))),
     )?;
-    let uid = instance.metadata.uid.as_deref().unwrap_or_default();
     let ours = |deployment: Option<Deployment>| {
         let deployment = deployment?;
         let object = ObjectRef { kind: Kind::Deployment, name: deployment.name_any() };
@@ -49,6 +53,9 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
     };
     let mut observed = Observed {
         dsn,
+        database_port,
+        cleanup,
+        unserved: context.children.served.missing(),
         tokens: consumers.held,
         foreign: consumers.foreign,
         hashes: hashes.as_ref().map(HashBook::of),
@@ -64,11 +71,14 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
     Ok(observed)
 }
 
-async fn dsn(context: &Context, instance: &JamInstance) -> Result<Option<SecretKey>, Error> {
-    let Some((name, key)) = resolve::dsn_reference(instance) else { return Ok(None) };
+/// What is known of the DSN, and the port in it.
+async fn dsn(context: &Context, instance: &JamInstance) -> Result<(Option<SecretKey>, Option<u16>), Error> {
+    let Some((name, key)) = resolve::dsn_reference(instance) else { return Ok((None, None)) };
     let secret = secret(context, &Key::of(instance), &name).await?;
     let salt = instance.metadata.uid.as_deref().unwrap_or_default();
-    Ok(Some(SecretKey::of(secret.as_ref(), &key, salt)))
+    let value = secret.as_ref().and_then(|secret| secret.data.as_ref()?.get(&key));
+    let port = value.and_then(|value| resolve::port_of_url(std::str::from_utf8(&value.0).ok()?));
+    Ok((Some(SecretKey::of(secret.as_ref(), &key, salt)), port))
 }
 
 async fn own_tokens(context: &Context, instance: &JamInstance) -> Result<Option<OwnTokens>, Error> {

@@ -83,9 +83,13 @@ fn verbs_of(kind: Kind) -> &'static [&'static str] {
         | Kind::Job
         | Kind::Service
         | Kind::Deployment
+        | Kind::CronJob
         | Kind::PodDisruptionBudget
         | Kind::HorizontalPodAutoscaler
-        | Kind::Ingress => &["get", "list", "watch", "create", "patch", "delete"],
+        | Kind::Ingress
+        | Kind::HttpRoute
+        | Kind::ServiceMonitor
+        | Kind::PrometheusRule => &["get", "list", "watch", "create", "patch", "delete"],
     }
 }
 

@@ -55,7 +55,7 @@ enum Ending {
 /// Brings the cluster to what one instance says.
 async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) -> Result<Ending, Error> {
     // Reads.
-    learnt.observed = observe::cluster(context, instance).await?;
+    learnt.observed = Box::pin(observe::cluster(context, instance)).await?;
     if instance.spec.paused {
         return Ok(Ending::Paused);
     }

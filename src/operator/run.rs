@@ -104,7 +104,11 @@ impl Program {
             ledger,
             listener,
             namespaces: args.namespaces(&own),
-            defaults: Defaults { pace: args.rotation.pace(), ..args.image.defaults() },
+            defaults: Defaults {
+                pace: args.rotation.pace(),
+                operator_namespace: Some(own.clone()),
+                ..args.image.defaults()
+            },
             identity,
             concurrency: args.concurrency,
         })

@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
 use crate::support::cluster::{ControlPlane, TESTER};
 
-/// A control plane of this test alone: its CustomResourceDefinition is not the one of this build.
-fn plane_of_its_own() -> ControlPlane {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("older-{}", std::process::id()));
+/// A control plane of one test alone, for definitions that are not those of the others.
+pub fn plane_of_its_own(name: &str) -> ControlPlane {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("dev/cluster/control-plane");
     let owner = std::process::id().to_string();
     let ended = Command::new(script).args(["up", dir.to_str().unwrap(), "--owner-pid", &owner]).output().unwrap();
@@ -43,7 +43,7 @@ fn older() -> Value {
 
 #[tokio::test]
 async fn a_missing_resource_is_waited_for_an_older_one_is_said_and_one_malformed_instance_stops_nobody() {
-    let plane = plane_of_its_own();
+    let plane = plane_of_its_own("older");
     let (client, namespace) = plane.namespace().await;
     let _kubelet = Kubelet::play(&client, &namespace, 0, "");
     let account = Account::new(&plane, &client, &namespace, "operator").await;

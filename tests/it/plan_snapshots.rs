@@ -10,7 +10,12 @@ use crate::support::cluster::{TESTER, control_plane};
 
 /// The operator's defaults in snapshots: they do not change with a release.
 pub fn defaults() -> jam_plan::Defaults {
-    jam_plan::Defaults { repository: "jam-api".into(), tag: "test".into(), pace: jam_plan::rotation::Pace::default() }
+    jam_plan::Defaults {
+        repository: "jam-api".into(),
+        tag: "test".into(),
+        pace: jam_plan::rotation::Pace::default(),
+        operator_namespace: Some("jam-system".into()),
+    }
 }
 
 /// Every manifest with a JamInstance: its name without `.yaml`, and its text.
@@ -23,7 +28,7 @@ pub fn manifests() -> Vec<(String, String)> {
         .filter(|(_, text)| text.contains("\nkind: JamInstance\n"))
         .collect();
     found.sort();
-    assert!(found.len() >= 3, "{found:?}");
+    assert!(found.len() >= 10, "one for each use: {found:?}");
     found
 }
 
@@ -57,7 +62,7 @@ async fn dry_run(client: &kube::Client, namespace: &str, desired: &Desired) -> k
 
 #[tokio::test]
 async fn a_real_api_server_accepts_every_object_of_every_plan() {
-    let (client, namespace) = control_plane().namespace().await;
+    let (client, namespace) = control_plane().with_add_ons().await;
     for (name, text) in manifests() {
         for desired in render(&text, &defaults()).unwrap() {
             let answer = dry_run(&client, &namespace, &desired).await;
@@ -81,7 +86,7 @@ fn contains(answer: &serde_json::Value, applied: &serde_json::Value, path: &str)
 
 #[tokio::test]
 async fn the_api_server_keeps_what_was_applied_as_it_was() {
-    let (client, namespace) = control_plane().namespace().await;
+    let (client, namespace) = control_plane().with_add_ons().await;
     for (_, text) in manifests() {
         for desired in render(&text, &defaults()).unwrap() {
             let answer = dry_run(&client, &namespace, &desired).await.unwrap();

@@ -113,12 +113,12 @@ async fn the_walks_of_the_operations_page_work_as_they_are_written() {
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
     let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("dev/cluster/build");
     let bin = Command::new(build).args(["--print-path", "kube"]).output().unwrap().stdout;
-    let path = format!("{}:{}", String::from_utf8(bin).unwrap().trim(), std::env::var("PATH").unwrap());
+    let kubectl = format!("export PATH={}:$PATH\n", String::from_utf8(bin).unwrap().trim());
     for section in ["## Rotate tokens", "## Revoke a leaked token"] {
         let before = key(&client, &namespace, "demo", "token").await;
-        let script = commands(section).replace("-n jam ", &format!("-n {namespace} "));
+        let script = kubectl.clone() + &commands(section).replace("-n jam ", &format!("-n {namespace} "));
         let mut shell = tokio::process::Command::new("bash");
-        shell.args(["-euo", "pipefail", "-c", &script]).env("PATH", &path).env("KUBECONFIG", &plane.kubeconfig);
+        shell.args(["-euo", "pipefail", "-c", &script]).env("KUBECONFIG", &plane.kubeconfig);
         let ended = shell.output().await.unwrap();
         let said = format!("{}{}", String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
         assert!(ended.status.success(), "{section}:\n{script}\n{said}");

@@ -14,6 +14,7 @@ pub mod record;
 pub mod refine;
 pub mod refusal;
 pub mod request;
+pub mod retention;
 pub mod settings;
 pub mod submission;
 pub mod time;

@@ -15,7 +15,12 @@ pub(crate) fn at(seconds: i64) -> Timestamp {
 }
 
 pub(crate) fn defaults() -> Defaults {
-    Defaults { repository: "registry.example/jam-api".into(), tag: "1.0.0".into(), pace: Pace::default() }
+    Defaults {
+        repository: "registry.example/jam-api".into(),
+        tag: "1.0.0".into(),
+        pace: Pace::default(),
+        operator_namespace: Some("jam-system".into()),
+    }
 }
 
 #[allow(clippy::needless_pass_by_value)] // json!() at the call sites makes values

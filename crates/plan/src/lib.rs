@@ -1,5 +1,6 @@
 //! From a JamInstance to the objects that make it true: CRD, resolve, desired, status. Pure: it cannot do IO.
 
+pub mod alerts;
 pub mod crd;
 pub mod desired;
 pub mod names;
@@ -8,6 +9,7 @@ pub mod reason;
 pub mod render;
 pub mod resolve;
 pub mod rotation;
+pub mod schedule;
 pub mod status;
 pub mod tokens;
 

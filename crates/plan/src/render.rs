@@ -10,7 +10,7 @@ use crate::observed::{JobState, MigrationJob, Observed, OwnTokens, SecretKey, To
 use crate::reason::Refusal;
 use crate::resolve::{Defaults, MigrationStep, resolve};
 use crate::rotation::{Holding, Notes, Slots};
-use crate::tokens;
+use crate::{names, tokens};
 
 /// The uid in owner references, where there is no cluster that gives one.
 const NO_UID: &str = "00000000-0000-0000-0000-000000000000";
@@ -86,18 +86,23 @@ pub fn render(text: &str, defaults: &Defaults) -> Result<Vec<Desired>, RenderErr
     Ok(all)
 }
 
-/// The objects of an instance in a cluster where its Secrets are there and its migration succeeds.
+/// The objects of an instance in a cluster where its Secrets are there and its migration is approved and succeeds.
 fn imagined(instance: &JamInstance, defaults: &Defaults) -> Result<Vec<Desired>, Refusal> {
+    let mut instance = instance.clone();
     let mut observed = Observed::nothing(Timestamp::from_micros(0));
     observed.dsn = Some(SecretKey::Present { hash: "0".repeat(10) });
     observed.tokens = tokens::consumers(&instance.spec).into_iter().map(|consumer| held(consumer.name)).collect();
     observed.own_tokens = tokens::own_tokens(&instance.spec).map(|(_, secret)| OwnTokens {
         secret: secret.to_owned(),
         exists: true,
-        hashes: vec![("imagined".into(), imagined_hash())],
+        hashes: vec![("imagined".into(), imagined_hash(secret))],
         unusable: Vec::new(),
     });
-    let before = resolve(instance, &observed, defaults)?;
+    let mut before = resolve(&instance, &observed, defaults)?;
+    if let MigrationStep::AwaitApproval { key } = &before.migration.step {
+        instance.metadata.annotations.get_or_insert_default().insert(names::APPROVE_MIGRATION.into(), key.clone());
+        before = resolve(&instance, &observed, defaults)?;
+    }
     let mut objects = desired(&before).items;
     if let (MigrationStep::Run { job }, Some(told)) = (&before.migration.step, &before.migration.status) {
         observed.migration_jobs = vec![MigrationJob {
@@ -107,7 +112,7 @@ fn imagined(instance: &JamInstance, defaults: &Defaults) -> Result<Vec<Desired>,
             state: JobState::Complete,
             finished_at: Some(observed.at),
         }];
-        let after = desired(&resolve(instance, &observed, defaults)?).items;
+        let after = desired(&resolve(&instance, &observed, defaults)?).items;
         let further: Vec<_> =
             after.into_iter().filter(|item| objects.iter().all(|known| known.object != item.object)).collect();
         objects.extend(further);
@@ -116,13 +121,13 @@ fn imagined(instance: &JamInstance, defaults: &Defaults) -> Result<Vec<Desired>,
     Ok(objects)
 }
 
-/// The hash that stands in a plan for one that only a cluster has.
-fn imagined_hash() -> TokenHash {
-    "0".repeat(64).parse().expect("64 zeros are a hash")
+/// The hash that stands in a plan for one that only a cluster has: another for each name, as there.
+fn imagined_hash(name: &str) -> TokenHash {
+    TokenHash::of(&format!("the token of {name}"))
 }
 
 fn held(consumer: String) -> TokenSecret {
-    let slots = Slots { token: Some(imagined_hash()), ..Slots::default() };
+    let slots = Slots { token: Some(imagined_hash(&consumer)), ..Slots::default() };
     let notes = Notes { generation: 1, ..Notes::default() };
     TokenSecret { consumer, holding: Holding { slots, notes, ..Holding::default() } }
 }
@@ -174,6 +179,8 @@ spec: {}
         assert!(of("jam").contains(&Kind::Job) && of("jam").contains(&Kind::Deployment));
         assert!(of("jam").is_sorted(), "in the order they are applied");
         assert!(!of("default").contains(&Kind::Job));
+        let manual = MANIFEST.replace("  profile: staging", "  profile: staging\n  migrations: {mode: Manual}");
+        assert_eq!(render(&manual, &defaults()).unwrap(), all, "a plan shows what follows when somebody approves");
         assert_eq!(to_yaml(&all).matches("\n---\n").count() + 1, all.len());
     }
 
@@ -183,10 +190,10 @@ spec: {}
         assert_eq!(mistake("kind: Secret\napiVersion: v1"), "the manifest has no JamInstance of jam.network");
         let typo = MANIFEST.replace("spec: {}", "spec: {replica: 1}");
         assert!(mistake(&typo).starts_with("JamInstance other: unknown field `replica`"), "{}", mistake(&typo));
-        let later = MANIFEST.replace("spec: {}", "spec: {cleanup: {}}");
+        let later = MANIFEST.replace("spec: {}", "spec: {blobStore: {url: \"s3://bucket\"}}");
         assert_eq!(
             mistake(&later),
-            "JamInstance other would be refused, NotImplemented: spec.cleanup is not implemented in this release; remove it"
+            "JamInstance other would be refused, NotImplemented: spec.blobStore is not implemented in this release; remove it"
         );
     }
 }

@@ -1,5 +1,8 @@
 //! Which consumers there are, and what the operator has to do about their tokens.
 
+#[cfg(test)]
+mod tests;
+
 use jam_domain::token::TokenHash;
 
 use crate::crd::{Consumer, JamInstance, JamInstanceSpec};

@@ -7,7 +7,7 @@ use crate::crd::MigrationState;
 use crate::fixtures::{
     at, but, cluster_for, defaults, in_memory, instance, job, migrated_cluster_for, on_postgres, resolved,
 };
-use crate::observed::{Foreign, JobState, MigrationJob, OwnTokens, PodSchema};
+use crate::observed::{Foreign, JobState, MigrationJob, PodSchema};
 use crate::{Kind, ObjectRef};
 
 fn refusal(instance: &JamInstance, observed: &Observed) -> Refusal {
@@ -16,14 +16,9 @@ fn refusal(instance: &JamInstance, observed: &Observed) -> Refusal {
 
 #[test]
 fn a_field_that_nothing_implements_is_refused_by_name() {
-    let table: [(Value, &str); 8] = [
+    let table: [(Value, &str); 3] = [
         (json!({"blobStore": {"url": "s3://bucket"}}), "spec.blobStore"),
         (json!({"tokens": {"adminTokensSecretRef": {"name": "a"}}}), "spec.tokens.adminTokensSecretRef"),
-        (json!({"cleanup": {}}), "spec.cleanup"),
-        (json!({"httpRoute": {"enabled": true, "parentRefs": [{"name": "g"}]}}), "spec.httpRoute"),
-        (json!({"monitoring": {"serviceMonitor": true}}), "spec.monitoring.serviceMonitor"),
-        (json!({"monitoring": {"prometheusRule": true}}), "spec.monitoring.prometheusRule"),
-        (json!({"monitoring": {"dashboard": true}}), "spec.monitoring.dashboard"),
         (json!({"monitoring": {"otlpEndpoint": "http://otel:4317"}}), "spec.monitoring.otlpEndpoint"),
     ];
     for (change, field) in table {
@@ -37,7 +32,7 @@ fn a_field_that_nothing_implements_is_refused_by_name() {
 #[test]
 fn fields_that_contradict_each_other_are_refused_even_past_the_schema() {
     let postgres = json!({"store": "postgres"});
-    let table: [(Value, &str); 13] = [
+    let table: [(Value, &str); 14] = [
         (json!({"runtime": {"jam": postgres}}), "exactly one of spec.database.dsnSecretRef and spec.database.cluster"),
         (json!({"profile": "staging"}), "exactly one of"),
         (
@@ -60,6 +55,7 @@ fn fields_that_contradict_each_other_are_refused_even_past_the_schema() {
         (json!({"autoscaling": {"maxReplicas": 3}}), "without autoscaling"),
         (json!({"workers": {"replicas": 1}}), "spec.workers.replicas must be 0"),
         (json!({"ingress": {"enabled": true}}), "spec.ingress.host"),
+        (json!({"httpRoute": {"enabled": true}}), "spec.httpRoute.parentRefs"),
         (json!({"tokens": {"consumers": []}}), "lets nobody in"),
         (json!({"tokens": {"consumers": [{"name": "hashes"}]}}), "the name hashes is taken"),
         (
@@ -186,32 +182,6 @@ fn a_token_that_is_missing_is_made_once_and_one_that_is_there_never() {
     assert_eq!(made[0].change.then, crate::rotation::Move::Create);
     assert_eq!(refusal(&instance, &none).reason, Reason::TokensPending);
     assert_eq!(work(&cluster_for(&instance)), []);
-}
-
-#[test]
-fn the_users_own_tokens_are_taken_instead_of_consumers_and_a_secret_without_them_is_named() {
-    let hash = jam_domain::token::TokenHash::of("0123456789abcdef");
-    let own = |exists: bool, hashes: Vec<(String, TokenHash)>, unusable: &[&str]| OwnTokens {
-        secret: "mine".into(),
-        exists,
-        hashes,
-        unusable: unusable.iter().map(|key| (*key).to_owned()).collect(),
-    };
-    let good = vec![("a".to_owned(), hash)];
-    for field in ["allowedTokensSecretRef", "globalTokensSecretRef"] {
-        let instance = but(&in_memory(), json!({"tokens": {"consumers": [], field: {"name": "mine"}}}));
-        let with = |own: OwnTokens| Observed { own_tokens: Some(own), ..cluster_for(&instance) };
-        let resolved = resolved(&instance, &with(own(true, good.clone(), &[])));
-        assert_eq!((resolved.own_tokens, resolved.consumers.len()), (good.clone(), 0));
-        let missing = refusal(&instance, &with(own(false, Vec::new(), &[])));
-        assert_eq!(missing.reason, Reason::SecretMissing);
-        assert!(missing.message.contains(&format!("spec.tokens.{field}")), "{}", missing.message);
-        assert_eq!(refusal(&instance, &with(own(true, Vec::new(), &[]))).reason, Reason::SecretKeyMissing);
-        let short = refusal(&instance, &with(own(true, good.clone(), &["b"])));
-        assert!(short.message.contains("key b holds no token"), "{}", short.message);
-    }
-    let both = but(&in_memory(), json!({"tokens": {"allowedTokensSecretRef": {"name": "mine"}}}));
-    assert_eq!(refusal(&both, &cluster_for(&both)).reason, Reason::InvalidSettings);
 }
 
 #[test]
@@ -376,4 +346,38 @@ fn a_database_that_lost_its_schema_is_migrated_again() {
     cluster.migration_jobs.pop();
     cluster.migration_jobs.push(MigrationJob { state: JobState::Complete, finished_at: Some(at(1110)), ..second });
     assert_eq!(resolved(&after, &cluster).migration.step, MigrationStep::Complete);
+}
+
+#[test]
+fn an_override_that_would_break_the_instance_is_refused_by_name() {
+    let variable = |name: &str| json!({"env": [{"name": name, "value": "x"}]});
+    let table = [
+        (variable("JAM_ENABLED"), "spec.podTemplate.env: JAM_ENABLED"),
+        (variable("JAM_LISTEN"), "spec.podTemplate.env: JAM_LISTEN"),
+        (variable("JAM_A_KEY_OF_A_LATER_RELEASE"), "JAM_A_KEY_OF_A_LATER_RELEASE"),
+        (variable("DATABASE_URL"), "spec.podTemplate.env: DATABASE_URL"),
+        (json!({"labels": {"app.kubernetes.io/name": "x"}}), "spec.podTemplate.labels: app.kubernetes.io/name"),
+        (json!({"annotations": {"jam.network/dsn-hash": "x"}}), "spec.podTemplate.annotations: jam.network/dsn-hash"),
+    ];
+    for (template, words) in table {
+        let instance = but(&on_postgres(), json!({"podTemplate": template}));
+        let refusal = refusal(&instance, &cluster_for(&instance));
+        assert!(refusal.reason == Reason::InvalidSettings && refusal.message.contains(words), "{words}: {refusal}");
+    }
+    for free in ["JAM_LOG", "JAM_TRUSTED_PROXIES", "RUST_BACKTRACE"] {
+        let instance = but(&on_postgres(), json!({"podTemplate": variable(free)}));
+        assert!(resolve(&instance, &cluster_for(&instance), &defaults()).is_ok(), "{free}");
+    }
+}
+
+#[test]
+fn what_is_not_to_be_overridden_is_no_field_of_the_template() {
+    for field in ["containers", "initContainers", "volumes", "ports", "securityContext", "readinessProbe", "selector"] {
+        let document = json!({
+            "apiVersion": "jam.network/v1alpha1", "kind": "JamInstance", "metadata": {"name": "main"},
+            "spec": {"podTemplate": {field: []}},
+        });
+        let told = serde_json::from_value::<JamInstance>(document).expect_err(field).to_string();
+        assert!(told.contains(&format!("unknown field `{field}`")), "{told}");
+    }
 }

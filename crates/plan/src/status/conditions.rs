@@ -1,5 +1,8 @@
 //! The conditions: what each says, and when it last changed.
 
+mod cleanup;
+mod optional;
+
 use jam_domain::{StoreKind, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -76,7 +79,8 @@ pub(super) fn all(instance: &JamInstance, verdict: Verdict<'_>, observed: &Obser
     said.push(database(resolved, verdict, observed));
     said.push(migrated(instance, resolved));
     said.push(tokens(instance, resolved, verdict));
-    said.push(cleanup(resolved));
+    said.push(cleanup::cleanup(instance, resolved, observed));
+    said.push(optional::optional(instance, resolved));
     said.push(paused(instance));
     said
 }
@@ -279,15 +283,6 @@ fn tokens(instance: &JamInstance, resolved: Option<&Resolved>, verdict: Verdict<
             Said { kind, status: if ready { "True" } else { "False" }, reason, message }
         }
     }
-}
-
-fn cleanup(resolved: Option<&Resolved>) -> Said {
-    let kind = ConditionType::CleanupScheduled;
-    let message = match resolved.map(|resolved| resolved.settings.store) {
-        Some(StoreKind::Memory) => "the memory store needs no CronJob",
-        Some(StoreKind::Postgres) | None => "this release does not clean up yet",
-    };
-    no(kind, Reason::NotScheduled, message)
 }
 
 fn paused(instance: &JamInstance) -> Said {

@@ -1,7 +1,9 @@
 //! What is known beside the conditions: endpoint, version, numbers, tokens.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
 use super::rotation;
-use crate::crd::{JamInstanceStatus, LastGood, MigrationState, VersionStatus};
+use crate::crd::{CleanupStatus, JamInstanceStatus, LastGood, MigrationState, VersionStatus};
 use crate::names::{self, Component};
 use crate::observed::Observed;
 use crate::resolve::{RENDER_REVISION, Resolved};
@@ -34,6 +36,7 @@ pub(super) fn of(resolved: &Resolved, observed: &Observed, before: &JamInstanceS
         last_good,
         render_revision: Some(RENDER_REVISION),
         migration: resolved.migration.status.clone(),
+        cleanup: cleanup(observed, before),
         version: kept.version.map(|version| VersionStatus {
             schema: if migrated { seen.or(version.schema) } else { version.schema },
             ..version
@@ -55,6 +58,17 @@ pub(super) fn kept(observed: &Observed, before: &JamInstanceStatus) -> JamInstan
         ready_replicas: Some(api.map_or(0, |api| api.ready)),
         ..before.clone()
     }
+}
+
+/// The newest cleanup that ended; what it said earlier when its Job is gone by now.
+fn cleanup(observed: &Observed, before: &JamInstanceStatus) -> Option<CleanupStatus> {
+    let Some(run) = observed.cleanup.as_ref().and_then(|state| state.last.as_ref()) else {
+        return before.cleanup.clone();
+    };
+    let last_run = run.began_at.or(run.ended_at).map(|at| Time(super::whole_seconds(at)));
+    let same = before.cleanup.clone().filter(|told| told.last_run == last_run).unwrap_or_default();
+    let last_result = if run.failure.is_some() { "Failed" } else { "Succeeded" };
+    Some(CleanupStatus { last_run, last_result: Some(last_result.into()), ..same })
 }
 
 /// Where the API is reached inside the cluster.

@@ -21,12 +21,13 @@ pub(super) enum Begin {
     Submit,
     /// May be idle for as long as the refiner takes.
     Process,
-    /// Chunks of an upload: the commit of the blob's record flushes them, in log order.
+    /// Chunks of an upload, whose record's commit flushes them in log order; or a batch of a cleanup, which the next
+    /// cleanup does again when a crash takes it back. Nobody waits for the disk while it holds rows.
     Staging,
 }
 
 impl Begin {
-    fn statement(self) -> &'static str {
+    pub(super) fn statement(self) -> &'static str {
         match self {
             Self::Plain => "begin isolation level read committed",
             Self::Submit => "begin isolation level read committed; select pg_advisory_xact_lock(5425451, 1)",
