@@ -84,6 +84,9 @@ pub struct RunArgs {
     /// How pods are replaced.
     #[command(flatten)]
     pub rollout: RolloutArgs,
+    /// How tokens are rotated.
+    #[command(flatten)]
+    pub rotation: RotationArgs,
     /// How to log.
     #[command(flatten)]
     pub telemetry: TelemetryArgs,
@@ -108,6 +111,25 @@ pub struct RolloutArgs {
     pub render_revision: i32,
 }
 
+/// How tokens are rotated.
+#[derive(Debug, Clone, Args)]
+pub struct RotationArgs {
+    /// Seconds that a kubelet may take to bring a changed Secret to a pod; an overlap of two tokens that is shorter is refused.
+    #[arg(long, env = "JAM_KUBELET_SYNC_SECONDS", default_value_t = jam_plan::rotation::Pace::default().kubelet_sync)]
+    pub kubelet_sync_seconds: u32,
+    /// Seconds in an hour of spec.tokens.rotation: for tests, which see whole rotations in seconds (adr/0020).
+    #[arg(long, env = "JAM_ROTATION_HOUR_SECONDS", hide = true, default_value_t = jam_plan::rotation::Pace::default().hour)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub rotation_hour_seconds: u32,
+}
+
+impl RotationArgs {
+    /// How long the hours of a rotation last.
+    pub fn pace(&self) -> jam_plan::rotation::Pace {
+        jam_plan::rotation::Pace { hour: self.rotation_hour_seconds, kubelet_sync: self.kubelet_sync_seconds }
+    }
+}
+
 /// What to plan.
 #[derive(Debug, Clone, Args)]
 pub struct PlanArgs {
@@ -129,6 +151,9 @@ pub struct PlanArgs {
     /// How pods are replaced.
     #[command(flatten)]
     pub rollout: RolloutArgs,
+    /// How tokens are rotated.
+    #[command(flatten)]
+    pub rotation: RotationArgs,
 }
 
 /// How differences are printed.
@@ -199,10 +224,11 @@ impl ImageArgs {
     }
 
     /// What the operator fills in where a resource says nothing.
-    pub fn defaults(&self, rollout: &RolloutArgs) -> jam_plan::Defaults {
+    pub fn defaults(&self, rollout: &RolloutArgs, rotation: &RotationArgs) -> jam_plan::Defaults {
         let (repository, tag) = self.parts();
         let RolloutArgs { progress_deadline, render_revision } = *rollout;
-        jam_plan::Defaults { repository, tag, operator_namespace: None, progress_deadline, render_revision }
+        let pace = rotation.pace();
+        jam_plan::Defaults { repository, tag, pace, operator_namespace: None, progress_deadline, render_revision }
     }
 }
 

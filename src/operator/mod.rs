@@ -32,13 +32,14 @@ mod reconcile;
 mod resource;
 mod run;
 mod served;
+mod token_pods;
 mod tokens;
 mod watch;
 mod watches;
 
 use std::io::Write as _;
 
-pub use args::{CheckArgs, Command, ImageArgs, Namespaces, OperatorArgs, PlanArgs, RbacArgs, RunArgs};
+pub use args::{CheckArgs, Command, ImageArgs, Namespaces, OperatorArgs, PlanArgs, RbacArgs, RotationArgs, RunArgs};
 pub use run::{Failure, Program};
 
 use crate::{shutdown, telemetry};

@@ -5,5 +5,6 @@ mod database;
 mod path;
 mod removal;
 mod rollback;
+mod rotation;
 mod support;
 mod toggle;

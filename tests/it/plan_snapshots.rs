@@ -12,7 +12,8 @@ use crate::support::cluster::{TESTER, control_plane};
 pub fn defaults() -> jam_plan::Defaults {
     let (repository, tag) = ("jam-api".into(), "test".into());
     let operator_namespace = Some("jam-system".into());
-    jam_plan::Defaults { repository, tag, operator_namespace, progress_deadline: 300, render_revision: 1 }
+    let pace = jam_plan::rotation::Pace::default();
+    jam_plan::Defaults { repository, tag, pace, operator_namespace, progress_deadline: 300, render_revision: 1 }
 }
 
 /// Every manifest with a JamInstance: its name without `.yaml`, and its text.

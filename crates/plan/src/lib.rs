@@ -10,6 +10,7 @@ pub mod reason;
 pub mod render;
 pub mod resolve;
 pub mod rollout;
+pub mod rotation;
 pub mod schedule;
 pub mod status;
 pub mod tokens;
