@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::names;
 
-pub use cleanup::{CleanupRun, CleanupState};
+pub use cleanup::{CleanupOutcome, CleanupRun, CleanupState};
 pub use schema::PodSchema;
 
 /// What the cluster looks like, for one instance.
