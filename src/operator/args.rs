@@ -29,6 +29,9 @@ pub enum Command {
     /// Prints the alerts on the operator's own metrics, as the chart has them.
     #[command(hide = true)]
     Alerts,
+    /// Prints the Grafana dashboard of the operator's own metrics, as the chart has it.
+    #[command(hide = true)]
+    Dashboard,
     /// Prints the objects that a manifest would become; with --diff, how that differs from what is in the cluster.
     Plan(PlanArgs),
     /// Asks an address once and succeeds when it answers 200: for `helm test`, where an image has no other program.

@@ -43,7 +43,7 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
         own_tokens(context, instance),
         deployment(context, &key, &api),
         deployment(context, &key, &worker),
-        cleanup::look(context, &key),
+        cleanup::look(context, instance),
         try_join_all(jobs.iter().map(|job| migration_job(context, &key, job))),
     )?;
     let ours = |deployment: Option<Deployment>| {

@@ -1,6 +1,7 @@
 //! The claims, on a real two-node cluster: run through `dev/test`, inside `dev/cluster/shell`, with the operator installed by helm.
 
 mod children;
+mod cleanup;
 mod database;
 mod path;
 mod removal;

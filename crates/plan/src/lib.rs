@@ -2,6 +2,7 @@
 
 pub mod alerts;
 pub mod crd;
+pub mod dashboards;
 pub mod desired;
 pub mod forecast;
 pub mod names;

@@ -21,7 +21,7 @@ use crate::rotation::PodAnswer;
 
 pub use token_secrets::{HashBook, OwnTokens, TokenSecret};
 
-pub use cleanup::{CleanupRun, CleanupState};
+pub use cleanup::{CleanupOutcome, CleanupRun, CleanupState};
 pub use deployment::DeploymentState;
 pub use schema::PodSchema;
 

@@ -154,11 +154,11 @@ pub struct CleanupStatus {
     /// When it ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run: Option<Time>,
-    /// How it ended.
+    /// How it ended: Succeeded, Failed, or DryRun when it only counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub last_result: Option<String>,
-    /// What it deleted: number by kind.
+    /// What it deleted, or would have: number by kind.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub deleted: BTreeMap<String, i64>,

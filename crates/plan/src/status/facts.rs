@@ -73,8 +73,15 @@ fn cleanup(observed: &Observed, before: &JamInstanceStatus) -> Option<CleanupSta
     };
     let last_run = run.began_at.or(run.ended_at).map(|at| Time(super::whole_seconds(at)));
     let same = before.cleanup.clone().filter(|told| told.last_run == last_run).unwrap_or_default();
-    let last_result = if run.failure.is_some() { "Failed" } else { "Succeeded" };
-    Some(CleanupStatus { last_run, last_result: Some(last_result.into()), ..same })
+    let (last_result, deleted) = match (&run.failure, &run.outcome) {
+        (Some(_), _) => (Some("Failed".into()), same.deleted),
+        (None, Some(outcome)) => {
+            (Some(if outcome.dry_run { "DryRun" } else { "Succeeded" }.into()), outcome.deleted.clone())
+        }
+        // Nobody was asked again, because it is told already.
+        (None, None) => (same.last_result.or(Some("Succeeded".into())), same.deleted),
+    };
+    Some(CleanupStatus { last_run, last_result, deleted })
 }
 
 /// Where the API is reached inside the cluster.
