@@ -107,7 +107,7 @@ async fn preview(context: &Context, wanted: &JamInstance) -> Result<Preview, Str
     know_children(context, &instance).await?;
     let told = |error: super::error::Error| chain(&error);
     let refused = |refusal: Refusal| format!("it would be refused, {refusal}");
-    let mut observed = observe::cluster(context, &instance).await.map_err(told)?;
+    let mut observed = Box::pin(observe::cluster(context, &instance)).await.map_err(told)?;
     preview.notes.extend(imagine_tokens(&instance, &mut observed, context.defaults.pace));
     reconcile::in_force(context, &instance, &mut observed).await.map_err(told)?.map_err(refused)?;
     let ahead = forecast(&instance, &observed, &context.defaults).map_err(refused)?;
