@@ -15,12 +15,21 @@ check() {
   fi
 }
 
+# A build of the whole workspace unifies features and hides what a crate forgot to ask for.
+each_alone() {
+  local package
+  for package in $(cargo metadata --no-deps --format-version 1 | jq -r '.packages[].name'); do
+    cargo check --quiet -p "$package" || return 1
+  done
+}
+
 targets() { cargo metadata --no-deps --format-version 1 | jq -r '.packages[].targets[] | select(.kind[] == "test") | .name' | sort -u; }
 
 suite_lint() {
   local failed=0
   check "cargo fmt --check" cargo fmt --all --check || failed=1
   check "cargo clippy" cargo clippy --workspace --all-targets -- -D warnings || failed=1
+  check "each crate alone" each_alone || failed=1
   return $failed
 }
 
@@ -32,7 +41,7 @@ suite_unit() {
 suite_integration() {
   local name args=()
   # built before the tests run, so that no test's own deadline pays for it
-  "$HERE/cluster/build" kube etcd helm || return 1
+  "$HERE/cluster/build" kube etcd helm && "$HERE/schemathesis/install" >/dev/null || return 1
   for name in $(targets); do [ "$name" = e2e ] || args+=(--test "$name"); done
   [ ${#args[@]} -gt 0 ] || return 0
   cargo test --workspace "${args[@]}" --no-fail-fast

@@ -18,6 +18,10 @@ pub enum Action {
     Version,
     /// How it is.
     SystemStatus,
+    /// The OpenAPI document.
+    OpenApi,
+    /// The OpenAPI document as a page.
+    Docs,
     /// Whether JAM is healthy.
     JamHealthz,
     /// The JAM block's status.
@@ -106,11 +110,13 @@ const ADMIN: Permission = Permission::Needs(Scope::Admin);
 
 /// Every action.
 #[rustfmt::skip]
-pub static TABLE: [Rule; 21] = [
+pub static TABLE: [Rule; 23] = [
     row(Action::Healthz,          Method::GET,    "/healthz",                       Permission::Open,       BodyRule::None),
     row(Action::Readyz,           Method::GET,    "/readyz",                        Permission::Open,       BodyRule::None),
     row(Action::Version,          Method::GET,    "/system/version",                Permission::Open,       BodyRule::None),
     row(Action::SystemStatus,     Method::GET,    "/system/status",                 READ,                   BodyRule::None),
+    row(Action::OpenApi,          Method::GET,    "/openapi.json",                  Permission::Open,       BodyRule::None),
+    row(Action::Docs,             Method::GET,    "/docs",                          Permission::Open,       BodyRule::None),
     row(Action::JamHealthz,       Method::GET,    "/jam/healthz",                   Permission::OpenHealth, BodyRule::None),
     row(Action::JamStatus,        Method::GET,    "/jam/status",                    READ,                   BodyRule::None),
     row(Action::PutPreimage,      Method::PUT,    "/jam/preimages/{hash}",          SUBMIT,                 BodyRule::Blob),

@@ -120,7 +120,11 @@ impl Gate {
                 "request refused"
             );
         })?;
-        let query = Query::parse(parts.uri.query().unwrap_or_default())?;
+        let query = match rule.permission {
+            // What everyone may ask takes no parameters: whatever a probe appends is not looked at.
+            Permission::Open => Query::default(),
+            Permission::OpenHealth | Permission::Needs(_) => Query::parse(parts.uri.query().unwrap_or_default())?,
+        };
         Ok(Admitted { segment, query, caller, headers: &parts.headers, cap, now })
     }
 

@@ -6,7 +6,9 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use jam_domain::{Code, Refusal};
 use jam_store::{PutError, StoreError, SubmitError};
-use serde_json::{Map, Value, json};
+use serde_json::json;
+
+use super::shapes::Problem;
 
 /// Seconds after which a client may ask a store again that did not answer.
 const STORE_RETRY: u32 = 2;
@@ -106,22 +108,12 @@ pub fn not_found(what: &str) -> Refusal {
 
 /// The answer to a refusal, in the one shape of every error.
 pub fn refused(refusal: &Refusal) -> Response {
-    let Refusal { code, message, retry_after, details } = refusal;
-    let mut body = Map::new();
-    body.insert("error".into(), message.as_str().into());
-    body.insert("code".into(), code.as_str().into());
-    if let Some(seconds) = retry_after {
-        body.insert("retry_after".into(), (*seconds).into());
+    let status = StatusCode::from_u16(refusal.code.status()).expect("codes have statuses between 400 and 503");
+    let mut response = json_response(status, &Problem::of(refusal));
+    if let Some(seconds) = refusal.retry_after {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
-    if let Some(details) = details {
-        body.insert("details".into(), details.clone());
-    }
-    let status = StatusCode::from_u16(code.status()).expect("codes have statuses between 400 and 503");
-    let mut response = json_response(status, &Value::Object(body));
-    if let Some(seconds) = retry_after {
-        response.headers_mut().insert(RETRY_AFTER, (*seconds).into());
-    }
-    if *code == Code::AuthMissing {
+    if refusal.code == Code::AuthMissing {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response

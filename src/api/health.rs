@@ -4,10 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use jam_domain::Timestamp;
+use jam_domain::retention::CleanupRecord;
 use jam_store::{SchemaVersion, Store, StoreError};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
+
+use super::cleanup::Retained;
 
 /// How long a store has to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -17,6 +21,7 @@ const FRESH: Duration = Duration::from_millis(250);
 /// The health of this process.
 pub struct Health {
     store: Arc<dyn Store>,
+    stale_after: Option<Duration>,
     draining: AtomicBool,
     last: Mutex<Option<(Instant, Checks)>>,
 }
@@ -28,19 +33,21 @@ pub struct Checks {
     pub store: Result<(), &'static str>,
     /// The schema, when it could be read.
     pub schema: Option<SchemaVersion>,
+    /// What became of retention.
+    pub retained: Retained,
 }
 
 impl Checks {
     /// Whether requests can be served.
     pub fn good(&self) -> bool {
-        self.store.is_ok() && self.schema.is_some_and(|schema| schema.found == Some(schema.wanted))
+        self.store.is_ok() && self.schema.is_some_and(SchemaVersion::serves)
     }
 }
 
 impl Health {
     /// Of a process on this store.
-    pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, draining: AtomicBool::new(false), last: Mutex::new(None) }
+    pub fn new(store: Arc<dyn Store>, stale_after: Option<Duration>) -> Self {
+        Self { store, stale_after, draining: AtomicBool::new(false), last: Mutex::new(None) }
     }
 
     /// From now on the process is not ready: it is about to stop.
@@ -70,16 +77,24 @@ impl Health {
     async fn ask(&self) -> Checks {
         let answer = timeout(PATIENCE, async {
             self.store.ping().await?;
-            self.store.schema().await
+            let schema = self.store.schema().await?;
+            // An older schema has no such table.
+            let record = if schema.serves() { self.store.cleanups().await? } else { None };
+            Ok((schema, record))
         });
+        let away = |reason| Checks { store: Err(reason), schema: None, retained: self.retained(None) };
         match answer.await {
-            Ok(Ok(schema)) => Checks { store: Ok(()), schema: Some(schema) },
+            Ok(Ok((schema, record))) => Checks { store: Ok(()), schema: Some(schema), retained: self.retained(record) },
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the store does not answer");
-                Checks { store: Err(reason(&error)), schema: None }
+                away(reason(&error))
             }
-            Err(_) => Checks { store: Err("the store did not answer within 2 s"), schema: None },
+            Err(_) => away("the store did not answer within 2 s"),
         }
+    }
+
+    fn retained(&self, record: Option<CleanupRecord>) -> Retained {
+        Retained::of(record, Timestamp::now(), self.stale_after)
     }
 }
 
@@ -92,12 +107,12 @@ fn reason(error: &StoreError) -> &'static str {
 }
 
 fn log_change(before: Option<&Checks>, now: &Checks) {
-    if before == Some(now) {
+    if before.is_some_and(|before| (&before.store, before.schema) == (&now.store, now.schema)) {
         return;
     }
     match (&now.store, now.schema) {
         (Err(reason), _) => tracing::warn!(reason, "not ready"),
-        (Ok(()), Some(schema)) if schema.found != Some(schema.wanted) => {
+        (Ok(()), Some(schema)) if !schema.serves() => {
             tracing::warn!(found = schema.found, wanted = schema.wanted, "not ready: run `jam-api migrate`");
         }
         (Ok(()), _) if before.is_some() => tracing::info!("ready again"),
@@ -105,23 +120,31 @@ fn log_change(before: Option<&Checks>, now: &Checks) {
     }
 }
 
+/// One check: `ok`, and a reason if it is not.
+pub fn checked<R: Into<Value>>(problem: Option<R>) -> Value {
+    match problem {
+        None => json!({"ok": true}),
+        Some(reason) => json!({"ok": false, "reason": reason.into()}),
+    }
+}
+
 /// The checks as `/readyz` shows them: `ok`, and a reason for each that is not.
 pub fn shown(checks: &Checks, draining: bool) -> Value {
-    let one = |problem: Option<String>| match problem {
-        None => json!({"ok": true}),
-        Some(reason) => json!({"ok": false, "reason": reason}),
-    };
+    let one = checked::<String>;
     let mut schema = match (checks.store, checks.schema) {
-        (_, Some(SchemaVersion { found, wanted })) if found == Some(wanted) => one(None),
-        (_, Some(SchemaVersion { found: None, wanted })) => {
+        (_, Some(schema)) if schema.serves() => one(None),
+        (_, Some(SchemaVersion { found: None, wanted, oldest: _ })) => {
             one(Some(format!("the database has no schema, version {wanted} is needed: run `jam-api migrate`")))
         }
-        (_, Some(SchemaVersion { found: Some(found), wanted })) => {
+        (_, Some(SchemaVersion { found: Some(found), wanted, oldest: _ })) if found > wanted => one(Some(format!(
+            "the schema has version {found} and serves no build that needs {wanted}: use the later release"
+        ))),
+        (_, Some(SchemaVersion { found: Some(found), wanted, oldest: _ })) => {
             one(Some(format!("the schema has version {found}, version {wanted} is needed: run `jam-api migrate`")))
         }
         (_, None) => one(Some("not known while the store does not answer".into())),
     };
-    if let (Some(SchemaVersion { found, wanted }), Value::Object(fields)) = (checks.schema, &mut schema) {
+    if let (Some(SchemaVersion { found, wanted, oldest: _ }), Value::Object(fields)) = (checks.schema, &mut schema) {
         fields.insert("found".into(), found.into());
         fields.insert("wanted".into(), wanted.into());
     }

@@ -1,19 +1,20 @@
 //! The shape of every list: an envelope with both ways of paging, or the bare array of old clients.
 
 use axum::response::Response;
+use jam_domain::Receipt;
 use jam_domain::page::{Page, PageRequest, Start};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
 use std::fmt::Display;
 
 use super::fault::ok;
+use super::shapes::Listed;
 
-/// The answer of a list. `beside` is what the envelope carries beside the items.
+/// The answer of a list. The envelope carries the receipts of its items where they were asked for.
 pub fn list<T: Serialize, C: Display>(
     legacy: bool,
     asked: &PageRequest<C>,
     page: &Page<T, C>,
-    beside: Option<(&str, Value)>,
+    receipts: Option<Vec<Receipt>>,
 ) -> Response {
     if legacy {
         return ok(&page.items);
@@ -23,10 +24,6 @@ pub fn list<T: Serialize, C: Display>(
         // After a cursor nobody has counted what came before it.
         (Start::Offset(_) | Start::After(_), _) => None,
     };
-    let mut envelope = Map::new();
-    envelope.insert("items".into(), json!(page.items));
-    envelope.insert("next_offset".into(), json!(next_offset));
-    envelope.insert("next_cursor".into(), json!(page.next.as_ref().map(ToString::to_string)));
-    envelope.extend(beside.map(|(name, value)| (name.to_owned(), value)));
-    ok(&envelope)
+    let next_cursor = page.next.as_ref().map(ToString::to_string);
+    ok(&Listed { items: &page.items, next_offset, next_cursor, receipts })
 }

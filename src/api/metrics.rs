@@ -1,10 +1,12 @@
 //! The metrics of the API: names and labels are the contract's, label values are bounded.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::Method;
 use jam_domain::StoreKind;
+use jam_domain::retention::CleanupRecord;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -82,6 +84,59 @@ pub struct Metrics {
     http_requests: IntCounterVec,
     http_request_duration: HistogramVec,
     pub schema_version: IntGauge,
+    pub cleanups: Cleanups,
+}
+
+/// What cleanups have done. They are other processes' work: the numbers are the store's own, the same in every replica.
+pub struct Cleanups {
+    /// Held while counters are raised, so that two scrapes at once raise them once.
+    raising: Mutex<()>,
+    runs: IntCounterVec,
+    deleted_packages: IntCounter,
+    deleted_reports: IntCounter,
+    deleted_preimages: IntCounter,
+    last_success: IntGauge,
+}
+
+impl Cleanups {
+    fn of(made: &Made) -> Self {
+        let runs = made.counters(
+            "jam_cleanup_runs_total",
+            "Cleanups that ended, of all processes; the same in every replica",
+            &["result"],
+        );
+        for result in ["ok", "failed"] {
+            runs.with_label_values(&[result]);
+        }
+        let deleted = |what: &str| {
+            let help = format!("Deleted by cleanups of all processes: {what}; the same in every replica");
+            made.counter(&format!("jam_cleanup_deleted_{what}_total"), &help)
+        };
+        Self {
+            raising: Mutex::default(),
+            runs,
+            deleted_packages: deleted("packages"),
+            deleted_reports: deleted("reports"),
+            deleted_preimages: deleted("preimages"),
+            last_success: made.gauge(
+                "jam_cleanup_last_success_timestamp_seconds",
+                "When the last good cleanup ended, in seconds since 1970; 0 before the first",
+            ),
+        }
+    }
+
+    /// Takes over what the store remembers.
+    pub fn show(&self, record: &CleanupRecord) {
+        let CleanupRecord { last: _, succeeded_at, runs_succeeded, runs_failed, all } = record;
+        let _alone = self.raising.lock().unwrap_or_else(PoisonError::into_inner);
+        let raise = |counter: &IntCounter, to: u64| counter.inc_by(to.saturating_sub(counter.get()));
+        raise(&self.runs.with_label_values(&["ok"]), *runs_succeeded);
+        raise(&self.runs.with_label_values(&["failed"]), *runs_failed);
+        raise(&self.deleted_packages, all.deleted_packages);
+        raise(&self.deleted_reports, all.deleted_reports);
+        raise(&self.deleted_preimages, all.deleted_preimages);
+        self.last_success.set(succeeded_at.map_or(0, |at| at.as_micros() / 1_000_000));
+    }
 }
 
 const PROOF: &str = "names and labels are constants, each registered once";
@@ -155,6 +210,7 @@ impl Metrics {
             ),
             http_request_duration,
             schema_version: made.gauge("jam_schema_version", "Version of the database schema, 0 when there is none"),
+            cleanups: Cleanups::of(&made),
             registry: made.0,
         };
         // Series that exist from the start can be alerted on: a counter that appears at 1 has no rate.

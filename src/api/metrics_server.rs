@@ -49,6 +49,9 @@ async fn scrape(store: &dyn Store, metrics: &Metrics) -> Response {
         metrics.package_pending.set(i64::try_from(pending).unwrap_or(i64::MAX));
         metrics.schema_version.set(schema.found.unwrap_or(0));
     }
+    if let Ok(Ok(Some(record))) = timeout(PATIENCE, store.cleanups()).await {
+        metrics.cleanups.show(&record);
+    }
     let mut response = Response::new(Body::from(metrics.text()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     response

@@ -14,6 +14,7 @@ use super::admit::Admitted;
 use super::body::whole;
 use super::fault::{Fault, json_response, not_found, ok};
 use super::lists::list;
+use super::shapes::{Attestations, PackageWithReceipt, ReportBundle};
 use super::state::Api;
 
 /// POST /jam/packages.
@@ -78,7 +79,7 @@ fn accepted(submitted: Submitted, include_receipt: bool) -> Response {
     let status = if replayed { StatusCode::OK } else { StatusCode::CREATED };
     let location = format!("/jam/packages/{}", package.id);
     let mut response = if include_receipt {
-        json_response(status, &json!({"package": package, "receipt": receipt}))
+        json_response(status, &PackageWithReceipt { package, receipt })
     } else {
         json_response(status, &package)
     };
@@ -101,6 +102,7 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
         created_after: query.value("created_after")?,
         created_before: query.value("created_before")?,
         visible: admitted.caller.services.clone(),
+        archived: false,
     };
     let asked = query.page()?;
     let include_receipt = query.flag("include_receipt")?;
@@ -108,7 +110,7 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
     let page = api.store.packages(&filter, asked).await?;
     let receipts = if include_receipt && !api.settings.legacy_list_response {
         let ids: Vec<PackageId> = page.items.iter().map(|package| package.id).collect();
-        Some(("receipts", json!(api.store.package_receipts(&ids).await?)))
+        Some(api.store.package_receipts(&ids).await?)
     } else {
         None
     };
@@ -123,7 +125,7 @@ pub async fn read(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault>
         return Ok(ok(&package));
     }
     let receipt = api.store.package_receipt(package.id).await?;
-    Ok(ok(&json!({"package": package, "receipt": receipt})))
+    Ok(ok(&PackageWithReceipt { package, receipt }))
 }
 
 /// GET /jam/packages/{id}/report.
@@ -133,11 +135,8 @@ pub async fn report(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Faul
     let Some(bundle) = api.store.report_of(package.id).await? else {
         return Err(unrefined(api, &package).await?.into());
     };
-    let mut body = json!({"report": bundle.report, "attestations": bundle.attestations});
-    if include_receipt {
-        body["receipt"] = json!(bundle.receipt);
-    }
-    Ok(ok(&body))
+    let jam_store::ReportBundle { report, attestations, receipt } = bundle;
+    Ok(ok(&ReportBundle { report, attestations, receipt: include_receipt.then_some(receipt) }))
 }
 
 /// Why there is no report: not refined yet, or disputed for a reason that the client should hear.
@@ -155,7 +154,7 @@ pub async fn attestations(api: &Api, admitted: &Admitted<'_>) -> Result<Response
     let package = find(api, admitted).await?;
     let bundle = api.store.report_of(package.id).await?;
     let items = bundle.map(|bundle| bundle.attestations).unwrap_or_default();
-    Ok(ok(&json!({"items": items})))
+    Ok(ok(&Attestations { items }))
 }
 
 /// The package that the path names. A malformed id names none.

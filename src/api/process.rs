@@ -8,12 +8,12 @@ use axum::response::Response;
 use jam_domain::page::Visible;
 use jam_domain::refine::Engine;
 use jam_store::{Processed, Store, StoreError};
-use serde_json::json;
 use tokio::time::Instant;
 
 use super::admit::Admitted;
 use super::fault::{Fault, ok};
 use super::metrics::Metrics;
+use super::shapes::Worked;
 use super::state::Api;
 
 /// Packages that one call processes at most.
@@ -40,7 +40,7 @@ pub async fn call(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault>
         *response.status_mut() = StatusCode::NO_CONTENT;
         return Ok(response);
     }
-    Ok(ok(&json!({"processed": true, "count": batch.count, "failed": batch.failed})))
+    Ok(ok(&Worked { processed: true, count: batch.count, failed: batch.failed }))
 }
 
 /// Processes up to `limit` packages of the services that the caller may see, counts and logs each.

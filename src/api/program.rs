@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use super::settings::{self, Loaded, Purpose, SettingsArgs};
-use super::{build, serve, store, work};
+use super::{build, cleanup, openapi, serve, store, work};
 use crate::telemetry::{self, TelemetryArgs};
 
 /// The JAM API server. Exits with 0 when done, 1 when it failed, 2 when it refuses its flags or settings, 3 when a
@@ -26,12 +26,23 @@ enum Command {
     Work(WorkArgs),
     /// Bring the database to the schema that this build needs; safe to run twice and in parallel.
     Migrate(MigrateArgs),
+    /// Print the OpenAPI document of this build.
+    Openapi,
+    /// Archive and delete what is past its retention, once; on the memory store `serve` does it by itself.
+    Cleanup(CleanupArgs),
     /// Print the settings in force, where each came from, and every mistake at once.
     CheckConfig(CheckArgs),
 }
 
 #[derive(Args)]
 struct ServeArgs {
+    /// Pause between cleanups of the memory store, e.g. 30m or 1h; 0 = never.
+    #[arg(long, env = "JAM_CLEANUP_INTERVAL", default_value = "1h", value_parser = duration)]
+    cleanup_interval: Duration,
+    /// How long after the last good cleanup the next one is overdue for /jam/healthz: more than the pause between two;
+    /// 0 = never.
+    #[arg(long, env = "JAM_CLEANUP_STALE_AFTER", default_value = "50h", value_parser = duration)]
+    cleanup_stale_after: Duration,
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
@@ -58,6 +69,17 @@ struct MigrateArgs {
     #[arg(long, conflicts_with = "dry_run")]
     status: bool,
     /// Only say what would be applied.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    settings: SettingsArgs,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
+}
+
+#[derive(Args)]
+struct CleanupArgs {
+    /// Only count what would be archived and deleted.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -120,10 +142,12 @@ fn complain(ending: &Ending) {
 
 fn run(program: Program) -> Result<(), Ending> {
     match program.command {
-        Command::Serve(ServeArgs { settings, telemetry }) => {
+        Command::Serve(ServeArgs { cleanup_interval, cleanup_stale_after, settings, telemetry }) => {
             start_logs(&telemetry)?;
             let loaded = load(&settings, Purpose::Serve)?;
-            runtime()?.block_on(serve::serve(loaded))
+            let some = |pause: Duration| Some(pause).filter(|pause| !pause.is_zero());
+            let pauses = serve::Pauses { cleanup: some(cleanup_interval), stale: some(cleanup_stale_after) };
+            runtime()?.block_on(serve::serve(loaded, pauses))
         }
         Command::Work(WorkArgs { interval, batch, settings, telemetry }) => {
             start_logs(&telemetry)?;
@@ -134,6 +158,15 @@ fn run(program: Program) -> Result<(), Ending> {
             start_logs(&telemetry)?;
             let loaded = load(&settings, Purpose::Work)?;
             runtime()?.block_on(store::migrate(&loaded, store::Migration::of(status, dry_run)))
+        }
+        Command::Openapi => {
+            print!("{}", openapi::text());
+            Ok(())
+        }
+        Command::Cleanup(CleanupArgs { dry_run, settings, telemetry }) => {
+            start_logs(&telemetry)?;
+            let loaded = load(&settings, Purpose::Work)?;
+            runtime()?.block_on(cleanup::cleanup(loaded, dry_run))
         }
         Command::CheckConfig(CheckArgs { settings }) => {
             print!("{}", settings::show(&load(&settings, Purpose::Serve)?));

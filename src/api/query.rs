@@ -1,11 +1,15 @@
 //! The query of a request: each parameter at most once, each value proven.
 
+use std::collections::HashSet;
 use std::str::FromStr;
 
 use axum::extract::Query as Pairs;
 use axum::http::Uri;
 use jam_domain::page::{DEFAULT_LIMIT, MAX_LIMIT, PageRequest, Start};
 use jam_domain::{Code, Refusal};
+
+/// Parameters that a query has at most. No call knows as many; more cost time and mean nothing.
+const MOST: usize = 64;
 
 /// The parameters of a query.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,15 +21,17 @@ impl Query {
         if text.is_empty() {
             return Ok(Self::default());
         }
+        if text.split('&').count() > MOST {
+            return Err(Refusal::new(Code::BadRequest, format!("the query has more than {MOST} parameters")));
+        }
         let wrong = || Refusal::new(Code::BadRequest, "the query can't be read");
         let uri = Uri::builder().path_and_query(format!("/?{text}")).build().map_err(|_| wrong())?;
         let Pairs(pairs) = Pairs::<Vec<(String, String)>>::try_from_uri(&uri).map_err(|_| wrong())?;
-        for (n, (name, _)) in pairs.iter().enumerate() {
-            if pairs[..n].iter().any(|(before, _)| before == name) {
-                return Err(Refusal::field(name.as_str(), "is given twice"));
-            }
+        let mut seen = HashSet::new();
+        match pairs.iter().find(|(name, _)| !seen.insert(name)) {
+            Some((twice, _)) => Err(Refusal::field(twice.as_str(), "is given twice")),
+            None => Ok(Self(pairs)),
         }
-        Ok(Self(pairs))
     }
 
     /// A parameter's text; one that is empty counts as left out.
@@ -101,6 +107,15 @@ mod tests {
             "limit=99999999999999999999",
         ] {
             assert_eq!(page(wrong).unwrap_err().code, Code::Validation, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_query_has_a_bounded_number_of_parameters() {
+        let many = |n: usize| (0..n).map(|i| format!("p{i}=1")).collect::<Vec<_>>().join("&");
+        assert!(Query::parse(&many(MOST)).is_ok());
+        for text in [many(MOST + 1), "&".repeat(60_000)] {
+            assert_eq!(Query::parse(&text).unwrap_err().code, Code::BadRequest);
         }
     }
 

@@ -7,12 +7,12 @@ use jam_domain::page::ReportFilter;
 use jam_domain::word::attestation;
 use jam_domain::{Code, PackageStatus, Refusal, ReportId};
 use jam_store::{Attest, ReportBundle};
-use serde_json::json;
 
 use super::admit::Admitted;
 use super::body::whole;
 use super::fault::{Fault, json_response, not_found};
 use super::lists::list;
+use super::shapes;
 use super::state::Api;
 
 /// GET /jam/reports.
@@ -51,6 +51,6 @@ pub async fn attest(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> 
         report_id = %report.id, pkg_id = %report.package_id, service_id = %report.service_id, store = api.store_name(),
         token_hash = admitted.caller.id.as_str(), applied = report.status == PackageStatus::Applied, "report attested"
     );
-    let body = json!({"report": report, "attestations": attestations, "receipt": receipt});
+    let body = shapes::ReportBundle { report, attestations, receipt: Some(receipt) };
     Ok(json_response(StatusCode::CREATED, &body))
 }

@@ -19,7 +19,7 @@ use super::body::drain;
 use super::fault::{Fault, not_found};
 use super::state::Api;
 use super::trace::TraceId;
-use super::{cors, packages, preimages, process, receipts, reports, status};
+use super::{cors, openapi, packages, preimages, process, receipts, reports, status};
 
 /// The route label of what leads nowhere.
 const UNMATCHED: &str = "unmatched";
@@ -93,6 +93,8 @@ async fn handle(
         Action::Readyz => Ok(status::readyz(api).await),
         Action::Version => Ok(status::version()),
         Action::SystemStatus => Ok(status::system(api, &admitted).await),
+        Action::OpenApi => Ok(openapi::served()),
+        Action::Docs => Ok(openapi::docs()),
         Action::JamHealthz => Ok(status::jam_healthz(api).await),
         Action::JamStatus => status::jam(api, &admitted).await,
         Action::PutPreimage => preimages::put(api, &admitted, body).await,

@@ -10,11 +10,20 @@ use tokio_util::sync::CancellationToken;
 use super::program::Ending;
 use super::settings::{Loaded, Wiring};
 use super::state::Api;
-use super::{metrics_server, router, server, store};
+use super::{cleanup, metrics_server, router, server, store};
 use crate::shutdown;
 
+/// How often this process cleans up, and when it takes a cleanup for overdue; `None` is never.
+#[derive(Debug, Clone, Copy)]
+pub struct Pauses {
+    /// Between cleanups of a store that lives in this process.
+    pub cleanup: Option<Duration>,
+    /// Since the last good cleanup of any store.
+    pub stale: Option<Duration>,
+}
+
 /// Serves until SIGTERM.
-pub async fn serve(loaded: Loaded) -> Result<(), Ending> {
+pub async fn serve(loaded: Loaded, pauses: Pauses) -> Result<(), Ending> {
     let signal = shutdown::on_signal().map_err(|e| Ending::Failed(format!("no signals: {e}")))?;
     let Loaded { settings, wiring, sources: _ } = loaded;
     let store = store::open(&settings, &wiring).await?;
@@ -24,7 +33,7 @@ pub async fn serve(loaded: Loaded) -> Result<(), Ending> {
     if !settings.auth_required {
         tracing::warn!("auth_required is false: everyone who reaches this port may read, submit and process");
     }
-    let api = Api::new(settings, &wiring, store).map_err(|line| Ending::Refused(vec![line]))?;
+    let api = Api::new(settings, &wiring, store, pauses.stale).map_err(|line| Ending::Refused(vec![line]))?;
     let api = Arc::new(api);
     let listener = bind("listen", &wiring.listen).await?;
     let metrics_listener = match &wiring.metrics_listen {
@@ -33,6 +42,10 @@ pub async fn serve(loaded: Loaded) -> Result<(), Ending> {
     };
     announce(&listener, metrics_listener.as_ref());
     tokio::spawn(api.gate.tokens.clone().watch(signal.clone()));
+    // Any other store outlives this process, and is cleaned up by whoever is scheduled to do it.
+    if let (StoreKind::Memory, Some(interval)) = (api.settings.store, pauses.cleanup) {
+        tokio::spawn(cleanup::keep_clean(api.store.clone(), api.settings.clone(), interval, signal.clone()));
+    }
     let stop = CancellationToken::new();
     tokio::spawn(stop_after(signal, api.clone(), delay(&wiring), stop.clone()));
     let metrics = async {

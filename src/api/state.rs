@@ -1,6 +1,7 @@
 //! What every request needs, built once by one function that refuses bad settings.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jam_domain::refine::Engine;
 use jam_domain::{Settings, StoreKind};
@@ -41,7 +42,13 @@ pub struct Pulse {
 
 impl Api {
     /// Puts the parts together. Refuses a token file that can't be read.
-    pub fn new(settings: Settings, wiring: &Wiring, store: Arc<dyn Store>) -> Result<Self, String> {
+    /// A last good cleanup longer ago than `stale_after` is overdue.
+    pub fn new(
+        settings: Settings,
+        wiring: &Wiring,
+        store: Arc<dyn Store>,
+        stale_after: Option<Duration>,
+    ) -> Result<Self, String> {
         let tokens = Arc::new(Tokens::open(wiring)?);
         let budget = u32::try_from(wiring.max_bytes_in_flight.div_ceil(1024)).unwrap_or(u32::MAX).max(1);
         let gate = Gate {
@@ -57,7 +64,7 @@ impl Api {
             settings.accumulators_enabled,
         );
         let pulse = Pulse {
-            health: Health::new(store.clone()),
+            health: Health::new(store.clone(), stale_after),
             metrics: Metrics::new(store.kind()),
             pending: Pending::default(),
         };

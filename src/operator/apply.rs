@@ -1,9 +1,10 @@
 //! Every write of children: in the written order, each only when it is needed, none to an object that is not ours.
 
 use jam_plan::desired::prunable;
-use jam_plan::observed::DeploymentState;
+use jam_plan::observed::{CleanupState, DeploymentState};
 use jam_plan::{Desired, JamInstance, Kind, Objects, Observed, Reason, Refusal, Write, names};
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::CronJob;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use serde_json::Value;
 
@@ -116,6 +117,10 @@ fn note(context: &Context, instance: &Key, desired: &Desired, live: DynamicObjec
     context.children.seen(desired.object.kind, &live.metadata);
     context.memory.prove(instance, &desired.object, &desired.hash, Mark::of(&live.metadata));
     tracing::info!(instance = %instance, object = %desired.object, hash = desired.hash, "written");
+    if desired.object.kind == Kind::CronJob && observed.cleanup.is_none() {
+        let made = serde_json::to_value(&live).and_then(serde_json::from_value::<CronJob>);
+        observed.cleanup = made.ok().map(|cron_job| CleanupState::of(&cron_job, None));
+    }
     if desired.object.kind != Kind::Deployment {
         return;
     }

@@ -26,6 +26,9 @@ pub enum Command {
     Crd,
     /// Prints the roles that `run` needs.
     Rbac(RbacArgs),
+    /// Prints the alerts on the operator's own metrics, as the chart has them.
+    #[command(hide = true)]
+    Alerts,
     /// Prints the objects that a manifest would become; with --diff, how that differs from what is in the cluster.
     Plan(PlanArgs),
     /// Asks an address once and succeeds when it answers 200: for `helm test`, where an image has no other program.
@@ -111,9 +114,12 @@ pub struct PlanArgs {
     /// The manifest; `-` is standard input.
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
-    /// Ask the cluster of the kubeconfig, without changing anything, what would differ and whether pods would restart. Exit code 0: nothing, 1: something, 2: it cannot be told. Give --api-image and --progress-deadline as the operator there has them.
+    /// Ask the cluster of the kubeconfig, without changing anything, what would differ and whether pods would restart. Exit code 0: nothing, 1: something, 2: it cannot be told. Give --api-image, --progress-deadline and --operator-namespace as the operator there has them.
     #[arg(long)]
     pub diff: bool,
+    /// The namespace of the operator there, whose pods a NetworkPolicy lets in.
+    #[arg(long, requires = "diff")]
+    pub operator_namespace: Option<String>,
     /// How differences are printed.
     #[arg(short, long, value_enum, default_value_t = Output::Text, requires = "diff")]
     pub output: Output,
@@ -199,7 +205,7 @@ impl ImageArgs {
     pub fn defaults(&self, rollout: &RolloutArgs) -> jam_plan::Defaults {
         let (repository, tag) = self.parts();
         let RolloutArgs { progress_deadline, render_revision } = *rollout;
-        jam_plan::Defaults { repository, tag, progress_deadline, render_revision }
+        jam_plan::Defaults { repository, tag, progress_deadline, render_revision, operator_namespace: None }
     }
 }
 

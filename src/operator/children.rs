@@ -9,6 +9,7 @@ use jam_plan::{Kind, ObjectRef, names};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::key::Key;
+use super::served::Served;
 
 /// One state of an object: when it is equal to the one that was compared with the plan, nothing has changed since.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +48,11 @@ struct Known {
 
 /// The children of every instance.
 #[derive(Debug, Default)]
-pub struct Children(RwLock<Index>);
+pub struct Children {
+    /// Which optional kinds there can be.
+    pub served: Served,
+    index: RwLock<Index>,
+}
 
 #[derive(Debug, Default)]
 struct Index {
@@ -66,7 +71,7 @@ pub fn instance_of(metadata: &ObjectMeta) -> Option<Key> {
 /// Whether the status of this kind is part of what an instance's status says.
 fn speaks_by_status(kind: Kind) -> bool {
     match kind {
-        Kind::Deployment | Kind::Job => true,
+        Kind::Deployment | Kind::Job | Kind::CronJob => true,
         Kind::ServiceAccount
         | Kind::ConfigMap
         | Kind::Secret
@@ -74,7 +79,10 @@ fn speaks_by_status(kind: Kind) -> bool {
         | Kind::Service
         | Kind::PodDisruptionBudget
         | Kind::HorizontalPodAutoscaler
-        | Kind::Ingress => false,
+        | Kind::Ingress
+        | Kind::HttpRoute
+        | Kind::ServiceMonitor
+        | Kind::PrometheusRule => false,
     }
 }
 
@@ -88,7 +96,7 @@ impl Children {
             mark: Mark::of(metadata),
             child: Child::of(kind, metadata),
         };
-        let mut index = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         let before = index.remove(kind, &key_of(metadata));
         let changed = before.as_ref().is_none_or(|before| {
             let moved = before.resource_version != known.resource_version;
@@ -101,26 +109,35 @@ impl Children {
 
     /// An object is gone. Returns the instance that should look.
     pub fn gone(&self, kind: Kind, key: &Key) -> Vec<Key> {
-        let mut index = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         index.remove(kind, key).map(|known| known.instance).into_iter().collect()
+    }
+
+    /// No object of this kind can be there any more: its definition is gone.
+    pub fn forget(&self, kind: Kind) {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        let gone: Vec<Key> = index.objects.keys().filter(|(of, _)| *of == kind).map(|(_, key)| key.clone()).collect();
+        for key in gone {
+            index.remove(kind, &key);
+        }
     }
 
     /// The children of an instance.
     pub fn of(&self, instance: &Key) -> Vec<Child> {
-        let index = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         let names = index.by_instance.get(instance).into_iter().flatten();
         names.filter_map(|object| index.get(object, instance)).map(|known| known.child.clone()).collect()
     }
 
     /// The mark of one child.
     pub fn mark(&self, instance: &Key, object: &ObjectRef) -> Option<Mark> {
-        let index = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         index.get(object, instance).map(|known| known.mark.clone())
     }
 
     /// How many children there are.
     pub fn count(&self) -> usize {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).objects.len()
+        self.index.read().unwrap_or_else(PoisonError::into_inner).objects.len()
     }
 }
 

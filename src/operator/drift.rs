@@ -6,6 +6,7 @@ use serde_json::Value;
 pub fn holds(wanted: &Value, live: &Value) -> bool {
     match (wanted, live) {
         (Value::Object(wanted), Value::Object(live)) => wanted.iter().all(|(key, value)| match live.get(key) {
+            Some(found) if is_whole(key) => holds(value, found) && holds(found, value),
             Some(found) => holds(value, found) || (is_amount_field(key) && same_amounts(value, found)),
             None => is_empty(value),
         }),
@@ -18,6 +19,12 @@ pub fn holds(wanted: &Value, live: &Value) -> bool {
         },
         (wanted, live) => wanted == live,
     }
+}
+
+/// Fields that one writer owns as a whole (atomic in Kubernetes' own schema): what was added there changes what it
+/// selects, so a key that we did not write is no neighbour's but a change.
+fn is_whole(key: &str) -> bool {
+    matches!(key, "selector" | "podSelector" | "namespaceSelector" | "matchLabels" | "nodeSelector")
 }
 
 /// The API server leaves out what is empty.
@@ -109,6 +116,17 @@ mod tests {
             json!({"a": {"b": [{"name": "x", "port": 1}], "list": [1, 2]}}),
         ] {
             assert!(!holds(&wanted, &live), "{live}");
+        }
+    }
+
+    #[test]
+    fn what_was_added_to_a_selector_is_found() {
+        for field in ["selector", "podSelector", "namespaceSelector", "matchLabels", "nodeSelector"] {
+            let of = |labels: Value| json!({"spec": {field: labels}});
+            let wanted = of(json!({"app": "jam"}));
+            assert!(holds(&wanted, &of(json!({"app": "jam"}))), "{field}");
+            assert!(!holds(&wanted, &of(json!({"app": "jam", "x": "y"}))), "{field}");
+            assert!(!holds(&of(json!({})), &of(json!({"x": "y"}))), "{field}");
         }
     }
 

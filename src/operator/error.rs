@@ -63,9 +63,11 @@ impl Error {
     /// When it is tried again.
     pub fn retry(&self) -> Retry {
         match self {
-            Error::Leaving { .. } => Retry::Soon,
             Error::Read { source, .. } | Error::Write { source, .. } if status_of(source) == Some(409) => Retry::Soon,
-            Error::Read { .. } | Error::Write { .. } | Error::Slow(_) | Error::NoRandom(_) => Retry::Backoff,
+            // Its end is reported by the watch; the pause is for what never ends, such as a finalizer that nobody serves.
+            Error::Leaving { .. } | Error::Read { .. } | Error::Write { .. } | Error::Slow(_) | Error::NoRandom(_) => {
+                Retry::Backoff
+            }
         }
     }
 
@@ -78,7 +80,7 @@ impl Error {
 /// When something that failed is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// In a second or two: somebody else was faster, or something is just ending.
+    /// In a second or two: somebody else was faster.
     Soon,
     /// After a pause that grows with each failure.
     Backoff,

@@ -107,6 +107,10 @@ impl Server {
         if path.contains("/leases") {
             return Ok(self.lease(&head.method, &body));
         }
+        // Discovery: a server without add-ons.
+        if path.starts_with("/apis/") && path.split('/').count() == 4 {
+            return Ok(status(StatusCode::NOT_FOUND, "not found"));
+        }
         let plural = path.rsplit('/').next().unwrap_or_default().to_owned();
         let mut state = self.0.lock().unwrap();
         state.served.insert(plural.clone(), Instant::now());

@@ -149,7 +149,9 @@ async fn accepted(context: &Context, wanted: &JamInstance) -> Result<JamInstance
 async fn know_children(context: &Context, instance: &JamInstance) -> Result<(), String> {
     let key = Key::of(instance);
     let params = ListParams::default().labels(&names::child_selector(&key.name));
-    let lists = Kind::ALL.map(|kind| {
+    context.children.served.ask(&context.client).await;
+    let missing = context.children.served.missing();
+    let lists = Kind::ALL.into_iter().filter(|kind| !missing.contains(kind)).map(|kind| {
         let (api, params) = (api_of(context, kind, &key.namespace), params.clone());
         async move {
             let list = api.list_metadata(&params).await;

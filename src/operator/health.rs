@@ -111,7 +111,12 @@ impl Health {
         if let Some(key) = engine.instruments.stuck() {
             return Err(format!("the reconcile of {key} is stuck"));
         }
-        match self.ledger.watches().into_iter().find(|(_, signs)| signs.tried.elapsed() > SILENCE) {
+        let rests = |plural: &str| {
+            let mut of = engine.pulses.iter().filter(|pulse| pulse.kind() == plural).peekable();
+            of.peek().is_some() && of.all(|pulse| pulse.is_resting())
+        };
+        let mut signs = self.ledger.watches().into_iter();
+        match signs.find(|(plural, signs)| signs.tried.elapsed() > SILENCE && !rests(plural)) {
             Some((resource, _)) => Err(format!("the watch of {resource} is silent")),
             None => Ok("ok"),
         }

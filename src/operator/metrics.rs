@@ -122,7 +122,9 @@ impl Metrics {
         for ((verb, resource, outcome), count) in ledger.requests() {
             raise(&self.requests, &[verb, &resource, &outcome], count);
         }
-        for (resource, signs) in ledger.watches() {
+        self.watch_age.reset();
+        let resting: Vec<&str> = pulses.iter().filter(|pulse| pulse.is_resting()).map(|pulse| pulse.kind()).collect();
+        for (resource, signs) in ledger.watches().into_iter().filter(|(resource, _)| !resting.contains(&&**resource)) {
             let since = signs.opened.unwrap_or(signs.tried);
             self.watch_age.with_label_values(&[&resource]).set(whole(Instant::now().duration_since(since).as_secs()));
         }

@@ -5,6 +5,7 @@ mod args;
 mod backoff;
 mod check;
 mod children;
+mod cleanup;
 mod client;
 mod context;
 pub mod difference;
@@ -30,6 +31,7 @@ pub mod rbac;
 mod reconcile;
 mod resource;
 mod run;
+mod served;
 mod tokens;
 mod watch;
 mod watches;
@@ -67,6 +69,7 @@ pub async fn main(args: OperatorArgs) -> Result<u8, Trouble> {
         }
         Command::Crd => print(&jam_plan::crd::crd_yaml())?,
         Command::Rbac(args) => print(&args.rules.map_or_else(rbac::manifest, rbac::rules))?,
+        Command::Alerts => print(&jam_plan::alerts::operator_yaml())?,
         Command::Plan(args) => return Box::pin(preview::plan(&args)).await,
         Command::Check(args) => check::ask(&args.url).await?,
     }

@@ -3,7 +3,7 @@
 use futures::future::try_join_all;
 use jam_domain::Timestamp;
 use jam_plan::desired::Revision;
-use jam_plan::observed::{DeploymentState, Foreign, JobState, MigrationJob, SecretKey, TokenSecret};
+use jam_plan::observed::{Child, DeploymentState, Foreign, JobState, MigrationJob, SecretKey, TokenSecret};
 use jam_plan::{Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Write, names, resolve, tokens};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
@@ -14,6 +14,7 @@ use kube::{Api, ResourceExt};
 use serde_json::Value;
 
 use super::children::Mark;
+use super::cleanup;
 use super::context::Context;
 use super::drift::holds;
 use super::error::Error;
@@ -24,17 +25,20 @@ use super::pods;
 pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observed, Error> {
     let key = Key::of(instance);
     let children = context.children.of(&key);
-    let jobs = children.iter().filter(|child| child.object.kind == Kind::Job).map(|child| child.object.name.clone());
-    let jobs: Vec<String> = jobs.collect();
+    let uid = instance.metadata.uid.as_deref().unwrap_or_default();
+    // Jobs of the cleanup are its CronJob's.
+    let own = |child: &&Child| child.controller.as_deref().is_none_or(|controller| controller == uid);
+    let jobs = children.iter().filter(|child| child.object.kind == Kind::Job).filter(own);
+    let jobs: Vec<String> = jobs.map(|child| child.object.name.clone()).collect();
     let (api, worker) = (names::api(&key.name), names::worker(&key.name));
-    let (dsn, consumers, api, worker, migration_jobs) = tokio::try_join!(
+    let ((dsn, database_port), consumers, api, worker, cleanup, migration_jobs) = tokio::try_join!(
         dsn(context, instance),
         consumers(context, instance),
         deployment(context, &key, &api),
         deployment(context, &key, &worker),
+        cleanup::look(context, &key),
         try_join_all(jobs.iter().map(|job| migration_job(context, &key, job))),
     )?;
-    let uid = instance.metadata.uid.as_deref().unwrap_or_default();
     let ours = |deployment: Option<Deployment>| {
         let deployment = deployment?;
         let object = ObjectRef { kind: Kind::Deployment, name: deployment.name_any() };
@@ -43,6 +47,9 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
     };
     let mut observed = Observed {
         dsn,
+        database_port,
+        cleanup,
+        unserved: context.children.served.missing(),
         tokens: consumers.0,
         foreign: consumers.1,
         migration_jobs: migration_jobs.into_iter().flatten().collect(),
@@ -55,11 +62,14 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
     Ok(observed)
 }
 
-async fn dsn(context: &Context, instance: &JamInstance) -> Result<Option<SecretKey>, Error> {
-    let Some((name, key)) = resolve::dsn_reference(instance) else { return Ok(None) };
+/// What is known of the DSN, and the port in it.
+async fn dsn(context: &Context, instance: &JamInstance) -> Result<(Option<SecretKey>, Option<u16>), Error> {
+    let Some((name, key)) = resolve::dsn_reference(instance) else { return Ok((None, None)) };
     let secret = secret(context, &Key::of(instance), &name).await?;
     let salt = instance.metadata.uid.as_deref().unwrap_or_default();
-    Ok(Some(SecretKey::of(secret.as_ref(), &key, salt)))
+    let value = secret.as_ref().and_then(|secret| secret.data.as_ref()?.get(&key));
+    let port = value.and_then(|value| resolve::port_of_url(std::str::from_utf8(&value.0).ok()?));
+    Ok((Some(SecretKey::of(secret.as_ref(), &key, salt)), port))
 }
 
 /// The consumers' Secrets that are there, and those of a wanted name that are not ours.

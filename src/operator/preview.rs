@@ -21,7 +21,8 @@ pub async fn plan(args: &PlanArgs) -> Result<u8, Trouble> {
     let code = if args.diff { UNKNOWN } else { 1 };
     let told = |sentence: String| Trouble { sentence: format!("{place}: {sentence}"), code };
     let text = read(args).map_err(|error| told(chain(&error)))?;
-    let defaults = args.image.defaults(&args.rollout);
+    let operator_namespace = args.operator_namespace.clone();
+    let defaults = jam_plan::Defaults { operator_namespace, ..args.image.defaults(&args.rollout) };
     if !args.diff {
         let objects = jam_plan::render::render(&text, &defaults).map_err(|error| told(error.to_string()))?;
         super::print(&jam_plan::render::to_yaml(&objects))?;

@@ -72,16 +72,21 @@ pub fn table() -> Vec<Right> {
 fn verbs_of(kind: Kind) -> &'static [&'static str] {
     match kind {
         // Always wanted while there is the instance: the garbage collector takes it with its owner.
-        Kind::ServiceAccount | Kind::Service => &["get", "list", "watch", "create", "patch"],
+        Kind::ServiceAccount => &["get", "list", "watch", "create", "patch"],
         // Made once and never changed.
         Kind::Job => &["get", "list", "watch", "create", "delete"],
         Kind::ConfigMap
         | Kind::Secret
         | Kind::NetworkPolicy
+        | Kind::Service
         | Kind::Deployment
+        | Kind::CronJob
         | Kind::PodDisruptionBudget
         | Kind::HorizontalPodAutoscaler
-        | Kind::Ingress => &["get", "list", "watch", "create", "patch", "delete"],
+        | Kind::Ingress
+        | Kind::HttpRoute
+        | Kind::ServiceMonitor
+        | Kind::PrometheusRule => &["get", "list", "watch", "create", "patch", "delete"],
     }
 }
 

@@ -104,7 +104,10 @@ impl Program {
             ledger,
             listener,
             namespaces: args.namespaces(&own),
-            defaults: args.image.defaults(&args.rollout),
+            defaults: jam_plan::Defaults {
+                operator_namespace: Some(own.clone()),
+                ..args.image.defaults(&args.rollout)
+            },
             identity,
             concurrency: args.concurrency,
         })

@@ -31,12 +31,20 @@ pub struct Pulse {
     listed: AtomicBool,
     listing: Notify,
     errors: AtomicU64,
+    /// Nothing is followed: the kind is not served.
+    resting: AtomicBool,
 }
 
 impl Pulse {
     /// Of a watch that has not begun.
     pub fn new(kind: &'static str) -> Arc<Self> {
-        Arc::new(Self { kind, listed: AtomicBool::new(false), listing: Notify::new(), errors: AtomicU64::new(0) })
+        Arc::new(Self {
+            kind,
+            listed: AtomicBool::new(false),
+            listing: Notify::new(),
+            errors: AtomicU64::new(0),
+            resting: AtomicBool::new(false),
+        })
     }
 
     /// The plural of what is watched.
@@ -63,6 +71,22 @@ impl Pulse {
             }
             listing.await;
         }
+    }
+
+    /// Whether nothing is followed, because the kind is not served: its silence is no sign.
+    pub fn is_resting(&self) -> bool {
+        self.resting.load(Ordering::Acquire)
+    }
+
+    /// The kind is not served: there is nothing to list, and nobody need wait for it.
+    pub fn rest(&self) {
+        self.resting.store(true, Ordering::Release);
+        self.complete();
+    }
+
+    /// The kind is served and followed.
+    pub fn wake(&self) {
+        self.resting.store(false, Ordering::Release);
     }
 
     fn complete(&self) {

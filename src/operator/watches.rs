@@ -1,5 +1,6 @@
 //! The watches of one operator: instances with their content, children and Secrets by metadata only.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -130,6 +131,7 @@ pub fn all(client: &Client, namespaces: &Namespaces, sight: &Arc<Sight>) -> (Vec
             watches.push(watch);
         }
     }
+    watches.push(optional_kinds(client.clone(), Arc::clone(sight)));
     (pulses, watches)
 }
 
@@ -161,10 +163,34 @@ fn children(client: &Client, place: Option<&str>, kind: Kind, sight: Arc<Sight>)
     let pulse = Pulse::new(kind.coordinates().3);
     let beats = Arc::clone(&pulse);
     let watch = async move {
-        let stream = watcher::watcher(api, config);
-        follow(stream, &beats, |change| sight.child(kind, &change)).await;
+        let stream = || watcher::watcher(api.clone(), config.clone());
+        if !kind.is_optional() {
+            return follow(stream(), &beats, |change| sight.child(kind, &change)).await;
+        }
+        let served = &sight.children.served;
+        loop {
+            served.comes(kind, || beats.rest()).await;
+            beats.wake();
+            tokio::select! {
+                () = follow(stream(), &beats, |change| sight.child(kind, &change)) => {}
+                () = served.goes(kind) => sight.children.forget(kind),
+            }
+        }
     };
     (pulse, Box::pin(watch))
+}
+
+/// Finds out which optional kinds are served, and calls the instances that want one which came or went.
+fn optional_kinds(client: Client, sight: Arc<Sight>) -> Watch {
+    Box::pin(async move {
+        let on = |changed: &BTreeSet<Kind>| {
+            let wants = |instance: &JamInstance| changed.iter().any(|kind| resolve::asks_for(&instance.spec, *kind));
+            for instance in sight.store.state_filter(|instance| instance.0.as_ref().is_ok_and(wants)) {
+                sight.instruments.queue.ask(Key::of(&*instance));
+            }
+        };
+        sight.children.served.keep_asking(&client, on).await;
+    })
 }
 
 #[cfg(test)]
@@ -213,10 +239,10 @@ mod tests {
         tokio::time::sleep(WORST).await;
         assert_eq!(
             server.served_since(back).len(),
-            Kind::ALL.len() + 1,
+            Kind::ALL.len() - Kind::optional().count() + 1,
             "every watch is back, after {length:?} of {mode:?}"
         );
-        assert!(pulses.iter().all(|pulse| pulse.errors() > 0), "each had its own errors");
+        assert!(pulses.iter().all(|pulse| pulse.is_resting() || pulse.errors() > 0), "each had its own errors");
     }
 
     #[tokio::test(start_paused = true)]

@@ -150,6 +150,14 @@ fn wrong_objects() -> Vec<Wrong> {
             json!({"podTemplate": {"env": [{"name": "JAM_PG_DSN", "value": "postgres://secret"}]}}),
             &["spec.podTemplate.env", "set from the spec's own fields"],
         ),
+        (
+            json!({"podTemplate": {"env": [{"name": "JAM_ENABLED", "value": "true"}]}}),
+            &["spec.podTemplate.env", "set from the spec's own fields"],
+        ),
+        (
+            json!({"podTemplate": {"env": [{"name": "DATABASE_URL", "value": "postgres://secret"}]}}),
+            &["spec.podTemplate.env", "DATABASE_URL"],
+        ),
     ]
 }
 

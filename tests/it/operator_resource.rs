@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
 use crate::support::cluster::{ControlPlane, TESTER, instances};
 
-/// A control plane of one test alone: its CustomResourceDefinition is not the one of this build.
+/// A control plane of one test alone, for definitions that are not those of the others.
 pub fn plane_of_its_own(name: &str) -> ControlPlane {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("dev/cluster/control-plane");

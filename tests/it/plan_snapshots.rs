@@ -10,8 +10,13 @@ use crate::support::cluster::{TESTER, control_plane};
 
 /// The operator's defaults in snapshots: they do not change with a release.
 pub fn defaults() -> jam_plan::Defaults {
-    let (repository, tag) = ("jam-api".into(), "test".into());
-    jam_plan::Defaults { repository, tag, progress_deadline: 300, render_revision: 1 }
+    jam_plan::Defaults {
+        repository: "jam-api".into(),
+        tag: "test".into(),
+        progress_deadline: 300,
+        render_revision: 1,
+        operator_namespace: Some("jam-system".into()),
+    }
 }
 
 /// Every manifest with a JamInstance: its name without `.yaml`, and its text.
@@ -24,7 +29,7 @@ pub fn manifests() -> Vec<(String, String)> {
         .filter(|(_, text)| text.contains("\nkind: JamInstance\n"))
         .collect();
     found.sort();
-    assert!(found.len() >= 3, "{found:?}");
+    assert!(found.len() >= 10, "one for each use: {found:?}");
     found
 }
 
@@ -58,7 +63,7 @@ async fn dry_run(client: &kube::Client, namespace: &str, desired: &Desired) -> k
 
 #[tokio::test]
 async fn a_real_api_server_accepts_every_object_of_every_plan() {
-    let (client, namespace) = control_plane().namespace().await;
+    let (client, namespace) = control_plane().with_add_ons().await;
     for (name, text) in manifests() {
         for desired in render(&text, &defaults()).unwrap() {
             let answer = dry_run(&client, &namespace, &desired).await;
@@ -82,7 +87,7 @@ fn contains(answer: &serde_json::Value, applied: &serde_json::Value, path: &str)
 
 #[tokio::test]
 async fn the_api_server_keeps_what_was_applied_as_it_was() {
-    let (client, namespace) = control_plane().namespace().await;
+    let (client, namespace) = control_plane().with_add_ons().await;
     for (_, text) in manifests() {
         for desired in render(&text, &defaults()).unwrap() {
             let answer = dry_run(&client, &namespace, &desired).await.unwrap();

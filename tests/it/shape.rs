@@ -1,6 +1,6 @@
 //! The shape of the house, kept by a test: arrows between rooms, length of files and functions, no module that nothing reaches.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -192,4 +192,16 @@ fn architecture_names_every_file_of_the_three_walks_and_they_exist() {
         }
     }
     assert!(named >= 15, "docs/ARCHITECTURE.md names only {named} files");
+}
+
+#[test]
+fn no_crate_that_deny_toml_bans_is_in_the_lock_file_and_all_come_from_one_registry() {
+    let (deny, lock) = (read(&root().join("deny.toml")), read(&root().join("Cargo.lock")));
+    let banned: Vec<_> = deny.split("crate = \"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert!(banned.contains(&"serde_yaml"), "{banned:?}");
+    for name in banned {
+        assert!(!lock.contains(&format!("name = \"{name}\"\n")), "{name} is banned by deny.toml");
+    }
+    let sources: HashSet<_> = lock.lines().filter(|line| line.starts_with("source = ")).collect();
+    assert_eq!(sources.len(), 1, "{sources:?}");
 }

@@ -1,5 +1,6 @@
 //! Both stores answer every sequence of calls alike: random sequences, the same time on both clocks, every answer compared.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -13,6 +14,7 @@ use jam_store::{
 };
 
 use crate::store_fixture::{engine_that, first, only, package, sent_again, service, signed, upload, word_of};
+use crate::store_retention::rule_at;
 use crate::support::postgres;
 
 /// Numbers that look random and are the same in every run.
@@ -40,6 +42,7 @@ struct Pair {
     engine: Engine,
 }
 
+const DAY: i64 = 86_400;
 const SERVICES: [&str; 3] = ["a", "B", "c:1"];
 const BLOBS: [&[u8]; 4] = [b"", b"one", b"two", b"three"];
 
@@ -69,7 +72,9 @@ impl Pair {
 
     async fn step(&mut self, dice: &mut Dice) {
         self.now.fetch_add(i64::try_from(dice.below(3)).unwrap(), Ordering::Relaxed);
-        match dice.below(10) {
+        match dice.below(12) {
+            10 => self.cleanup(dice).await,
+            11 => self.restore(dice).await,
             0 => self.put(dice).await,
             1 => self.delete(dice).await,
             2..=5 => self.submit(dice).await,
@@ -113,7 +118,7 @@ impl Pair {
             new.id_from_client = true;
         }
         new.package.nonce = format!("{}", dice.below(40));
-        new.package.created_at = self.time();
+        new.package.created_at = self.time().plus_seconds(-DAY * i64::try_from(dice.below(5)).unwrap());
         new.pending_cap = [0, 6][dice.below(2)];
         new.service_pending_cap = [0, 0, 3][dice.below(3)];
         let new = signed(new);
@@ -143,11 +148,49 @@ impl Pair {
         same("attest", answers.await);
     }
 
+    /// A dry run foretells the real one, and refcounts are what stored packages refer to, archived ones included.
+    async fn cleanup(&self, dice: &mut Dice) {
+        let days = u32::try_from(dice.below(4)).unwrap();
+        let own = [("a", u32::try_from(dice.below(4)).unwrap())];
+        let retention = rule_at(days, u32::try_from(dice.below(2)).unwrap(), &own, self.time());
+        let answers = self.both(async |store| {
+            let foretold = store.cleanup(&retention, true).await.unwrap();
+            let cleaned = store.cleanup(&retention, false).await.unwrap();
+            assert_eq!(foretold, cleaned, "{retention:?}");
+            cleaned
+        });
+        same("cleanup", answers.await);
+        let ids: BTreeSet<PackageId> = self.sent.iter().map(|new| new.package.id).collect();
+        let counts = self.both(async |store| {
+            let mut counted = BLOBS.map(|blob| (PreimageHash::of(blob), 0));
+            for id in &ids {
+                let archived = store.archived(*id).await.unwrap().map(|archived| archived.package);
+                let Some(package) = store.package(*id).await.unwrap().or(archived) else { continue };
+                for (hash, count) in &mut counted {
+                    *count += u64::from(package.preimage_hashes.iter().flatten().any(|other| other == hash));
+                }
+            }
+            for (hash, count) in counted {
+                let stored = store.preimage(hash).await.unwrap().map_or(0, |preimage| preimage.refcount);
+                assert_eq!(stored, count, "the refcount of {hash}");
+            }
+        });
+        counts.await;
+    }
+
+    async fn restore(&self, dice: &mut Dice) {
+        let Some(new) = self.sent.get(dice.below(self.sent.len().max(1))) else { return };
+        let (id, now) = (new.package.id, self.time());
+        same("archived", self.both(async |store| store.archived(id).await.unwrap()).await);
+        same("restore", self.both(async |store| store.restore(id, now).await.unwrap()).await);
+    }
+
     async fn look(&self, dice: &mut Dice) {
         let status = [None, Some(PackageStatus::Pending), Some(PackageStatus::Applied)][dice.below(3)];
         let service_id = dice.one_in(2).then(|| service(SERVICES[dice.below(3)]));
         let visible = if dice.one_in(3) { only(&SERVICES[..dice.below(3)]) } else { None };
-        let filter = PackageFilter { service_id, status, visible, ..PackageFilter::default() };
+        let archived = dice.one_in(3);
+        let filter = PackageFilter { service_id, status, visible, archived, ..PackageFilter::default() };
         let limit = u32::try_from(1 + dice.below(4)).unwrap();
         let offset = u64::try_from(dice.below(3)).unwrap();
         let pages = self.both(async |store| {
@@ -180,7 +223,8 @@ impl Pair {
                 let package = store.package(id).await.unwrap();
                 let bundle = store.report_of(id).await.unwrap();
                 let receipt = store.package_receipt(id).await.unwrap().map(|receipt| receipt.seq);
-                (package, bundle.as_ref().map(outline), receipt, store.dispute_of(id).await.unwrap())
+                let archived = store.archived(id).await.unwrap();
+                (package, archived, bundle.as_ref().map(outline), receipt, store.dispute_of(id).await.unwrap())
             });
             same("everything", answers.await);
         }

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use jam_domain::retention::{Cleaned, CleanupRun};
 use jam_store::migrate::{self, MigrateError};
-use jam_store::{PostgresConfig, PostgresStore, Put, Store};
+use jam_store::{PostgresConfig, PostgresStore, Put, Restored, Store};
 use sqlx::Executor;
 
 use crate::store_fixture::{engine, package, put};
+use crate::store_retention::rule;
 use crate::support::postgres;
 
 async fn applied(dsn: &str) -> Vec<i64> {
@@ -121,15 +123,27 @@ async fn a_database_that_is_away_may_be_tried_again_and_a_refused_statement_may_
 #[tokio::test(flavor = "multi_thread")]
 async fn the_servers_role_needs_no_more_than_to_read_and_write_rows() {
     let dsn = postgres::migrated_database().await;
-    let rights = "create role runtime login; grant select on _sqlx_migrations to runtime;
+    let rights = "create role runtime login; grant select on _sqlx_migrations, schema_serves to runtime;
         grant select, insert, update, delete on packages, disputes, reports, attestations, accumulators, receipts,
-            preimages, blob_chunks, uploads to runtime";
+            preimages, blob_chunks, uploads, archived_packages, archived_reports, cleanups to runtime";
     postgres::execute(&dsn, rights).await;
     let config = PostgresConfig::new(dsn.replace("postgres@", "runtime@"));
     let store = PostgresStore::connect(config).await.unwrap();
     assert_eq!(store.schema().await.unwrap().found, Some(migrate::wanted()));
     assert!(matches!(put(&store, &vec![1; 1_200_000], 100_000).await, Put::Created(_)));
-    store.submit(package("s"), &engine()).await.unwrap();
+    let keyed = jam_store::NewPackage { idempotency_key: Some("k".into()), ..package("s") };
+    let id = store.submit(keyed, &engine()).await.unwrap().package.id;
     assert!(store.process(1, &engine()).await.unwrap()[0].applied);
+    let later = rule(4000);
+    assert_eq!(store.cleanup(&later, false).await.unwrap().archived_packages, 1);
+    assert!(matches!(store.restore(id, later.now()).await.unwrap(), Restored::Back(_)));
+    let run = CleanupRun {
+        started_at: later.now(),
+        finished_at: later.now(),
+        cutoff: None,
+        cleaned: Cleaned::default(),
+        error: None,
+    };
+    store.record_cleanup(run).await.unwrap();
     store.delete_preimage(jam_domain::PreimageHash::of(&vec![1; 1_200_000])).await.unwrap();
 }

@@ -1,9 +1,10 @@
 //! Hashes: the SHA-256 that names a preimage, and the algorithm of receipts and roots.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
@@ -81,6 +82,20 @@ impl FromStr for PreimageHash {
 }
 
 text_form!(PreimageHash);
+
+impl JsonSchema for PreimageHash {
+    fn schema_name() -> Cow<'static, str> {
+        "PreimageHash".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "pattern": "^[0-9a-f]{64}$", "minLength": 64, "maxLength": 64})
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -21,6 +21,13 @@ pub(crate) fn object_of(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
     }
 }
 
+/// The whole number that a JSON value is. JSON has one kind of number: 7.0 is 7.
+fn whole(value: &Value) -> Option<u64> {
+    const EXACT: f64 = 9_007_199_254_740_992.0; // above 2^53 not every whole number has a float of its own
+    let float = || value.as_f64().filter(|float| float.fract() == 0.0 && (0.0..=EXACT).contains(float));
+    value.as_u64().or_else(|| format!("{:.0}", float()?).parse().ok())
+}
+
 impl Fields {
     /// The fields of an object; `place` is "" for the body itself, else e.g. `items[3]`.
     pub(crate) fn new(rest: Map<String, Value>, place: impl Into<String>) -> Self {
@@ -75,7 +82,7 @@ impl Fields {
     pub(crate) fn number(&mut self, key: &str, most: u64) -> Result<Option<u64>, Refusal> {
         match self.take(key) {
             None => Ok(None),
-            Some(value) => match value.as_u64().filter(|n| *n <= most) {
+            Some(value) => match whole(&value).filter(|n| *n <= most) {
                 Some(number) => Ok(Some(number)),
                 None => Err(self.wrong(key, format!("must be a whole number from 0 to {most}"))),
             },

@@ -13,6 +13,8 @@ pub mod receipt;
 pub mod record;
 pub mod refine;
 pub mod refusal;
+pub mod request;
+pub mod retention;
 pub mod settings;
 pub mod submission;
 pub mod time;

@@ -120,6 +120,20 @@ impl FromStr for TokenId {
 
 text_form!(TokenId);
 
+impl JsonSchema for TokenId {
+    fn schema_name() -> Cow<'static, str> {
+        "TokenId".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": "^[A-Za-z0-9._:-]+$"})
+    }
+}
+
 macro_rules! uuid_name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -158,6 +172,20 @@ macro_rules! uuid_name {
         }
 
         text_form!($name);
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({"type": "string", "format": "uuid", "minLength": 36, "maxLength": 36})
+            }
+        }
     };
 }
 

@@ -33,6 +33,8 @@ pub struct PackageFilter {
     pub created_before: Option<Timestamp>,
     /// Of the services that the caller may see.
     pub visible: Visible,
+    /// Archived ones, and only those.
+    pub archived: bool,
 }
 
 /// Which reports.

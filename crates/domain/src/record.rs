@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -11,7 +12,7 @@ use crate::names::{ItemId, PackageId, ReportId, ServiceId, TokenId};
 use crate::time::Timestamp;
 
 /// Where a package is on its way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PackageStatus {
     /// Accepted, not refined yet.
@@ -57,7 +58,7 @@ impl FromStr for PackageStatus {
 }
 
 /// One or more items of work for one service.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkPackage {
     /// The package's id.
     pub id: PackageId,
@@ -73,6 +74,7 @@ pub struct WorkPackage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiry: Option<Timestamp>,
     /// The client's signature, base64.
+    #[schemars(extend("contentEncoding" = "base64"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
     /// Preimages the whole package refers to.
@@ -85,7 +87,7 @@ pub struct WorkPackage {
 }
 
 /// One piece of work.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkItem {
     /// The item's id, made by the server.
     pub id: ItemId,
@@ -107,7 +109,7 @@ pub struct WorkItem {
 }
 
 /// What refining a package gave.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkReport {
     /// The report's id.
     pub id: ReportId,
@@ -129,7 +131,7 @@ pub struct WorkReport {
 }
 
 /// One worker's word for a report.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Attestation {
     /// The report.
     pub report_id: ReportId,
@@ -148,7 +150,7 @@ pub struct Attestation {
 }
 
 /// A blob named by the SHA-256 of its bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Preimage {
     /// Its name.
     pub hash: PreimageHash,
@@ -167,7 +169,7 @@ pub struct Preimage {
 }
 
 /// What a receipt is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EntryType {
     /// A package was accepted.
@@ -199,7 +201,7 @@ impl FromStr for EntryType {
 }
 
 /// One link of a service's hash chain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Receipt {
     /// The package id, or the report's refine_output_hash.
     pub hash: String,
@@ -225,7 +227,7 @@ pub struct Receipt {
 }
 
 /// The head of a service's chain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AccumulatorRoot {
     /// The service.
     pub service_id: ServiceId,

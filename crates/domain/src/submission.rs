@@ -15,12 +15,14 @@ use crate::time::Timestamp;
 
 /// Items that a package has at most.
 pub const MAX_ITEMS: usize = 1000;
-/// Bytes that a nonce has at most.
+/// Characters that a nonce has at most.
 pub const MAX_NONCE: usize = 128;
-/// Bytes that a memo has at most.
+/// Characters that a memo has at most.
 pub const MAX_MEMO: usize = 1024;
 /// Characters of base64 that a signature has at most.
 pub const MAX_SIGNATURE: usize = 4096;
+/// The highest fee: what PostgreSQL's bigint holds.
+pub const MAX_FEE: u64 = u64::MAX >> 1;
 /// Characters that an Idempotency-Key has at most.
 pub const MAX_KEY: usize = 128;
 
@@ -146,7 +148,7 @@ fn item_of(value: Value, place: String) -> Result<NewItem, Refusal> {
         kind: fields.required_text("kind", plain_name)?,
         params_hash: fields.required_text("params_hash", plain_name)?,
         preimage_hashes: fields.texts("preimage_hashes", str::parse)?,
-        max_fee: fields.number("max_fee", u64::MAX >> 1)?,
+        max_fee: fields.number("max_fee", MAX_FEE)?,
         memo: fields.text("memo", |text| at_most(text, MAX_MEMO))?,
     };
     fields.finish()?;
@@ -171,8 +173,9 @@ pub(crate) fn signature(text: &str) -> Result<String, String> {
 }
 
 fn at_most(text: &str, most: usize) -> Result<String, String> {
-    if text.len() > most {
-        return Err(format!("is longer than {most} bytes"));
+    // Characters and not bytes: that is what the JSON Schema of the OpenAPI document can say.
+    if text.chars().count() > most {
+        return Err(format!("is longer than {most} characters"));
     }
     // PostgreSQL text holds every character but this one; both stores refuse the same.
     if text.contains('\0') { Err("has a NUL character".into()) } else { Ok(text.to_owned()) }

@@ -45,7 +45,9 @@ mod tests {
     fn a_word_weighs_1_unless_it_says_otherwise() {
         let said = read(&json!({"worker_id": "w1", "signature": "YQ=="})).unwrap();
         assert_eq!((said.weight, said.engine.as_str()), (1, "unknown"));
-        assert_eq!(read(&json!({"worker_id": "w1", "signature": "YQ==", "weight": 7})).unwrap().weight, 7);
+        for seven in [json!(7), json!(7.0)] {
+            assert_eq!(read(&json!({"worker_id": "w1", "signature": "YQ==", "weight": seven})).unwrap().weight, 7);
+        }
     }
 
     #[test]
@@ -57,6 +59,8 @@ mod tests {
             (json!({"worker_id": "w", "signature": "YQ==", "weight": 0}), "weight"),
             (json!({"worker_id": "w", "signature": "YQ==", "weight": 1001}), "weight"),
             (json!({"worker_id": "w", "signature": "YQ==", "weight": -1}), "weight"),
+            (json!({"worker_id": "w", "signature": "YQ==", "weight": 1.5}), "weight"),
+            (json!({"worker_id": "w", "signature": "YQ==", "weight": 1e300}), "weight"),
             (json!({"worker_id": "w", "signature": "YQ==", "created_at": "x"}), "created_at"),
             (json!({"worker_id": "w", "signature": "YQ==", "report_id": "x"}), "report_id"),
             (json!({"worker_id": "w", "signature": "YQ==", "mood": 1}), "mood"),

@@ -1,7 +1,9 @@
 //! From a resolved instance to its objects, in the order they are applied. Builders cannot fail.
 
 mod budget;
+mod cleanup;
 mod config;
+mod dashboard;
 mod deployment;
 mod evidence;
 mod exposure;
@@ -9,9 +11,12 @@ mod exposure;
 mod generated;
 mod identity;
 mod migration;
+mod monitoring;
+mod network;
 mod pod;
 mod prune;
 mod revision;
+mod route;
 mod secrets;
 #[cfg(test)]
 mod tests;
@@ -43,17 +48,25 @@ pub enum Kind {
     Service,
     /// apps/v1
     Deployment,
+    /// batch/v1
+    CronJob,
     /// policy/v1
     PodDisruptionBudget,
     /// autoscaling/v2
     HorizontalPodAutoscaler,
     /// networking.k8s.io/v1
     Ingress,
+    /// gateway.networking.k8s.io/v1, where it is served
+    HttpRoute,
+    /// monitoring.coreos.com/v1, where it is served
+    ServiceMonitor,
+    /// monitoring.coreos.com/v1, where it is served
+    PrometheusRule,
 }
 
 impl Kind {
     /// Every kind, in the order they are applied.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 14] = [
         Kind::ServiceAccount,
         Kind::ConfigMap,
         Kind::Secret,
@@ -61,10 +74,43 @@ impl Kind {
         Kind::Job,
         Kind::Service,
         Kind::Deployment,
+        Kind::CronJob,
         Kind::PodDisruptionBudget,
         Kind::HorizontalPodAutoscaler,
         Kind::Ingress,
+        Kind::HttpRoute,
+        Kind::ServiceMonitor,
+        Kind::PrometheusRule,
     ];
+
+    /// Whether an API server may do without it: its definition comes with an add-on.
+    pub fn is_optional(self) -> bool {
+        match self {
+            Kind::HttpRoute | Kind::ServiceMonitor | Kind::PrometheusRule => true,
+            Kind::ServiceAccount
+            | Kind::ConfigMap
+            | Kind::Secret
+            | Kind::NetworkPolicy
+            | Kind::Job
+            | Kind::Service
+            | Kind::Deployment
+            | Kind::CronJob
+            | Kind::PodDisruptionBudget
+            | Kind::HorizontalPodAutoscaler
+            | Kind::Ingress => false,
+        }
+    }
+
+    /// The kinds that an API server may do without.
+    pub fn optional() -> impl Iterator<Item = Kind> {
+        Kind::ALL.into_iter().filter(|kind| kind.is_optional())
+    }
+
+    /// API group and version as manifests write them.
+    pub fn api_version(self) -> String {
+        let (group, version, _, _) = self.coordinates();
+        if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+    }
 
     /// API group (empty for the core), version, kind and plural.
     pub fn coordinates(self) -> (&'static str, &'static str, &'static str, &'static str) {
@@ -76,11 +122,15 @@ impl Kind {
             Kind::Job => ("batch", "v1", "Job", "jobs"),
             Kind::Service => ("", "v1", "Service", "services"),
             Kind::Deployment => ("apps", "v1", "Deployment", "deployments"),
+            Kind::CronJob => ("batch", "v1", "CronJob", "cronjobs"),
             Kind::PodDisruptionBudget => ("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets"),
             Kind::HorizontalPodAutoscaler => {
                 ("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
             }
             Kind::Ingress => ("networking.k8s.io", "v1", "Ingress", "ingresses"),
+            Kind::HttpRoute => ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
+            Kind::ServiceMonitor => ("monitoring.coreos.com", "v1", "ServiceMonitor", "servicemonitors"),
+            Kind::PrometheusRule => ("monitoring.coreos.com", "v1", "PrometheusRule", "prometheusrules"),
         }
     }
 
@@ -142,19 +192,27 @@ pub struct Objects<T> {
 /// The objects of an instance, in the order they are applied.
 pub fn desired(resolved: &Resolved) -> Objects<Desired> {
     let mut items = vec![identity::service_account(resolved), config::config_map(resolved), revision::record(resolved)];
+    items.extend(dashboard::config_map(resolved));
     items.extend(secrets::all(resolved));
-    items.extend(exposure::network_policy(resolved));
+    items.extend(network::policy(resolved));
     items.extend(migration::job(resolved));
     items.push(exposure::service(resolved));
+    items.extend(monitoring::service(resolved));
     let mut keep = kept_maps(resolved);
-    let deployments = [Some(deployment::api(resolved)), deployment::worker(resolved)].into_iter().flatten();
+    let versioned = [Some(deployment::api(resolved)), deployment::worker(resolved), cleanup::cron_job(resolved)];
+    let versioned = versioned.into_iter().flatten();
     match resolved.rollout {
-        Rollout::Apply => items.extend(deployments),
-        Rollout::AfterMigration | Rollout::LeaveAlone => keep.extend(deployments.map(|desired| desired.object)),
+        Rollout::Apply => items.extend(versioned),
+        Rollout::AfterMigration | Rollout::LeaveAlone => keep.extend(versioned.map(|desired| desired.object)),
     }
     items.extend(budget::disruption_budget(resolved));
     items.extend(budget::autoscaler(resolved));
     items.extend(exposure::ingress(resolved));
+    items.extend(route::http_route(resolved));
+    items.extend(monitoring::service_monitor(resolved));
+    items.extend(monitoring::prometheus_rule(resolved));
+    // What the API server does not know is left out, and said; it is made when its definition comes.
+    items.retain(|item| !resolved.unserved.contains(&item.object.kind));
     Objects { items, keep }
 }
 
@@ -168,10 +226,8 @@ impl Desired {
     /// Finishes an object: coordinates, hash, annotation. The typed objects write no nulls, which would become fields of ours.
     fn new<K: Serialize>(resolved: &Resolved, kind: Kind, name: String, write: Write, typed: &K) -> Self {
         let mut body = serde_json::to_value(typed).expect("a Kubernetes object is JSON");
-        let (group, version, word, _) = kind.coordinates();
-        let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-        body["apiVersion"] = api_version.into();
-        body["kind"] = word.into();
+        body["apiVersion"] = kind.api_version().into();
+        body["kind"] = kind.as_str().into();
         let hash = names::short_hash([jam_domain::canonical::bytes(&body).as_slice()]);
         body["metadata"]["annotations"][names::RENDERED] = hash.clone().into();
         Self { object: ObjectRef { kind, name }, namespace: resolved.namespace.clone(), write, hash, body }

@@ -19,6 +19,7 @@ pub(crate) fn defaults() -> Defaults {
         tag: "1.0.0".into(),
         progress_deadline: 300,
         render_revision: 1,
+        operator_namespace: Some("jam-system".into()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! From a JamInstance to the objects that make it true: CRD, resolve, desired, status. Pure: it cannot do IO.
 
+pub mod alerts;
 pub mod crd;
 pub mod desired;
 pub mod forecast;
@@ -9,6 +10,7 @@ pub mod reason;
 pub mod render;
 pub mod resolve;
 pub mod rollout;
+pub mod schedule;
 pub mod status;
 pub mod tokens;
 

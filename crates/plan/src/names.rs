@@ -45,6 +45,10 @@ pub enum Component {
     Migration,
     /// What lets consumers in.
     Tokens,
+    /// What archives and deletes what is old.
+    Cleanup,
+    /// What is scraped.
+    Metrics,
 }
 
 impl Component {
@@ -55,9 +59,16 @@ impl Component {
             Component::Worker => "worker",
             Component::Migration => "migration",
             Component::Tokens => "tokens",
+            Component::Cleanup => "cleanup",
+            Component::Metrics => "metrics",
         }
     }
 }
+
+/// Label and value by which Grafana's sidecar finds dashboards.
+pub const DASHBOARD: (&str, &str) = ("grafana_dashboard", "1");
+/// Label and value of the operator's own pods, by which NetworkPolicies let them ask the API pods.
+pub const OPERATOR: (&str, &str) = ("jam.network/component", "operator");
 
 /// The selector that finds every child of an instance.
 pub fn child_selector(instance: &str) -> String {
@@ -99,6 +110,28 @@ pub fn evidence(instance: &str, hash: &str) -> String {
     format!("{instance}-rollback-{hash}")
 }
 
+/// The ConfigMap of the dashboard.
+pub fn dashboard(instance: &str) -> String {
+    format!("{instance}{DASHBOARD_SUFFIX}")
+}
+
+const DASHBOARD_SUFFIX: &str = "-dashboard";
+
+/// Whether a ConfigMap of ours is the dashboard: the names of the others end with a hash.
+pub fn is_dashboard(config_map: &str) -> bool {
+    config_map.ends_with(DASHBOARD_SUFFIX)
+}
+
+/// The CronJob of the cleanup.
+pub fn cleanup(instance: &str) -> String {
+    format!("{instance}-cleanup")
+}
+
+/// The Service whose pods are scraped.
+pub fn metrics(instance: &str) -> String {
+    format!("{instance}-metrics")
+}
+
 /// The migration Job of one attempt.
 pub fn migration_job(instance: &str, key: &str, attempt: i32) -> String {
     if attempt == 0 { format!("{instance}-migrate-{key}") } else { format!("{instance}-migrate-{key}-{attempt}") }
@@ -112,6 +145,13 @@ pub fn short_hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
         hasher.update(part);
     }
     hex::encode(&hasher.finalize()[..5])
+}
+
+/// The labels that every pod of an instance has in common.
+pub fn pods(instance: &str) -> std::collections::BTreeMap<String, String> {
+    let mut labels = selector(instance, Component::Api);
+    labels.remove("app.kubernetes.io/component");
+    labels
 }
 
 /// The labels that select the pods of a component; they never change, because a Deployment's selector can't.

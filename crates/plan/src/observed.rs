@@ -1,10 +1,12 @@
 //! Everything that was read from the cluster and decides what is wanted and what is said: plain data, no secrets.
 
+mod cleanup;
 mod deployment;
+mod schema;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jam_domain::{Timestamp, TokenId};
 use k8s_openapi::ByteString;
@@ -16,7 +18,9 @@ use sha2::{Digest, Sha256};
 use crate::desired::Revision;
 use crate::names;
 
+pub use cleanup::{CleanupRun, CleanupState};
 pub use deployment::DeploymentState;
+pub use schema::PodSchema;
 
 /// What the cluster looks like, for one instance.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +29,8 @@ pub struct Observed {
     pub at: Timestamp,
     /// The Secret key that `spec.database` refers to; `None` when it refers to nothing.
     pub dsn: Option<SecretKey>,
+    /// The database's port, when the DSN is there and names one.
+    pub database_port: Option<u16>,
     /// The consumers' Secrets that are there.
     pub tokens: Vec<TokenSecret>,
     /// The migration Jobs of this instance that are there.
@@ -47,6 +53,10 @@ pub struct Observed {
     pub children: Vec<Child>,
     /// Objects of wanted names that are not ours.
     pub foreign: Vec<Foreign>,
+    /// The CronJob of the cleanup and its last run.
+    pub cleanup: Option<CleanupState>,
+    /// Optional kinds that the API server does not serve.
+    pub unserved: BTreeSet<crate::Kind>,
 }
 
 impl Observed {
@@ -55,6 +65,7 @@ impl Observed {
         Self {
             at,
             dsn: None,
+            database_port: None,
             tokens: Vec::new(),
             migration_jobs: Vec::new(),
             api: None,
@@ -66,23 +77,9 @@ impl Observed {
             pod_schema: None,
             children: Vec::new(),
             foreign: Vec::new(),
+            cleanup: None,
+            unserved: BTreeSet::new(),
         }
-    }
-}
-
-/// The database schema as pods see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PodSchema {
-    /// The version that is there; `None` when there is none.
-    pub found: Option<i64>,
-    /// The version that their image needs.
-    pub wanted: i64,
-}
-
-impl PodSchema {
-    /// Whether a migration is missing.
-    pub fn is_behind(self) -> bool {
-        self.found.is_none_or(|found| found < self.wanted)
     }
 }
 

@@ -63,6 +63,12 @@ reasons! {
     NotPaused => Well;
     /// Cleanup is not scheduled.
     NotScheduled => Well;
+    /// Cleanup runs by its schedule.
+    Scheduled => Well;
+    /// Cleanup is suspended by the spec.
+    CleanupSuspended => Well;
+    /// The API server serves every kind that the spec asks for.
+    KindsServed => Well;
     /// `spec.paused` is true: nothing is written until it is false again.
     PausedBySpec => UnderWay;
     /// Pods are being replaced, one at a time.
@@ -89,6 +95,12 @@ reasons! {
     NameTaken => Outside;
     /// The migration Job failed; the next one starts at the time in `status.migration.retryAt`.
     MigrationFailed => Outside;
+    /// The last cleanup failed; the message has its last words, the next run follows by schedule.
+    CleanupFailed => Outside;
+    /// No cleanup has started for longer than its schedule allows; see the CronJob's events.
+    CleanupOverdue => Outside;
+    /// The spec asks for a kind that the API server does not serve; install its definition, or turn it off.
+    KindNotServed => Outside;
     /// The Kubernetes API did not take a write; it is tried again.
     ApplyFailed => Outside;
     /// The migration ended with exit code 3: it can't succeed with this image and this database; change one of them.
@@ -112,7 +124,13 @@ impl Reason {
     pub fn is_quiet(self) -> bool {
         matches!(
             self,
-            Reason::Settled | Reason::NotNeeded | Reason::NotPaused | Reason::NotScheduled | Reason::NotAsked
+            Reason::Settled
+                | Reason::NotNeeded
+                | Reason::NotPaused
+                | Reason::NotScheduled
+                | Reason::Scheduled
+                | Reason::KindsServed
+                | Reason::NotAsked
         )
     }
 

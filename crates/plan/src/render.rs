@@ -8,8 +8,8 @@ use crate::desired::Desired;
 use crate::forecast::forecast;
 use crate::observed::{Observed, SecretKey, TokenSecret, TokenState};
 use crate::reason::Refusal;
-use crate::resolve::Defaults;
-use crate::tokens;
+use crate::resolve::{Defaults, MigrationStep, resolve};
+use crate::{names, tokens};
 
 /// The uid in owner references, where there is no cluster that gives one.
 const NO_UID: &str = "00000000-0000-0000-0000-000000000000";
@@ -85,12 +85,16 @@ pub fn render(text: &str, defaults: &Defaults) -> Result<Vec<Desired>, RenderErr
     Ok(all)
 }
 
-/// The objects of an instance in a cluster where its Secrets are there and its migration succeeds.
+/// The objects of an instance in a cluster where its Secrets are there and its migration is approved and succeeds.
 fn imagined(instance: &JamInstance, defaults: &Defaults) -> Result<Vec<Desired>, Refusal> {
+    let mut instance = instance.clone();
     let mut observed = Observed::nothing(Timestamp::from_micros(0));
     observed.dsn = Some(SecretKey::Present { hash: "0".repeat(10) });
     observed.tokens = tokens::consumers(&instance.spec).into_iter().map(|consumer| held(consumer.name)).collect();
-    Ok(forecast(instance, &observed, defaults)?.objects)
+    if let MigrationStep::AwaitApproval { key } = resolve(&instance, &observed, defaults)?.migration.step {
+        instance.metadata.annotations.get_or_insert_default().insert(names::APPROVE_MIGRATION.into(), key);
+    }
+    Ok(forecast(&instance, &observed, defaults)?.objects)
 }
 
 /// A token that is not made yet, as the cluster will hold it: nobody knows it.
@@ -151,6 +155,8 @@ spec: {}
         assert!(of("jam").contains(&Kind::Job) && of("jam").contains(&Kind::Deployment));
         assert!(of("jam").is_sorted(), "in the order they are applied");
         assert!(!of("default").contains(&Kind::Job));
+        let manual = MANIFEST.replace("  profile: staging", "  profile: staging\n  migrations: {mode: Manual}");
+        assert_eq!(render(&manual, &defaults()).unwrap(), all, "a plan shows what follows when somebody approves");
         assert_eq!(to_yaml(&all).matches("\n---\n").count() + 1, all.len());
     }
 
@@ -160,10 +166,10 @@ spec: {}
         assert_eq!(mistake("kind: Secret\napiVersion: v1"), "the manifest has no JamInstance of jam.network");
         let typo = MANIFEST.replace("spec: {}", "spec: {replica: 1}");
         assert!(mistake(&typo).starts_with("JamInstance other: unknown field `replica`"), "{}", mistake(&typo));
-        let later = MANIFEST.replace("spec: {}", "spec: {cleanup: {}}");
+        let later = MANIFEST.replace("spec: {}", "spec: {blobStore: {url: \"s3://bucket\"}}");
         assert_eq!(
             mistake(&later),
-            "JamInstance other would be refused, NotImplemented: spec.cleanup is not implemented in this release; remove it"
+            "JamInstance other would be refused, NotImplemented: spec.blobStore is not implemented in this release; remove it"
         );
     }
 }

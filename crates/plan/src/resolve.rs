@@ -1,16 +1,20 @@
 //! One proven value from a resource, what was observed and the operator's defaults, or a refusal.
 
+mod egress;
 mod migration;
-mod refuse;
+pub(crate) mod refuse;
 mod revision;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use jam_domain::{ServiceId, Settings, StoreKind};
 
+use crate::Kind;
 use crate::crd::{
-    Autoscaling, DeletionPolicy, Ingress, JamInstance, Migrations, NetworkPolicy, PodTemplate, PullPolicy, Scope,
-    ServiceSettings, Workers,
+    Autoscaling, Cleanup, DeletionPolicy, HttpRoute, Ingress, JamInstance, Migrations, Monitoring, NetworkPolicy,
+    PodTemplate, PullPolicy, Scope, ServiceSettings, Workers,
 };
 use crate::crd::{RevisionStatus, RolloutStatus};
 use crate::desired::Revision;
@@ -19,6 +23,7 @@ use crate::reason::{Reason, Refusal};
 use crate::rollout::Course;
 use crate::{names, tokens};
 
+pub use egress::port_of_url;
 pub use migration::{MigrationPlan, MigrationStep};
 
 /// The revision of this crate's rendering: raised when the same spec renders other pods.
@@ -35,6 +40,8 @@ pub struct Defaults {
     pub progress_deadline: i32,
     /// The revision of the rendering: [`RENDER_REVISION`], unless a test plays another release.
     pub render_revision: i32,
+    /// The operator's own namespace, from where its pods ask API pods; `None` where it is not known.
+    pub operator_namespace: Option<String>,
 }
 
 /// An instance as it will be: every value is there and proven, builders take only this.
@@ -73,8 +80,22 @@ pub struct Resolved {
     pub service: ServiceSettings,
     /// The Ingress, when it is enabled.
     pub ingress: Option<Ingress>,
+    /// The HTTPRoute, when it is enabled.
+    pub http_route: Option<HttpRoute>,
     /// The NetworkPolicy, when it is enabled.
     pub network_policy: Option<NetworkPolicy>,
+    /// The ports outside that pods need to reach.
+    pub egress: BTreeSet<u16>,
+    /// The operator's own namespace.
+    pub operator_namespace: Option<String>,
+    /// What Prometheus and Grafana are given.
+    pub monitoring: Monitoring,
+    /// When old packages are cleaned up, with store postgres.
+    pub cleanup: Option<Cleanup>,
+    /// Optional kinds that the spec asks for.
+    pub optional: Vec<Kind>,
+    /// Optional kinds that the API server does not serve.
+    pub unserved: BTreeSet<Kind>,
     /// Overrides for the pods.
     pub pod_template: PodTemplate,
     /// What happens to token Secrets.
@@ -187,7 +208,14 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
         migrations: spec.migrations.clone(),
         service: spec.service.clone(),
         ingress: spec.ingress.clone().filter(|ingress| ingress.enabled),
+        http_route: spec.http_route.clone().filter(|route| route.enabled),
         network_policy: spec.network_policy.clone().filter(|policy| policy.enabled),
+        egress: egress::ports(spec, observed),
+        operator_namespace: defaults.operator_namespace.clone(),
+        monitoring: spec.monitoring.clone().unwrap_or_default(),
+        cleanup: spec.cleanup.clone().filter(|_| database.is_some()),
+        optional: Kind::optional().filter(|kind| asks_for(spec, *kind)).collect(),
+        unserved: observed.unserved.clone(),
         pod_template: spec.pod_template.clone().unwrap_or_default(),
         deletion_policy: spec.deletion_policy,
         settings,
@@ -206,6 +234,27 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
         lacks: Vec::new(),
     };
     Ok(revision::choose(resolved, instance, observed))
+}
+
+/// Whether a spec asks for a child of an optional kind.
+pub fn asks_for(spec: &crate::JamInstanceSpec, kind: Kind) -> bool {
+    let monitoring = spec.monitoring.as_ref();
+    match kind {
+        Kind::HttpRoute => spec.http_route.as_ref().is_some_and(|route| route.enabled),
+        Kind::ServiceMonitor => monitoring.is_some_and(|monitoring| monitoring.service_monitor),
+        Kind::PrometheusRule => monitoring.is_some_and(|monitoring| monitoring.prometheus_rule),
+        Kind::ServiceAccount
+        | Kind::ConfigMap
+        | Kind::Secret
+        | Kind::NetworkPolicy
+        | Kind::Job
+        | Kind::Service
+        | Kind::Deployment
+        | Kind::CronJob
+        | Kind::PodDisruptionBudget
+        | Kind::HorizontalPodAutoscaler
+        | Kind::Ingress => false,
+    }
 }
 
 /// The instance's name; empty before the API server has seen it.

@@ -11,6 +11,7 @@ use jam_domain::page::{
     PackageFilter, Page, PageRequest, ReceiptCursor, ReceiptFilter, ReportFilter, TimeCursor, Visible,
 };
 use jam_domain::refine::Engine;
+use jam_domain::retention::{Cleaned, CleanupRecord, CleanupRun, Retention};
 use jam_domain::{
     AccumulatorRoot, Attestation, PackageId, Preimage, PreimageHash, Receipt, Refusal, ReportId, ServiceId, StoreKind,
     Timestamp, TokenId, WorkPackage, WorkReport,
@@ -139,6 +140,43 @@ pub enum Attest {
     NoSuchReport,
 }
 
+/// A package that is out of every list and count, with its report, until it is restored or deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Archived {
+    /// The package.
+    pub package: WorkPackage,
+    /// When it was archived.
+    pub archived_at: Timestamp,
+}
+
+/// What became of a wish to restore a package.
+#[allow(clippy::large_enum_variant)] // one value for one request; a box would only add a step for the reader
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Restored {
+    /// It is back, with its report.
+    Back(WorkPackage),
+    /// Another package has its id or its Idempotency-Key now.
+    Taken,
+    /// It is not archived.
+    NotArchived,
+}
+
+/// Why a cleanup did not come to its end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CleanupError {
+    /// One at a time; nothing was done.
+    #[error("another cleanup is running")]
+    Busy,
+    /// The store failed half way. What was done stays done; the next run goes on from there.
+    #[error("{error}")]
+    Failed {
+        /// Why.
+        error: StoreError,
+        /// What was done before.
+        cleaned: Cleaned,
+    },
+}
+
 /// The state of the schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SchemaVersion {
@@ -146,6 +184,17 @@ pub struct SchemaVersion {
     pub found: Option<i64>,
     /// The version that this build needs.
     pub wanted: i64,
+    /// Of a later version: the version of the oldest build that it says it serves.
+    pub oldest: Option<i64>,
+}
+
+impl SchemaVersion {
+    /// Whether this build can work on it: it is exactly what the build needs, or says itself that it still is.
+    pub fn serves(self) -> bool {
+        let Self { found, wanted, oldest } = self;
+        let still = |found| found > wanted && oldest.is_some_and(|oldest| oldest <= wanted);
+        found.is_some_and(|found| found == wanted || still(found))
+    }
 }
 
 /// Why a store did not answer. Nothing of it goes to clients; it is logged once, with its source.
@@ -246,6 +295,18 @@ pub trait Store: Send + Sync + 'static {
         visible: &Visible,
         engine: &Engine,
     ) -> Stored<Attest>;
+
+    /// Archives and deletes what the rule says, in bounded batches beside everybody else's work, one run at a time. A dry
+    /// run changes nothing and counts what a run at this moment would do.
+    async fn cleanup(&self, retention: &Retention, dry_run: bool) -> Result<Cleaned, CleanupError>;
+    /// Remembers a cleanup that ended.
+    async fn record_cleanup(&self, run: CleanupRun) -> Stored<()>;
+    /// What is remembered of cleanups; `None` when there was none yet.
+    async fn cleanups(&self) -> Stored<Option<CleanupRecord>>;
+    /// An archived package.
+    async fn archived(&self, id: PackageId) -> Stored<Option<Archived>>;
+    /// Brings an archived package back with its report, to be kept for another retention period from now.
+    async fn restore(&self, id: PackageId, now: Timestamp) -> Stored<Restored>;
 
     /// Receipts: of a service by seq, else newest first.
     async fn receipts(

@@ -105,6 +105,18 @@ fn postgres_without_a_dsn_and_auth_without_a_token_refuse_to_start() {
 }
 
 #[test]
+fn a_dsn_that_no_database_can_have_is_refused_in_one_line_without_its_password() {
+    for dsn in
+        ["mysql://u:hush@h/x", "garbage:hush", "postgres://u:hush@h:port/x", "postgres://u:hush@h/x?sslmode=maybe"]
+    {
+        let given = args(&["--store", "postgres", "--allowed-tokens", "a", "--pg-dsn", dsn]);
+        let mistakes = mistakes(&given);
+        assert!(mistakes.len() == 1 && mistakes[0].starts_with("pg_dsn can't be read: "), "{mistakes:?}");
+        assert!(!mistakes[0].contains("hush") && !mistakes[0].contains("error with configuration"), "{mistakes:?}");
+    }
+}
+
+#[test]
 fn what_is_not_built_yet_is_refused_and_not_ignored() {
     for flag in ["--otlp-endpoint", "--blob-store", "--admin-tokens-file"] {
         let mistakes = mistakes(&args(&[flag, "x", "--allowed-tokens", "a"]));

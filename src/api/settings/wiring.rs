@@ -3,8 +3,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use jam_domain::Settings;
 use jam_domain::client::AddressBlock;
+use jam_domain::{Settings, StoreKind};
+use jam_store::PostgresConfig;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -133,6 +134,11 @@ impl Wiring {
         let mut mistakes = Vec::new();
         if lacks_dsn(settings, self) {
             let problem = "is missing and store is postgres: set JAM_PG_DSN (or DATABASE_URL)";
+            mistakes.push(Mistake::of("pg_dsn", problem, None));
+        }
+        let dsn = self.pg_dsn.as_ref().filter(|_| settings.store == StoreKind::Postgres);
+        if let Some(Err(problem)) = dsn.map(|dsn| PostgresConfig::new(dsn.reveal()).check()) {
+            let problem = format!("can't be read: {problem}. A DSN is postgres://user:password@host:5432/database");
             mistakes.push(Mistake::of("pg_dsn", problem, None));
         }
         let no_tokens = self.allowed_tokens.is_empty() && self.api_tokens.is_empty() && self.tokens_file.is_none();

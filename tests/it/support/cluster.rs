@@ -72,6 +72,15 @@ impl ControlPlane {
         (client, name)
     }
 
+    /// A client and a namespace, with the definitions of others served: Gateway API, prometheus-operator, CloudNativePG.
+    pub async fn with_add_ons(&self) -> (Client, String) {
+        let (client, namespace) = self.namespace().await;
+        for add_on in ADD_ONS {
+            install(&client, add_on).await;
+        }
+        (client, namespace)
+    }
+
     /// A client and a namespace, with the JamInstance CRD of this build served.
     pub async fn with_crd(&self) -> (Client, String) {
         let (client, namespace) = self.namespace().await;
@@ -88,6 +97,30 @@ impl ControlPlane {
         }
         panic!("the CRD is not served after 10 s");
     }
+}
+
+/// The definitions in tests/it/crds.
+pub const ADD_ONS: [&str; 4] = ["httproutes", "servicemonitors", "prometheusrules", "clusters"];
+
+/// Installs one of the definitions of others and waits until it is served. Returns its name.
+pub async fn install(client: &Client, add_on: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/it/crds/{add_on}.json"));
+    let definition: DynamicObject = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let name = definition.metadata.name.clone().unwrap();
+    let kind = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+    let definitions: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::from_gvk(&kind));
+    let apply = PatchParams::apply(TESTER).force();
+    definitions.patch(&name, &apply, &Patch::Apply(&definition)).await.expect("a published definition is accepted");
+    for _ in 0..100 {
+        let conditions = definitions.get(&name).await.unwrap().data["status"]["conditions"].clone();
+        let served =
+            |condition: &serde_json::Value| condition["type"] == "Established" && condition["status"] == "True";
+        if conditions.as_array().is_some_and(|conditions| conditions.iter().any(served)) {
+            return name;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{name} is not served after 10 s");
 }
 
 /// JamInstances as they come, for tests that send what the Rust type could not hold.

@@ -112,7 +112,7 @@ pub struct PodTemplate {
     /// Requests and limits of the container; each given resource replaces the default of that name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
-    /// Environment variables to add. Names that the operator sets itself are refused.
+    /// Environment variables to add. Names that begin with JAM_ are refused where the spec has a field for them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub env: Vec<EnvVar>,

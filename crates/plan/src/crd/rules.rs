@@ -2,12 +2,14 @@
 
 use serde_json::{Value, json};
 
+use crate::resolve::refuse;
+
 /// One rule: where it stands (a path of property names), what must hold, what is said otherwise, which field is named.
-struct Rule {
-    at: &'static str,
-    holds: &'static str,
-    message: &'static str,
-    field: Option<&'static str>,
+struct Rule<'a> {
+    at: &'a str,
+    holds: &'a str,
+    message: &'a str,
+    field: Option<&'a str>,
 }
 
 /// What is said about a schedule that is none.
@@ -135,12 +137,6 @@ const RULES: &[Rule] = &[
         field: Some(".annotations"),
     },
     Rule {
-        at: "spec.podTemplate",
-        holds: "!has(self.env) || self.env.all(e, !(e.name in ['JAM_PG_DSN', 'DATABASE_URL', 'JAM_TOKENS_FILE', 'JAM_PG_MAX_CONNECTIONS']))",
-        message: "JAM_PG_DSN, DATABASE_URL, JAM_TOKENS_FILE and JAM_PG_MAX_CONNECTIONS are set from the spec's own fields",
-        field: Some(".env"),
-    },
-    Rule {
         at: "spec.cleanup.timeZone",
         holds: "timestamp('2026-01-01T00:00:00Z').getFullYear(self) > 0",
         message: "unknown time zone: use a name of the IANA database such as Etc/UTC or Europe/Berlin",
@@ -150,7 +146,9 @@ const RULES: &[Rule] = &[
 
 /// Puts every rule into the schema.
 pub(super) fn install(schema: &mut Value) {
-    for Rule { at, holds, message, field } in RULES {
+    let variables = variables();
+    let of_variables = Rule { at: "spec.podTemplate", holds: &variables.0, message: &variables.1, field: Some(".env") };
+    for Rule { at, holds, message, field } in RULES.iter().chain([&of_variables]) {
         let mut written = json!({"rule": holds, "message": message, "reason": "FieldValueInvalid"});
         if let Some(field) = field {
             written["fieldPath"] = json!(field);
@@ -165,6 +163,21 @@ pub(super) fn install(schema: &mut Value) {
         }
     }
     property(schema, "spec.cleanup.schedule")["x-kubernetes-validations"] = json!([{"rule": format!("self.matches(r'{}')", cron()), "message": NO_SCHEDULE, "reason": "FieldValueInvalid"}]);
+}
+
+/// The rule about environment variables and its message: the same list as in [`refuse`].
+fn variables() -> (String, String) {
+    let listed = |names: &[&str]| names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
+    let (free, others) = (listed(&refuse::FREE_VARIABLES), listed(&refuse::OTHER_VARIABLES));
+    let holds = format!(
+        "!has(self.env) || self.env.all(e, (!e.name.startsWith('JAM_') || e.name in [{free}]) && !(e.name in [{others}]))"
+    );
+    let message = format!(
+        "variables that begin with JAM_ (except {}), and {}, are set from the spec's own fields",
+        refuse::FREE_VARIABLES.join(", "),
+        refuse::OTHER_VARIABLES.join(", ")
+    );
+    (holds, message)
 }
 
 fn property<'a>(schema: &'a mut Value, path: &str) -> &'a mut Value {

@@ -16,7 +16,7 @@ pub struct JamInstanceStatus {
     /// The generation of the spec that this status speaks about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready, Reconciling, Stalled, DatabaseReachable, Migrated, TokensReady, CleanupScheduled, Paused.
+    /// Ready, Reconciling, Stalled, DatabaseReachable, Migrated, TokensReady, CleanupScheduled, OptionalKindsServed, Paused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -196,13 +196,15 @@ pub enum ConditionType {
     TokensReady,
     /// Old packages are cleaned up.
     CleanupScheduled,
+    /// The API server serves every optional kind that the spec asks for.
+    OptionalKindsServed,
     /// The operator keeps its hands off.
     Paused,
 }
 
 impl ConditionType {
     /// Every type, in the order they are written.
-    pub const ALL: [ConditionType; 8] = [
+    pub const ALL: [ConditionType; 9] = [
         ConditionType::Ready,
         ConditionType::Reconciling,
         ConditionType::Stalled,
@@ -210,6 +212,7 @@ impl ConditionType {
         ConditionType::Migrated,
         ConditionType::TokensReady,
         ConditionType::CleanupScheduled,
+        ConditionType::OptionalKindsServed,
         ConditionType::Paused,
     ];
 
@@ -223,6 +226,7 @@ impl ConditionType {
             ConditionType::Migrated => "Migrated",
             ConditionType::TokensReady => "TokensReady",
             ConditionType::CleanupScheduled => "CleanupScheduled",
+            ConditionType::OptionalKindsServed => "OptionalKindsServed",
             ConditionType::Paused => "Paused",
         }
     }

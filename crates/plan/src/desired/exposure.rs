@@ -1,16 +1,14 @@
-//! How the API pods are reached: Service, Ingress, NetworkPolicy.
+//! How the API pods are reached: Service and Ingress.
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::networking::v1::{
     HTTPIngressPath, HTTPIngressRuleValue, Ingress, IngressBackend, IngressRule, IngressServiceBackend, IngressSpec,
-    IngressTLS, NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
-    ServiceBackendPort,
+    IngressTLS, ServiceBackendPort,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{Desired, Kind, Write, identity};
-use crate::crd::{NetworkPeer, ServiceSettings, ServiceType};
+use crate::crd::{ServiceSettings, ServiceType};
 use crate::names::{self, Component};
 use crate::resolve::Resolved;
 
@@ -77,42 +75,4 @@ pub(super) fn ingress(resolved: &Resolved) -> Option<Desired> {
         ..Ingress::default()
     };
     Some(Desired::new(resolved, Kind::Ingress, name, Write::Apply, &ingress))
-}
-
-/// The NetworkPolicy, when the spec enables one: requests from the allowed pods, metrics from anywhere in the cluster.
-pub(super) fn network_policy(resolved: &Resolved) -> Option<Desired> {
-    let crate::crd::NetworkPolicy { enabled: _, allow_from } = resolved.network_policy.as_ref()?;
-    let name = names::api(&resolved.name);
-    let port = |name: &str| NetworkPolicyPort {
-        port: Some(IntOrString::String(name.into())),
-        protocol: Some("TCP".into()),
-        end_port: None,
-    };
-    let peers: Vec<_> = allow_from.iter().map(peer).collect();
-    let policy = NetworkPolicy {
-        metadata: identity::metadata(resolved, &name, Component::Api),
-        spec: Some(NetworkPolicySpec {
-            pod_selector: Some(LabelSelector {
-                match_labels: Some(names::selector(&resolved.name, Component::Api)),
-                match_expressions: None,
-            }),
-            policy_types: Some(vec!["Ingress".into()]),
-            ingress: Some(vec![
-                NetworkPolicyIngressRule {
-                    from: (!peers.is_empty()).then_some(peers),
-                    ports: Some(vec![port("http")]),
-                },
-                NetworkPolicyIngressRule { from: None, ports: Some(vec![port("metrics")]) },
-            ]),
-            egress: None,
-        }),
-    };
-    Some(Desired::new(resolved, Kind::NetworkPolicy, name, Write::Apply, &policy))
-}
-
-fn peer(peer: &NetworkPeer) -> NetworkPolicyPeer {
-    let NetworkPeer { pod_selector, namespace_selector } = peer;
-    // A peer with neither would be refused; it means every pod of the instance's namespace.
-    let pods = pod_selector.clone().or_else(|| namespace_selector.is_none().then(LabelSelector::default));
-    NetworkPolicyPeer { pod_selector: pods, namespace_selector: namespace_selector.clone(), ip_block: None }
 }

@@ -25,6 +25,7 @@ prop_compose! {
         port in 1..=65_535_i32,
         autoscaled in any::<bool>(),
         exposed in any::<bool>(),
+        watched in any::<bool>(),
         deleting in any::<bool>(),
     ) -> JamInstance {
         let jam = json!({"store": if postgres { "postgres" } else { "memory" }});
@@ -42,6 +43,9 @@ prop_compose! {
         set(postgres, json!({"database": {"dsnSecretRef": {"name": "db"}}}));
         set(postgres && autoscaled, json!({"autoscaling": {"maxReplicas": 9}}));
         set(exposed, json!({"ingress": {"enabled": true, "host": "a.example"}, "networkPolicy": {}}));
+        let monitoring = json!({"serviceMonitor": true, "prometheusRule": true, "dashboard": true});
+        let route = json!({"enabled": true, "parentRefs": [{"name": "g"}]});
+        set(watched, json!({"monitoring": monitoring, "httpRoute": route, "cleanup": {}}));
         one
     }
 }

@@ -4,6 +4,7 @@
 mod tests;
 
 use super::{Desired, Kind, Objects};
+use crate::names;
 use crate::observed::{Child, DeploymentState, JobState, Observed};
 
 /// The children that are no longer wanted and may go now.
@@ -33,16 +34,21 @@ pub fn prunable<'a>(objects: &Objects<Desired>, observed: &'a Observed, uid: &st
         .iter()
         .filter(|child| !child.deleting && !wanted(child))
         .filter(|child| match child.object.kind {
-            Kind::ConfigMap => rolled,
+            Kind::ConfigMap => rolled || names::is_dashboard(&child.object.name),
             Kind::Job => running(child),
             Kind::Secret => child.controller.as_deref().is_none_or(|controller| controller == uid),
             // Every instance has just the one of its name: there is never another, and no right to remove it.
-            Kind::ServiceAccount | Kind::Service => false,
+            Kind::ServiceAccount => false,
             Kind::NetworkPolicy
+            | Kind::Service
             | Kind::Deployment
+            | Kind::CronJob
             | Kind::PodDisruptionBudget
             | Kind::HorizontalPodAutoscaler
-            | Kind::Ingress => true,
+            | Kind::Ingress
+            | Kind::HttpRoute
+            | Kind::ServiceMonitor
+            | Kind::PrometheusRule => true,
         })
         .filter(|child| child.object.kind == Kind::Secret || child.controller.as_deref() == Some(uid))
         .collect()

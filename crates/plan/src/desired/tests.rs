@@ -1,5 +1,7 @@
 //! Laws of the builders, held for every shape of instance.
 
+mod kinds;
+
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
@@ -24,6 +26,11 @@ fn shapes() -> Vec<JamInstance> {
         but(&postgres, json!({"ingress": {"enabled": true, "host": "jam.example"}, "networkPolicy": {}})),
         but(
             &postgres,
+            json!({"cleanup": {}, "httpRoute": {"enabled": true, "parentRefs": [{"name": "g"}]},
+                "monitoring": {"serviceMonitor": true, "prometheusRule": true, "dashboard": true}}),
+        ),
+        but(
+            &postgres,
             json!({"podTemplate": {
                 "labels": {"team": "a"}, "annotations": {"a": "b"}, "env": [{"name": "RUST_LOG", "value": "debug"}],
                 "resources": {"limits": {"memory": "2Gi"}}, "nodeSelector": {"disk": "ssd"},
@@ -40,7 +47,9 @@ fn every_object() -> Vec<Desired> {
 }
 
 fn pods(all: &[Desired]) -> Vec<(&Desired, &Value)> {
-    all.iter().filter_map(|item| item.body.pointer("/spec/template/spec").map(|pod| (item, pod))).collect()
+    let paths = ["/spec/template/spec", "/spec/jobTemplate/spec/template/spec"];
+    let all = all.iter().flat_map(|item| paths.iter().map(move |path| (item, item.body.pointer(path))));
+    all.filter_map(|(item, pod)| Some((item, pod?))).collect()
 }
 
 /// Kind and name of the objects that differ or are in one list only.

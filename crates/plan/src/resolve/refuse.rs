@@ -13,8 +13,24 @@ pub(super) const NO_DATABASE: &str =
 /// Longest name of an instance: its children's names are longer and still have to fit in a label.
 const LONGEST_NAME: usize = 40;
 
-/// Environment variables that the operator sets, or that name what the spec has a field for.
-const OWN_VARIABLES: [&str; 4] = ["JAM_PG_DSN", "DATABASE_URL", "JAM_TOKENS_FILE", "JAM_PG_MAX_CONNECTIONS"];
+/// Environment variables of the server that the spec has no field for: a user may set them.
+pub(crate) const FREE_VARIABLES: [&str; 6] = [
+    "JAM_LOG",
+    "JAM_LOG_FORMAT",
+    "JAM_MAX_BYTES_IN_FLIGHT",
+    "JAM_SHUTDOWN_DELAY",
+    "JAM_TRUSTED_PROXIES",
+    "JAM_WORK_BATCH",
+];
+
+/// Variables without the prefix `JAM_` that the server reads all the same.
+pub(crate) const OTHER_VARIABLES: [&str; 3] = ["API_TOKENS", "DATABASE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+
+/// Whether a variable of this name would contradict the spec. The environment wins over the server's file: a `JAM_ENABLED`
+/// would undo the toggle, a `JAM_LISTEN` take the port from the probes.
+fn is_own_variable(name: &str) -> bool {
+    (name.starts_with("JAM_") && !FREE_VARIABLES.contains(&name)) || OTHER_VARIABLES.contains(&name)
+}
 
 fn invalid(message: impl Into<String>) -> Refusal {
     Refusal::new(Reason::InvalidSettings, message)
@@ -46,10 +62,10 @@ pub(super) fn not_implemented(spec: &JamInstanceSpec) -> Result<(), Refusal> {
         blob_store,
         tokens,
         migrations: _,
-        cleanup,
+        cleanup: _,
         service: _,
         ingress: _,
-        http_route,
+        http_route: _,
         network_policy: _,
         monitoring,
         pod_template: _,
@@ -63,11 +79,6 @@ pub(super) fn not_implemented(spec: &JamInstanceSpec) -> Result<(), Refusal> {
         (tokens.is_some_and(|tokens| tokens.allowed_tokens_secret_ref.is_some()), "tokens.allowedTokensSecretRef"),
         (tokens.is_some_and(|tokens| tokens.global_tokens_secret_ref.is_some()), "tokens.globalTokensSecretRef"),
         (tokens.is_some_and(|tokens| tokens.admin_tokens_secret_ref.is_some()), "tokens.adminTokensSecretRef"),
-        (cleanup.is_some(), "cleanup"),
-        (http_route.as_ref().is_some_and(|route| route.enabled), "httpRoute"),
-        (monitoring.is_some_and(|monitoring| monitoring.service_monitor), "monitoring.serviceMonitor"),
-        (monitoring.is_some_and(|monitoring| monitoring.prometheus_rule), "monitoring.prometheusRule"),
-        (monitoring.is_some_and(|monitoring| monitoring.dashboard), "monitoring.dashboard"),
         (monitoring.is_some_and(|monitoring| monitoring.otlp_endpoint.is_some()), "monitoring.otlpEndpoint"),
     ];
     match later.into_iter().find(|(asked, _)| *asked) {
@@ -111,6 +122,9 @@ pub(super) fn contradictions(spec: &JamInstanceSpec, settings: &Settings) -> Res
     if spec.ingress.as_ref().is_some_and(|ingress| ingress.enabled && ingress.host.is_none()) {
         return Err(invalid("spec.ingress.host is needed when the Ingress is enabled"));
     }
+    if spec.http_route.as_ref().is_some_and(|route| route.enabled && route.parent_refs.is_empty()) {
+        return Err(invalid("spec.httpRoute.parentRefs needs at least one Gateway when the HTTPRoute is enabled"));
+    }
     if settings.auth_required && crate::tokens::consumers(spec).is_empty() {
         return Err(invalid(
             "runtime.jam.authRequired is true and spec.tokens lets nobody in: name a consumer, or leave spec.tokens out",
@@ -132,7 +146,7 @@ pub(super) fn pod_overrides(template: Option<&PodTemplate>) -> Result<(), Refusa
     if let Some(annotation) = annotations.keys().find(ours) {
         return Err(invalid(format!("spec.podTemplate.annotations: {annotation} is the operator's own")));
     }
-    if let Some(variable) = env.iter().find(|variable| OWN_VARIABLES.contains(&variable.name.as_str())) {
+    if let Some(variable) = env.iter().find(|variable| is_own_variable(&variable.name)) {
         return Err(invalid(format!("spec.podTemplate.env: {} is set from the spec's own fields", variable.name)));
     }
     Ok(())

@@ -16,7 +16,7 @@ fn refusal(instance: &JamInstance, observed: &Observed) -> Refusal {
 
 #[test]
 fn a_field_that_nothing_implements_is_refused_by_name() {
-    let table: [(Value, &str); 11] = [
+    let table: [(Value, &str); 6] = [
         (json!({"blobStore": {"url": "s3://bucket"}}), "spec.blobStore"),
         (json!({"tokens": {"rotation": {}}}), "spec.tokens.rotation"),
         (
@@ -28,11 +28,6 @@ fn a_field_that_nothing_implements_is_refused_by_name() {
             "spec.tokens.globalTokensSecretRef",
         ),
         (json!({"tokens": {"adminTokensSecretRef": {"name": "a"}}}), "spec.tokens.adminTokensSecretRef"),
-        (json!({"cleanup": {}}), "spec.cleanup"),
-        (json!({"httpRoute": {"enabled": true, "parentRefs": [{"name": "g"}]}}), "spec.httpRoute"),
-        (json!({"monitoring": {"serviceMonitor": true}}), "spec.monitoring.serviceMonitor"),
-        (json!({"monitoring": {"prometheusRule": true}}), "spec.monitoring.prometheusRule"),
-        (json!({"monitoring": {"dashboard": true}}), "spec.monitoring.dashboard"),
         (json!({"monitoring": {"otlpEndpoint": "http://otel:4317"}}), "spec.monitoring.otlpEndpoint"),
     ];
     for (change, field) in table {
@@ -46,7 +41,7 @@ fn a_field_that_nothing_implements_is_refused_by_name() {
 #[test]
 fn fields_that_contradict_each_other_are_refused_even_past_the_schema() {
     let postgres = json!({"store": "postgres"});
-    let table: [(Value, &str); 13] = [
+    let table: [(Value, &str); 14] = [
         (json!({"runtime": {"jam": postgres}}), "exactly one of spec.database.dsnSecretRef and spec.database.cluster"),
         (json!({"profile": "staging"}), "exactly one of"),
         (
@@ -69,6 +64,7 @@ fn fields_that_contradict_each_other_are_refused_even_past_the_schema() {
         (json!({"autoscaling": {"maxReplicas": 3}}), "without autoscaling"),
         (json!({"workers": {"replicas": 1}}), "spec.workers.replicas must be 0"),
         (json!({"ingress": {"enabled": true}}), "spec.ingress.host"),
+        (json!({"httpRoute": {"enabled": true}}), "spec.httpRoute.parentRefs"),
         (json!({"tokens": {"consumers": []}}), "lets nobody in"),
         (json!({"tokens": {"consumers": [{"name": "hashes"}]}}), "the name hashes is taken"),
         (
@@ -357,4 +353,38 @@ fn a_database_that_lost_its_schema_is_migrated_again() {
     cluster.migration_jobs.pop();
     cluster.migration_jobs.push(MigrationJob { state: JobState::Complete, finished_at: Some(at(1110)), ..second });
     assert_eq!(resolved(&after, &cluster).migration.step, MigrationStep::Complete);
+}
+
+#[test]
+fn an_override_that_would_break_the_instance_is_refused_by_name() {
+    let variable = |name: &str| json!({"env": [{"name": name, "value": "x"}]});
+    let table = [
+        (variable("JAM_ENABLED"), "spec.podTemplate.env: JAM_ENABLED"),
+        (variable("JAM_LISTEN"), "spec.podTemplate.env: JAM_LISTEN"),
+        (variable("JAM_A_KEY_OF_A_LATER_RELEASE"), "JAM_A_KEY_OF_A_LATER_RELEASE"),
+        (variable("DATABASE_URL"), "spec.podTemplate.env: DATABASE_URL"),
+        (json!({"labels": {"app.kubernetes.io/name": "x"}}), "spec.podTemplate.labels: app.kubernetes.io/name"),
+        (json!({"annotations": {"jam.network/dsn-hash": "x"}}), "spec.podTemplate.annotations: jam.network/dsn-hash"),
+    ];
+    for (template, words) in table {
+        let instance = but(&on_postgres(), json!({"podTemplate": template}));
+        let refusal = refusal(&instance, &cluster_for(&instance));
+        assert!(refusal.reason == Reason::InvalidSettings && refusal.message.contains(words), "{words}: {refusal}");
+    }
+    for free in ["JAM_LOG", "JAM_TRUSTED_PROXIES", "RUST_BACKTRACE"] {
+        let instance = but(&on_postgres(), json!({"podTemplate": variable(free)}));
+        assert!(resolve(&instance, &cluster_for(&instance), &defaults()).is_ok(), "{free}");
+    }
+}
+
+#[test]
+fn what_is_not_to_be_overridden_is_no_field_of_the_template() {
+    for field in ["containers", "initContainers", "volumes", "ports", "securityContext", "readinessProbe", "selector"] {
+        let document = json!({
+            "apiVersion": "jam.network/v1alpha1", "kind": "JamInstance", "metadata": {"name": "main"},
+            "spec": {"podTemplate": {field: []}},
+        });
+        let told = serde_json::from_value::<JamInstance>(document).expect_err(field).to_string();
+        assert!(told.contains(&format!("unknown field `{field}`")), "{told}");
+    }
 }

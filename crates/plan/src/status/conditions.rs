@@ -1,5 +1,8 @@
 //! The conditions: what each says, and when it last changed.
 
+mod cleanup;
+mod optional;
+
 use jam_domain::{StoreKind, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -75,7 +78,8 @@ pub(super) fn all(instance: &JamInstance, verdict: Verdict<'_>, observed: &Obser
     said.push(database(resolved, verdict, observed));
     said.push(migrated(instance, resolved));
     said.push(tokens(instance, resolved, verdict));
-    said.push(cleanup(resolved));
+    said.push(cleanup::cleanup(instance, resolved, observed));
+    said.push(optional::optional(instance, resolved));
     said.push(paused(instance));
     said
 }
@@ -92,6 +96,7 @@ pub(super) fn paused_only(instance: &JamInstance, before: &[Condition], now: Tim
             | ConditionType::Migrated
             | ConditionType::TokensReady
             | ConditionType::CleanupScheduled
+            | ConditionType::OptionalKindsServed
             | ConditionType::Paused => unknown(kind, Reason::PausedBySpec, message),
         };
         dated(vec![said], &[], instance.metadata.generation, now)
@@ -104,7 +109,8 @@ pub(super) fn paused_only(instance: &JamInstance, before: &[Condition], now: Tim
         | ConditionType::DatabaseReachable
         | ConditionType::Migrated
         | ConditionType::TokensReady
-        | ConditionType::CleanupScheduled => earlier(kind).map_or_else(|| fresh(kind), |told| vec![told]),
+        | ConditionType::CleanupScheduled
+        | ConditionType::OptionalKindsServed => earlier(kind).map_or_else(|| fresh(kind), |told| vec![told]),
     };
     ConditionType::ALL.into_iter().flat_map(one).collect()
 }
@@ -324,15 +330,6 @@ fn tokens(instance: &JamInstance, resolved: Option<&Resolved>, verdict: Verdict<
             yes(kind, Reason::TokensIssued, format!("issued to {}", names.join(", ")))
         }
     }
-}
-
-fn cleanup(resolved: Option<&Resolved>) -> Said {
-    let kind = ConditionType::CleanupScheduled;
-    let message = match resolved.map(|resolved| resolved.settings.store) {
-        Some(StoreKind::Memory) => "the memory store needs no CronJob",
-        Some(StoreKind::Postgres) | None => "this release does not clean up yet",
-    };
-    no(kind, Reason::NotScheduled, message)
 }
 
 fn paused(instance: &JamInstance) -> Said {

@@ -3,7 +3,7 @@
 use jam_domain::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::crd::{JamInstanceStatus, LastGood, MigrationState, TokenStatus, VersionStatus};
+use crate::crd::{CleanupStatus, JamInstanceStatus, LastGood, MigrationState, TokenStatus, VersionStatus};
 use crate::names::{self, Component};
 use crate::observed::{DeploymentState, Observed, TokenState};
 use crate::resolve::Resolved;
@@ -29,6 +29,7 @@ pub(super) fn of(resolved: &Resolved, observed: &Observed, before: &JamInstanceS
         rollout: Some(resolved.rollout_status.clone()),
         render_revision: resolved.revision.render_revision(),
         migration: resolved.migration.status.clone(),
+        cleanup: cleanup(observed, before),
         version,
         ..kept
     }
@@ -62,6 +63,17 @@ pub(super) fn kept(observed: &Observed, before: &JamInstanceStatus) -> JamInstan
         ready_replicas: Some(api.map_or(0, |api| api.ready)),
         ..before.clone()
     }
+}
+
+/// The newest cleanup that ended; what it said earlier when its Job is gone by now.
+fn cleanup(observed: &Observed, before: &JamInstanceStatus) -> Option<CleanupStatus> {
+    let Some(run) = observed.cleanup.as_ref().and_then(|state| state.last.as_ref()) else {
+        return before.cleanup.clone();
+    };
+    let last_run = run.began_at.or(run.ended_at).map(|at| Time(super::whole_seconds(at)));
+    let same = before.cleanup.clone().filter(|told| told.last_run == last_run).unwrap_or_default();
+    let last_result = if run.failure.is_some() { "Failed" } else { "Succeeded" };
+    Some(CleanupStatus { last_run, last_result: Some(last_result.into()), ..same })
 }
 
 /// Where the API is reached inside the cluster.

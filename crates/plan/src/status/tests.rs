@@ -1,5 +1,7 @@
 //! Laws of status: nothing contradicts, nothing changes without a cause, every transition is told once.
 
+mod cleanup;
+
 use std::collections::BTreeSet;
 
 use serde_json::json;

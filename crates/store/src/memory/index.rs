@@ -43,6 +43,13 @@ impl Lists {
         self.by_status.entry(status).or_default().insert(place);
     }
 
+    fn remove(&mut self, status: PackageStatus, place: TimeCursor) {
+        self.whole.remove(&place);
+        if let Some(list) = self.by_status.get_mut(&status) {
+            list.remove(&place);
+        }
+    }
+
     fn move_entry(&mut self, from: PackageStatus, to: PackageStatus, place: TimeCursor) {
         if let Some(list) = self.by_status.get_mut(&from) {
             list.remove(&place);
@@ -56,6 +63,17 @@ impl TimeIndex {
     pub(super) fn insert(&mut self, service: &ServiceId, status: PackageStatus, place: TimeCursor) {
         self.all.insert(status, place);
         self.services.entry(service.clone()).or_default().insert(status, place);
+    }
+
+    /// Takes an entry out.
+    pub(super) fn remove(&mut self, service: &ServiceId, status: PackageStatus, place: TimeCursor) {
+        self.all.remove(status, place);
+        if let Some(lists) = self.services.get_mut(service) {
+            lists.remove(status, place);
+            if lists.whole.is_empty() {
+                self.services.remove(service);
+            }
+        }
     }
 
     /// Moves an entry from one status to another.

@@ -1,5 +1,6 @@
 //! The store in this process's memory: everything behind one lock that is never held while waiting or refining.
 
+mod cleanup;
 mod index;
 mod packages;
 mod preimages;
@@ -15,21 +16,24 @@ use jam_domain::page::{
     PackageFilter, Page, PageRequest, ReceiptCursor, ReceiptFilter, ReportFilter, TimeCursor, Visible,
 };
 use jam_domain::refine::Engine;
+use jam_domain::retention::{Cleaned, CleanupRecord, CleanupRun, Retention};
 use jam_domain::{
     AccumulatorRoot, Attestation, PackageId, Preimage, PreimageHash, Receipt, ReportId, ServiceId, StoreKind,
-    WorkPackage, WorkReport,
+    Timestamp, WorkPackage, WorkReport,
 };
 
 use self::state::State;
 use crate::{
-    Attest, BlobBody, Clock, NewPackage, Processed, Put, PutError, ReportBundle, SchemaVersion, Store, Stored,
-    SubmitError, Submitted, Upload, UploadBody, machine_clock,
+    Archived, Attest, BlobBody, CleanupError, Clock, NewPackage, Processed, Put, PutError, ReportBundle, Restored,
+    SchemaVersion, Store, Stored, SubmitError, Submitted, Upload, UploadBody, machine_clock,
 };
 
 /// Keeps everything until the process ends.
 pub struct MemoryStore {
     state: Mutex<State>,
     clock: Clock,
+    /// Held by the one cleanup that runs.
+    cleaning: tokio::sync::Mutex<()>,
 }
 
 impl Default for MemoryStore {
@@ -46,7 +50,7 @@ impl MemoryStore {
 
     /// An empty store that reads the time from this clock.
     pub fn with_clock(clock: Clock) -> Self {
-        Self { state: Mutex::default(), clock }
+        Self { state: Mutex::default(), clock, cleaning: tokio::sync::Mutex::default() }
     }
 
     /// Every change below is computed first and then written without a call that can panic, so that the state is whole
@@ -67,7 +71,7 @@ impl Store for MemoryStore {
     }
 
     async fn schema(&self) -> Stored<SchemaVersion> {
-        Ok(SchemaVersion { found: Some(0), wanted: 0 })
+        Ok(SchemaVersion { found: Some(0), wanted: 0, oldest: None })
     }
 
     async fn put_preimage(&self, upload: Upload, body: UploadBody<'_>) -> Result<Put, PutError> {
@@ -145,6 +149,30 @@ impl Store for MemoryStore {
         engine: &Engine,
     ) -> Stored<Attest> {
         Ok(process::attest(self, report, attestation, visible, engine))
+    }
+
+    async fn cleanup(&self, retention: &Retention, dry_run: bool) -> Result<Cleaned, CleanupError> {
+        cleanup::cleanup(self, retention, dry_run).await
+    }
+
+    async fn record_cleanup(&self, run: CleanupRun) -> Stored<()> {
+        let mut state = self.state();
+        state.cleanups = Some(CleanupRecord::with(state.cleanups.as_ref(), run));
+        Ok(())
+    }
+
+    async fn cleanups(&self) -> Stored<Option<CleanupRecord>> {
+        Ok(self.state().cleanups.clone())
+    }
+
+    async fn archived(&self, id: PackageId) -> Stored<Option<Archived>> {
+        let state = self.state();
+        let archived = state.archive.get(&id);
+        Ok(archived.map(|a| Archived { package: a.row.package.clone(), archived_at: a.archived_at }))
+    }
+
+    async fn restore(&self, id: PackageId, now: Timestamp) -> Stored<Restored> {
+        Ok(cleanup::restore(&mut self.state(), id, now))
     }
 
     async fn receipts(

@@ -26,15 +26,17 @@ pub(super) fn submit(state: &mut State, new: NewPackage, engine: &Engine) -> Res
             blob.record.refcount += 1;
         }
     }
-    if let Some(key) = idempotency_key {
-        state.keys.insert((package.created_by.clone(), key), package.id);
+    if let Some(key) = &idempotency_key {
+        state.keys.insert((package.created_by.clone(), key.clone()), package.id);
     }
     let row = PackageRow {
         package: package.clone(),
         fingerprint,
+        idempotency_key,
         receipt: receipt.as_ref().map(|receipt| receipt.seq),
         report: None,
         dispute: None,
+        restored_at: None,
     };
     state.package_index.insert(&package.service_id, package.status, row.place());
     state.packages.insert(package.id, row);
@@ -44,8 +46,8 @@ pub(super) fn submit(state: &mut State, new: NewPackage, engine: &Engine) -> Res
 /// What is stored already under the same key or id: the answer when the bodies are equal, else a conflict.
 fn replay(state: &State, new: &NewPackage) -> Result<Option<Submitted>, SubmitError> {
     let key = new.idempotency_key.as_ref().map(|key| (new.package.created_by.clone(), key.clone()));
-    let by_key = key.and_then(|key| state.keys.get(&key)).and_then(|id| state.packages.get(id));
-    let by_id = state.packages.get(&new.package.id);
+    let by_key = key.and_then(|key| state.keys.get(&key)).and_then(|id| state.stored(*id));
+    let by_id = state.stored(new.package.id);
     let (row, what) = match (by_key, by_id) {
         (Some(row), _) => (row, "Idempotency-Key"),
         (None, Some(row)) if new.id_from_client => (row, "id"),
@@ -92,7 +94,7 @@ pub(super) fn list(
     filter: &PackageFilter,
     page: PageRequest<TimeCursor>,
 ) -> Page<WorkPackage, TimeCursor> {
-    let PackageFilter { service_id, status, created_after, created_before, visible } = filter;
+    let PackageFilter { service_id, status, created_after, created_before, visible, archived } = filter;
     let services = narrowed(service_id.as_ref(), visible.as_ref());
     let cut = Cut {
         status: *status,
@@ -101,8 +103,9 @@ pub(super) fn list(
         start: page.start,
         count: page.limit as usize + 1,
     };
-    let mut places = state.package_index.cut(services.as_deref(), &cut);
+    let index = if *archived { &state.archive_index } else { &state.package_index };
+    let mut places = index.cut(services.as_deref(), &cut);
     let next = turn(&mut places, page.limit);
-    let items = places.iter().filter_map(|place| state.packages.get(&PackageId(place.id)));
+    let items = places.iter().filter_map(|place| state.stored(PackageId(place.id)));
     Page { items: items.map(|row| row.package.clone()).collect(), next }
 }

@@ -4,9 +4,10 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 use jam_domain::page::TimeCursor;
+use jam_domain::retention::CleanupRecord;
 use jam_domain::{
-    Attestation, PackageId, PackageStatus, Preimage, PreimageHash, Receipt, ReportId, ServiceId, TokenId, WorkPackage,
-    WorkReport,
+    Attestation, PackageId, PackageStatus, Preimage, PreimageHash, Receipt, ReportId, ServiceId, Timestamp, TokenId,
+    WorkPackage, WorkReport,
 };
 
 use super::index::TimeIndex;
@@ -30,8 +31,21 @@ pub(super) struct State {
     pub(super) reports: HashMap<ReportId, ReportRow>,
     /// Reports by service, status and time.
     pub(super) report_index: TimeIndex,
+    /// Archived packages with their reports.
+    pub(super) archive: HashMap<PackageId, ArchivedRow>,
+    /// Archived packages by service, status and time.
+    pub(super) archive_index: TimeIndex,
+    /// What is remembered of cleanups.
+    pub(super) cleanups: Option<CleanupRecord>,
     /// The receipt chains.
     pub(super) ledgers: Ledgers,
+}
+
+/// What stays of a package and its report until it is restored or deleted.
+pub(super) struct ArchivedRow {
+    pub(super) row: PackageRow,
+    pub(super) report: Option<ReportRow>,
+    pub(super) archived_at: Timestamp,
 }
 
 /// A blob: its record, and its bytes in chunks of one size (the last may be shorter).
@@ -44,9 +58,11 @@ pub(super) struct Blob {
 pub(super) struct PackageRow {
     pub(super) package: WorkPackage,
     pub(super) fingerprint: [u8; 32],
+    pub(super) idempotency_key: Option<String>,
     pub(super) receipt: Option<u64>,
     pub(super) report: Option<ReportId>,
     pub(super) dispute: Option<String>,
+    pub(super) restored_at: Option<Timestamp>,
 }
 
 /// A report with what was said about it.
@@ -85,6 +101,11 @@ impl State {
         let place = row.place();
         self.report_index.move_entry(&row.report.service_id, row.report.status, status, place);
         row.report.status = status;
+    }
+
+    /// A package that is stored, archived or not.
+    pub(super) fn stored(&self, id: PackageId) -> Option<&PackageRow> {
+        self.packages.get(&id).or_else(|| self.archive.get(&id).map(|archived| &archived.row))
     }
 
     /// The report with everything said about it.

@@ -16,19 +16,6 @@ const CHUNK: usize = 256 * 1024;
 /// Bytes of an upload that are held in memory at most.
 pub(super) const WINDOW: usize = 1024 * 1024;
 
-/// Writes the bytes as one row.
-pub(super) async fn insert_whole(connection: &mut PgConnection, blob: Uuid, bytes: &[u8]) -> Result<(), Failure> {
-    if bytes.is_empty() {
-        return Ok(());
-    }
-    query("insert into blob_chunks (blob, start, bytes) values ($1, 0, $2)")
-        .bind(blob)
-        .bind(bytes)
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-
 /// Writes the next bytes of an upload, in a transaction of its own so that no connection waits for a slow client.
 ///
 /// The first write makes the upload known, so that what is left of it can be found when this server dies.

@@ -103,11 +103,19 @@ pub fn wanted() -> i64 {
 /// The version that is there, for readiness: reads only, changes nothing.
 pub(super) async fn version(pool: &PgPool) -> Result<SchemaVersion, Failure> {
     let table: Option<String> = query_scalar("select to_regclass('_sqlx_migrations')::text").fetch_one(pool).await?;
-    let found = match table {
+    let found: Option<i64> = match table {
         None => None,
         Some(_) => query_scalar("select max(version) from _sqlx_migrations where success").fetch_one(pool).await?,
     };
-    Ok(SchemaVersion { found, wanted: wanted() })
+    let wanted = wanted();
+    let later = found.filter(|found| *found > wanted);
+    let oldest = match later {
+        Some(later) => {
+            query_scalar("select oldest from schema_serves where schema = $1").bind(later).fetch_optional(pool).await?
+        }
+        None => None,
+    };
+    Ok(SchemaVersion { found, wanted, oldest })
 }
 
 /// What is applied and what is pending; changes nothing.
@@ -146,8 +154,7 @@ impl Session {
     async fn open(config: &PostgresConfig) -> Result<Self, MigrateError> {
         let redaction = Redaction::of(&config.dsn);
         let unlimited = PostgresConfig { statement_timeout: Duration::ZERO, ..config.clone() };
-        let options =
-            pool::options(&unlimited).map_err(|error| MigrateError::Dsn(redaction.clean(&error.to_string())))?;
+        let options = pool::options(&unlimited).map_err(|error| MigrateError::Dsn(redaction.clean(&error)))?;
         match timeout(CONNECT, options.connect()).await {
             Ok(Ok(connection)) => Ok(Self { connection, redaction }),
             Ok(Err(error)) => Err(words(&redaction, None, &error.into())),
@@ -193,7 +200,11 @@ impl Session {
                 .collect()
         };
         let found = rows.iter().map(|row| row.version).max();
-        Ok(Status { version: SchemaVersion { found, wanted: wanted() }, applied: steps(true), pending: steps(false) })
+        Ok(Status {
+            version: SchemaVersion { found, wanted: wanted(), oldest: None },
+            applied: steps(true),
+            pending: steps(false),
+        })
     }
 }
 

@@ -1,6 +1,9 @@
 //! The store in PostgreSQL: one module for each group of tables, and the only place that knows SQL.
 
+mod archive;
 mod blobs;
+mod cleanup;
+mod cleanups;
 mod error;
 mod lists;
 pub mod migrate;
@@ -25,9 +28,10 @@ use jam_domain::page::{
     PackageFilter, Page, PageRequest, ReceiptCursor, ReceiptFilter, ReportFilter, TimeCursor, Visible,
 };
 use jam_domain::refine::Engine;
+use jam_domain::retention::{Cleaned, CleanupRecord, CleanupRun, Retention};
 use jam_domain::{
     AccumulatorRoot, Attestation, PackageId, Preimage, PreimageHash, Receipt, ReportId, ServiceId, StoreKind,
-    WorkPackage, WorkReport,
+    Timestamp, WorkPackage, WorkReport,
 };
 use sqlx::postgres::PgPool;
 use tokio::sync::Semaphore;
@@ -38,8 +42,8 @@ use self::pool::{again, read};
 use self::submit::Candidate;
 use self::writer::Writer;
 use crate::{
-    Attest, BlobBody, Clock, NewPackage, Processed, Put, PutError, ReportBundle, SchemaVersion, Store, StoreError,
-    Stored, SubmitError, Submitted, Upload, UploadBody, machine_clock,
+    Archived, Attest, BlobBody, CleanupError, Clock, NewPackage, Processed, Put, PutError, ReportBundle, Restored,
+    SchemaVersion, Store, StoreError, Stored, SubmitError, Submitted, Upload, UploadBody, machine_clock,
 };
 
 /// How to reach the database, and how long to wait for it.
@@ -67,6 +71,16 @@ impl PostgresConfig {
             statement_timeout: Duration::from_secs(5),
             clock: machine_clock(),
         }
+    }
+}
+
+impl PostgresConfig {
+    /// What is wrong with the DSN, without its secrets; nothing is connected.
+    ///
+    /// # Errors
+    /// The words, when it can't be read.
+    pub fn check(&self) -> Result<(), String> {
+        pool::options(self).map(drop).map_err(|problem| Redaction::of(&self.dsn).clean(&problem))
     }
 }
 
@@ -255,6 +269,26 @@ impl Store for PostgresStore {
         engine: &Engine,
     ) -> Stored<Attest> {
         self.bounded(again(|| process::attest(self, report, &attestation, visible, engine))).await
+    }
+
+    async fn cleanup(&self, retention: &Retention, dry_run: bool) -> Result<Cleaned, CleanupError> {
+        cleanup::cleanup(self, retention, dry_run).await
+    }
+
+    async fn record_cleanup(&self, run: CleanupRun) -> Stored<()> {
+        self.bounded(again(|| cleanups::add(&self.pool, &run))).await
+    }
+
+    async fn cleanups(&self) -> Stored<Option<CleanupRecord>> {
+        self.read(|| cleanups::find(&self.pool)).await
+    }
+
+    async fn archived(&self, id: PackageId) -> Stored<Option<Archived>> {
+        self.read(|| archive::find(&self.pool, id)).await
+    }
+
+    async fn restore(&self, id: PackageId, now: Timestamp) -> Stored<Restored> {
+        self.bounded(again(|| archive::restore(&self.pool, id, now))).await
     }
 
     async fn receipts(

@@ -13,7 +13,7 @@ use super::receipts;
 use super::value::{At, body, count, number, unbody, word};
 use crate::NewPackage;
 
-const COLUMNS: &str = "t.id, t.service_id, t.status, t.created_at, t.created_by, t.body";
+pub(super) const COLUMNS: &str = "t.id, t.service_id, t.status, t.created_at, t.created_by, t.body";
 
 /// What no statement asks for by itself.
 #[derive(Serialize, Deserialize)]
@@ -36,7 +36,7 @@ pub(super) struct Existing {
     pub(super) receipt: Option<Receipt>,
 }
 
-fn package_of(row: &PgRow) -> Result<WorkPackage, Failure> {
+pub(super) fn package_of(row: &PgRow) -> Result<WorkPackage, Failure> {
     let Body { items, nonce, expiry, signature, preimage_hashes } = unbody(row.try_get_unchecked("body")?)?;
     Ok(WorkPackage {
         id: PackageId(row.try_get("id")?),
@@ -62,7 +62,7 @@ pub(super) async fn list(
     filter: &PackageFilter,
     page: PageRequest<TimeCursor>,
 ) -> Result<Page<WorkPackage, TimeCursor>, Failure> {
-    let PackageFilter { service_id, status, created_after, created_before, visible } = filter;
+    let PackageFilter { service_id, status, created_after, created_before, visible, archived } = filter;
     let cut = Cut {
         service_id: service_id.as_ref(),
         status: *status,
@@ -70,7 +70,8 @@ pub(super) async fn list(
         before: *created_before,
         visible,
     };
-    let rows = lists::rows(pool, &Listed { table: "packages", columns: COLUMNS }, &cut, page).await?;
+    let table = if *archived { "archived_packages" } else { "packages" };
+    let rows = lists::rows(pool, &Listed { table, columns: COLUMNS }, &cut, page).await?;
     let packages = rows.iter().map(package_of).collect::<Result<Vec<_>, _>>()?;
     Ok(lists::page(packages, page.limit, |last| TimeCursor { created_at: last.created_at, id: last.id.0 }))
 }
@@ -96,7 +97,8 @@ pub(super) async fn pending_up_to(
     count(query_scalar(AssertSqlSafe(sql)).bind(service).fetch_one(connection).await?)
 }
 
-/// Stored packages with one of these ids, or with one of these keys of one of these tokens.
+/// Stored packages with one of these ids, or with one of these keys of one of these tokens; archived ones, too, as long as
+/// they are kept (docs/adr/0013), and before the others, so that a later package of that id counts.
 pub(super) async fn existing(
     connection: &mut PgConnection,
     ids: &[Uuid],
@@ -106,14 +108,17 @@ pub(super) async fn existing(
         return Ok(Vec::new());
     }
     let (tokens, names): (Vec<&str>, Vec<&str>) = keys.iter().copied().unzip();
-    let sql = format!(
-        "select {COLUMNS}, t.fingerprint, t.idempotency_key, {receipt} from packages t
-         left join receipts r on r.service_id = t.service_id and r.seq = t.receipt_seq
-         where t.id = any($1) or t.id = any(array(
-            select k.id from unnest($2::text[], $3::text[]) as u(created_by, name)
-            join packages k on k.created_by = u.created_by and k.idempotency_key = u.name))",
-        receipt = receipts::JOINED
-    );
+    let of = |table: &str| {
+        format!(
+            "select {COLUMNS}, t.fingerprint, t.idempotency_key, {receipt} from {table} t
+             left join receipts r on r.service_id = t.service_id and r.seq = t.receipt_seq
+             where t.id = any($1) or t.id = any(array(
+                select k.id from unnest($2::text[], $3::text[]) as u(created_by, name)
+                join {table} k on k.created_by = u.created_by and k.idempotency_key = u.name))",
+            receipt = receipts::JOINED
+        )
+    };
+    let sql = format!("{} union all {}", of("archived_packages"), of("packages"));
     let rows = query(AssertSqlSafe(sql)).bind(ids).bind(tokens).bind(names).fetch_all(connection).await?;
     rows.iter()
         .map(|row| {

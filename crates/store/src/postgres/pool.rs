@@ -21,12 +21,13 @@ pub(super) enum Begin {
     Submit,
     /// May be idle for as long as the refiner takes.
     Process,
-    /// Chunks of an upload: the commit of the blob's record flushes them, in log order.
+    /// Chunks of an upload, whose record's commit flushes them in log order; or a batch of a cleanup, which the next
+    /// cleanup does again when a crash takes it back. Nobody waits for the disk while it holds rows.
     Staging,
 }
 
 impl Begin {
-    fn statement(self) -> &'static str {
+    pub(super) fn statement(self) -> &'static str {
         match self {
             Self::Plain => "begin isolation level read committed",
             Self::Submit => "begin isolation level read committed; select pg_advisory_xact_lock(5425451, 1)",
@@ -50,18 +51,27 @@ const SESSION: [(&str, &str); 7] = [
     ("jit", "off"),
 ];
 
-/// Reads the DSN into options; connects to nothing.
-pub(super) fn options(config: &PostgresConfig) -> Result<PgConnectOptions, sqlx::Error> {
+/// Reads the DSN into options; connects to nothing. The error says what is wrong with the DSN, which may name its parts.
+pub(super) fn options(config: &PostgresConfig) -> Result<PgConnectOptions, String> {
     let PostgresConfig { dsn, max_connections: _, acquire_timeout: _, statement_timeout, clock: _ } = config;
     let statement = statement_timeout.as_millis().to_string();
-    Ok(PgConnectOptions::from_str(dsn)?
+    if !["postgres://", "postgresql://"].iter().any(|scheme| dsn.starts_with(scheme)) {
+        return Err("it does not begin with postgres:// or postgresql://".into());
+    }
+    Ok(PgConnectOptions::from_str(dsn)
+        .map_err(|error| innermost(&error))?
         .application_name("jam-api")
         .statement_cache_capacity(256)
         .options([("statement_timeout", statement.as_str()), ("idle_in_transaction_session_timeout", "30000")]))
 }
 
+/// The last cause: what stands around it only repeats that it is about the configuration.
+fn innermost(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), innermost)
+}
+
 /// A pool that has not connected yet.
-pub(super) fn lazy(config: &PostgresConfig) -> Result<PgPool, sqlx::Error> {
+pub(super) fn lazy(config: &PostgresConfig) -> Result<PgPool, String> {
     Ok(PgPoolOptions::new()
         .max_connections(config.max_connections.max(1))
         .acquire_timeout(config.acquire_timeout)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jam_domain::{Preimage, PreimageHash};
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
-use sqlx::{Row, query, query_scalar};
+use sqlx::{AssertSqlSafe, Row, query, query_scalar};
 use uuid::Uuid;
 
 use super::error::Failure;
@@ -64,6 +64,39 @@ pub(super) async fn insert(connection: &mut PgConnection, preimage: &Preimage, b
     Ok(written.rows_affected() == 1)
 }
 
+/// Writes a record with all its bytes in one row, unless there is one with the same hash; says whether it did.
+///
+/// One statement, so that a small blob costs one round trip and one flush, and needs no transaction around it.
+pub(super) async fn insert_whole(
+    pool: &PgPool,
+    preimage: &Preimage,
+    blob: Uuid,
+    bytes: &[u8],
+) -> Result<bool, Failure> {
+    let Preimage { hash, size, media_type, created_at, uploader, storage_class, refcount } = preimage;
+    let written: i64 = query_scalar(
+        "with made as (
+            insert into preimages (hash, blob, size, media_type, created_at, uploader, storage_class, refcount)
+            values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (hash) do nothing returning blob
+         ), bytes as (
+            insert into blob_chunks (blob, start, bytes) select blob, 0, $9 from made where $3 > 0
+         )
+         select count(*) from made",
+    )
+    .bind(hash.0.as_slice())
+    .bind(blob)
+    .bind(number(*size)?)
+    .bind(media_type)
+    .bind(At::from(*created_at))
+    .bind(uploader.as_str())
+    .bind(storage_class)
+    .bind(number(*refcount)?)
+    .bind(bytes)
+    .fetch_one(pool)
+    .await?;
+    Ok(written == 1)
+}
+
 /// Removes a record that nothing refers to; returns the key of its bytes.
 pub(super) async fn remove(connection: &mut PgConnection, hash: PreimageHash) -> Result<Option<Uuid>, Failure> {
     let removed = query_scalar("delete from preimages where hash = $1 and refcount = 0 returning blob")
@@ -108,4 +141,73 @@ pub(super) async fn refer(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Counts so many packages less that refer to each. The rows are locked in the order in which submissions lock them.
+pub(super) async fn release(
+    connection: &mut PgConnection,
+    references: &BTreeMap<PreimageHash, u64>,
+) -> Result<(), Failure> {
+    hold(connection, &references.keys().copied().collect()).await?;
+    if references.is_empty() {
+        return Ok(());
+    }
+    let hashes: Vec<&[u8]> = references.keys().map(|hash| hash.0.as_slice()).collect();
+    let counts = references.values().map(|count| number(*count)).collect::<Result<Vec<i64>, _>>()?;
+    // A count that was wrong before must not stop retention for ever.
+    query(
+        "update preimages p set refcount = greatest(p.refcount - u.less, 0)
+         from unnest($1::bytea[], $2::bigint[]) as u(hash, less) where p.hash = u.hash",
+    )
+    .bind(hashes)
+    .bind(counts)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// A preimage on a walk.
+pub(super) struct Walked {
+    pub(super) hash: PreimageHash,
+    pub(super) created_at: At,
+    pub(super) refcount: u64,
+}
+
+/// The next preimages after the last one seen, in the order of their hashes: an index by age would be written with every
+/// upload, and of what retention leaves nearly all is old.
+pub(super) async fn walk(
+    connection: &mut PgConnection,
+    seen: Option<&Walked>,
+    limit: u32,
+) -> Result<Vec<Walked>, Failure> {
+    let sql = format!("select hash, created_at, refcount from preimages where hash > $1 order by hash limit {limit}");
+    let seen = seen.map_or(&[][..], |walked| walked.hash.0.as_slice());
+    let rows = query(AssertSqlSafe(sql)).bind(seen).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Walked {
+                hash: hash_of(row.try_get("hash")?)?,
+                created_at: row.try_get("created_at")?,
+                refcount: count(row.try_get("refcount")?)?,
+            })
+        })
+        .collect()
+}
+
+/// Removes records that nothing refers to by now, and returns how many. Their bytes become those of an abandoned upload, so
+/// that nobody waits for a row here while megabytes go.
+pub(super) async fn abandon(connection: &mut PgConnection, hashes: &[PreimageHash]) -> Result<u64, Failure> {
+    let hashes: Vec<&[u8]> = hashes.iter().map(|hash| hash.0.as_slice()).collect();
+    let abandoned = query(
+        "with gone as (
+            delete from preimages where hash = any(array(
+                select hash from preimages where hash = any($1) and refcount = 0 order by hash for update skip locked))
+            returning blob
+         )
+         insert into uploads (blob, touched_at) select blob, '-infinity' from gone",
+    )
+    .bind(hashes)
+    .execute(connection)
+    .await?;
+    Ok(abandoned.rows_affected())
 }

@@ -224,5 +224,7 @@ pub(super) async fn dispute(
 }
 
 pub(super) async fn dispute_of(pool: &PgPool, id: PackageId) -> Result<Option<String>, Failure> {
-    Ok(query_scalar("select reason from disputes where package_id = $1").bind(id.0).fetch_optional(pool).await?)
+    // The reason of an archived package waits for its restoration.
+    let sql = "select d.reason from disputes d join packages p on p.id = d.package_id where d.package_id = $1";
+    Ok(query_scalar(sql).bind(id.0).fetch_optional(pool).await?)
 }

@@ -48,11 +48,16 @@ impl Intake<'_> {
 
     /// Makes the bytes a preimage, unless there is one already.
     async fn settle(&mut self, preimage: &Preimage) -> Result<bool, StoreError> {
-        if self.staged > 0 && !self.window.is_empty() {
-            self.flush().await?;
-        }
-        let (pool, blob, window, staged) = (&self.store.pool, self.blob, &self.window, self.staged > 0);
-        let created = self.store.bounded(again(|| settle(pool, blob, staged, window, preimage))).await?;
+        let (pool, blob) = (&self.store.pool, self.blob);
+        let created = if self.staged == 0 {
+            let whole = || again(|| preimages::insert_whole(pool, preimage, blob, &self.window));
+            self.store.bounded(read(pool, whole)).await?
+        } else {
+            if !self.window.is_empty() {
+                self.flush().await?;
+            }
+            self.store.bounded(again(|| settle(pool, blob, preimage))).await?
+        };
         self.settled = true;
         Ok(created)
     }
@@ -75,16 +80,13 @@ impl Drop for Intake<'_> {
     }
 }
 
-async fn settle(pool: &PgPool, blob: Uuid, staged: bool, window: &[u8], preimage: &Preimage) -> Result<bool, Failure> {
+/// Makes the staged bytes a preimage, unless there is one already.
+async fn settle(pool: &PgPool, blob: Uuid, preimage: &Preimage) -> Result<bool, Failure> {
     let mut transaction = begin(pool, Begin::Plain).await?;
-    if staged {
-        blobs::adopt(&mut transaction, blob).await?;
-    }
+    blobs::adopt(&mut transaction, blob).await?;
     let created = preimages::insert(&mut transaction, preimage, blob).await?;
-    match (created, staged) {
-        (true, true) => {}
-        (true, false) => blobs::insert_whole(&mut transaction, blob, window).await?,
-        (false, _) => blobs::remove(&mut transaction, blob).await?,
+    if !created {
+        blobs::remove(&mut transaction, blob).await?;
     }
     transaction.commit().await?;
     Ok(created)

@@ -1,0 +1,95 @@
+//! The CronJob of the cleanup: one run at a time, given up after its deadline, never started late by more than half an hour.
+
+use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, JobSpec, JobTemplateSpec};
+use k8s_openapi::api::core::v1::{ConfigMapVolumeSource, PodSpec, PodTemplateSpec, Volume, VolumeMount};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::{Desired, Kind, Write, config, identity, pod};
+use crate::crd::Cleanup;
+use crate::names::{self, Component};
+use crate::resolve::Resolved;
+
+/// Seconds by which a run may start late, such as after an outage of the control plane.
+const LATE: i64 = 1800;
+/// Seconds after which a run is given up: what it has not reached the next one does.
+const DEADLINE: i64 = 6 * 3600;
+/// Ended runs of each outcome that are kept, for their logs.
+const KEPT: i32 = 3;
+
+/// The CronJob, when the spec has a cleanup and there is a database to clean.
+pub(super) fn cron_job(resolved: &Resolved) -> Option<Desired> {
+    let Cleanup { schedule, time_zone, suspend, dry_run } = resolved.cleanup.as_ref()?;
+    let name = names::cleanup(&resolved.name);
+    let job = CronJob {
+        metadata: identity::metadata(resolved, &name, Component::Cleanup),
+        spec: Some(CronJobSpec {
+            schedule: schedule.clone(),
+            time_zone: Some(time_zone.clone()),
+            suspend: Some(*suspend),
+            concurrency_policy: Some("Forbid".into()),
+            starting_deadline_seconds: Some(LATE),
+            successful_jobs_history_limit: Some(KEPT),
+            failed_jobs_history_limit: Some(KEPT),
+            job_template: JobTemplateSpec {
+                metadata: Some(ObjectMeta {
+                    labels: Some(names::labels(&resolved.name, Component::Cleanup)),
+                    ..ObjectMeta::default()
+                }),
+                spec: Some(JobSpec {
+                    backoff_limit: Some(2),
+                    active_deadline_seconds: Some(DEADLINE),
+                    completions: Some(1),
+                    parallelism: Some(1),
+                    // A pod that is still on its way out counts: two never clean at once.
+                    pod_replacement_policy: Some("Failed".into()),
+                    template: template(resolved, *dry_run),
+                    ..JobSpec::default()
+                }),
+            },
+        }),
+        status: None,
+    };
+    Some(Desired::new(resolved, Kind::CronJob, name, Write::Apply, &job))
+}
+
+/// The pod knows the settings and the database. It has no token and no hash of one: nobody calls it.
+fn template(resolved: &Resolved, dry_run: bool) -> PodTemplateSpec {
+    let mut container = pod::container(resolved);
+    // After a bad rollout the good release cleans as well, with its own settings file.
+    container.image = Some(resolved.revision.image().to_owned());
+    let mut arguments = vec!["cleanup".to_owned(), "--config".into(), pod::CONFIG_FILE.into()];
+    arguments.extend(dry_run.then(|| "--dry-run".to_owned()));
+    container.args = Some(arguments);
+    container.volume_mounts.get_or_insert_default().push(VolumeMount {
+        name: "config".into(),
+        mount_path: pod::CONFIG_DIR.into(),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    });
+    // The pod's last log lines become its termination message: the operator reads them without a right to logs.
+    container.termination_message_policy = Some("FallbackToLogsOnError".into());
+    let config = Volume {
+        name: "config".into(),
+        config_map: Some(ConfigMapVolumeSource {
+            name: config::name(&resolved.name, resolved.revision.config()),
+            ..ConfigMapVolumeSource::default()
+        }),
+        ..Volume::default()
+    };
+    let mut spec = PodSpec {
+        containers: vec![container],
+        restart_policy: Some("Never".into()),
+        termination_grace_period_seconds: Some(30),
+        volumes: Some(vec![config, pod::scratch()]),
+        ..pod::base(resolved)
+    };
+    pod::schedule(&mut spec, &resolved.pod_template);
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(pod::labels(resolved, Component::Cleanup)),
+            annotations: pod::annotations(resolved),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(spec),
+    }
+}

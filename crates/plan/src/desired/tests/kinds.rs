@@ -1,0 +1,183 @@
+//! Laws of the kinds around the pods: cleanup, network, routes, monitoring.
+
+use serde_json::{Value, json};
+
+use super::super::*;
+use crate::fixtures::{
+    but, cluster_for, in_memory, migrated_cluster_for, named, objects, on_postgres, resolved, settled_cluster_for,
+};
+use crate::observed::Observed;
+
+/// The object of this kind and name that an instance with these changes has when everything runs.
+fn child(change: Value, name: &str) -> Value {
+    let instance = but(&on_postgres(), change);
+    let all = objects(&instance, &settled_cluster_for(&instance));
+    let found = all.items.into_iter().find(|item| item.object.to_string() == name);
+    found.unwrap_or_else(|| panic!("there is no {name}")).body
+}
+
+#[test]
+fn the_cleanup_runs_by_its_schedule_one_at_a_time_and_not_for_ever() {
+    let cleanup = json!({"cleanup": {"schedule": "5 4 * * *", "timeZone": "Europe/Berlin", "suspend": true}});
+    let spec = child(cleanup, "CronJob main-cleanup")["spec"].clone();
+    let at = |path: &str| spec.pointer(path).cloned().unwrap_or_default();
+    assert_eq!((at("/schedule"), at("/timeZone")), (json!("5 4 * * *"), json!("Europe/Berlin")));
+    assert_eq!((at("/suspend"), at("/concurrencyPolicy")), (json!(true), json!("Forbid")));
+    assert_eq!((at("/successfulJobsHistoryLimit"), at("/failedJobsHistoryLimit")), (json!(3), json!(3)));
+    assert!(at("/startingDeadlineSeconds").is_i64() && at("/jobTemplate/spec/activeDeadlineSeconds").is_i64());
+    assert_eq!(at("/jobTemplate/spec/podReplacementPolicy"), "Failed");
+    assert_eq!(at("/jobTemplate/spec/template/spec/restartPolicy"), "Never");
+    let arguments = |change: Value| {
+        let job = child(json!({"cleanup": change}), "CronJob main-cleanup");
+        job.pointer("/spec/jobTemplate/spec/template/spec/containers/0/args").cloned().unwrap()
+    };
+    assert_eq!(arguments(json!({})), json!(["cleanup", "--config", "/etc/jam/config/config.yaml"]));
+    assert_eq!(arguments(json!({"dryRun": true})).as_array().unwrap().last().unwrap(), "--dry-run");
+}
+
+#[test]
+fn the_cleanup_gets_the_dsn_and_no_token() {
+    let job = child(json!({"cleanup": {}}), "CronJob main-cleanup").to_string();
+    assert!(job.contains(r#""secretKeyRef":{"key":"dsn","name":"jam-db","optional":false}"#));
+    assert!(!job.contains("token-hashes") && !job.contains("/etc/jam/tokens"), "{job}");
+}
+
+#[test]
+fn the_cleanup_waits_for_the_migration_and_is_kept_meanwhile() {
+    let instance = but(&on_postgres(), json!({"cleanup": {}}));
+    let cron_job = ObjectRef { kind: Kind::CronJob, name: "main-cleanup".into() };
+    let waiting = objects(&instance, &cluster_for(&instance));
+    assert!(waiting.keep.contains(&cron_job) && waiting.items.iter().all(|item| item.object != cron_job));
+    assert!(objects(&instance, &migrated_cluster_for(&instance)).items.iter().any(|item| item.object == cron_job));
+}
+
+#[test]
+fn the_memory_store_has_no_cron_job() {
+    let instance = but(&in_memory(), json!({"cleanup": {}}));
+    let all = objects(&instance, &settled_cluster_for(&instance));
+    assert!(all.items.iter().all(|item| item.object.kind != Kind::CronJob) && all.keep.is_empty());
+}
+
+#[test]
+fn a_network_policy_lets_exactly_the_needed_traffic_through() {
+    let callers = json!([{"podSelector": {"matchLabels": {"app": "a"}}}, {}]);
+    let instance = but(&on_postgres(), json!({"networkPolicy": {"allowFrom": callers}}));
+    let cluster = Observed { database_port: Some(6432), ..settled_cluster_for(&instance) };
+    let mut resolved = resolved(&instance, &cluster);
+    resolved.egress.insert(4317);
+    let spec = network::policy(&resolved).unwrap().body["spec"].clone();
+    assert_eq!(
+        spec["ingress"],
+        json!([
+            {
+                "from": [
+                    {"podSelector": {"matchLabels": {"app": "a"}}},
+                    {"podSelector": {}},
+                    {
+                        "podSelector": {"matchLabels": {"jam.network/component": "operator"}},
+                        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "jam-system"}},
+                    },
+                ],
+                "ports": [{"port": "http", "protocol": "TCP"}],
+            },
+            {"ports": [{"port": "metrics", "protocol": "TCP"}]},
+        ])
+    );
+    assert_eq!(
+        spec["egress"],
+        json!([
+            {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]},
+            {"ports": [{"port": 4317, "protocol": "TCP"}, {"port": 6432, "protocol": "TCP"}]},
+        ])
+    );
+    assert_eq!(spec["policyTypes"], json!(["Ingress", "Egress"]), "what is not listed is closed");
+    let of_pods = spec["podSelector"]["matchLabels"].as_object().unwrap();
+    for component in ["API", "worker", "migration", "cleanup"] {
+        assert!(!of_pods.contains_key("app.kubernetes.io/component"), "it holds for the {component} pods as well");
+    }
+}
+
+#[test]
+fn where_nobody_is_named_everybody_may_call_and_memory_goes_nowhere() {
+    let spec = child(json!({"networkPolicy": {}}), "NetworkPolicy main")["spec"].clone();
+    assert!(spec["ingress"][0].get("from").is_none(), "{spec}");
+    assert_eq!(spec["egress"][1]["ports"], json!([{"port": 5432, "protocol": "TCP"}]), "as PostgreSQL has it");
+    let instance = but(&in_memory(), json!({"networkPolicy": {}}));
+    let policy = network::policy(&resolved(&instance, &cluster_for(&instance))).unwrap();
+    assert_eq!(policy.body["spec"]["egress"].as_array().unwrap().len(), 1, "DNS and nothing else");
+}
+
+#[test]
+fn a_route_takes_its_hosts_from_every_named_gateway_to_the_service() {
+    let route = json!({"httpRoute": {
+        "enabled": true, "hostnames": ["jam.example"],
+        "parentRefs": [{"name": "outer", "namespace": "edge", "sectionName": "https"}, {"name": "inner"}],
+    }, "service": {"port": 8000}});
+    let spec = child(route, "HTTPRoute main")["spec"].clone();
+    let wanted = json!({
+        "hostnames": ["jam.example"],
+        "parentRefs": [{"name": "outer", "namespace": "edge", "sectionName": "https"}, {"name": "inner"}],
+        "rules": [{"backendRefs": [{"name": "main", "port": 8000}]}],
+    });
+    assert_eq!(spec, wanted);
+}
+
+#[test]
+fn a_kind_that_is_not_served_is_left_out_and_nothing_else() {
+    let change = json!({
+        "httpRoute": {"enabled": true, "parentRefs": [{"name": "g"}]},
+        "monitoring": {"serviceMonitor": true, "prometheusRule": true, "dashboard": true},
+    });
+    let instance = but(&on_postgres(), change);
+    let cluster = settled_cluster_for(&instance);
+    let bare = Observed { unserved: Kind::optional().collect(), ..cluster.clone() };
+    let (all, left) = (named(&objects(&instance, &cluster)), named(&objects(&instance, &bare)));
+    let missing: Vec<_> = all.into_iter().filter(|name| !left.contains(name)).collect();
+    assert_eq!(missing, ["HTTPRoute main", "ServiceMonitor main", "PrometheusRule main"]);
+    assert!(left.contains(&"ConfigMap main-dashboard".to_owned()) && left.contains(&"Service main-metrics".to_owned()));
+}
+
+#[test]
+fn what_is_scraped_is_found_by_the_service_monitor_workers_included() {
+    let change = json!({"monitoring": {"serviceMonitor": true}, "workers": {"replicas": 1}});
+    let service = child(change.clone(), "Service main-metrics");
+    let monitor = child(change.clone(), "ServiceMonitor main");
+    let wanted = monitor.pointer("/spec/selector/matchLabels").unwrap().as_object().unwrap();
+    assert!(wanted.iter().all(|(key, value)| service["metadata"]["labels"][key] == *value));
+    assert!(
+        wanted.iter().any(|(key, value)| child(change.clone(), "Service main")["metadata"]["labels"][key] != *value),
+        "the Service of the API is not scraped a second time"
+    );
+    assert_eq!(monitor["spec"]["endpoints"][0]["port"], service["spec"]["ports"][0]["name"]);
+    for pods in ["Deployment main", "Deployment main-worker"] {
+        let template = child(change.clone(), pods).pointer("/spec/template").cloned().unwrap();
+        let selector = service["spec"]["selector"].as_object().unwrap();
+        assert!(selector.iter().all(|(key, value)| template["metadata"]["labels"][key] == *value), "{pods}");
+        assert!(template["spec"]["containers"][0]["ports"].to_string().contains(r#""name":"metrics""#), "{pods}");
+    }
+}
+
+#[test]
+fn alerts_and_panels_speak_of_this_instance_alone() {
+    let change = json!({"monitoring": {"prometheusRule": true, "dashboard": true}});
+    let rule = child(change.clone(), "PrometheusRule main");
+    let rules = rule.pointer("/spec/groups/0/rules").unwrap().as_array().unwrap().clone();
+    assert_eq!(rules.len(), crate::alerts::OF_INSTANCE.len());
+    let map = child(change, "ConfigMap main-dashboard");
+    assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
+    let dashboard: Value = serde_json::from_str(map["data"]["jam-jam-main.json"].as_str().unwrap()).unwrap();
+    let targets = dashboard["panels"].as_array().unwrap().iter().flat_map(|panel| panel["targets"].as_array().unwrap());
+    let expressions = rules.iter().chain(targets).map(|one| one["expr"].as_str().unwrap());
+    for expression in expressions {
+        let selectors = expression.matches('{').count();
+        let ours = expression.matches(r#"{namespace="jam",service="main-metrics""#).count();
+        assert!(selectors > 0 && selectors == ours && !expression.contains("$S"), "{expression}");
+    }
+}
+
+#[test]
+fn a_dashboard_goes_at_once_and_does_not_wait_for_the_pods() {
+    assert!(
+        names::is_dashboard(&names::dashboard("main")) && !names::is_dashboard(&names::config("main", "0123456789"))
+    );
+}

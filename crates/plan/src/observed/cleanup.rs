@@ -1,0 +1,65 @@
+//! What is known of the cleanup: its CronJob, and how its newest run ended.
+
+use jam_domain::Timestamp;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+
+use super::{JobState, MigrationJob, instant};
+
+/// The CronJob and its last run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CleanupState {
+    /// Whether a run is under way.
+    pub running: bool,
+    /// When it was last known to work: its last start, its last success, or its own making.
+    pub since: Option<Timestamp>,
+    /// The newest run that ended.
+    pub last: Option<CleanupRun>,
+}
+
+/// A run that ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CleanupRun {
+    /// The Job.
+    pub job: String,
+    /// When it began.
+    pub began_at: Option<Timestamp>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// Its last words, when it failed.
+    pub failure: Option<String>,
+}
+
+impl CleanupState {
+    /// What the CronJob says; its newest ended run is added by the caller.
+    pub fn of(cron_job: &CronJob, last: Option<CleanupRun>) -> Self {
+        let status = cron_job.status.as_ref();
+        let told = [
+            cron_job.metadata.creation_timestamp.as_ref(),
+            status.and_then(|status| status.last_schedule_time.as_ref()),
+            status.and_then(|status| status.last_successful_time.as_ref()),
+        ];
+        Self {
+            running: status.and_then(|status| status.active.as_ref()).is_some_and(|active| !active.is_empty()),
+            since: told.into_iter().filter_map(instant).max(),
+            last,
+        }
+    }
+
+    /// The newest of these Jobs that ended, without its last words.
+    pub fn newest(jobs: &[Job]) -> Option<CleanupRun> {
+        jobs.iter().filter_map(CleanupRun::of).max_by_key(|run| (run.ended_at, run.began_at))
+    }
+}
+
+impl CleanupRun {
+    fn of(job: &Job) -> Option<Self> {
+        let told = MigrationJob::of(job, None, None);
+        let failure = match told.state {
+            JobState::Running => return None,
+            JobState::Complete => None,
+            JobState::Failed { exit_code: _, message } => Some(message),
+        };
+        let began_at = instant(job.status.as_ref().and_then(|status| status.start_time.as_ref()));
+        Some(Self { job: told.name, began_at, ended_at: told.finished_at, failure })
+    }
+}

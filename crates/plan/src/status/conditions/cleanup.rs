@@ -1,0 +1,41 @@
+//! What is said about the cleanup: scheduled, or why not; suspended, failed, overdue.
+
+use jam_domain::StoreKind;
+
+use super::{Said, no, stored, unknown, yes};
+use crate::crd::{Cleanup, ConditionType, JamInstance};
+use crate::names;
+use crate::observed::Observed;
+use crate::reason::Reason;
+use crate::resolve::Resolved;
+use crate::schedule;
+
+pub(super) fn cleanup(instance: &JamInstance, resolved: Option<&Resolved>, observed: &Observed) -> Said {
+    let kind = ConditionType::CleanupScheduled;
+    let Some(resolved) = resolved else {
+        return stored(instance, kind).unwrap_or_else(|| unknown(kind, Reason::NotAsked, "nothing was scheduled yet"));
+    };
+    if resolved.settings.store == StoreKind::Memory {
+        return no(kind, Reason::NotScheduled, "the memory store needs no CronJob");
+    }
+    let Some(Cleanup { schedule, time_zone, suspend, dry_run }) = &resolved.cleanup else {
+        return no(kind, Reason::NotScheduled, "spec.cleanup is not set: nothing is archived or deleted");
+    };
+    let name = names::cleanup(&resolved.name);
+    if *suspend {
+        return no(kind, Reason::CleanupSuspended, "spec.cleanup.suspend is true: no run starts");
+    }
+    let Some(state) = &observed.cleanup else {
+        return no(kind, Reason::NotScheduled, format!("CronJob {name} is made after the migration"));
+    };
+    if let Some((run, words)) = state.last.as_ref().and_then(|run| Some((run, run.failure.as_ref()?))) {
+        return no(kind, Reason::CleanupFailed, format!("Job {} failed: {words}", run.job));
+    }
+    let overdue = state.since.is_some_and(|at| observed.at > at.plus_seconds(schedule::longest_pause(schedule)));
+    if overdue && !state.running {
+        let since = state.since.map(|at| super::whole_seconds(at).to_string()).unwrap_or_default();
+        return no(kind, Reason::CleanupOverdue, format!("CronJob {name} has started no run since {since}"));
+    }
+    let counted = if *dry_run { "; dry run: what is old is only counted" } else { "" };
+    yes(kind, Reason::Scheduled, format!("CronJob {name}: {schedule} in {time_zone}{counted}"))
+}

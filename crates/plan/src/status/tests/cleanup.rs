@@ -1,0 +1,120 @@
+//! Laws of what is said about the cleanup and about optional kinds.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::{applied, condition, pair, short, with};
+use crate::crd::JamInstance;
+use crate::fixtures::{at, but, in_memory, on_postgres, settled_cluster_for};
+use crate::observed::{CleanupRun, CleanupState, Observed};
+use crate::status::{Verdict, status, transitions};
+use crate::{Kind, Reason};
+
+fn cleaned() -> JamInstance {
+    but(&on_postgres(), json!({"cleanup": {}}))
+}
+
+fn run(job: &str, began: i64, failure: Option<&str>) -> CleanupRun {
+    CleanupRun {
+        job: job.into(),
+        began_at: Some(at(began)),
+        ended_at: Some(at(began + 5)),
+        failure: failure.map(str::to_owned),
+    }
+}
+
+fn cluster(instance: &JamInstance, seconds: i64, last: Option<CleanupRun>) -> Observed {
+    let cleanup = CleanupState { running: false, since: Some(at(1000)), last };
+    Observed { at: at(seconds), cleanup: Some(cleanup), ..settled_cluster_for(instance) }
+}
+
+#[test]
+fn a_cleanup_is_scheduled_suspended_failed_or_overdue_and_says_so() {
+    let one = cleaned();
+    let day = 86_400;
+    let suspended = but(&one, json!({"cleanup": {"suspend": true}}));
+    let failed = run("main-cleanup-7", 1500, Some("no connection"));
+    let table = [
+        (&one, cluster(&one, 2000, None), "True", Reason::Scheduled, "17 3 * * * in Etc/UTC"),
+        (&one, cluster(&one, 2000, Some(run("a", 1500, None))), "True", Reason::Scheduled, "main-cleanup"),
+        (&suspended, cluster(&one, 9 * day, None), "False", Reason::CleanupSuspended, "spec.cleanup.suspend"),
+        (&one, cluster(&one, 2000, Some(failed)), "False", Reason::CleanupFailed, "Job main-cleanup-7 failed: no conn"),
+        (&one, cluster(&one, 3 * day, None), "False", Reason::CleanupOverdue, "since 1970-01-01T00:16:40Z"),
+        (&one, settled_cluster_for(&one), "False", Reason::NotScheduled, "after the migration"),
+    ];
+    for (instance, cluster, word, reason, words) in table {
+        let said = applied(instance, &cluster, 2000);
+        assert_eq!(short(&said, "CleanupScheduled"), pair(word, reason), "{words}");
+        let message = &condition(&said, "CleanupScheduled").message;
+        assert!(message.contains(words), "{words}: {message}");
+        assert_eq!(short(&said, "Ready").0, "True", "a cleanup is no reason not to serve");
+    }
+}
+
+#[test]
+fn a_run_that_is_under_way_is_not_overdue() {
+    let one = cleaned();
+    let mut late = cluster(&one, 9 * 86_400, None);
+    late.cleanup.as_mut().unwrap().running = true;
+    assert_eq!(short(&applied(&one, &late, 2000), "CleanupScheduled"), pair("True", Reason::Scheduled));
+}
+
+#[test]
+fn without_a_database_or_a_wish_there_is_no_cleanup_and_it_says_so() {
+    for (instance, words) in
+        [(but(&in_memory(), json!({"cleanup": {}})), "memory store"), (on_postgres(), "spec.cleanup is not set")]
+    {
+        let said = applied(&instance, &settled_cluster_for(&instance), 2000);
+        assert_eq!(short(&said, "CleanupScheduled"), pair("False", Reason::NotScheduled));
+        assert!(condition(&said, "CleanupScheduled").message.contains(words), "{words}");
+    }
+}
+
+#[test]
+fn the_result_of_the_last_run_is_kept_when_its_job_is_gone() {
+    let one = cleaned();
+    let first = applied(&one, &cluster(&one, 2000, Some(run("a", 1500, None))), 2000);
+    let told = first.cleanup.clone().unwrap();
+    assert_eq!((told.last_run.unwrap().0.as_second(), told.last_result.as_deref()), (1500, Some("Succeeded")));
+    let later = applied(&with(&one, first.clone()), &cluster(&one, 3000, None), 3000);
+    assert_eq!(later.cleanup, first.cleanup);
+    let failed = applied(&with(&one, first), &cluster(&one, 3000, Some(run("b", 2500, Some("x")))), 3000);
+    assert_eq!(failed.cleanup.unwrap().last_result.as_deref(), Some("Failed"));
+}
+
+#[test]
+fn a_failed_cleanup_is_told_once() {
+    let one = cleaned();
+    let good = applied(&one, &cluster(&one, 2000, None), 2000);
+    let failed = cluster(&one, 3000, Some(run("a", 2500, Some("x"))));
+    let bad = applied(&with(&one, good.clone()), &failed, 3000);
+    assert_eq!(transitions(&good, &bad).iter().map(|event| event.reason).collect::<Vec<_>>(), [Reason::CleanupFailed]);
+    let again = applied(&with(&one, bad.clone()), &failed, 4000);
+    assert_eq!(again, bad, "a repetition says nothing");
+}
+
+#[test]
+fn what_the_api_server_does_not_serve_is_named() {
+    let wanted = |change: Value| but(&on_postgres(), change);
+    let one = wanted(
+        json!({"monitoring": {"serviceMonitor": true}, "httpRoute": {"enabled": true, "parentRefs": [{"name": "g"}]}}),
+    );
+    let served = settled_cluster_for(&one);
+    let bare = Observed { unserved: BTreeSet::from([Kind::HttpRoute, Kind::PrometheusRule]), ..served.clone() };
+    let said = applied(&one, &bare, 2000);
+    assert_eq!(short(&said, "OptionalKindsServed"), pair("False", Reason::KindNotServed));
+    let message = &condition(&said, "OptionalKindsServed").message;
+    assert!(message.contains("HTTPRoute (gateway.networking.k8s.io/v1)") && !message.contains("Monitor"), "{message}");
+    assert!(!message.contains("PrometheusRule"), "nobody asked for it: {message}");
+    assert_eq!(short(&said, "Ready").0, "True", "it serves all the same");
+    assert_eq!(short(&applied(&one, &served, 2000), "OptionalKindsServed"), pair("True", Reason::KindsServed));
+    let none = applied(&on_postgres(), &bare, 2000);
+    assert_eq!(short(&none, "OptionalKindsServed"), pair("True", Reason::NotNeeded));
+    let paused = status(&with(&one, said.clone()), Verdict::Paused, &bare, at(3000));
+    assert_eq!(
+        short(&paused, "OptionalKindsServed"),
+        pair("False", Reason::KindNotServed),
+        "what was said still holds"
+    );
+}

@@ -1,0 +1,219 @@
+//! Cleanup: walks what is old in pages, and archives or deletes it in short transactions that nobody waits for.
+
+use std::collections::BTreeMap;
+
+use jam_domain::retention::{Cleaned, Retention};
+use jam_domain::{PackageStatus, PreimageHash, ServiceId, Timestamp};
+use sqlx::postgres::PgConnection;
+use sqlx::{ConnectOptions, Connection, query, query_scalar};
+use uuid::Uuid;
+
+use super::PostgresStore;
+use super::archive::{self, Aged, Walk};
+use super::error::Failure;
+use super::pool::Begin;
+use super::value::At;
+use super::{preimages, upload};
+use crate::{CleanupError, Stored};
+
+/// Packages that are read, and at most moved or deleted, at once.
+const PACKAGES: u32 = 500;
+/// Preimages that are read at once.
+const PREIMAGES: u32 = 2000;
+
+/// One cleanup on a connection of its own: with the connection its lock goes, however the run ends.
+struct Run<'a> {
+    store: &'a PostgresStore,
+    connection: PgConnection,
+    retention: &'a Retention,
+    cleaned: Cleaned,
+    /// A dry run changes nothing, and keeps which references the packages that it would delete take along.
+    dry: Option<BTreeMap<PreimageHash, u64>>,
+}
+
+pub(super) async fn cleanup(
+    store: &PostgresStore,
+    retention: &Retention,
+    dry_run: bool,
+) -> Result<Cleaned, CleanupError> {
+    let failed = |error, cleaned| CleanupError::Failed { error, cleaned };
+    let (connection, alone) =
+        store.bounded(open(store, dry_run)).await.map_err(|error| failed(error, Cleaned::default()))?;
+    if !alone {
+        return Err(CleanupError::Busy);
+    }
+    let dry = dry_run.then(BTreeMap::new);
+    let mut run = Run { store, connection, retention, cleaned: Cleaned::default(), dry };
+    let walked = run.walk().await;
+    let cleaned = run.cleaned;
+    // What was done is done; a connection that breaks now is closed as well.
+    let _ = run.connection.close().await;
+    walked.map(|()| cleaned).map_err(|error| failed(error, cleaned))
+}
+
+/// A connection, and whether this run is the only one. A dry run looks at one moment, and stands in nobody's way.
+async fn open(store: &PostgresStore, dry_run: bool) -> Result<(PgConnection, bool), Failure> {
+    let mut connection = store.pool.connect_options().connect().await?;
+    let alone = if dry_run {
+        query("begin isolation level repeatable read, read only").execute(&mut connection).await?;
+        true
+    } else {
+        query_scalar("select pg_try_advisory_lock(5425451, 2)").fetch_one(&mut connection).await?
+    };
+    Ok((connection, alone))
+}
+
+impl Run<'_> {
+    /// The steps, in the order of the contract: archive, delete what was archived, delete preimages.
+    async fn walk(&mut self) -> Stored<()> {
+        let retention = self.retention;
+        for status in Retention::FINISHED {
+            self.archive(status, None, retention.cutoff()).await?;
+            for (service, cutoff) in retention.services() {
+                self.archive(status, Some(service), cutoff).await?;
+            }
+        }
+        self.delete().await?;
+        self.delete_preimages().await?;
+        if self.dry.is_none() {
+            let idle = u32::try_from(upload::ABANDONED.as_secs()).unwrap_or(u32::MAX);
+            self.store.sweep_uploads(idle).await?;
+        }
+        Ok(())
+    }
+
+    /// Archives the finished packages of one service, or of all services without a retention of their own.
+    async fn archive(
+        &mut self,
+        status: PackageStatus,
+        service: Option<&ServiceId>,
+        cutoff: Option<Timestamp>,
+    ) -> Stored<()> {
+        let Some(cutoff) = cutoff else { return Ok(()) };
+        let (walk, mut seen) = (Walk { status, service, cutoff: At::from(cutoff) }, None);
+        loop {
+            let page = archive::finished(&mut self.connection, &walk, seen.as_ref(), PACKAGES);
+            let page = self.store.bounded(page).await?;
+            let due = |aged: &&Aged| {
+                // A service with a retention of its own has a walk of its own.
+                (service.is_some() || !self.retention.has_own(&aged.service_id))
+                    && self.retention.archives(
+                        &aged.service_id,
+                        aged.at.timestamp(),
+                        aged.restored_at.map(At::timestamp),
+                    )
+            };
+            let ids: Vec<Uuid> = page.iter().filter(due).map(|aged| aged.id.0).collect();
+            self.archive_page(&ids).await?;
+            match ended(page, PACKAGES) {
+                Some(last) => seen = Some(last),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn archive_page(&mut self, ids: &[Uuid]) -> Stored<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let (packages, reports) = if self.dry.is_some() {
+            let reports = self.store.bounded(archive::reports_of(&mut self.connection, ids)).await?;
+            // With no days in between, what is archived now is deleted now.
+            if self.retention.deletes_archived_until() >= self.retention.now() {
+                self.weigh(ids).await?;
+            }
+            (ids.len() as u64, reports)
+        } else {
+            let (connection, retention) = (&mut self.connection, self.retention);
+            let moved = async {
+                let mut transaction = connection.begin_with(Begin::Staging.statement()).await?;
+                let moved = archive::archive(&mut transaction, ids, retention).await?;
+                transaction.commit().await?;
+                Ok(moved)
+            };
+            self.store.bounded(moved).await?
+        };
+        self.cleaned.archived_packages += packages;
+        self.cleaned.archived_reports += reports;
+        Ok(())
+    }
+
+    /// Deletes what has been archived for long enough.
+    async fn delete(&mut self) -> Stored<()> {
+        let until = At::from(self.retention.deletes_archived_until());
+        let mut seen = None;
+        loop {
+            let page = archive::archived_until(&mut self.connection, until, seen.as_ref(), PACKAGES);
+            let page = self.store.bounded(page).await?;
+            let due = |aged: &&Aged| self.retention.deletes(&aged.service_id, aged.at.timestamp());
+            let ids: Vec<Uuid> = page.iter().filter(due).map(|aged| aged.id.0).collect();
+            self.delete_page(&ids).await?;
+            match ended(page, PACKAGES) {
+                Some(last) => seen = Some(last),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn delete_page(&mut self, ids: &[Uuid]) -> Stored<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        if self.dry.is_some() {
+            return self.weigh(ids).await;
+        }
+        let connection = &mut self.connection;
+        let deleted = async {
+            let mut transaction = connection.begin_with(Begin::Staging.statement()).await?;
+            let deleted = archive::delete(&mut transaction, ids).await?;
+            transaction.commit().await?;
+            Ok(deleted)
+        };
+        let (packages, reports) = self.store.bounded(deleted).await?;
+        self.cleaned.deleted_packages += packages;
+        self.cleaned.deleted_reports += reports;
+        Ok(())
+    }
+
+    /// Counts these as deleted, and remembers the references that would go with them.
+    async fn weigh(&mut self, ids: &[Uuid]) -> Stored<()> {
+        let (reports, references) = self.store.bounded(archive::weigh(&mut self.connection, ids)).await?;
+        let released = self.dry.get_or_insert_default();
+        for (hash, count) in references {
+            *released.entry(hash).or_default() += count;
+        }
+        self.cleaned.deleted_packages += ids.len() as u64;
+        self.cleaned.deleted_reports += reports;
+        Ok(())
+    }
+
+    /// Deletes old preimages that nothing refers to any more.
+    async fn delete_preimages(&mut self) -> Stored<()> {
+        let Some(cutoff) = self.retention.cutoff() else { return Ok(()) };
+        let mut seen = None;
+        loop {
+            let page = preimages::walk(&mut self.connection, seen.as_ref(), PREIMAGES);
+            let page = self.store.bounded(page).await?;
+            let released = |hash| self.dry.as_ref().and_then(|released| released.get(hash)).copied().unwrap_or(0);
+            let unused: Vec<PreimageHash> = page
+                .iter()
+                .filter(|one| one.created_at.timestamp() < cutoff && one.refcount <= released(&one.hash))
+                .map(|one| one.hash)
+                .collect();
+            self.cleaned.deleted_preimages += match &self.dry {
+                Some(_) => unused.len() as u64,
+                None if unused.is_empty() => 0,
+                None => self.store.bounded(preimages::abandon(&mut self.connection, &unused)).await?,
+            };
+            match ended(page, PREIMAGES) {
+                Some(last) => seen = Some(last),
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+/// Where the walk goes on after this page; nowhere after one that is not full.
+fn ended<T>(mut page: Vec<T>, limit: u32) -> Option<T> {
+    if page.len() < limit as usize { None } else { page.pop() }
+}

@@ -1,0 +1,72 @@
+//! The cleanup on the real Job controller: a run that fails is a condition with its last words, the next good one takes it back.
+
+use jam_plan::{JamInstance, Kind};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use kube::Api;
+use kube::api::PostParams;
+use serde_json::{Value, json};
+
+use crate::operator_kinds::{children, on_postgres};
+use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
+use crate::support::cluster::control_plane;
+
+/// What `kubectl create job --from=cronjob/main-cleanup` makes, without a second attempt.
+fn run_of(cron_job: &CronJob, name: &str) -> Job {
+    let template = serde_json::to_value(&cron_job.spec.as_ref().unwrap().job_template).unwrap();
+    let mut job = json!({
+        "apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {
+            "name": name, "labels": template["metadata"]["labels"],
+            "annotations": {"cronjob.kubernetes.io/instantiate": "manual"},
+            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "CronJob", "name": cron_job.metadata.name,
+                "uid": cron_job.metadata.uid, "controller": true}],
+        },
+        "spec": template["spec"],
+    });
+    job["spec"]["backoffLimit"] = json!(0);
+    serde_json::from_value(job).unwrap()
+}
+
+#[tokio::test]
+async fn a_failed_cleanup_is_a_condition_with_its_last_words_until_one_succeeds() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, &["--leader-election", "false"]);
+    let mut spec = on_postgres(&client, &namespace).await;
+    spec["cleanup"] = json!({"schedule": "0 0 29 2 *"});
+    apply(&client, &namespace, "main", spec.clone()).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    condition(&client, &namespace, "main", "CleanupScheduled", "True", "Scheduled").await;
+
+    drop(kubelet);
+    let kubelet = Kubelet::play(&client, &namespace, 1, "error: permission denied for table packages");
+    let cron_jobs: Api<CronJob> = Api::namespaced(client.clone(), &namespace);
+    let jobs: Api<Job> = Api::namespaced(client.clone(), &namespace);
+    let cron_job = cron_jobs.get("main-cleanup").await.unwrap();
+    jobs.create(&PostParams::default(), &run_of(&cron_job, "first")).await.unwrap();
+    let told = condition(&client, &namespace, "main", "CleanupScheduled", "False", "CleanupFailed").await;
+    assert!(told.contains("Job first failed: error: permission denied"), "{told}");
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
+    let result = async || instances.get("main").await.ok()?.status?.cleanup?.last_result;
+    assert_eq!(result().await.as_deref(), Some("Failed"));
+
+    drop(kubelet);
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    // Ended within another second: the newest counts.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    jobs.create(&PostParams::default(), &run_of(&cron_job, "second")).await.unwrap();
+    condition(&client, &namespace, "main", "CleanupScheduled", "True", "Scheduled").await;
+    eventually("the result is told", async || (result().await? == "Succeeded").then_some(())).await;
+
+    spec["cleanup"]["suspend"] = json!(true);
+    apply(&client, &namespace, "main", spec).await;
+    condition(&client, &namespace, "main", "CleanupScheduled", "False", "CleanupSuspended").await;
+    let suspended = children(&client, &namespace, Kind::CronJob).get("main-cleanup").await.unwrap();
+    assert_eq!(suspended.data["spec"]["suspend"], Value::Bool(true));
+    operator.quiet().await;
+    assert_eq!(jobs.list(&kube::api::ListParams::default()).await.unwrap().items.len(), 3, "its runs are not pruned");
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}

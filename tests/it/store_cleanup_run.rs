@@ -1,0 +1,121 @@
+//! Laws of a cleanup on PostgreSQL: one at a time, interrupted, beside others; and of the schema before it.
+
+use std::time::Duration;
+
+use jam_domain::PreimageHash;
+use jam_domain::retention::Cleaned;
+use jam_store::{CleanupError, NewPackage, PostgresConfig, PostgresStore, Store, StoreError};
+use sqlx::Executor;
+
+use crate::store_fixture::{bytes_of, engine, package, put, verified_chain};
+use crate::store_retention::{aged, blob, cleanup, rule, rule_of};
+use crate::support::postgres;
+
+async fn store_on(dsn: &str) -> PostgresStore {
+    PostgresStore::connect(PostgresConfig::new(dsn)).await.unwrap()
+}
+
+/// So many applied packages of 40 days, each referring to one preimage.
+async fn filled(store: &PostgresStore, count: usize) -> PreimageHash {
+    let hash = blob(store, b"blob", 0).await;
+    let engine = engine();
+    let referring = || {
+        let mut new: NewPackage = aged("s", 40);
+        new.package.preimage_hashes = Some(vec![hash]);
+        new
+    };
+    futures::future::join_all((0..count).map(|_| store.submit(referring(), &engine))).await;
+    while !store.process(500, &engine).await.unwrap().is_empty() {}
+    hash
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_one_cleanup_runs_the_next_is_told_so_and_a_dry_one_is_not_in_its_way() {
+    let dsn = postgres::migrated_database().await;
+    let store = store_on(&dsn).await;
+    filled(&store, 3).await;
+    let mut other = postgres::connect(&dsn).await;
+    other.execute("select pg_advisory_lock(5425451, 2)").await.unwrap();
+    assert_eq!(store.cleanup(&rule(0), false).await, Err(CleanupError::Busy));
+    assert_eq!(store.cleanup(&rule(0), true).await.unwrap().archived_packages, 3);
+    drop(other);
+    let free = async { while store.cleanup(&rule(0), false).await == Err(CleanupError::Busy) {} };
+    tokio::time::timeout(Duration::from_secs(10), free).await.unwrap();
+    assert_eq!(store.cleanup(&rule(7), false).await.unwrap().deleted_packages, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_cleanup_keeps_what_it_did_and_the_next_one_finishes() {
+    let dsn = postgres::migrated_database().await;
+    let store = store_on(&dsn).await;
+    let hash = filled(&store, 1700).await;
+    // The third batch of the deletion waits for a row that somebody holds, until its connection is killed.
+    let rule = rule_of(30, 0, &[], 0);
+    let mut obstacle = postgres::connect(&dsn).await;
+    obstacle.execute("begin; lock table disputes in access exclusive mode").await.unwrap();
+    let run = {
+        let (store, rule) = (store.clone(), rule.clone());
+        tokio::spawn(async move { store.cleanup(&rule, false).await })
+    };
+    let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+    while postgres::number(&dsn, waits).await == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    obstacle.execute("rollback").await.unwrap();
+    while postgres::number(&dsn, "select count(*) from archived_packages").await == 1700 {
+        tokio::task::yield_now().await;
+    }
+    postgres::terminate_connections(&dsn).await;
+    let before = match run.await.unwrap() {
+        // Or it was faster than the kill.
+        Err(CleanupError::Failed { error: StoreError::Unavailable(_), cleaned }) | Ok(cleaned) => cleaned,
+        Err(other) => panic!("{other:?}"),
+    };
+    let left = postgres::number(&dsn, "select count(*) from archived_packages").await.unsigned_abs();
+    assert_eq!(store.preimage(hash).await.unwrap().unwrap().refcount, left, "no batch is half done");
+    assert!(before.deleted_packages <= 1700 - left);
+    let after = cleanup(&store, &rule).await;
+    assert_eq!((after.archived_packages, after.deleted_packages), (1700 - before.archived_packages, left));
+    assert_eq!(store.preimage(hash).await.unwrap().unwrap().refcount, 0);
+    verified_chain(&store, "s").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_that_was_wrong_before_never_goes_below_0_and_does_not_stop_retention() {
+    let dsn = postgres::migrated_database().await;
+    let store = store_on(&dsn).await;
+    let hash = filled(&store, 3).await;
+    postgres::execute(&dsn, "update preimages set refcount = 1").await;
+    assert_eq!(store.cleanup(&rule_of(30, 0, &[], 0), false).await.unwrap().deleted_packages, 3);
+    assert_eq!(store.preimage(hash).await.unwrap().unwrap().refcount, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preimage_that_a_submission_refers_to_at_the_same_moment_stays() {
+    let dsn = postgres::migrated_database().await;
+    let store = store_on(&dsn).await;
+    put(&store, b"blob", 9).await;
+    postgres::execute(&dsn, "update preimages set created_at = '2020-01-01'").await;
+    let mut submission = postgres::connect(&dsn).await;
+    submission.execute("begin; select from preimages for no key update").await.unwrap();
+    assert_eq!(store.cleanup(&rule(0), false).await.unwrap(), Cleaned::default(), "it is in somebody's hand");
+    submission.execute("update preimages set refcount = 1; commit").await.unwrap();
+    assert_eq!(store.cleanup(&rule(0), false).await.unwrap(), Cleaned::default());
+    assert_eq!(bytes_of(&store, PreimageHash::of(b"blob"), 0..9).await, b"blob");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_a_cleanup_waits_for_no_disk_and_holds_no_lock_that_a_submission_needs() {
+    let dsn = postgres::migrated_database().await;
+    let store = store_on(&dsn).await;
+    filled(&store, 3).await;
+    // A submission under way holds its lock and the preimage; the cleanup archives all the same.
+    let mut submission = postgres::connect(&dsn).await;
+    submission
+        .execute("begin; select pg_advisory_xact_lock(5425451, 1); select from preimages for no key update")
+        .await
+        .unwrap();
+    assert_eq!(store.cleanup(&rule(0), false).await.unwrap().archived_packages, 3);
+    submission.execute("rollback").await.unwrap();
+    store.submit(package("s"), &engine()).await.unwrap();
+}

@@ -1,0 +1,59 @@
+//! What a step costs the database, in counters that no busy machine can blur: statements and commits.
+
+use jam_store::{PostgresConfig, PostgresStore, Put, Store};
+use sqlx::query_as;
+
+use crate::store_fixture::{engine, noise, package, put};
+use crate::support::postgres::{Server, connect, execute};
+
+/// A store whose statements are counted, and where they are read from.
+async fn counted(server: &Server) -> (PostgresStore, String) {
+    let dsn = server.migrated_database().await;
+    execute(&dsn, "create extension pg_stat_statements; create role counted superuser login").await;
+    let store = PostgresStore::connect(PostgresConfig::new(dsn.replace("postgres@", "counted@"))).await.unwrap();
+    // The connection is made and its statements are prepared.
+    store.ping().await.unwrap();
+    (store, dsn)
+}
+
+/// Statements, `begin` and `commit` among them, and of these the commits, since this was last asked.
+async fn spent(dsn: &str) -> (i64, i64) {
+    let mut connection = connect(dsn).await;
+    let sums =
+        "select coalesce(sum(calls), 0)::bigint, coalesce(sum(calls) filter (where query ilike 'commit%'), 0)::bigint
+         from pg_stat_statements s join pg_roles r on r.oid = s.userid where r.rolname = 'counted'";
+    let sums = query_as(sums).fetch_one(&mut connection).await.unwrap();
+    sqlx::query("select pg_stat_statements_reset()").execute(&mut connection).await.unwrap();
+    sums
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_blob_is_looked_for_and_written_by_one_statement_each() {
+    let server = Server::tuned("-c shared_preload_libraries=pg_stat_statements");
+    let (store, dsn) = counted(&server).await;
+    for length in [0, 1, 1 << 20] {
+        spent(&dsn).await;
+        assert!(matches!(put(&store, &noise(length, 3), 100_000).await, Put::Created(_)));
+        // The look for interrupted uploads, once an hour, is in the first one's bill.
+        let (statements, commits) = spent(&dsn).await;
+        assert!(length == 0 || (statements, commits) == (2, 0), "{length} bytes: {statements}, {commits} commits");
+        assert!(matches!(put(&store, &noise(length, 3), 100_000).await, Put::AlreadyThere(_)));
+        assert_eq!(spent(&dsn).await, (1, 0), "{length} bytes again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_submissions_and_a_batch_of_work_are_one_commit_each() {
+    let server = Server::tuned("-c shared_preload_libraries=pg_stat_statements");
+    let (store, dsn) = counted(&server).await;
+    spent(&dsn).await;
+    let engine = engine();
+    // They start in one turn: the first is written alone, the others gather meanwhile.
+    let submissions = (0..100).map(|_| store.submit(package("s"), &engine));
+    assert!(futures::future::join_all(submissions).await.iter().all(Result::is_ok));
+    let (statements, commits) = spent(&dsn).await;
+    assert!(commits <= 4, "{commits} commits, {statements} statements for 100 packages");
+    assert_eq!(store.process(100, &engine).await.unwrap().len(), 100);
+    let (statements, commits) = spent(&dsn).await;
+    assert!(commits == 1 && statements <= 12, "{commits} commits, {statements} statements for 100 packages");
+}
