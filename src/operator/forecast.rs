@@ -76,7 +76,7 @@ pub async fn previews(text: &str, defaults: Defaults) -> Result<Vec<Preview>, St
     for instance in instances {
         let context = context(client.clone(), defaults.clone())?;
         let place = format!("JamInstance {}", Key::of(&instance));
-        all.push(preview(&context, &instance).await.map_err(|error| format!("{place}: {error}"))?);
+        all.push(Box::pin(preview(&context, &instance)).await.map_err(|error| format!("{place}: {error}"))?);
     }
     Ok(all)
 }
