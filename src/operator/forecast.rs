@@ -77,7 +77,7 @@ pub async fn previews(text: &str, defaults: Defaults) -> Result<Vec<Preview>, St
     for instance in instances {
         let context = context(client.clone(), defaults.clone())?;
         let place = format!("JamInstance {}", Key::of(&instance));
-        all.push(preview(&context, &instance).await.map_err(|error| format!("{place}: {error}"))?);
+        all.push(Box::pin(preview(&context, &instance)).await.map_err(|error| format!("{place}: {error}"))?);
     }
     Ok(all)
 }
@@ -150,7 +150,9 @@ async fn accepted(context: &Context, wanted: &JamInstance) -> Result<JamInstance
 async fn know_children(context: &Context, instance: &JamInstance) -> Result<(), String> {
     let key = Key::of(instance);
     let params = ListParams::default().labels(&names::child_selector(&key.name));
-    let lists = Kind::ALL.map(|kind| {
+    context.children.served.ask(&context.client).await;
+    let missing = context.children.served.missing();
+    let lists = Kind::ALL.into_iter().filter(|kind| !missing.contains(kind)).map(|kind| {
         let (api, params) = (api_of(context, kind, &key.namespace), params.clone());
         async move {
             let list = api.list_metadata(&params).await;
