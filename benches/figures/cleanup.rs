@@ -24,6 +24,8 @@ pub async fn measure(api: &Path, database: &Database, table: &mut Table) {
     execute(&dsn, "vacuum").await;
     execute(&dsn, "checkpoint").await;
     let server = Program::api(api, Some(&Database::counted(&dsn)));
+    // Somebody has to make room: the cap on pending packages holds here, too.
+    let worker = Program::worker(api, &dsn);
     let hashes = preimages(&server).await;
     submit(&server, &hashes, CLIENTS, CLIENTS * 4, "ready").await;
     let alone = p99(submissions(&server, &hashes, CLIENTS, COUNT, "alone").await.each);
@@ -35,6 +37,7 @@ pub async fn measure(api: &Path, database: &Database, table: &mut Table) {
     }
     let took = started.elapsed();
     server.stop();
+    worker.stop();
     let deleted = u64::from(OLD)
         - number(&dsn, "select count(*) from packages where created_at < now() - interval '1 day'")
             .await

@@ -43,6 +43,21 @@ async fn a_small_blob_is_looked_for_and_written_by_one_statement_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_large_blob_is_a_statement_for_each_megabyte_and_one_commit() {
+    let server = Server::tuned("-c shared_preload_libraries=pg_stat_statements");
+    let (store, dsn) = counted(&server).await;
+    put(&store, b"the look for interrupted uploads is in the first one's bill", 9).await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    spent(&dsn).await;
+    let blob = noise(4 << 20, 3);
+    assert!(matches!(put(&store, &blob, 100_000).await, Put::Created(_)));
+    // The look for it; four windows; begin, the end of the upload, the record, commit.
+    assert_eq!(spent(&dsn).await, (9, 1));
+    let hash = jam_domain::PreimageHash::of(&blob);
+    assert!(crate::store_fixture::bytes_of(&store, hash, 0..u64::MAX).await == blob);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_batch_of_submissions_and_a_batch_of_work_are_one_commit_each() {
     let server = Server::tuned("-c shared_preload_libraries=pg_stat_statements");
     let (store, dsn) = counted(&server).await;

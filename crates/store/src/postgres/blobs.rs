@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use sqlx::postgres::{PgConnection, PgPool};
-use sqlx::{query, query_as, query_scalar};
+use sqlx::{AssertSqlSafe, query, query_as, query_scalar};
 use uuid::Uuid;
 
 use super::error::Failure;
@@ -18,29 +18,29 @@ pub(super) const WINDOW: usize = 1024 * 1024;
 
 /// Writes the next bytes of an upload, in a transaction of its own so that no connection waits for a slow client.
 ///
-/// The first write makes the upload known, so that what is left of it can be found when this server dies.
+/// The first write makes the upload known, so that what is left of it can be found when this server dies. One statement,
+/// which may be done again when its connection broke; it does not wait for the disk: the commit of the blob's record
+/// flushes the log up to its end.
 pub(super) async fn stage(pool: &PgPool, blob: Uuid, start: u64, bytes: &[u8]) -> Result<(), Failure> {
-    let mut transaction = begin(pool, Begin::Staging).await?;
-    let known = if start == 0 {
-        query("insert into uploads (blob) values ($1)").bind(blob).execute(&mut *transaction).await?
-    } else {
-        query("update uploads set touched_at = now() where blob = $1").bind(blob).execute(&mut *transaction).await?
-    };
-    if known.rows_affected() == 0 {
-        return Err(Failure::Gone("the upload was taken for abandoned"));
-    }
     let chunks: Vec<&[u8]> = bytes.chunks(CHUNK).collect();
     let starts = (0..chunks.len()).map(|n| number(start + (n * CHUNK) as u64)).collect::<Result<Vec<i64>, _>>()?;
-    query(
-        "insert into blob_chunks (blob, start, bytes)
-         select $1, u.start, u.bytes from unnest($2::bigint[], $3::bytea[]) as u(start, bytes)",
-    )
-    .bind(blob)
-    .bind(starts)
-    .bind(chunks)
-    .execute(&mut *transaction)
-    .await?;
-    transaction.commit().await?;
+    let known = if start == 0 {
+        "insert into uploads (blob) values ($1) on conflict (blob) do update set touched_at = now()"
+    } else {
+        "update uploads set touched_at = now() where blob = $1"
+    };
+    let sql = format!(
+        "with known as ({known} returning blob, set_config('synchronous_commit', 'off', true)), chunks as (
+            insert into blob_chunks (blob, start, bytes)
+            select known.blob, u.start, u.bytes from known cross join unnest($2::bigint[], $3::bytea[]) as u(start, bytes)
+            on conflict do nothing
+         )
+         select count(*) from known"
+    );
+    let known: i64 = query_scalar(AssertSqlSafe(sql)).bind(blob).bind(starts).bind(chunks).fetch_one(pool).await?;
+    if known == 0 {
+        return Err(Failure::Gone("the upload was taken for abandoned"));
+    }
     Ok(())
 }
 

@@ -41,7 +41,8 @@ impl Intake<'_> {
         let (start, length) = (self.staged, self.window.len() as u64);
         // Counted first: if the statement is cut off in the middle, what it may have written is looked for.
         self.staged += length;
-        self.store.bounded(blobs::stage(&self.store.pool, self.blob, start, &self.window)).await?;
+        let pool = &self.store.pool;
+        self.store.bounded(read(pool, || blobs::stage(pool, self.blob, start, &self.window))).await?;
         self.window.clear();
         Ok(())
     }
