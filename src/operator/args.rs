@@ -139,9 +139,12 @@ pub struct PlanArgs {
     /// The manifest; `-` is standard input.
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
-    /// Ask the cluster of the kubeconfig, without changing anything, what would differ and whether pods would restart. Exit code 0: nothing, 1: something, 2: it cannot be told. Give --api-image and --progress-deadline as the operator there has them.
+    /// Ask the cluster of the kubeconfig, without changing anything, what would differ and whether pods would restart. Exit code 0: nothing, 1: something, 2: it cannot be told. Give --api-image, --progress-deadline and --operator-namespace as the operator there has them.
     #[arg(long)]
     pub diff: bool,
+    /// The namespace of the operator there, whose pods a NetworkPolicy lets in.
+    #[arg(long, requires = "diff")]
+    pub operator_namespace: Option<String>,
     /// How differences are printed.
     #[arg(short, long, value_enum, default_value_t = Output::Text, requires = "diff")]
     pub output: Output,

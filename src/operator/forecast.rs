@@ -77,7 +77,7 @@ pub async fn previews(text: &str, defaults: Defaults) -> Result<Vec<Preview>, St
     for instance in instances {
         let context = context(client.clone(), defaults.clone())?;
         let place = format!("JamInstance {}", Key::of(&instance));
-        all.push(preview(&context, &instance).await.map_err(|error| format!("{place}: {error}"))?);
+        all.push(Box::pin(preview(&context, &instance)).await.map_err(|error| format!("{place}: {error}"))?);
     }
     Ok(all)
 }
@@ -107,7 +107,7 @@ async fn preview(context: &Context, wanted: &JamInstance) -> Result<Preview, Str
     know_children(context, &instance).await?;
     let told = |error: super::error::Error| chain(&error);
     let refused = |refusal: Refusal| format!("it would be refused, {refusal}");
-    let mut observed = observe::cluster(context, &instance).await.map_err(told)?;
+    let mut observed = Box::pin(observe::cluster(context, &instance)).await.map_err(told)?;
     preview.notes.extend(imagine_tokens(&instance, &mut observed, context.defaults.pace));
     reconcile::in_force(context, &instance, &mut observed).await.map_err(told)?.map_err(refused)?;
     let ahead = forecast(&instance, &observed, &context.defaults).map_err(refused)?;
@@ -150,7 +150,9 @@ async fn accepted(context: &Context, wanted: &JamInstance) -> Result<JamInstance
 async fn know_children(context: &Context, instance: &JamInstance) -> Result<(), String> {
     let key = Key::of(instance);
     let params = ListParams::default().labels(&names::child_selector(&key.name));
-    let lists = Kind::ALL.map(|kind| {
+    context.children.served.ask(&context.client).await;
+    let missing = context.children.served.missing();
+    let lists = Kind::ALL.into_iter().filter(|kind| !missing.contains(kind)).map(|kind| {
         let (api, params) = (api_of(context, kind, &key.namespace), params.clone());
         async move {
             let list = api.list_metadata(&params).await;

@@ -85,6 +85,7 @@ fn verbs_of(kind: Kind) -> &'static [&'static str] {
         | Kind::Secret
         | Kind::Service
         | Kind::NetworkPolicy
+        | Kind::Service
         | Kind::Deployment
         | Kind::CronJob
         | Kind::PodDisruptionBudget

@@ -49,6 +49,11 @@ impl Served {
         let _ = self.0.subscribe().wait_for(gone).await;
     }
 
+    /// Asks once.
+    pub async fn ask(&self, client: &Client) {
+        self.0.send_replace(Some(ask(client, BTreeSet::new()).await));
+    }
+
     /// Asks for as long as it is polled; `on` hears which kinds came or went.
     pub async fn keep_asking(&self, client: &Client, on: impl Fn(&BTreeSet<Kind>)) {
         loop {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ResourceQuota;
-use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use crate::operator_resource::{apply_malformed, define_loosely, plane_of_its_own};
@@ -20,13 +20,9 @@ fn about<'a>(asked: &'a [Asked], name: &str) -> Vec<&'a Asked> {
     asked.iter().filter(|asked| asked.name == name || asked.name.starts_with(&format!("{name}-"))).collect()
 }
 
-#[tokio::test]
-async fn three_bad_instances_among_fifty_cost_the_others_nothing() {
-    let plane = plane_of_its_own("isolation");
-    let (client, namespace) = plane.namespace().await;
-    define_loosely(&client).await;
-    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
-    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), &namespace);
+/// A quota that lets nobody make an Ingress.
+async fn no_ingress(client: &Client, namespace: &str) -> Api<ResourceQuota> {
+    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), namespace);
     let hard = json!({"count/ingresses.networking.k8s.io": "0"});
     let none = json!({"metadata": {"name": "none"}, "spec": {"hard": hard}});
     quotas.create(&PostParams::default(), &serde_json::from_value(none).unwrap()).await.unwrap();
@@ -34,6 +30,16 @@ async fn three_bad_instances_among_fifty_cost_the_others_nothing() {
         quotas.get("none").await.ok()?.status?.used.filter(|used| !used.is_empty())
     })
     .await;
+    quotas
+}
+
+#[tokio::test]
+async fn three_bad_instances_among_fifty_cost_the_others_nothing() {
+    let plane = plane_of_its_own("isolation");
+    let (client, namespace) = plane.namespace().await;
+    define_loosely(&client).await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let quotas = no_ingress(&client, &namespace).await;
     let account = Account::new(&plane, &client, &namespace, "operator").await;
     let operator = account.start(&plane, &["--leader-election", "false"]);
     apply_malformed(&client, &namespace).await;

@@ -137,7 +137,8 @@ async fn what_plan_says_is_what_the_operator_then_does() {
         let spec = stored(specs().new_tree(&mut runner).unwrap().current(), case % 2 == 0);
         let text = manifest(&namespace, name, &spec);
         let (since, before) = (operator.writes().len(), rollout(&client, &namespace, name).await);
-        let output = plan(plane, &text, &["--output", "json"]);
+        let here = ["--operator-namespace", namespace.as_str()];
+        let output = plan(plane, &text, &[here[0], here[1], "--output", "json"]);
         let planned = changes(&output);
         assert_eq!(output.status.code(), Some(i32::from(!planned.is_empty())), "{}", said(&output));
         assert_eq!(operator.writes().len(), since, "asking changes nothing");
@@ -174,7 +175,7 @@ async fn what_plan_says_is_what_the_operator_then_does() {
         let foretold = planned.iter().any(|c| c["name"] == name && !c["restarts"].as_array().unwrap().is_empty());
         let restarted = before.is_some() && before != rollout(&client, &namespace, name).await;
         assert_eq!(restarted, foretold, "case {case}: {spec}");
-        let again = plan(plane, &text, &[]);
+        let again = plan(plane, &text, &here);
         assert!(again.status.success() && said(&again).contains("nothing would change"), "{}", said(&again));
     }
     assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());

@@ -55,6 +55,8 @@ pub(super) fn cron_job(resolved: &Resolved) -> Option<Desired> {
 /// The pod knows the settings and the database. It has no token and no hash of one: nobody calls it.
 fn template(resolved: &Resolved, dry_run: bool) -> PodTemplateSpec {
     let mut container = pod::container(resolved);
+    // After a bad rollout the good release cleans as well, with its own settings file.
+    container.image = Some(resolved.revision.image().to_owned());
     let mut arguments = vec!["cleanup".to_owned(), "--config".into(), pod::CONFIG_FILE.into()];
     arguments.extend(dry_run.then(|| "--dry-run".to_owned()));
     container.args = Some(arguments);

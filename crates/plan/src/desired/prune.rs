@@ -38,8 +38,9 @@ pub fn prunable<'a>(objects: &Objects<Desired>, observed: &'a Observed, uid: &st
             Kind::Job => running(child),
             Kind::Secret => child.controller.as_deref().is_none_or(|controller| controller == uid),
             // Every instance has just the one of its name: there is never another, and no right to remove it.
-            Kind::ServiceAccount | Kind::Service => false,
+            Kind::ServiceAccount => false,
             Kind::NetworkPolicy
+            | Kind::Service
             | Kind::Deployment
             | Kind::CronJob
             | Kind::PodDisruptionBudget

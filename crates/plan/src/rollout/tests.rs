@@ -57,8 +57,8 @@ fn scene(before: &RolloutStatus) -> Scene<'_> {
     }
 }
 
-fn stuck() -> Option<String> {
-    Some("CrashLoopBackOff".into())
+fn stuck() -> String {
+    "CrashLoopBackOff".into()
 }
 
 fn phase(scene: &Scene<'_>) -> RolloutPhase {
@@ -98,7 +98,7 @@ fn a_revision_serves_when_every_pod_does() {
 fn a_rollout_without_progress_goes_back_after_its_deadline_and_not_before() {
     let before = under_way();
     for (seconds, given_up) in [(1010, false), (1299, false), (1300, true), (5000, true)] {
-        let now = step(&Scene { at: at(seconds), stuck: stuck(), ..scene(&before) });
+        let now = step(&Scene { at: at(seconds), stuck: Some(stuck()), ..scene(&before) });
         assert_eq!(now.given_up, given_up, "at {seconds}");
         let course = if given_up { Course::Back(good("old")) } else { Course::Forward };
         assert_eq!(now.course, course, "at {seconds}");
@@ -106,14 +106,14 @@ fn a_rollout_without_progress_goes_back_after_its_deadline_and_not_before() {
     }
     let late = Scene { at: at(5000), ..scene(&before) };
     assert_eq!(step(&late).course, Course::Forward, "slow is not stuck");
-    let elsewhere = Scene { applied: false, stuck: stuck(), ..late };
+    let elsewhere = Scene { applied: false, stuck: Some(stuck()), ..late };
     assert_eq!(step(&elsewhere).course, Course::Forward, "these words are about another revision");
 }
 
 #[test]
 fn a_database_that_is_away_is_no_fault_of_the_revision() {
     let before = under_way();
-    let bad = Scene { at: at(2000), stuck: stuck(), ..scene(&before) };
+    let bad = Scene { at: at(2000), stuck: Some(stuck()), ..scene(&before) };
     assert!(!step(&Scene { database_away: true, ..bad.clone() }).given_up);
     assert!(!step(&Scene { recovering: true, ..bad.clone() }).given_up);
     assert!(step(&bad).given_up);
@@ -146,7 +146,7 @@ fn a_revision_that_was_given_up_is_not_tried_again_until_the_spec_changes() {
     for scene in [
         Scene { settled: true, applied: false, ..scene(&before) },
         Scene { at: at(900_000), applied: false, ..scene(&before) },
-        Scene { stuck: stuck(), lost: true, ..scene(&before) },
+        Scene { stuck: Some(stuck()), lost: true, ..scene(&before) },
         Scene { database_away: true, ..scene(&before) },
         Scene { schema: Some(9), ..scene(&before) },
     ] {
@@ -172,7 +172,7 @@ fn a_changed_spec_is_tried_even_when_its_pods_are_the_same() {
 #[test]
 fn a_schema_that_moved_on_bars_the_way_back() {
     let before = under_way();
-    let bad = Scene { at: at(2000), stuck: stuck(), ..scene(&before) };
+    let bad = Scene { at: at(2000), stuck: Some(stuck()), ..scene(&before) };
     for (schema, barred) in [(Some(2), false), (Some(3), false), (None, false), (Some(4), true)] {
         let now = step(&Scene { schema, ..bad.clone() });
         assert_eq!(now.given_up, !barred, "schema {schema:?}");
@@ -188,7 +188,7 @@ fn a_schema_that_moved_on_bars_the_way_back() {
 #[test]
 fn a_first_revision_has_nothing_to_go_back_to() {
     let before = RolloutStatus { from: None, ..under_way() };
-    let now = step(&Scene { at: at(2000), stuck: stuck(), ..scene(&before) });
+    let now = step(&Scene { at: at(2000), stuck: Some(stuck()), ..scene(&before) });
     assert_eq!((now.course, now.given_up), (Course::NoWayBack("CrashLoopBackOff".into()), false));
     let before = RolloutStatus { from: None, ..serving() };
     assert_eq!(step(&Scene { lost: true, ..scene(&before) }).status, before);
