@@ -63,6 +63,12 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
     }
     // Reads.
     learnt.observed = Box::pin(observe::cluster(context, instance)).await?;
+    // Where the resource is refused the hashes would not follow: a token moved now would lock its consumer out.
+    if let Err(refusal) = resolve(instance, &learnt.observed, &context.defaults)
+        && refusal.reason != jam_plan::Reason::TokensPending
+    {
+        return Ok(Ending::Refused(refusal));
+    }
     // Writes only into token Secrets, one move of each rotation; new Secrets are prepared in memory.
     let minted = tokens::make(context, instance, &mut learnt.observed).await?;
     // Reads a revision that status refers to, where another is rendered now.

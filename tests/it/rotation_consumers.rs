@@ -89,6 +89,31 @@ async fn an_instance_made_again_takes_its_tokens_over_in_the_middle_of_a_rotatio
     }
 }
 
+#[tokio::test]
+async fn no_token_moves_while_the_instance_is_stalled_because_its_hashes_would_not_follow() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    database(&client, &namespace).await;
+    let node = Node::running(&client, &namespace, "main");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, SECONDS);
+    let good = spec(&json!([{"name": "demo"}]));
+    apply(&client, &namespace, "main", good.clone()).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let token = key(&client, &namespace, "demo", "token").await.unwrap();
+    let mut refused = good.clone();
+    refused["blobStore"] = json!({"url": "s3://bucket/prefix"});
+    apply(&client, &namespace, "main", refused).await;
+    condition(&client, &namespace, "main", "Stalled", "True", "NotImplemented").await;
+    annotate(&client, &namespace, "jam.network/revoke", "demo").await;
+    operator.quiet().await;
+    assert_eq!(key(&client, &namespace, "demo", "token").await.unwrap(), token, "the consumer keeps what pods accept");
+    apply(&client, &namespace, "main", good).await;
+    for address in node.addresses().into_values() {
+        eventually("then it is revoked", async || (answer(&address, &token).await == 401).then_some(())).await;
+    }
+}
+
 /// The commands of a section of docs/OPERATIONS.md: the blocks marked `sh`.
 fn commands(section: &str) -> String {
     let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/OPERATIONS.md")).unwrap();
