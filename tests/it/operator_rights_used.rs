@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::kubelet::FATE;
 use crate::operator_resource::{apply_malformed, define_loosely, plane_of_its_own};
 use crate::operator_support::{Account, Asked, Kubelet, apply, condition, eventually};
-use crate::support::cluster::instances;
+use crate::support::cluster::{ADD_ONS, install, instances};
 
 fn in_memory() -> Value {
     json!({"runtime": {"jam": {"enabled": true, "store": "memory"}}, "tokens": {"consumers": [{"name": "demo"}]}})
@@ -49,9 +49,16 @@ async fn postgres_life(client: &Client, namespace: &str) {
     let mut spec = on_postgres();
     spec["workers"] = json!({"replicas": 1});
     spec["autoscaling"] = json!({"minReplicas": 2, "maxReplicas": 3});
+    spec["cleanup"] = json!({"schedule": "0 0 29 2 *"});
     apply(client, namespace, "pg", spec).await;
     condition(client, namespace, "pg", "Ready", "True", "Serving").await;
-    change(client, namespace, "pg", json!({"workers": {"replicas": 0}, "autoscaling": null, "replicas": 1})).await;
+    change(
+        client,
+        namespace,
+        "pg",
+        json!({"workers": {"replicas": 0}, "autoscaling": null, "cleanup": null, "replicas": 1}),
+    )
+    .await;
     condition(client, namespace, "pg", "Ready", "True", "Serving").await;
     drop(kubelet);
     let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
@@ -72,6 +79,8 @@ async fn memory_life(client: &Client, namespace: &str) {
     let mut spec = in_memory();
     spec["ingress"] = json!({"enabled": true, "host": "jam.example"});
     spec["networkPolicy"] = json!({"enabled": true});
+    spec["httpRoute"] = json!({"enabled": true, "parentRefs": [{"name": "g"}]});
+    spec["monitoring"] = json!({"serviceMonitor": true, "prometheusRule": true, "dashboard": true});
     spec["tokens"]["consumers"] = json!([{"name": "demo"}, {"name": "other"}]);
     apply(client, namespace, "main", spec).await;
     condition(client, namespace, "main", "Ready", "True", "Serving").await;
@@ -89,6 +98,9 @@ async fn every_right_is_used_in_a_whole_life_and_nothing_is_forbidden() {
     let plane = plane_of_its_own("rights");
     let (client, namespace) = plane.namespace().await;
     define_loosely(&client).await;
+    for add_on in ADD_ONS {
+        install(&client, add_on).await;
+    }
     let account = Account::new(&plane, &client, &namespace, "operator").await;
     let operator = account.start(&plane, &["--progress-deadline", "5"]);
     apply_malformed(&client, &namespace).await;

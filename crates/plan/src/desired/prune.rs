@@ -38,8 +38,10 @@ pub fn prunable<'a>(objects: &Objects<Desired>, observed: &'a Observed, uid: &st
             Kind::Job => running(child),
             Kind::Secret => child.controller.as_deref().is_none_or(|controller| controller == uid),
             // Every instance has just the one of its name: there is never another, and no right to remove it.
-            Kind::ServiceAccount | Kind::Service => false,
-            Kind::NetworkPolicy
+            Kind::ServiceAccount => false,
+            // The Service of the API is always wanted; the one that is scraped comes and goes with the ServiceMonitor.
+            Kind::Service
+            | Kind::NetworkPolicy
             | Kind::Deployment
             | Kind::CronJob
             | Kind::PodDisruptionBudget
