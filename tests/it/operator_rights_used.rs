@@ -50,6 +50,7 @@ async fn postgres_life(client: &Client, namespace: &str) {
     spec["workers"] = json!({"replicas": 1});
     spec["cleanup"] = json!({"schedule": "17 3 * * *"});
     spec["autoscaling"] = json!({"minReplicas": 2, "maxReplicas": 3});
+    spec["cleanup"] = json!({"schedule": "0 0 29 2 *"});
     apply(client, namespace, "pg", spec).await;
     condition(client, namespace, "pg", "Ready", "True", "Serving").await;
     change(
