@@ -17,6 +17,8 @@ use crate::table::{Against, Table, float, median};
 pub const LARGE: usize = 10 << 20;
 /// A blob that is one row.
 const SMALL: usize = 1 << 20;
+/// A blob as most are.
+const TINY: usize = 16 << 10;
 const PAIRS: usize = 5;
 
 /// Blobs that no compression makes smaller, each another.
@@ -57,7 +59,9 @@ pub async fn measure(api: &Path, database: &Database, table: &mut Table) {
     let dsn = database.fresh().await;
     let server = Program::api(api, Some(&Database::counted(&dsn)));
     again_and_back(&server, &mut blobs, table).await;
-    for (name, size, count) in [("put_10mib_postgres", LARGE, 2), ("put_1mib_postgres", SMALL, 8)] {
+    for (name, size, count) in
+        [("put_10mib_postgres", LARGE, 2), ("put_1mib_postgres", SMALL, 8), ("put_16kib_postgres", TINY, 40)]
+    {
         against_insert(name, (&server, database, &dsn), (size, count), &mut blobs, table).await;
     }
     server.stop();
@@ -127,6 +131,7 @@ async fn against_insert(
     let mut client = Client::connect(server.address()).await;
     let (mut ours, mut bare, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let (mut ours_log, mut bare_log) = (0.0, 0.0);
+    let before = database.counters(dsn).await;
     for _ in 0..PAIRS {
         let some: Vec<Vec<u8>> = (0..count).map(|_| blobs.next(size)).collect();
         let heads: Vec<Vec<u8>> = some.iter().map(|blob| head("PUT", &path_of(blob), size)).collect();
@@ -145,6 +150,8 @@ async fn against_insert(
         ratios.push(insert / put);
     }
     raw.execute("truncate raw").await.expect("our table");
+    let statements = database.counters(dsn).await.since(before, float((PAIRS * count) as u64)).statements;
+    table.line(&format!("{name}_statements"), statements, "per put", None);
     table.line(&format!("{name}_time"), median(&ours), "ms/put", Against::pairs(&bare, &ratios));
     let bytes = float((PAIRS * count * size) as u64);
     let against = Against { limit: bare_log / bytes, ratio: ours_log / bare_log };

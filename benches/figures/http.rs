@@ -1,6 +1,6 @@
 //! A client that costs next to nothing: requests as bytes over kept connections, answers by Content-Length.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -82,26 +82,36 @@ pub fn request(method: &str, path: &str, body: &str) -> Vec<u8> {
     bytes
 }
 
+/// What a load came to.
+pub struct Load {
+    /// How long all of it took.
+    pub took: Duration,
+    /// How long each request took.
+    pub each: Vec<Duration>,
+}
+
 /// Sends `count` requests over so many connections at once, each the next when its answer is there; every answer must have
-/// the status. Returns how long it took.
+/// the status.
 pub async fn load(
     address: SocketAddr,
     clients: usize,
     count: usize,
     status: u16,
     request: impl Fn(usize) -> Vec<u8> + 'static,
-) -> Duration {
-    let (next, request) = (Rc::new(Cell::new(0)), Rc::new(request));
+) -> Load {
+    let (next, request, each) = (Rc::new(Cell::new(0)), Rc::new(request), Rc::new(RefCell::new(Vec::new())));
     let local = LocalSet::new();
     let started = Instant::now();
     let clients = (0..clients.min(count)).map(|_| {
-        let (next, request) = (next.clone(), request.clone());
+        let (next, request, each) = (next.clone(), request.clone(), each.clone());
         local.spawn_local(async move {
             let mut client = Client::connect(address).await;
             while next.get() < count {
                 let turn = next.get();
                 next.set(turn + 1);
+                let sent = Instant::now();
                 client.send(&request(turn), &[]).await.expect(status);
+                each.borrow_mut().push(sent.elapsed());
             }
         })
     });
@@ -112,5 +122,5 @@ pub async fn load(
         }
     };
     local.run_until(all).await;
-    started.elapsed()
+    Load { took: started.elapsed(), each: each.take() }
 }

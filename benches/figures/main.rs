@@ -2,6 +2,7 @@
 
 mod audit;
 mod blobs;
+mod cleanup;
 mod database;
 mod drain;
 mod floor;
@@ -25,7 +26,7 @@ use crate::database::Database;
 use crate::table::Table;
 
 /// The groups of figures, in the order in which they are taken.
-const GROUPS: [&str; 5] = ["status", "blobs", "submit", "drain", "stored"];
+const GROUPS: [&str; 6] = ["status", "blobs", "submit", "drain", "stored", "cleanup"];
 
 /// What is asked for on the command line.
 struct Wish {
@@ -92,6 +93,9 @@ async fn measure(wish: &Wish) -> ExitCode {
     }
     if wish.wants("stored") {
         stored::measure(&wish.api, &database, wish.full, &mut table).await;
+    }
+    if wish.wants("cleanup") {
+        cleanup::measure(&wish.api, &database, &mut table).await;
     }
     table.end()
 }

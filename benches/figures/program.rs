@@ -34,6 +34,13 @@ impl Program {
         Self { child: command.spawn().expect("jam-api starts"), _stdout: None, address: None }
     }
 
+    /// `jam-api cleanup` of everything that is finished and older than a day, archive included.
+    pub fn cleanup(path: &Path, dsn: &str) -> Child {
+        let mut command = jam_api(path, Some(dsn));
+        command.args(["cleanup", "--retention-days", "1", "--archive-days", "0"]).stdout(Stdio::null());
+        command.spawn().expect("jam-api starts")
+    }
+
     /// The floor: bare axum.
     pub fn floor() -> Self {
         let mut command = Command::new(std::env::current_exe().expect("this program has a path"));

@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::audit::audit;
 use crate::database::Database;
-use crate::http::{Client, head, load, request};
+use crate::http::{Client, Load, head, load, request};
 use crate::program::Program;
 use crate::table::{Against, Table, float};
 
@@ -46,11 +46,22 @@ pub fn package(service: usize, nonce: &str, hashes: &[String]) -> String {
 
 /// Submits so many packages; returns how many a second. The name keeps their nonces apart from other runs'.
 pub async fn submit(server: &Program, hashes: &[String], clients: usize, count: usize, name: &'static str) -> f64 {
+    float(count as u64) / submissions(server, hashes, clients, count, name).await.took.as_secs_f64()
+}
+
+/// Submits so many packages.
+pub async fn submissions(
+    server: &Program,
+    hashes: &[String],
+    clients: usize,
+    count: usize,
+    name: &'static str,
+) -> Load {
     let hashes = hashes.to_vec();
-    let took = load(server.address(), clients, count, 201, move |turn| {
+    load(server.address(), clients, count, 201, move |turn| {
         request("POST", "/jam/packages", &package(turn % SERVICES, &format!("{name}-{turn}"), &hashes))
-    });
-    float(count as u64) / took.await.as_secs_f64()
+    })
+    .await
 }
 
 /// Takes the figures.

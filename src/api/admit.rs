@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH};
@@ -32,6 +33,8 @@ pub struct Gate {
     pub transfers: Arc<Semaphore>,
     /// KiB of uploads and downloads that may be held at all.
     pub transfer_budget: u32,
+    /// How long a client may keep us waiting.
+    pub patience: Duration,
 }
 
 /// Who is calling.
@@ -57,6 +60,8 @@ pub struct Admitted<'a> {
     pub headers: &'a HeaderMap,
     /// Bytes that the body may have.
     pub cap: u64,
+    /// How long the client may keep us waiting for it.
+    pub patience: Duration,
     /// Now.
     pub now: Timestamp,
 }
@@ -125,7 +130,7 @@ impl Gate {
             Permission::Open => Query::default(),
             Permission::OpenHealth | Permission::Needs(_) => Query::parse(parts.uri.query().unwrap_or_default())?,
         };
-        Ok(Admitted { segment, query, caller, headers: &parts.headers, cap, now })
+        Ok(Admitted { segment, query, caller, headers: &parts.headers, cap, patience: self.patience, now })
     }
 
     fn who(

@@ -16,33 +16,64 @@ use tokio::time::{Instant, timeout};
 
 use super::admit::too_large;
 
-/// How long a client may leave us waiting for the next part of a body.
-const STALL: Duration = Duration::from_secs(30);
+/// Bytes that have to come for each time that we are patient: slower than this is a client that only holds a place.
+const PROGRESS: usize = 64 << 10;
 /// How much of a refused body is read, and for how long, before the connection is closed.
 const DRAIN_BYTES: usize = 64 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
-/// The next bytes of a body; `None` at its end.
-async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Refusal> {
-    loop {
-        match timeout(STALL, body.frame()).await {
-            Ok(None) => return Ok(None),
-            // Trailers carry nothing that anybody asked for.
-            Ok(Some(Ok(frame))) => {
-                if let Ok(bytes) = frame.into_data() {
-                    return Ok(Some(bytes));
+/// A body as it comes. Only the time that we wait for the client counts against it, not the time that we take ourselves.
+struct Arriving<'a> {
+    body: &'a mut Incoming,
+    patience: Duration,
+    waited: Duration,
+    came: usize,
+}
+
+impl<'a> Arriving<'a> {
+    fn new(body: &'a mut Incoming, patience: Duration) -> Self {
+        Self { body, patience, waited: Duration::ZERO, came: 0 }
+    }
+
+    /// The next bytes; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
+        loop {
+            let began = Instant::now();
+            let frame = timeout(self.patience.saturating_sub(self.waited), self.body.frame()).await;
+            self.waited += began.elapsed();
+            match frame {
+                Ok(None) => return Ok(None),
+                // Trailers carry nothing that anybody asked for.
+                Ok(Some(Ok(frame))) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        self.progress(bytes.len());
+                        return Ok(Some(bytes));
+                    }
                 }
+                Ok(Some(Err(_))) => return Err(Refusal::new(Code::BadRequest, "the body ended before it was whole")),
+                Err(_) => return Err(self.too_slow()),
             }
-            Ok(Some(Err(_))) => return Err(Refusal::new(Code::BadRequest, "the body ended before it was whole")),
-            Err(_) => return Err(Refusal::new(Code::BadRequest, "the body stalled for 30 s")),
         }
+    }
+
+    fn progress(&mut self, count: usize) {
+        self.came += count;
+        if self.came >= PROGRESS {
+            (self.came, self.waited) = (0, Duration::ZERO);
+        }
+    }
+
+    fn too_slow(&self) -> Refusal {
+        let seconds = self.patience.as_secs();
+        let kib = PROGRESS >> 10;
+        Refusal::new(Code::BadRequest, format!("the body came too slowly: less than {kib} KiB in {seconds} s"))
     }
 }
 
 /// Reads a JSON body of at most `cap` bytes.
-pub async fn whole(body: &mut Incoming, cap: u64) -> Result<Bytes, Refusal> {
-    let mut read = BytesMut::new();
-    while let Some(bytes) = next(body).await? {
+pub async fn whole(body: &mut Incoming, cap: u64, patience: Duration) -> Result<Bytes, Refusal> {
+    let (mut body, mut read) = (Arriving::new(body, patience), BytesMut::new());
+    while let Some(bytes) = body.next().await? {
         if read.len() as u64 + bytes.len() as u64 > cap {
             return Err(too_large(cap));
         }
@@ -52,7 +83,7 @@ pub async fn whole(body: &mut Incoming, cap: u64) -> Result<Bytes, Refusal> {
 }
 
 struct Checked<'a> {
-    body: &'a mut Incoming,
+    body: Arriving<'a>,
     hasher: Sha256,
     announced: PreimageHash,
     read: u64,
@@ -65,7 +96,7 @@ impl Checked<'_> {
         if self.ended {
             return None;
         }
-        let step = match next(self.body).await {
+        let step = match self.body.next().await {
             Ok(Some(bytes)) => {
                 self.read += bytes.len() as u64;
                 self.hasher.update(&bytes);
@@ -89,7 +120,13 @@ impl Checked<'_> {
 
 /// The bytes of a blob as they come, hashed on the way; the stream ends with a refusal when they are too many, too few, or
 /// hash to another name than announced.
-pub fn checked(body: &mut Incoming, announced: PreimageHash, cap: u64) -> BoxStream<'_, Result<Bytes, Refusal>> {
+pub fn checked(
+    body: &mut Incoming,
+    announced: PreimageHash,
+    cap: u64,
+    patience: Duration,
+) -> BoxStream<'_, Result<Bytes, Refusal>> {
+    let body = Arriving::new(body, patience);
     let start = Checked { body, hasher: Sha256::new(), announced, read: 0, cap, ended: false };
     futures::stream::unfold(start, |mut checked| async move { checked.step().await.map(|step| (step, checked)) })
         .boxed()

@@ -1,11 +1,13 @@
 //! Cleanup: `jam-api cleanup`, and the same in process on the memory store. Run, say, log, remember.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jam_domain::retention::{Cleaned, CleanupRecord, CleanupRun, Retention};
 use jam_domain::{Settings, StoreKind, Timestamp};
 use jam_store::{CleanupError, Store};
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::program::Ending;
@@ -19,7 +21,7 @@ use crate::shutdown;
 type Clock = fn() -> Timestamp;
 
 /// Runs one cleanup and says on stdout what it did. The stop signal ends it between two statements: what is done stays done.
-pub async fn cleanup(loaded: Loaded, dry_run: bool) -> Result<(), Ending> {
+pub async fn cleanup(loaded: Loaded, dry_run: bool, result_file: Option<&Path>) -> Result<(), Ending> {
     let Loaded { settings, wiring, sources: _ } = loaded;
     if settings.store == StoreKind::Memory {
         let line = "store is memory, which is another process's: `jam-api serve` cleans it up by itself";
@@ -30,6 +32,11 @@ pub async fn cleanup(loaded: Loaded, dry_run: bool) -> Result<(), Ending> {
     match run(store.as_ref(), &settings, Timestamp::now, dry_run, &stop).await {
         Ok(ended) => {
             print!("{}", said(&ended, dry_run));
+            if let Some(file) = result_file
+                && let Err(error) = std::fs::write(file, noted(&ended, dry_run).to_string())
+            {
+                tracing::warn!(file = %file.display(), %error, "the result could not be written there");
+            }
             Ok(())
         }
         Err(error @ CleanupError::Busy) => Err(Ending::Failed(format!("{error}: nothing was done, try again later"))),
@@ -134,6 +141,17 @@ fn said(ended: &CleanupRun, dry_run: bool) -> String {
          {would}deleted {deleted_packages} packages, {deleted_reports} reports, {deleted_preimages} preimages\n\
          took {duration} ms\n"
     )
+}
+
+/// What it did, for whoever started it: the operator reads it in the pod's termination message.
+fn noted(ended: &CleanupRun, dry_run: bool) -> Value {
+    let Cleaned { archived_packages, archived_reports, deleted_packages, deleted_reports, deleted_preimages } =
+        ended.cleaned;
+    json!({
+        "dry_run": dry_run,
+        "archived": {"packages": archived_packages, "reports": archived_reports},
+        "deleted": {"packages": deleted_packages, "reports": deleted_reports, "preimages": deleted_preimages},
+    })
 }
 
 /// How retention stands: what statuses show of it.

@@ -50,6 +50,7 @@ impl From<SubmitError> for Fault {
             SubmitError::Conflict { what } => {
                 Refusal::new(Code::Conflict, format!("this {what} was used for a different package")).into()
             }
+            SubmitError::Expired(expiry) => Refusal::field("expiry", format!("{expiry} has passed")).into(),
             SubmitError::UnknownPreimage(hash) => {
                 let details = json!({"field": "preimage_hashes", "hash": hash});
                 let problem = format!("preimage {hash} is not stored: upload it first");

@@ -21,13 +21,16 @@ use super::{server, status};
 /// How long a scrape waits for the store's own numbers.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a scraper may take for its request and for reading the answer.
+pub const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Serves the metrics of the API until the stop.
 pub async fn run(listener: TcpListener, api: Arc<Api>, stop: CancellationToken) {
     let service = move |_, request: axum::http::Request<hyper::body::Incoming>| {
         let api = api.clone();
         async move { answer(request.method(), request.uri().path(), api.store.as_ref(), &api.pulse.metrics).await }
     };
-    server::run(listener, service, stop).await;
+    server::run(listener, service, CLIENT_PATIENCE, stop).await;
 }
 
 /// Answers one request.

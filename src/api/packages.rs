@@ -21,9 +21,8 @@ use super::state::Api;
 pub async fn submit(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> Result<Response, Fault> {
     let include_receipt = admitted.query.flag("include_receipt")?;
     let key = key_of(admitted)?;
-    let submission = Submission::parse(&whole(body, admitted.cap).await?)?;
+    let submission = Submission::parse(&whole(body, admitted.cap, admitted.patience).await?)?;
     admitted.caller.may_touch(submission.service_id())?;
-    submission.still_valid(admitted.now)?;
     let metrics = &api.pulse.metrics;
     let service = submission.service_id().clone();
     api.gate.service_within(&api.settings, metrics, &admitted.caller, &service, admitted.now)?;

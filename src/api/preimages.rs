@@ -41,7 +41,8 @@ pub async fn put(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> Res
     let held = if api.settings.store == StoreKind::Memory { size_hint.unwrap_or(admitted.cap) } else { WINDOW };
     let _turn = turn(api, held.min(size_hint.unwrap_or(u64::MAX))).await?;
     let upload = Upload { hash, size_hint, media_type, uploader: admitted.caller.id.clone(), now: admitted.now };
-    let put = api.store.put_preimage(upload, checked(body, hash, admitted.cap)).await.map_err(Fault::from);
+    let put =
+        api.store.put_preimage(upload, checked(body, hash, admitted.cap, admitted.patience)).await.map_err(Fault::from);
     let put = put.inspect_err(|fault| rejected(api, admitted, fault))?;
     let metrics = &api.pulse.metrics;
     metrics.preimage_put.inc();

@@ -76,3 +76,66 @@ fn count(one: &Processed, receipts: bool, workers: u64, took: Duration, metrics:
     metrics.receipts.inc_by(u64::from(*applied && receipts));
     tracing::info!(pkg_id = %package_id, service_id = %service_id, store, duration_ms, applied, "package processed");
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use clap::{Args as _, FromArgMatches as _};
+    use jam_domain::WorkPackage;
+    use jam_domain::refine::{RefineFault, Refined, Refiner};
+    use jam_store::MemoryStore;
+    use serde_json::{Value, json};
+    use tokio::net::TcpListener;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::api::serve;
+    use crate::api::settings::{Purpose, SettingsArgs, load};
+
+    struct Stubborn;
+
+    impl Refiner for Stubborn {
+        fn refine(&self, package: &WorkPackage) -> Result<Refined, RefineFault> {
+            Err(RefineFault(format!("nothing is known of {}", package.items[0].kind)))
+        }
+    }
+
+    /// A server whose refiner refuses every package, and its address.
+    async fn served(stop: CancellationToken) -> String {
+        let flags = ["test", "--enabled", "true", "--auth-required", "false", "--rate-limit-per-minute", "0"];
+        let matches = SettingsArgs::augment_args(clap::Command::new("test")).get_matches_from(flags);
+        let loaded = load(&SettingsArgs::from_arg_matches(&matches).unwrap(), Purpose::Serve);
+        let loaded = loaded.unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+        let store = Arc::new(MemoryStore::default());
+        let mut api = Api::new(loaded.settings, &loaded.wiring, store, None).unwrap();
+        api.engine.refiner = Box::new(Stubborn);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve::run(listener, Arc::new(api), stop));
+        format!("http://{address}")
+    }
+
+    #[tokio::test]
+    async fn a_package_that_cannot_be_refined_is_disputed_and_the_call_answers_200() {
+        let stop = CancellationToken::new();
+        let _stopped = stop.clone().drop_guard();
+        let address = served(stop).await;
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let sent = json!({"service_id": "s", "items": [{"kind": "riddle", "params_hash": "p"}]});
+        let package = http.post(format!("{address}/jam/packages")).json(&sent).send().await.unwrap();
+        let package: Value = package.json().await.unwrap();
+        let worked = http.post(format!("{address}/jam/process")).send().await.unwrap();
+        assert_eq!(worked.status(), 200);
+        assert_eq!(worked.json::<Value>().await.unwrap(), json!({"processed": true, "count": 1, "failed": 1}));
+        let path = format!("{address}/jam/packages/{}", package["id"].as_str().unwrap());
+        let disputed: Value = http.get(&path).send().await.unwrap().json().await.unwrap();
+        assert_eq!(disputed["status"], "disputed");
+        let report = http.get(format!("{path}/report")).send().await.unwrap();
+        assert_eq!(report.status(), 404);
+        let report: Value = report.json().await.unwrap();
+        assert_eq!(report["details"], json!({"status": "disputed", "reason": "nothing is known of riddle"}));
+        assert_eq!(http.post(format!("{address}/jam/process")).send().await.unwrap().status(), 204);
+    }
+}

@@ -1,5 +1,6 @@
 //! The program `jam-api`: its commands, and what it exits with.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -82,6 +83,9 @@ struct CleanupArgs {
     /// Only count what would be archived and deleted.
     #[arg(long)]
     dry_run: bool,
+    /// Also write what was done here, as JSON: in a pod, the file of its termination message.
+    #[arg(long, env = "JAM_CLEANUP_RESULT_FILE", value_name = "FILE")]
+    result_file: Option<PathBuf>,
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
@@ -163,10 +167,10 @@ fn run(program: Program) -> Result<(), Ending> {
             print!("{}", openapi::text());
             Ok(())
         }
-        Command::Cleanup(CleanupArgs { dry_run, settings, telemetry }) => {
+        Command::Cleanup(CleanupArgs { dry_run, result_file, settings, telemetry }) => {
             start_logs(&telemetry)?;
             let loaded = load(&settings, Purpose::Work)?;
-            runtime()?.block_on(cleanup::cleanup(loaded, dry_run))
+            runtime()?.block_on(cleanup::cleanup(loaded, dry_run, result_file.as_deref()))
         }
         Command::CheckConfig(CheckArgs { settings }) => {
             print!("{}", settings::show(&load(&settings, Purpose::Serve)?));

@@ -1,6 +1,7 @@
 //! Receipts: pages of a chain that anyone can verify, and the latest one of a hash.
 
 use axum::response::Response;
+use jam_domain::names::is_plain_name;
 use jam_domain::page::{PageRequest, ReceiptFilter, Start};
 use jam_domain::{Code, Refusal};
 
@@ -24,6 +25,9 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
     };
     service_id.iter().try_for_each(|service| admitted.caller.may_touch(service))?;
     let hash = query.text("hash").map(str::to_owned);
+    if hash.as_deref().is_some_and(|hash| !is_plain_name(hash)) {
+        return Err(Refusal::field("hash", "is neither a package id nor a refine_output_hash").into());
+    }
     let filter = ReceiptFilter { service_id, hash, ascending, visible: admitted.caller.services.clone() };
     let asked = query.page()?;
     let page = api.store.receipts(&filter, asked.clone()).await?;

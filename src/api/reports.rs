@@ -32,7 +32,7 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
 /// POST /jam/reports/{id}/attestations.
 pub async fn attest(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> Result<Response, Fault> {
     let id: ReportId = admitted.segment.parse().map_err(|_| not_found("report"))?;
-    let said = attestation(&whole(body, admitted.cap).await?, id, admitted.now)?;
+    let said = attestation(&whole(body, admitted.cap, admitted.patience).await?, id, admitted.now)?;
     let worker = said.worker_id.clone();
     let bundle = match api.store.attest(id, said, &admitted.caller.services, &api.engine).await? {
         Attest::Recorded(bundle) => bundle,

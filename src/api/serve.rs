@@ -59,8 +59,9 @@ pub async fn serve(loaded: Loaded, pauses: Pauses) -> Result<(), Ending> {
 }
 
 /// Serves the API on this listener until the stop.
-async fn run(listener: TcpListener, api: Arc<Api>, stop: CancellationToken) {
-    server::run(listener, move |peer, request| router::answer(api.clone(), peer, request), stop).await;
+pub(super) async fn run(listener: TcpListener, api: Arc<Api>, stop: CancellationToken) {
+    let patience = api.gate.patience;
+    server::run(listener, move |peer, request| router::answer(api.clone(), peer, request), patience, stop).await;
 }
 
 /// At the signal `/readyz` says no at once; accepting ends after the delay, in which load balancers take note.

@@ -18,21 +18,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::patient::Patient;
 
-/// How long a client may take for a request's head, and how long a connection may idle between two requests.
-const HEAD_TIME: Duration = Duration::from_secs(30);
 /// Bytes that hyper reads ahead of one connection at most; also the largest head.
 const READ_AHEAD: usize = 128 * 1024;
 /// Connections at once; more wait in the kernel's queue.
 const MOST_CONNECTIONS: usize = 10_000;
 /// How long what is in flight may take after the stop.
 const LAST_REQUESTS: Duration = Duration::from_secs(30);
-/// How long a client may leave an answer unread.
-const READING_STALL: Duration = Duration::from_secs(30);
 /// How long to wait when no connection can be taken, e.g. for want of file descriptors.
 const BREATH: Duration = Duration::from_millis(50);
 
-/// Serves connections of the listener until the stop, then finishes the requests that are in flight.
-pub async fn run<S, F>(listener: TcpListener, service: S, stop: CancellationToken)
+/// Serves connections of the listener until the stop, then finishes the requests that are in flight. A client may take
+/// `patience` for a request's head, idle so long between two requests, and leave an answer unread so long.
+pub async fn run<S, F>(listener: TcpListener, service: S, patience: Duration, stop: CancellationToken)
 where
     S: Fn(IpAddr, Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Response> + Send + 'static,
@@ -47,9 +44,11 @@ where
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIME)
+            .header_read_timeout(patience)
+            // A client that has sent everything and closed its side still waits for the answer.
+            .half_close(true)
             .max_buf_size(READ_AHEAD)
-            .serve_connection(TokioIo::new(Patient::new(stream, READING_STALL)), answer);
+            .serve_connection(TokioIo::new(Patient::new(stream, patience)), answer);
         let connection = open.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {

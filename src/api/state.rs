@@ -57,6 +57,7 @@ impl Api {
             trusted_proxies: wiring.trusted_proxies.clone(),
             transfers: Arc::new(Semaphore::new(budget as usize)),
             transfer_budget: budget,
+            patience: Duration::from_secs(wiring.client_timeout_seconds.into()),
         };
         let engine = Engine::hash_refiner(
             settings.accumulator_hash,

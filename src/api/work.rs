@@ -85,5 +85,5 @@ async fn serve_metrics(
         let (store, metrics) = (store.clone(), metrics.clone());
         async move { metrics_server::answer(request.method(), request.uri().path(), store.as_ref(), &metrics).await }
     };
-    server::run(listener, service, stop).await;
+    server::run(listener, service, metrics_server::CLIENT_PATIENCE, stop).await;
 }

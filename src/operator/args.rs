@@ -29,6 +29,9 @@ pub enum Command {
     /// Prints the alerts on the operator's own metrics, as the chart has them.
     #[command(hide = true)]
     Alerts,
+    /// Prints the Grafana dashboard of the operator's own metrics, as the chart has it.
+    #[command(hide = true)]
+    Dashboard,
     /// Prints the objects that a manifest would become; with --diff, how that differs from what is in the cluster.
     Plan(PlanArgs),
     /// Asks an address once and succeeds when it answers 200: for `helm test`, where an image has no other program.
@@ -84,6 +87,9 @@ pub struct RunArgs {
     /// How pods are replaced.
     #[command(flatten)]
     pub rollout: RolloutArgs,
+    /// How tokens are rotated.
+    #[command(flatten)]
+    pub rotation: RotationArgs,
     /// How to log.
     #[command(flatten)]
     pub telemetry: TelemetryArgs,
@@ -106,6 +112,25 @@ pub struct RolloutArgs {
     /// Render as another release would: for tests of an upgrade.
     #[arg(long, hide = true, default_value_t = jam_plan::resolve::RENDER_REVISION)]
     pub render_revision: i32,
+}
+
+/// How tokens are rotated.
+#[derive(Debug, Clone, Args)]
+pub struct RotationArgs {
+    /// Seconds that a kubelet may take to bring a changed Secret to a pod; an overlap of two tokens that is shorter is refused.
+    #[arg(long, env = "JAM_KUBELET_SYNC_SECONDS", default_value_t = jam_plan::rotation::Pace::default().kubelet_sync)]
+    pub kubelet_sync_seconds: u32,
+    /// Seconds in an hour of spec.tokens.rotation: for tests, which see whole rotations in seconds (adr/0020).
+    #[arg(long, env = "JAM_ROTATION_HOUR_SECONDS", hide = true, default_value_t = jam_plan::rotation::Pace::default().hour)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub rotation_hour_seconds: u32,
+}
+
+impl RotationArgs {
+    /// How long the hours of a rotation last.
+    pub fn pace(&self) -> jam_plan::rotation::Pace {
+        jam_plan::rotation::Pace { hour: self.rotation_hour_seconds, kubelet_sync: self.kubelet_sync_seconds }
+    }
 }
 
 /// What to plan.
@@ -132,6 +157,9 @@ pub struct PlanArgs {
     /// How pods are replaced.
     #[command(flatten)]
     pub rollout: RolloutArgs,
+    /// How tokens are rotated.
+    #[command(flatten)]
+    pub rotation: RotationArgs,
 }
 
 /// How differences are printed.
@@ -202,10 +230,11 @@ impl ImageArgs {
     }
 
     /// What the operator fills in where a resource says nothing.
-    pub fn defaults(&self, rollout: &RolloutArgs) -> jam_plan::Defaults {
+    pub fn defaults(&self, rollout: &RolloutArgs, rotation: &RotationArgs) -> jam_plan::Defaults {
         let (repository, tag) = self.parts();
         let RolloutArgs { progress_deadline, render_revision } = *rollout;
-        jam_plan::Defaults { repository, tag, progress_deadline, render_revision, operator_namespace: None }
+        let pace = rotation.pace();
+        jam_plan::Defaults { repository, tag, pace, operator_namespace: None, progress_deadline, render_revision }
     }
 }
 

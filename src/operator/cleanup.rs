@@ -1,7 +1,7 @@
 //! What is read of the cleanup: its CronJob, and how the newest of its Jobs ended.
 
-use jam_plan::observed::{CleanupRun, CleanupState};
-use jam_plan::{Kind, ObjectRef, names};
+use jam_plan::observed::{CleanupOutcome, CleanupRun, CleanupState};
+use jam_plan::{JamInstance, Kind, ObjectRef, names};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use kube::Api;
 use kube::api::ListParams;
@@ -12,7 +12,10 @@ use super::key::Key;
 use super::pods;
 
 /// The cleanup of an instance, when it has a CronJob that the watches know.
-pub async fn look(context: &Context, instance: &Key) -> Result<Option<CleanupState>, Error> {
+pub async fn look(context: &Context, instance: &JamInstance) -> Result<Option<CleanupState>, Error> {
+    let told = instance.status.as_ref().and_then(|status| status.cleanup.as_ref()?.last_run.as_ref());
+    let told = told.map(|at| at.0.as_second());
+    let instance = &Key::of(instance);
     let object = ObjectRef { kind: Kind::CronJob, name: names::cleanup(&instance.name) };
     if context.children.mark(instance, &object).is_none() {
         return Ok(None);
@@ -21,20 +24,25 @@ pub async fn look(context: &Context, instance: &Key) -> Result<Option<CleanupSta
     let Some(cron_job) = cron_jobs.get_opt(&object.name).await.map_err(Error::read(&object))? else { return Ok(None) };
     let uid = cron_job.metadata.uid.as_deref().unwrap_or_default();
     let ran = context.children.of(instance).iter().any(|child| child.controller.as_deref() == Some(uid));
-    let last = if ran { newest(context, instance, uid).await? } else { None };
+    let last = if ran { newest(context, instance, uid, told).await? } else { None };
     Ok(Some(CleanupState::of(&cron_job, last)))
 }
 
-/// The newest run of this CronJob that ended, with its last words when it failed.
-async fn newest(context: &Context, instance: &Key, uid: &str) -> Result<Option<CleanupRun>, Error> {
+/// The newest run of this CronJob that ended, with its last words when it failed, and with what it did when that is news:
+/// `told` is the second in which the run that status tells of began.
+async fn newest(context: &Context, instance: &Key, uid: &str, told: Option<i64>) -> Result<Option<CleanupRun>, Error> {
     let jobs: Api<Job> = Api::namespaced(context.client.clone(), &instance.namespace);
     let selector = ListParams::default().labels(&names::child_selector(&instance.name));
     let mut jobs = jobs.list(&selector).await.map_err(Error::read("the Jobs of the cleanup"))?.items;
     jobs.retain(|job| job.metadata.owner_references.iter().flatten().any(|owner| owner.uid == uid));
     let Some(run) = CleanupState::newest(&jobs) else { return Ok(None) };
-    let failure = match run.failure {
-        None => None,
-        Some(told) => Some(pods::last_words(context, instance, &run.job).await.text.unwrap_or(told)),
-    };
-    Ok(Some(CleanupRun { failure, ..run }))
+    let began = run.began_at.map(|at| at.as_micros().div_euclid(1_000_000));
+    if run.failure.is_none() && began.is_some() && began == told {
+        return Ok(Some(run));
+    }
+    let words = pods::last_words(context, instance, &run.job).await.text;
+    Ok(Some(match run.failure {
+        Some(told) => CleanupRun { failure: Some(words.unwrap_or(told)), ..run },
+        None => CleanupRun { outcome: words.as_deref().and_then(CleanupOutcome::of), ..run },
+    }))
 }

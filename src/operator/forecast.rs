@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use jam_plan::forecast::forecast;
 use jam_plan::names::{self, FIELD_MANAGER};
+use jam_plan::rotation::Pace;
 use jam_plan::{Defaults, Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Reason, Refusal, render, tokens};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::events::{Recorder, Reporter};
@@ -106,8 +107,8 @@ async fn preview(context: &Context, wanted: &JamInstance) -> Result<Preview, Str
     know_children(context, &instance).await?;
     let told = |error: super::error::Error| chain(&error);
     let refused = |refusal: Refusal| format!("it would be refused, {refusal}");
-    let mut observed = observe::cluster(context, &instance).await.map_err(told)?;
-    preview.notes.extend(imagine_tokens(&instance, &mut observed));
+    let mut observed = Box::pin(observe::cluster(context, &instance)).await.map_err(told)?;
+    preview.notes.extend(imagine_tokens(&instance, &mut observed, context.defaults.pace));
     reconcile::in_force(context, &instance, &mut observed).await.map_err(told)?.map_err(refused)?;
     let ahead = forecast(&instance, &observed, &context.defaults).map_err(refused)?;
     preview
@@ -168,13 +169,16 @@ async fn know_children(context: &Context, instance: &JamInstance) -> Result<(), 
 }
 
 /// Tokens that the operator would make first: nobody knows them yet.
-fn imagine_tokens(instance: &JamInstance, observed: &mut Observed) -> Vec<String> {
-    let missing = tokens::missing(instance, observed);
-    observed.tokens.retain(|token| missing.iter().all(|work| work.consumer != token.consumer));
+fn imagine_tokens(instance: &JamInstance, observed: &mut Observed, pace: Pace) -> Vec<String> {
     let mut notes = Vec::new();
-    for work in missing {
-        notes.push(format!("a token is made in Secret {}", work.secret));
-        observed.tokens.push(render::held(work.consumer));
+    for task in tokens::work(instance, observed, pace) {
+        // One that is there and moves on keeps its Secret: what it holds is never shown.
+        if task.exists && task.before.slots.token.is_some() {
+            continue;
+        }
+        notes.push(format!("a token is made in Secret {}", task.secret));
+        observed.tokens.retain(|token| token.consumer != task.consumer);
+        observed.tokens.push(render::held(task.consumer));
     }
     notes
 }

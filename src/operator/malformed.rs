@@ -46,7 +46,7 @@ fn conditions(before: &[Value], generation: Option<i64>, error: &str) -> Vec<Val
     for (kind, status) in [("Ready", "False"), ("Reconciling", "False"), ("Stalled", "True")] {
         let at = all.iter().position(|condition| condition["type"] == kind);
         let earlier = at.map(|at| &all[at]).filter(|condition| condition["status"] == status);
-        let since = earlier.map_or_else(|| json!(super::tokens::issued_now()), |c| c["lastTransitionTime"].clone());
+        let since = earlier.map_or_else(|| json!(now()), |c| c["lastTransitionTime"].clone());
         let condition = json!({
             "type": kind,
             "status": status,
@@ -61,6 +61,12 @@ fn conditions(before: &[Value], generation: Option<i64>, error: &str) -> Vec<Val
         }
     }
     all
+}
+
+/// Now, to the second, as Kubernetes writes times.
+fn now() -> String {
+    let now = jiff::Timestamp::now();
+    jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
 }
 
 #[cfg(test)]

@@ -32,13 +32,14 @@ mod reconcile;
 mod resource;
 mod run;
 mod served;
+mod token_pods;
 mod tokens;
 mod watch;
 mod watches;
 
 use std::io::Write as _;
 
-pub use args::{CheckArgs, Command, ImageArgs, Namespaces, OperatorArgs, PlanArgs, RbacArgs, RunArgs};
+pub use args::{CheckArgs, Command, ImageArgs, Namespaces, OperatorArgs, PlanArgs, RbacArgs, RotationArgs, RunArgs};
 pub use run::{Failure, Program};
 
 use crate::{shutdown, telemetry};
@@ -70,6 +71,7 @@ pub async fn main(args: OperatorArgs) -> Result<u8, Trouble> {
         Command::Crd => print(&jam_plan::crd::crd_yaml())?,
         Command::Rbac(args) => print(&args.rules.map_or_else(rbac::manifest, rbac::rules))?,
         Command::Alerts => print(&jam_plan::alerts::operator_yaml())?,
+        Command::Dashboard => print(&jam_plan::dashboards::of_operator())?,
         Command::Plan(args) => return Box::pin(preview::plan(&args)).await,
         Command::Check(args) => check::ask(&args.url).await?,
     }

@@ -3,7 +3,10 @@
 use futures::future::try_join_all;
 use jam_domain::Timestamp;
 use jam_plan::desired::Revision;
-use jam_plan::observed::{Child, DeploymentState, Foreign, JobState, MigrationJob, SecretKey, TokenSecret};
+use jam_plan::observed::{
+    Child, DeploymentState, Foreign, HashBook, JobState, MigrationJob, OwnTokens, SecretKey, TokenSecret,
+};
+use jam_plan::rotation::{Plain, Slots};
 use jam_plan::{Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Write, names, resolve, tokens};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
@@ -20,6 +23,7 @@ use super::drift::holds;
 use super::error::Error;
 use super::key::Key;
 use super::pods;
+use super::token_pods::{self, Retired};
 
 /// Reads everything that decides about an instance.
 pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observed, Error> {
@@ -31,12 +35,15 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
     let jobs = children.iter().filter(|child| child.object.kind == Kind::Job).filter(own);
     let jobs: Vec<String> = jobs.map(|child| child.object.name.clone()).collect();
     let (api, worker) = (names::api(&key.name), names::worker(&key.name));
-    let ((dsn, database_port), consumers, api, worker, cleanup, migration_jobs) = tokio::try_join!(
+    let book = names::token_hashes(&key.name);
+    let ((dsn, database_port), consumers, hashes, own_tokens, api, worker, cleanup, migration_jobs) = tokio::try_join!(
         dsn(context, instance),
         consumers(context, instance),
+        secret(context, &key, &book),
+        own_tokens(context, instance),
         deployment(context, &key, &api),
         deployment(context, &key, &worker),
-        cleanup::look(context, &key),
+        cleanup::look(context, instance),
         try_join_all(jobs.iter().map(|job| migration_job(context, &key, job))),
     )?;
     let ours = |deployment: Option<Deployment>| {
@@ -50,8 +57,10 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
         database_port,
         cleanup,
         unserved: context.children.served.missing(),
-        tokens: consumers.0,
-        foreign: consumers.1,
+        tokens: consumers.held,
+        foreign: consumers.foreign,
+        hashes: hashes.as_ref().map(HashBook::of),
+        own_tokens,
         migration_jobs: migration_jobs.into_iter().flatten().collect(),
         api: ours(api),
         worker: ours(worker),
@@ -59,6 +68,7 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
         ..Observed::nothing(Timestamp::now())
     };
     pods::look(context, instance, &mut observed).await;
+    token_pods::look(context, instance, &consumers.retired, &mut observed).await?;
     Ok(observed)
 }
 
@@ -72,8 +82,22 @@ async fn dsn(context: &Context, instance: &JamInstance) -> Result<(Option<Secret
     Ok((Some(SecretKey::of(secret.as_ref(), &key, salt)), port))
 }
 
-/// The consumers' Secrets that are there, and those of a wanted name that are not ours.
-async fn consumers(context: &Context, instance: &JamInstance) -> Result<(Vec<TokenSecret>, Vec<Foreign>), Error> {
+async fn own_tokens(context: &Context, instance: &JamInstance) -> Result<Option<OwnTokens>, Error> {
+    let Some((_, name)) = tokens::own_tokens(&instance.spec) else { return Ok(None) };
+    let found = secret(context, &Key::of(instance), name).await?;
+    Ok(Some(OwnTokens::of(name, found.as_ref())))
+}
+
+/// What the consumers' Secrets say.
+#[derive(Default)]
+struct Consumers {
+    held: Vec<TokenSecret>,
+    /// Secrets of a wanted name that are not ours.
+    foreign: Vec<Foreign>,
+    retired: Retired,
+}
+
+async fn consumers(context: &Context, instance: &JamInstance) -> Result<Consumers, Error> {
     let key = Key::of(instance);
     let uid = instance.metadata.uid.as_deref().unwrap_or_default();
     let names = tokens::consumers(&instance.spec).into_iter().map(|consumer| consumer.name);
@@ -84,16 +108,19 @@ async fn consumers(context: &Context, instance: &JamInstance) -> Result<(Vec<Tok
             Ok::<_, Error>((secret(context, key, &name).await?, consumer))
         }
     });
-    let (mut held, mut foreign) = (Vec::new(), Vec::new());
+    let mut found = Consumers::default();
     for (secret, consumer) in try_join_all(read).await? {
         let Some(secret) = secret else { continue };
         let object = ObjectRef { kind: Kind::Secret, name: secret.name_any() };
-        match Foreign::judge(&object, &secret.metadata, &key.name, uid) {
-            Some(other) => foreign.push(other),
-            None => held.push(TokenSecret::of(&consumer, &secret)),
+        if let Some(other) = Foreign::judge(&object, &secret.metadata, &key.name, uid) {
+            found.foreign.push(other);
+            continue;
         }
+        let retired = Slots::<Plain>::of(&secret).retired;
+        found.retired.extend(retired.into_iter().map(|token| (token.hash(), token)));
+        found.held.push(TokenSecret::of(&consumer, &secret));
     }
-    Ok((held, foreign))
+    Ok(found)
 }
 
 /// The revisions of these names that are there and are what was once written.

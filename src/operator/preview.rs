@@ -22,7 +22,7 @@ pub async fn plan(args: &PlanArgs) -> Result<u8, Trouble> {
     let told = |sentence: String| Trouble { sentence: format!("{place}: {sentence}"), code };
     let text = read(args).map_err(|error| told(chain(&error)))?;
     let operator_namespace = args.operator_namespace.clone();
-    let defaults = jam_plan::Defaults { operator_namespace, ..args.image.defaults(&args.rollout) };
+    let defaults = jam_plan::Defaults { operator_namespace, ..args.image.defaults(&args.rollout, &args.rotation) };
     if !args.diff {
         let objects = jam_plan::render::render(&text, &defaults).map_err(|error| told(error.to_string()))?;
         super::print(&jam_plan::render::to_yaml(&objects))?;

@@ -52,7 +52,13 @@ pub fn table() -> Vec<Right> {
         rights.push(right(Scope::Watched, group, plural, verbs_of(kind), "children"));
     }
     rights.extend([
-        right(Scope::Watched, "", "pods", &["list"], "why they are not ready, and how a failed migration ended"),
+        right(
+            Scope::Watched,
+            "",
+            "pods",
+            &["list", "patch"],
+            "why they are not ready, how a failed migration ended; an annotation tells them to read new token hashes",
+        ),
         right(Scope::Watched, "", "pods/log", &["get"], "the last words of pods whose rollout is given up"),
         right(Scope::Watched, "events.k8s.io", "events", &["create", "patch"], "transitions"),
         right(Scope::Own, "coordination.k8s.io", "leases", &["get", "create", "update"], "leader election"),

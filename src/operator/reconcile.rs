@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jam_plan::crd::JamInstance;
 use jam_plan::resolve::MigrationStep;
+use jam_plan::rotation::look_again;
 use jam_plan::{Observed, Refusal, Resolved, Verdict, desired, resolve};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
@@ -17,7 +18,7 @@ use super::key::Key;
 use super::observe::{self, Finding};
 use super::publish::{self, Said};
 use super::watch::chain;
-use super::{evidence, malformed, tokens};
+use super::{evidence, malformed, token_pods, tokens};
 
 /// How long one reconcile may take; every single request is bounded as well.
 pub const LIMIT: Duration = Duration::from_secs(90);
@@ -29,6 +30,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 const LOOK_OUTSIDE: Duration = Duration::from_secs(30);
 /// When what was just stored is to be carried out.
 const AT_ONCE: Duration = Duration::from_millis(50);
+/// However near a deadline is.
+const SOONEST: Duration = Duration::from_millis(200);
 /// When somebody else was faster.
 const SOON: Duration = Duration::from_secs(2);
 
@@ -59,8 +62,8 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
         return Ok(Ending::Paused);
     }
     // Reads.
-    learnt.observed = observe::cluster(context, instance).await?;
-    // Writes only into token Secrets that lost their token; new ones are minted in memory.
+    learnt.observed = Box::pin(observe::cluster(context, instance)).await?;
+    // Writes only into token Secrets, one move of each rotation; new Secrets are prepared in memory.
     let minted = tokens::make(context, instance, &mut learnt.observed).await?;
     // Reads a revision that status refers to, where another is rendered now.
     let resolved = match in_force(context, instance, &mut learnt.observed).await? {
@@ -88,6 +91,7 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
         Applied::Refused(refusal) => return Ok(Ending::Refused(refusal)),
     }
     apply::prune(context, instance, &objects, observed).await?;
+    token_pods::tell(context, instance, observed).await;
     Ok(Ending::Applied)
 }
 
@@ -188,7 +192,15 @@ fn next(ending: &Ending, told: &Said, learnt: &Learnt) -> Action {
             | None => LOOK_AGAIN,
         },
     };
-    Action::requeue(pause.min(at_most))
+    Action::requeue(pause.min(at_most).min(rotation_due(learnt).unwrap_or(RESYNC)))
+}
+
+/// The next deadline of a rotation, to the second: no watch reports it.
+fn rotation_due(learnt: &Learnt) -> Option<Duration> {
+    let consumers = learnt.resolved.as_ref()?.consumers.iter();
+    let at = look_again(consumers.map(|consumer| &consumer.outlook))?;
+    let micros = at.as_micros().saturating_sub(learnt.observed.at.as_micros());
+    Some(Duration::from_micros(u64::try_from(micros).unwrap_or_default()).max(SOONEST))
 }
 
 fn until(at: jam_domain::Timestamp, now: jam_domain::Timestamp) -> Duration {

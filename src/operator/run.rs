@@ -104,9 +104,9 @@ impl Program {
             ledger,
             listener,
             namespaces: args.namespaces(&own),
-            defaults: jam_plan::Defaults {
+            defaults: Defaults {
                 operator_namespace: Some(own.clone()),
-                ..args.image.defaults(&args.rollout)
+                ..args.image.defaults(&args.rollout, &args.rotation)
             },
             identity,
             concurrency: args.concurrency,

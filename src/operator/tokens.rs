@@ -1,63 +1,34 @@
-//! New tokens: 256 random bits each, made only where none is, known to this process just long enough to be written.
+//! Writes of tokens: 256 random bits each, straight into their Secret, known to this process just long enough to be written.
 
 use std::collections::BTreeMap;
 
-use jam_domain::{Timestamp, TokenId};
-use jam_plan::observed::{TokenSecret, TokenState};
-use jam_plan::tokens::{TokenTask, TokenWork, missing};
+use jam_plan::observed::TokenSecret;
+use jam_plan::rotation::{Holding, Plain, Slots, advance, annotations, data};
+use jam_plan::tokens::{Surroundings, TokenWork, work};
 use jam_plan::{JamInstance, Observed, names};
-use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use rand::TryRng;
 use rand::rngs::SysRng;
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use serde_json::{Map, Value, json};
 
 use super::context::Context;
 use super::error::Error;
 use super::key::Key;
 use super::observe;
 
-/// Tokens that wait for their Secret to be created, by the Secret's name.
+/// Contents of consumers' Secrets that wait to be created, by the Secret's name. Without Debug: they hold tokens.
 #[derive(Default)]
-pub struct Minted(BTreeMap<String, (Token, String)>);
-
-/// A token. It has no Debug and no Display: it cannot be logged by accident.
-struct Token(String);
-
-impl Token {
-    fn random() -> Result<Self, Error> {
-        let mut bits = [0_u8; 32];
-        SysRng.try_fill_bytes(&mut bits).map_err(|error| Error::NoRandom(error.to_string()))?;
-        Ok(Self(hex::encode(bits)))
-    }
-
-    fn key_id(&self) -> (TokenId, String) {
-        let hash: [u8; 32] = Sha256::digest(self.0.as_bytes()).into();
-        (TokenId::of_hash(&hash), hex::encode(hash))
-    }
-
-    /// What a consumer's Secret holds.
-    fn data(&self) -> BTreeMap<&'static str, ByteString> {
-        [
-            (names::TOKEN_KEY, self.0.clone()),
-            (names::TOKEN_ID_KEY, self.key_id().0.to_string()),
-            (names::AUTHORIZATION_KEY, format!("Bearer {}", self.0)),
-        ]
-        .into_iter()
-        .map(|(key, text)| (key, ByteString(text.into_bytes())))
-        .collect()
-    }
-}
+pub struct Minted(BTreeMap<String, (Slots<Plain>, Holding)>);
 
 impl Minted {
     /// Completes the body of a consumer's Secret that is to be created; other bodies are left as they are.
     pub fn fill(&self, secret: &str, body: &mut Value) {
-        if let Some((token, issued_at)) = self.0.get(secret) {
-            body["data"] = json!(token.data());
-            body["metadata"]["annotations"][names::ISSUED_AT] = issued_at.as_str().into();
+        let Some((slots, holding)) = self.0.get(secret) else { return };
+        body["data"] = json!(without_nulls(data(slots, holding)));
+        for (key, value) in without_nulls(annotations(holding)) {
+            body["metadata"]["annotations"][key.as_str()] = value;
         }
     }
 
@@ -67,64 +38,86 @@ impl Minted {
     }
 }
 
-/// Makes what is missing. A token for a new Secret is only minted: its Secret is created with all the other children.
-/// Secrets that are there without a usable token are filled at once.
+fn without_nulls(all: Map<String, Value>) -> Map<String, Value> {
+    all.into_iter().filter(|(_, value)| !value.is_null()).collect()
+}
+
+/// A new token: 256 bits of the operating system.
+fn random() -> Result<Plain, Error> {
+    let mut bits = [0_u8; 32];
+    SysRng.try_fill_bytes(&mut bits).map_err(|error| Error::NoRandom(error.to_string()))?;
+    Ok(Plain::new(hex::encode(bits)))
+}
+
+/// Does what is to be done about tokens now: at most one write for each consumer, refused when its Secret changed meanwhile.
+///
+/// A Secret that is not there is only prepared: it is created with all the other children.
 pub async fn make(context: &Context, instance: &JamInstance, observed: &mut Observed) -> Result<Minted, Error> {
-    let mut minted = Minted::default();
-    for TokenWork { consumer, secret, task } in missing(instance, observed) {
-        if observed.foreign.iter().any(|foreign| foreign.object.name == secret) {
+    let (mut minted, mut moved) = (Minted::default(), Vec::new());
+    for task in work(instance, observed, context.defaults.pace) {
+        if observed.foreign.iter().any(|foreign| foreign.object.name == task.secret) {
             continue;
         }
-        let held = match task {
-            TokenTask::Create => {
-                let token = Token::random()?;
-                let (key_id, sha256) = token.key_id();
-                // What is told now and what the Secret will say are the same second.
-                let now = issued_now();
-                let issued_at = now.parse::<Timestamp>().ok();
-                minted.0.insert(secret, (token, now));
-                TokenSecret { consumer, state: TokenState::Held { key_id, sha256, issued_at, complete: true } }
-            }
-            TokenTask::Fill => fill(context, instance, &consumer, &secret, &Token::random()?).await?,
-            TokenTask::Complete => {
-                let there = observe::secret(context, &Key::of(instance), &secret).await?;
-                let Some(token) = there.as_ref().and_then(token_of) else { continue };
-                fill(context, instance, &consumer, &secret, &token).await?
-            }
-        };
+        let fresh = if task.change.needs_fresh(&task.before) { Some(random()?) } else { None };
+        let holding = after(context, instance, observed, &task, fresh.as_ref());
+        if task.exists {
+            moved.extend(write(context, instance, &task, fresh, &holding).await?);
+        } else {
+            let slots = task.change.slots(&Slots::default(), fresh, |token| token.hash().id());
+            moved.push(TokenSecret { consumer: task.consumer, holding: holding.clone() });
+            minted.0.insert(task.secret, (slots, holding));
+        }
+    }
+    for held in moved {
         observed.tokens.retain(|token| token.consumer != held.consumer);
         observed.tokens.push(held);
     }
     Ok(minted)
 }
 
-async fn fill(
+/// What the Secret will hold.
+fn after(
     context: &Context,
     instance: &JamInstance,
-    consumer: &str,
-    secret: &str,
-    token: &Token,
-) -> Result<TokenSecret, Error> {
-    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &Key::of(instance).namespace);
+    observed: &Observed,
+    task: &TokenWork,
+    fresh: Option<&Plain>,
+) -> Holding {
+    let surroundings = Surroundings::of(instance, observed, context.defaults.pace);
+    let hashes = surroundings.hashes(&task.consumer);
+    let around = surroundings.around(&task.consumer, &hashes);
+    advance(&task.before, &task.change, fresh.map(Plain::hash), &around, &task.lost)
+}
+
+/// One move of a Secret that is there; `None` when it says something else by now: its watch calls again.
+async fn write(
+    context: &Context,
+    instance: &JamInstance,
+    task: &TokenWork,
+    fresh: Option<Plain>,
+    holding: &Holding,
+) -> Result<Option<TokenSecret>, Error> {
+    let TokenWork { consumer, secret, exists: _, before, change, lost: _ } = task;
+    let key = Key::of(instance);
+    let Some(there) = observe::secret(context, &key, secret).await? else { return Ok(None) };
+    if Holding::of(&there) != *before {
+        return Ok(None);
+    }
+    let slots = change.slots(&Slots::<Plain>::of(&there), fresh, |token| token.hash().id());
     let body = json!({
-        "metadata": {"annotations": {names::ISSUED_AT: issued_now()}},
-        "data": token.data(),
+        "metadata": {
+            "uid": there.metadata.uid,
+            "resourceVersion": there.metadata.resource_version,
+            "annotations": annotations(holding),
+        },
+        "data": data(&slots, holding),
     });
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &key.namespace);
     let params = PatchParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PatchParams::default() };
     let written = secrets.patch(secret, &params, &Patch::Merge(&body)).await;
     let written = written.map_err(Error::write(format_args!("Secret {secret}")))?;
-    Ok(TokenSecret::of(consumer, &written))
-}
-
-fn token_of(secret: &Secret) -> Option<Token> {
-    let ByteString(bytes) = secret.data.as_ref()?.get(names::TOKEN_KEY)?;
-    String::from_utf8(bytes.clone()).ok().map(Token)
-}
-
-/// Now, to the second.
-pub fn issued_now() -> String {
-    let now = jiff::Timestamp::now();
-    jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
+    tracing::info!(instance = %key, consumer, step = ?change.then, generation = holding.notes.generation, "tokens moved");
+    Ok(Some(TokenSecret::of(consumer, &written)))
 }
 
 #[cfg(test)]
@@ -133,15 +126,17 @@ mod tests {
 
     #[test]
     fn a_token_has_256_random_bits_and_its_secret_names_it() {
-        let (one, other) = (Token::random().unwrap(), Token::random().unwrap());
-        assert_eq!(one.0.len(), 64);
-        assert_ne!(one.0, other.0);
-        let data = one.data().into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        let secret = Secret { data: Some(data), ..Secret::default() };
-        let TokenState::Held { key_id, sha256, complete, .. } = TokenSecret::of("a", &secret).state else {
-            panic!("the plan reads what is written here")
-        };
-        assert!(complete);
-        assert_eq!((key_id, sha256), one.key_id());
+        let (one, other) = (random().unwrap(), random().unwrap());
+        assert_eq!(one.reveal().len(), 64);
+        assert_ne!(one.reveal(), other.reveal());
+        let slots = Slots { token: Some(one.clone()), ..Slots::default() };
+        let holding = Holding { slots: slots.hashes(), matching: true, ..Holding::default() };
+        let minted = Minted([("main-token-a".to_owned(), (slots, holding.clone()))].into());
+        let mut body = json!({"metadata": {"annotations": {"other": "kept"}}});
+        minted.fill("main-token-a", &mut body);
+        let secret: Secret = serde_json::from_value(body).unwrap();
+        assert_eq!(secret.metadata.annotations.as_ref().unwrap()["other"], "kept");
+        assert_eq!(Holding::of(&secret), holding);
+        assert_eq!(holding.slots.token, Some(one.hash()));
     }
 }

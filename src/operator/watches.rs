@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use jam_plan::{JamInstance, Kind, names, resolve};
+use jam_plan::{JamInstance, Kind, names, resolve, tokens};
 use kube::api::PartialObjectMeta;
 use kube::core::DynamicObject;
 use kube::runtime::reflector::Store;
@@ -94,8 +94,9 @@ impl Sight {
     /// A Secret, perhaps one that instances refer to.
     fn secret(&self, secret: &Key) {
         let refers = |instance: &JamInstance| {
-            instance.metadata.namespace.as_ref() == Some(&secret.namespace)
-                && resolve::dsn_reference(instance).is_some_and(|(name, _)| name == secret.name)
+            let dsn = resolve::dsn_reference(instance).is_some_and(|(name, _)| name == secret.name);
+            let own = tokens::own_tokens(&instance.spec).is_some_and(|(_, name)| name == secret.name);
+            instance.metadata.namespace.as_ref() == Some(&secret.namespace) && (dsn || own)
         };
         let concerned = self.store.state_filter(|instance| instance.0.as_ref().is_ok_and(refers));
         for instance in concerned {

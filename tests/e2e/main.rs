@@ -1,9 +1,11 @@
 //! The claims, on a real two-node cluster: run through `dev/test`, inside `dev/cluster/shell`, with the operator installed by helm.
 
 mod children;
+mod cleanup;
 mod database;
 mod path;
 mod removal;
 mod rollback;
+mod rotation;
 mod support;
 mod toggle;

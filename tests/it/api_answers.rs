@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::api_support::{Server, answer, package};
+use crate::api_support::{Server, World, answer, package};
 
 const NOWHERE: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 const NO_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -128,4 +128,35 @@ async fn every_answer_carries_the_trace_that_it_belongs_to() {
     let request = server.bare("GET", "/jam/status").header("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"));
     assert_eq!(answer(request).await.header("x-trace-id"), trace);
     crate::api_support::until("the log line", async || server.log().contains(trace).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jams_health_is_for_readers_only_where_it_is_not_public() {
+    let server = Server::with(&[("JAM_HEALTH_PUBLIC", "false")]).await;
+    answer(server.bare("GET", "/jam/healthz")).await.refused(401, "jam_auth_missing");
+    assert_eq!(server.get("/jam/healthz").await.expect(200).json()["status"], "ok");
+    // Probes of the process itself stay open.
+    for path in ["/healthz", "/readyz"] {
+        answer(server.bare("GET", path)).await.expect(200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_shows_the_roots_of_the_first_200_services() {
+    for world in [World::memory(), World::postgres().await] {
+        let server = world.with(&[("JAM_MAX_PENDING_PACKAGES", "0")]).await;
+        for n in (0..203).rev() {
+            server.submit(&format!("svc-{n:03}"), "").await;
+        }
+        for path in ["/jam/status", "/system/status"] {
+            let status = server.get(path).await.expect(200).json();
+            let roots = status.pointer("/jam/accumulator_roots").unwrap_or(&status["accumulator_roots"]).clone();
+            let services: Vec<&str> =
+                roots.as_array().unwrap().iter().map(|root| root["service_id"].as_str().unwrap()).collect();
+            let first: Vec<String> = (0..200).map(|n| format!("svc-{n:03}")).collect();
+            assert_eq!(services, first, "{path}");
+        }
+        let last = server.get("/jam/status?service_id=svc-202").await.expect(200).json();
+        assert_eq!(last["accumulator_root"]["seq"], 1);
+    }
 }

@@ -38,8 +38,13 @@ async fn a_cleanup_says_what_it_did_and_the_server_tells_of_it() {
     let (server, dsn, ids) = with_packages(&[40, 30, 29], &[]).await;
     let before = status(&server).await;
     assert_eq!((&before["cleanup_enabled"], &before["cleanup"]), (&json!(true), &Value::Null));
-    let (code, out, err) = cleanup(&dsn, &["--dry-run"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("result");
+    let (code, out, err) = cleanup(&dsn, &["--dry-run", "--result-file", file.to_str().unwrap()]).await;
     assert_eq!(code, 0, "{err}");
+    let noted = jam_plan::observed::CleanupOutcome::of(&std::fs::read_to_string(&file).unwrap());
+    let noted = noted.expect("the operator reads what the program writes");
+    assert!(noted.dry_run && noted.deleted["packages"] == 0, "{noted:?}");
     assert!(out.starts_with("cutoff 20") && out.contains("\nwould have archived 2 packages, 2 reports\n"), "{out}");
     assert_eq!(server.get(&format!("/jam/packages/{}", ids[0])).await.status, 200, "a dry run changes nothing");
     assert_eq!(status(&server).await["cleanup"], Value::Null, "and is not remembered");

@@ -1,16 +1,22 @@
 //! Packages: submitted once however often they are sent, capped exactly, listed without a gap or a repeat.
 
+use std::collections::BTreeSet;
+
 use futures::future::join_all;
 use jam_domain::{PackageId, Timestamp};
 use serde_json::{Value, json};
 
 use crate::api_support::{Answer, Server, World, answer, laws, package};
+use crate::support::postgres;
 
 laws!(
     a_package_is_stored_as_it_was_sent_with_what_the_server_adds,
     the_same_submission_is_answered_from_the_store,
+    of_many_packages_under_one_id_or_key_exactly_one_is_stored,
     a_key_counts_for_its_token_only,
     an_expired_package_is_refused_and_a_fresh_one_kept,
+    what_was_accepted_in_time_is_answered_from_the_store_after_its_expiry,
+    a_list_neither_repeats_nor_skips_while_packages_come_and_go,
     the_pending_cap_is_exact_among_many_submitters,
     a_service_has_limits_of_its_own,
     paging_never_repeats_or_skips_in_any_shape,
@@ -87,6 +93,29 @@ async fn the_same_submission_is_answered_from_the_store(world: World) {
     assert_eq!(server.metric("jam_package_submit_total").await, Some(2.0));
 }
 
+async fn of_many_packages_under_one_id_or_key_exactly_one_is_stored(world: World) {
+    let server = world.serve().await;
+    let id = PackageId::new();
+    let by_id = (0..16).map(|n| {
+        let mut sent = package("s", &format!("id {n}"));
+        sent[ID] = json!(id);
+        (server.request("POST", "/jam/packages"), sent)
+    });
+    let by_key = (0..16).map(|n| {
+        (
+            server.request("POST", "/jam/packages").header("idempotency-key", "one key"),
+            package("s", &format!("key {n}")),
+        )
+    });
+    let sent = by_id.chain(by_key).map(|(request, sent)| answer(request.body(sent.to_string())));
+    let answers = join_all(sent).await;
+    for half in [&answers[..16], &answers[16..]] {
+        assert_eq!(half.iter().filter(|one| one.status == 201).count(), 1);
+        assert_eq!(half.iter().filter(|one| one.status == 409 && one.json()["code"] == "jam_conflict").count(), 15);
+    }
+    assert_eq!(server.get("/jam/packages").await.json()["items"].as_array().unwrap().len(), 2);
+}
+
 async fn a_key_counts_for_its_token_only(world: World) {
     let server = world.with(&[("JAM_ALLOWED_TOKENS", "token-one,token-two")]).await;
     let submit = async |token: &str| {
@@ -106,6 +135,26 @@ async fn an_expired_package_is_refused_and_a_fresh_one_kept(world: World) {
     let refused = server.post("/jam/packages", &expiring(-1)).await.refused(400, "jam_validation_error");
     assert_eq!(refused["details"]["field"], "expiry");
     server.post("/jam/packages", &expiring(60)).await.expect(201);
+}
+
+async fn what_was_accepted_in_time_is_answered_from_the_store_after_its_expiry(world: World) {
+    let server = world.serve().await;
+    let expiry = Timestamp::now().plus_seconds(2);
+    let mut sent = package("s", "in time");
+    (sent[ID], sent["expiry"]) = (json!(PackageId::new()), json!(expiry));
+    let first = keyed(&server, "in time", &sent).await.expect(201).json();
+    let mut other = package("s", "late");
+    other["expiry"] = json!(expiry);
+    other[ID] = first[ID].clone();
+    // While it has not expired the id is a conflict; afterwards it still is: what is known is judged before what is late.
+    assert_eq!(server.post("/jam/packages", &other).await.status, 409);
+    other[ID] = json!(PackageId::new());
+    crate::api_support::until("the expiry", async || (Timestamp::now() > expiry).then_some(())).await;
+    assert_eq!(server.post("/jam/packages", &other).await.status, 400);
+    for _ in 0..2 {
+        let again = keyed(&server, "in time", &sent).await.expect(200);
+        assert_eq!((again.header("idempotency-replayed"), &again.json()), ("true", &first));
+    }
 }
 
 async fn the_pending_cap_is_exact_among_many_submitters(world: World) {
@@ -191,4 +240,30 @@ async fn filters_narrow_a_list(world: World) {
         let list = server.get(&format!("/jam/packages?{query}")).await.expect(200).json();
         assert_eq!(ids(&list["items"]).iter().collect::<Vec<_>>(), wanted, "{query}");
     }
+}
+
+async fn a_list_neither_repeats_nor_skips_while_packages_come_and_go(world: World) {
+    let server = world.serve().await;
+    let mut kept: Vec<String> = Vec::new();
+    for n in 0..30 {
+        kept.push(server.submit("s", &n.to_string()).await[ID].as_str().unwrap().to_owned());
+    }
+    let (mut seen, mut path) = (Vec::new(), "/jam/packages?limit=4".to_owned());
+    for page in 0.. {
+        let list = server.get(&path).await.expect(200).json();
+        seen.extend(list["items"].as_array().unwrap().iter().map(|item| item[ID].as_str().unwrap().to_owned()));
+        // Between two pages one comes in front and, where a test can reach behind the API, two that were there go.
+        server.submit("s", &format!("late {page}")).await;
+        if let Some(dsn) = world.dsn() {
+            for gone in [seen[seen.len() - 1].clone(), kept.remove(0)] {
+                postgres::execute(dsn, &format!("delete from packages where id = '{gone}'")).await;
+            }
+        }
+        let Some(cursor) = list["next_cursor"].as_str() else { break };
+        path = format!("/jam/packages?limit=4&cursor={cursor}");
+    }
+    let distinct: BTreeSet<&String> = seen.iter().collect();
+    assert_eq!(distinct.len(), seen.len(), "nothing came twice");
+    assert!(kept.iter().all(|id| distinct.contains(id)), "nothing that stayed was skipped");
+    assert!(distinct.len() <= 30, "what came later is not on later pages");
 }

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use jam_domain::PreimageHash;
 use reqwest::Body;
+use sha2::Digest as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::api_raw::memory;
 use crate::api_support::{TOKEN, World, answer, laws, until};
 
 laws!(
@@ -20,6 +22,8 @@ laws!(
     an_upload_that_breaks_off_leaves_nothing,
     uploads_wait_for_their_turn_where_memory_is_short,
     a_referenced_blob_is_not_deleted,
+    a_cap_of_0_is_no_cap,
+    head_of_the_record_has_its_headers_and_no_body,
 );
 
 fn blob_of(size: usize) -> Vec<u8> {
@@ -227,4 +231,48 @@ async fn a_referenced_blob_is_not_deleted(world: World) {
     delete(&format!("/jam/preimages/{free}")).await.expect(204);
     delete(&format!("/jam/preimages/{free}")).await.refused(404, "jam_not_found");
     until("the log", async || server.log().contains("preimage deleted").then_some(())).await;
+}
+
+async fn a_cap_of_0_is_no_cap(world: World) {
+    let bytes = blob_of((10 << 20) + 1);
+    let put = async |server: &crate::api_support::Server| {
+        answer(server.request("PUT", &path_of(&bytes)).body(bytes.clone())).await
+    };
+    put(&world.serve().await).await.refused(413, "jam_preimage_too_large");
+    put(&world.with(&[("JAM_MAX_PREIMAGE_BYTES", "0")]).await).await.expect(201);
+}
+
+async fn head_of_the_record_has_its_headers_and_no_body(world: World) {
+    let server = world.serve().await;
+    let meta = format!("/jam/preimages/{}/meta", server.upload(b"known").await);
+    let (read, asked) = (server.get(&meta).await.expect(200), answer(server.request("HEAD", &meta)).await.expect(200));
+    assert_eq!(asked.bytes.len(), 0);
+    for header in ["content-type", "content-length"] {
+        assert_eq!(asked.header(header), read.header(header));
+    }
+    let missing = answer(server.request("HEAD", &format!("{}/meta", path_of(b"unknown")))).await.expect(404);
+    assert_eq!(missing.bytes.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_is_never_held_whole_in_memory_on_its_way_in_and_out() {
+    let world = World::postgres().await;
+    let server = world.with(&[("JAM_MAX_PREIMAGE_BYTES", "0")]).await;
+    server.upload(b"warm").await;
+    let before = memory(&server.pid(), "VmHWM");
+    let part = bytes::Bytes::from(vec![7; 1 << 20]);
+    let parts = futures::stream::iter(std::iter::repeat_n(part.clone(), 96).map(Ok::<_, std::io::Error>));
+    let mut hasher = sha2::Sha256::new();
+    (0..96).for_each(|_| hasher.update(&part));
+    let path = format!("/jam/preimages/{}", hex::encode(hasher.finalize()));
+    let created = answer(server.request("PUT", &path).body(Body::wrap_stream(parts))).await.expect(201).json();
+    assert_eq!(created["size"], 96 << 20);
+    let mut read = 0;
+    let mut response = server.request("GET", &path).send().await.unwrap();
+    while let Some(chunk) = response.chunk().await.unwrap() {
+        read += chunk.len();
+    }
+    assert_eq!(read, 96 << 20);
+    let grown = (memory(&server.pid(), "VmHWM") - before) >> 10;
+    assert!(grown < 40, "96 MiB in and out made the process grow by {grown} MiB");
 }

@@ -31,6 +31,19 @@ async fn a_manifest_runs_on_a_laptop_once_a_token_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_memory_store_warns_once_that_it_is_ephemeral_and_postgres_never() {
+    for (world, warnings) in [(World::memory(), 1), (World::postgres().await, 0)] {
+        let mut server = world.serve().await;
+        server.submit("s", "").await;
+        server.get("/system/status").await.expect(200);
+        server.signal("TERM").await;
+        assert!(server.ended().await.success());
+        let log = until("the last line", async || Some(server.log()).filter(|log| log.contains("\"stopped\""))).await;
+        assert_eq!(log.matches("ephemeral").count(), warnings, "{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn settings_that_are_wrong_are_refused_by_name_all_at_once() {
     let (_dir, path) = file("jam.yaml", "store: redis\ncolour: red\n");
     let arguments = ["check-config", "--config", path.to_str().unwrap(), "--rate-limit-per-minute", "many"];

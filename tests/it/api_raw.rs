@@ -29,7 +29,7 @@ impl RawAnswer {
         body["code"].as_str().unwrap_or_default().to_owned()
     }
 
-    fn of(bytes: &[u8]) -> Self {
+    pub fn of(bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes);
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
@@ -57,6 +57,18 @@ pub async fn raw(address: &str, bytes: &[u8]) -> RawAnswer {
     // The server may refuse before everything is sent.
     let _ = timeout(Duration::from_secs(10), stream.write_all(bytes)).await;
     read_to_end(&mut stream).await
+}
+
+/// A figure of a process's memory in KiB: `VmRSS` is what it holds, `VmHWM` the most that it ever held.
+pub fn memory(pid: &str, figure: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(&format!("{figure}:"))).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// How many files and sockets a process has open.
+pub fn descriptors(pid: &str) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
 /// The head of a request that ends the connection.

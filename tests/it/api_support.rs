@@ -43,6 +43,15 @@ impl World {
         Self { dsn: Some(postgres::migrated_database().await) }
     }
 
+    /// The database behind the API, when there is one.
+    pub fn dsn(&self) -> Option<&str> {
+        self.dsn.as_deref()
+    }
+
+    pub fn on(dsn: &str) -> Self {
+        Self { dsn: Some(dsn.to_owned()) }
+    }
+
     /// The store's name in statuses, labels and logs.
     pub fn store(&self) -> &'static str {
         if self.dsn.is_some() { "postgres" } else { "memory" }

@@ -82,8 +82,23 @@ fn what_needs_definitions_of_others_is_off_until_it_is_asked_for() {
 }
 
 #[test]
-fn the_charts_alerts_are_the_tables() {
+fn the_charts_alerts_and_dashboard_are_the_tables() {
     compare(&repository("charts/jam-operator/files/alerts.yaml"), &jam_plan::alerts::operator_yaml());
+    compare(&repository("charts/jam-operator/files/dashboard.json"), &jam_plan::dashboards::of_operator());
+}
+
+#[test]
+fn the_operators_dashboard_speaks_of_this_release_alone() {
+    let all = rendered(&["metrics.dashboard.enabled=true"]).unwrap();
+    let map = &all["ConfigMap jam-jam-operator-dashboard"];
+    assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
+    let dashboard: Value = serde_json::from_str(map["data"]["jam-operator.json"].as_str().unwrap()).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    assert!(panels.len() >= 4, "instances, reconciles, their time, watches");
+    for target in panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap()) {
+        let expression = target["expr"].as_str().unwrap();
+        assert!(expression.contains(r#"{namespace="system",service="jam-jam-operator"}"#), "{expression}");
+    }
 }
 
 #[test]

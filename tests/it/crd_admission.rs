@@ -27,8 +27,8 @@ async fn author(plane: &ControlPlane, client: &Client, namespace: &str) -> Clien
         rule("", "secrets", Some(vec!["mine".into()]), &["get"]),
     ]);
     let create = PostParams::default();
-    let role = Role { metadata: named(), rules };
-    Api::<Role>::namespaced(client.clone(), namespace).create(&create, &role).await.unwrap();
+    let granted = Role { metadata: named(), rules };
+    Api::<Role>::namespaced(client.clone(), namespace).create(&create, &granted).await.unwrap();
     let group = "rbac.authorization.k8s.io".to_owned();
     let subject =
         Subject { kind: "User".into(), name: "author".into(), api_group: Some(group.clone()), namespace: None };

@@ -54,12 +54,15 @@ async fn a_failed_cleanup_is_a_condition_with_its_last_words_until_one_succeeds(
     assert_eq!(result().await.as_deref(), Some("Failed"));
 
     drop(kubelet);
-    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let words = r#"{"dry_run":false,"archived":{"packages":5},"deleted":{"packages":3,"preimages":1}}"#;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, words);
     // Ended within another second: the newest counts.
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     jobs.create(&PostParams::default(), &run_of(&cron_job, "second")).await.unwrap();
     condition(&client, &namespace, "main", "CleanupScheduled", "True", "Scheduled").await;
     eventually("the result is told", async || (result().await? == "Succeeded").then_some(())).await;
+    let told = instances.get("main").await.unwrap().status.unwrap().cleanup.unwrap();
+    assert_eq!((told.deleted.get("packages"), told.deleted.get("preimages")), (Some(&3), Some(&1)));
 
     spec["cleanup"]["suspend"] = json!(true);
     apply(&client, &namespace, "main", spec).await;

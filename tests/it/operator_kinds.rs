@@ -165,3 +165,30 @@ async fn a_taken_name_of_any_kind_stalls_and_is_not_touched() {
         assert_eq!(after.metadata.resource_version, before.metadata.resource_version, "{name} was touched");
     }
 }
+
+#[tokio::test]
+async fn a_sidecar_that_somebody_else_injects_is_left_alone() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, QUIET);
+    apply(&client, &namespace, "main", json!({"runtime": {"jam": {"enabled": true, "store": "memory"}}})).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let deployments = children(&client, &namespace, Kind::Deployment);
+    let security = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+    let sidecar = json!({"spec": {"template": {"spec": {
+        "containers": [{"name": "proxy", "image": "proxy:1", "securityContext": security}],
+        "volumes": [{"name": "proxy", "emptyDir": {}}],
+    }}}});
+    deployments.patch("main", &PatchParams::default(), &Patch::Strategic(sidecar)).await.unwrap();
+    operator.quiet().await;
+    let writes = operator.writes().into_iter().filter(|asked| asked.resource == "deployments").count();
+    assert_eq!(writes, 1, "nothing of ours was changed");
+    let spec = json!({"runtime": {"jam": {"enabled": false, "store": "memory"}}});
+    apply(&client, &namespace, "main", spec).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let now = deployments.get("main").await.unwrap();
+    let containers = now.data.pointer("/spec/template/spec/containers").unwrap().to_string();
+    assert!(containers.contains("proxy:1") && containers.contains("jam-api"), "{containers}");
+}

@@ -10,13 +10,10 @@ use crate::support::cluster::{TESTER, control_plane};
 
 /// The operator's defaults in snapshots: they do not change with a release.
 pub fn defaults() -> jam_plan::Defaults {
-    jam_plan::Defaults {
-        repository: "jam-api".into(),
-        tag: "test".into(),
-        progress_deadline: 300,
-        render_revision: 1,
-        operator_namespace: Some("jam-system".into()),
-    }
+    let (repository, tag) = ("jam-api".into(), "test".into());
+    let operator_namespace = Some("jam-system".into());
+    let pace = jam_plan::rotation::Pace::default();
+    jam_plan::Defaults { repository, tag, pace, operator_namespace, progress_deadline: 300, render_revision: 1 }
 }
 
 /// Every manifest with a JamInstance: its name without `.yaml`, and its text.

@@ -72,6 +72,31 @@ async fn a_lost_database_is_unavailable_within_seconds_and_heals_by_itself() {
     assert_eq!(store.process(10, &engine).await.unwrap().len(), 2);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn after_the_first_failure_nobody_waits_for_a_database_that_is_away() {
+    let server = Server::private();
+    let dsn = server.migrated_database().await;
+    let config = PostgresConfig { acquire_timeout: Duration::from_secs(2), ..PostgresConfig::new(&dsn) };
+    let (store, engine) = (PostgresStore::connect(config).await.unwrap(), engine());
+    for _ in 0..2 {
+        store.submit(package("s"), &engine).await.unwrap();
+        server.stop();
+        assert!(unavailable(&store.ping().await));
+        // Each of these would wait for two seconds: four minutes in all.
+        let refused = async {
+            for _ in 0..40 {
+                assert!(unavailable(&store.ping().await) && unavailable(&store.process(1, &engine).await));
+                assert!(store.submit(package("s"), &engine).await.is_err());
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(1), refused).await.expect("not a hang each");
+        server.start();
+        // Nobody has to wait for a pause to end: the next caller asks, and gets through.
+        store.ping().await.unwrap();
+    }
+    store.submit(package("s"), &engine).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_died_in_the_pool_are_replaced_unnoticed() {
     let dsn = postgres::migrated_database().await;

@@ -89,14 +89,6 @@ impl Submission {
         &self.service_id
     }
 
-    /// Refuses a package that has expired.
-    pub fn still_valid(&self, now: Timestamp) -> Result<(), Refusal> {
-        match self.expiry {
-            Some(expiry) if expiry <= now => Err(Refusal::field("expiry", format!("{expiry} has passed"))),
-            Some(_) | None => Ok(()),
-        }
-    }
-
     /// Adds what the server adds.
     pub fn stamp(self, created_by: TokenId, now: Timestamp) -> Stamped {
         let Self { id, service_id, items, nonce, expiry, signature, preimage_hashes, fingerprint } = self;
@@ -119,6 +111,12 @@ impl Submission {
             id_from_client: id.is_some(),
         }
     }
+}
+
+/// The expiry of a package that it had passed already when it came. Stores ask this of what is new only: the answer to a
+/// submission that came in time does not change when it is sent again later.
+pub fn passed_expiry(package: &WorkPackage) -> Option<Timestamp> {
+    package.expiry.filter(|expiry| *expiry <= package.created_at)
 }
 
 impl NewItem {
@@ -284,9 +282,11 @@ mod tests {
     #[test]
     fn an_expiry_holds_until_its_very_moment() {
         let at = |micros| Timestamp::from_micros(micros);
-        let package = parse(&with("", "expiry", json!(at(10).to_string()))).unwrap();
-        assert!(package.still_valid(at(9)).is_ok());
-        assert!(package.still_valid(at(10)).is_err());
+        let came = |now| {
+            let sent = parse(&with("", "expiry", json!(at(10).to_string()))).unwrap();
+            passed_expiry(&sent.stamp(TokenId::anonymous(), now).package)
+        };
+        assert_eq!((came(at(9)), came(at(10))), (None, Some(at(10))));
     }
 
     #[test]

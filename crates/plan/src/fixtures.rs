@@ -1,12 +1,13 @@
 //! Instances and clusters for tests, written as sentences.
 
-use jam_domain::{Timestamp, TokenId};
+use jam_domain::Timestamp;
 use serde_json::{Value, json};
 
 use crate::crd::JamInstance;
 use crate::desired::{Desired, Objects, desired};
-use crate::observed::{DeploymentState, JobState, MigrationJob, Observed, Probe, SecretKey, TokenSecret, TokenState};
+use crate::observed::{DeploymentState, JobState, MigrationJob, Observed, Probe, SecretKey, TokenSecret};
 use crate::resolve::{Defaults, MigrationStep, Resolved, resolve};
+use crate::rotation::{Holding, Notes, Pace, Slots};
 use crate::tokens;
 
 pub(crate) fn at(seconds: i64) -> Timestamp {
@@ -17,9 +18,10 @@ pub(crate) fn defaults() -> Defaults {
     Defaults {
         repository: "registry.example/jam-api".into(),
         tag: "1.0.0".into(),
+        pace: Pace::default(),
+        operator_namespace: Some("jam-system".into()),
         progress_deadline: 300,
         render_revision: 1,
-        operator_namespace: Some("jam-system".into()),
     }
 }
 
@@ -83,13 +85,10 @@ pub(crate) fn cluster_for(instance: &JamInstance) -> Observed {
 
 /// The n-th token of a consumer.
 pub(crate) fn token(consumer: &str, n: u8) -> TokenSecret {
-    let state = TokenState::Held {
-        key_id: TokenId::of_hash(&[n; 32]),
-        sha256: hex::encode([n; 32]),
-        issued_at: Some(at(900)),
-        complete: true,
-    };
-    TokenSecret { consumer: consumer.into(), state }
+    let hash: jam_domain::token::TokenHash = hex::encode([n; 32]).parse().unwrap();
+    let notes = Notes { generation: 1, issued_at: Some(at(900)), written: Some(hash.id()), ..Notes::default() };
+    let slots = Slots { token: Some(hash), ..Slots::default() };
+    TokenSecret { consumer: consumer.into(), holding: Holding { slots, notes, matching: true, not_after: None } }
 }
 
 /// The migration Job that the instance wants in this cluster, in this state.

@@ -2,6 +2,7 @@
 
 pub mod alerts;
 pub mod crd;
+pub mod dashboards;
 pub mod desired;
 pub mod forecast;
 pub mod names;
@@ -10,6 +11,7 @@ pub mod reason;
 pub mod render;
 pub mod resolve;
 pub mod rollout;
+pub mod rotation;
 pub mod schedule;
 pub mod status;
 pub mod tokens;

@@ -27,12 +27,45 @@ pub const DSN_HASH: &str = "jam.network/dsn-hash";
 /// Annotation of a consumer's Secret: when its token was made (RFC 3339).
 pub const ISSUED_AT: &str = "jam.network/issued-at";
 
+/// Annotation of an instance: a new value makes new tokens, for the consumers that it names or for all (adr/0019).
+pub const ROTATE: &str = "jam.network/rotate";
+/// Annotation of an instance: the consumers or key ids that it names end at once.
+pub const REVOKE: &str = "jam.network/revoke";
+/// Annotation of a consumer's Secret: the id of the token that the operator wrote.
+pub const TOKEN_ID: &str = "jam.network/token-id";
+/// Annotation of a consumer's Secret: how many tokens the consumer has been given.
+pub const TOKEN_GENERATION: &str = "jam.network/token-generation";
+/// Annotation of a consumer's Secret: until when its previous token is accepted.
+pub const PREVIOUS_NOT_AFTER: &str = "jam.network/previous-not-after";
+/// Annotation of a consumer's Secret: the value of [`ROTATE`] that was last done.
+pub const ROTATED: &str = "jam.network/rotated";
+/// Annotation of a consumer's Secret: the value of [`REVOKE`] that was last done.
+pub const REVOKED: &str = "jam.network/revoked";
+/// Annotation of a consumer's Secret: which retired tokens were last refused by every pod, when, and by how many.
+pub const REFUSED: &str = "jam.network/refused";
+/// Annotation of the Secret of hashes: how many tokens each consumer has been given, should its own Secret be lost.
+pub const TOKEN_GENERATIONS: &str = "jam.network/token-generations";
+/// Annotation of an API pod: the hashes that it was last told to read. A change makes the kubelet bring them at once.
+pub const TOKENS_TOLD: &str = "jam.network/tokens-told";
+
 /// The key of a consumer's Secret that holds the token.
 pub const TOKEN_KEY: &str = "token";
 /// The key of a consumer's Secret that holds the token's id.
 pub const TOKEN_ID_KEY: &str = "id";
 /// The key of a consumer's Secret that holds the whole Authorization header.
 pub const AUTHORIZATION_KEY: &str = "authorization";
+/// The key of a consumer's Secret that says until when its token is accepted at least.
+pub const NOT_AFTER_KEY: &str = "not-after";
+/// The key of a consumer's Secret that holds the next token, until every pod accepts it.
+pub const NEXT_KEY: &str = "next";
+/// The key of a consumer's Secret that holds the token before, while it is accepted.
+pub const PREVIOUS_KEY: &str = "previous";
+/// The key of a consumer's Secret that holds tokens accepted no longer, until every pod was seen to refuse them.
+pub const RETIRED_KEY: &str = "retired";
+/// The key of a consumer's Secret that holds hashes of tokens that somebody threw out of it, and until when they count.
+pub const DISPLACED_KEY: &str = "displaced";
+/// The key of the Secret of hashes: the token file of the API pods.
+pub const TOKENS_KEY: &str = "tokens.json";
 
 /// What part of an instance an object is, as written in `app.kubernetes.io/component`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,16 +133,6 @@ pub fn config(instance: &str, hash: &str) -> String {
     format!("{instance}-config-{hash}")
 }
 
-/// The ConfigMap that holds the revision with this content.
-pub fn revision(instance: &str, hash: &str) -> String {
-    format!("{instance}-revision-{hash}")
-}
-
-/// The ConfigMap with the evidence against a revision that was given up.
-pub fn evidence(instance: &str, hash: &str) -> String {
-    format!("{instance}-rollback-{hash}")
-}
-
 /// The ConfigMap of the dashboard.
 pub fn dashboard(instance: &str) -> String {
     format!("{instance}{DASHBOARD_SUFFIX}")
@@ -130,6 +153,16 @@ pub fn cleanup(instance: &str) -> String {
 /// The Service whose pods are scraped.
 pub fn metrics(instance: &str) -> String {
     format!("{instance}-metrics")
+}
+
+/// The ConfigMap that holds the revision with this content.
+pub fn revision(instance: &str, hash: &str) -> String {
+    format!("{instance}-revision-{hash}")
+}
+
+/// The ConfigMap with the evidence against a revision that was given up.
+pub fn evidence(instance: &str, hash: &str) -> String {
+    format!("{instance}-rollback-{hash}")
 }
 
 /// The migration Job of one attempt.

@@ -5,20 +5,23 @@ mod deployment;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod token_secrets;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jam_domain::{Timestamp, TokenId};
+use jam_domain::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use sha2::{Digest, Sha256};
 
 use crate::desired::Revision;
 use crate::names;
+use crate::rotation::PodAnswer;
 
-pub use cleanup::{CleanupRun, CleanupState};
+pub use token_secrets::{HashBook, OwnTokens, TokenSecret};
+
+pub use cleanup::{CleanupOutcome, CleanupRun, CleanupState};
 pub use deployment::DeploymentState;
 pub use schema::PodSchema;
 
@@ -33,6 +36,12 @@ pub struct Observed {
     pub database_port: Option<u16>,
     /// The consumers' Secrets that are there.
     pub tokens: Vec<TokenSecret>,
+    /// The Secret of hashes as it is in the cluster; `None` when it is not there.
+    pub hashes: Option<HashBook>,
+    /// The Secret with the user's own tokens, when the spec refers to one.
+    pub own_tokens: Option<OwnTokens>,
+    /// What each API pod says about tokens, while a rotation has to know.
+    pub pod_answers: Vec<PodAnswer>,
     /// The migration Jobs of this instance that are there.
     pub migration_jobs: Vec<MigrationJob>,
     /// The API Deployment, from the last answer of the API server.
@@ -67,6 +76,9 @@ impl Observed {
             dsn: None,
             database_port: None,
             tokens: Vec::new(),
+            hashes: None,
+            own_tokens: None,
+            pod_answers: Vec::new(),
             migration_jobs: Vec::new(),
             api: None,
             worker: None,
@@ -111,60 +123,6 @@ impl SecretKey {
             }
         }
     }
-}
-
-/// A consumer's Secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenSecret {
-    /// The consumer.
-    pub consumer: String,
-    /// What is in it.
-    pub state: TokenState,
-}
-
-/// What a consumer's Secret holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenState {
-    /// No token that can be used.
-    Empty,
-    /// A token.
-    Held {
-        /// The token's public id.
-        key_id: TokenId,
-        /// The token's SHA-256, hex: what the API pods are given.
-        sha256: String,
-        /// When it was made, to the second.
-        issued_at: Option<Timestamp>,
-        /// Whether the keys `id` and `authorization` say the same; if not, they are to be written again.
-        complete: bool,
-    },
-}
-
-impl TokenSecret {
-    /// What a Secret says about a consumer's token. Keeps hashes only.
-    pub fn of(consumer: &str, secret: &Secret) -> Self {
-        let none = BTreeMap::new();
-        let data = secret.data.as_ref().unwrap_or(&none);
-        let text = |key: &str| data.get(key).and_then(|ByteString(value)| std::str::from_utf8(value).ok());
-        let annotation = secret.metadata.annotations.as_ref().and_then(|all| all.get(names::ISSUED_AT));
-        let state = match text(names::TOKEN_KEY).filter(|token| is_usable(token)) {
-            None => TokenState::Empty,
-            Some(token) => {
-                let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-                let key_id = TokenId::of_hash(&hash);
-                let complete = text(names::TOKEN_ID_KEY) == Some(key_id.as_str())
-                    && text(names::AUTHORIZATION_KEY) == Some(&format!("Bearer {token}"));
-                let issued_at = annotation.and_then(|at| at.parse().ok());
-                TokenState::Held { key_id, sha256: hex::encode(hash), issued_at, complete }
-            }
-        };
-        Self { consumer: consumer.to_owned(), state }
-    }
-}
-
-/// A token that fits in a header and cannot be guessed at once.
-fn is_usable(token: &str) -> bool {
-    token.len() >= 16 && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// A migration Job.

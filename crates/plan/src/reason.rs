@@ -59,6 +59,8 @@ reasons! {
     MigrationComplete => Well;
     /// Every consumer has its token.
     TokensIssued => Well;
+    /// Retired tokens were refused by every pod; they are dead.
+    TokenRetired => Well;
     /// The instance is not paused.
     NotPaused => Well;
     /// Cleanup is not scheduled.
@@ -77,6 +79,8 @@ reasons! {
     Migrating => UnderWay;
     /// Tokens are being made.
     TokensPending => UnderWay;
+    /// Tokens are being replaced; `status.rotation` says where that stands, and every consumer's token is accepted meanwhile.
+    Rotating => UnderWay;
     /// Nobody could say yet.
     NotAsked => UnderWay;
     /// The instance is being deleted.
@@ -95,6 +99,8 @@ reasons! {
     NameTaken => Outside;
     /// The migration Job failed; the next one starts at the time in `status.migration.retryAt`.
     MigrationFailed => Outside;
+    /// A pod does not say which tokens it accepts, so a rotation waits for it; the message names the pod: mend or delete it.
+    RotationHeld => Outside;
     /// The last cleanup failed; the message has its last words, the next run follows by schedule.
     CleanupFailed => Outside;
     /// No cleanup has started for longer than its schedule allows; see the CronJob's events.

@@ -1,14 +1,16 @@
 //! From the text of a manifest to the objects it would become, without a cluster.
 
-use jam_domain::{Timestamp, TokenId};
+use jam_domain::Timestamp;
+use jam_domain::token::TokenHash;
 use serde_json::Value;
 
 use crate::crd::{GROUP, JamInstance, KIND};
 use crate::desired::Desired;
 use crate::forecast::forecast;
-use crate::observed::{Observed, SecretKey, TokenSecret, TokenState};
+use crate::observed::{Observed, OwnTokens, SecretKey, TokenSecret};
 use crate::reason::Refusal;
 use crate::resolve::{Defaults, MigrationStep, resolve};
+use crate::rotation::{Holding, Notes, Slots};
 use crate::{names, tokens};
 
 /// The uid in owner references, where there is no cluster that gives one.
@@ -91,21 +93,29 @@ fn imagined(instance: &JamInstance, defaults: &Defaults) -> Result<Vec<Desired>,
     let mut observed = Observed::nothing(Timestamp::from_micros(0));
     observed.dsn = Some(SecretKey::Present { hash: "0".repeat(10) });
     observed.tokens = tokens::consumers(&instance.spec).into_iter().map(|consumer| held(consumer.name)).collect();
+    observed.own_tokens = tokens::own_tokens(&instance.spec).map(|(_, secret)| OwnTokens {
+        secret: secret.to_owned(),
+        exists: true,
+        hashes: vec![("imagined".into(), imagined_hash(secret))],
+        unusable: Vec::new(),
+    });
+    // The plan of one who has not approved yet shows what approval would lead to.
     if let MigrationStep::AwaitApproval { key } = resolve(&instance, &observed, defaults)?.migration.step {
         instance.metadata.annotations.get_or_insert_default().insert(names::APPROVE_MIGRATION.into(), key);
     }
     Ok(forecast(&instance, &observed, defaults)?.objects)
 }
 
+/// The hash that stands in a plan for one that only a cluster has: another for each name, as there.
+fn imagined_hash(name: &str) -> TokenHash {
+    TokenHash::of(&format!("the token of {name}"))
+}
+
 /// A token that is not made yet, as the cluster will hold it: nobody knows it.
 pub fn held(consumer: String) -> TokenSecret {
-    let state = TokenState::Held {
-        key_id: TokenId::of_hash(&[0; 32]),
-        sha256: "0".repeat(64),
-        issued_at: None,
-        complete: true,
-    };
-    TokenSecret { consumer, state }
+    let slots = Slots { token: Some(imagined_hash(&consumer)), ..Slots::default() };
+    let notes = Notes { generation: 1, ..Notes::default() };
+    TokenSecret { consumer, holding: Holding { slots, notes, ..Holding::default() } }
 }
 
 /// The objects as YAML documents, as `jam-operator plan` prints them.

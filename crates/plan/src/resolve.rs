@@ -9,6 +9,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 
+use jam_domain::token::TokenHash;
 use jam_domain::{ServiceId, Settings, StoreKind};
 
 use crate::Kind;
@@ -18,9 +19,10 @@ use crate::crd::{
 };
 use crate::crd::{RevisionStatus, RolloutStatus};
 use crate::desired::Revision;
-use crate::observed::{Observed, SecretKey, TokenState};
+use crate::observed::{Observed, SecretKey};
 use crate::reason::{Reason, Refusal};
 use crate::rollout::Course;
+use crate::rotation::{Outlook, Pace, outlook};
 use crate::{names, tokens};
 
 pub use egress::port_of_url;
@@ -36,12 +38,14 @@ pub struct Defaults {
     pub repository: String,
     /// Its tag.
     pub tag: String,
+    /// How long the hours of a rotation last.
+    pub pace: Pace,
+    /// The operator's own namespace, from where its pods ask API pods; `None` where it is not known.
+    pub operator_namespace: Option<String>,
     /// Seconds without progress after which a rollout is given up.
     pub progress_deadline: i32,
     /// The revision of the rendering: [`RENDER_REVISION`], unless a test plays another release.
     pub render_revision: i32,
-    /// The operator's own namespace, from where its pods ask API pods; `None` where it is not known.
-    pub operator_namespace: Option<String>,
 }
 
 /// An instance as it will be: every value is there and proven, builders take only this.
@@ -70,6 +74,10 @@ pub struct Resolved {
     pub database: Option<ResolvedDatabase>,
     /// The consumers with their tokens' hashes.
     pub consumers: Vec<ResolvedConsumer>,
+    /// The user's own tokens: the key of each and its hash.
+    pub own_tokens: Vec<(String, TokenHash)>,
+    /// What `jam.network/revoke` names and nobody knows.
+    pub unknown_revocations: Vec<String>,
     /// How the schema is moved forward.
     pub migrations: Migrations,
     /// The migration that this image and database need.
@@ -151,10 +159,10 @@ pub struct ResolvedConsumer {
     pub name: String,
     /// Its Secret.
     pub secret: String,
-    /// The token's public id.
-    pub key_id: String,
-    /// The token's SHA-256, hex.
-    pub sha256: String,
+    /// The hashes of the tokens that the API accepts from it.
+    pub accepted: Vec<TokenHash>,
+    /// Where its tokens stand.
+    pub outlook: Outlook,
     /// What it may do; empty means read, submit and process.
     pub scopes: Vec<Scope>,
     /// The services it is bound to; empty means all.
@@ -186,6 +194,7 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
     refuse::not_implemented(spec)?;
     let settings = refuse::wrong_settings(spec)?;
     refuse::contradictions(spec, &settings)?;
+    crate::rotation::refuse(spec, defaults.pace)?;
     refuse::pod_overrides(spec.pod_template.as_ref())?;
     refuse::foreign(observed)?;
     let database = database(instance, observed, settings.store)?;
@@ -204,7 +213,9 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
         replicas: replicas(spec, observed),
         autoscaling: spec.autoscaling.clone(),
         workers: spec.workers.clone(),
-        consumers: consumers(instance, observed)?,
+        consumers: consumers(instance, observed, defaults.pace)?,
+        own_tokens: own_tokens(instance, observed)?,
+        unknown_revocations: crate::rotation::Asks::of(instance).strangers(),
         migrations: spec.migrations.clone(),
         service: spec.service.clone(),
         ingress: spec.ingress.clone().filter(|ingress| ingress.enabled),
@@ -335,26 +346,43 @@ fn image(spec: &crate::JamInstanceSpec, defaults: &Defaults) -> ResolvedImage {
     ResolvedImage { reference, pull_policy: image.pull_policy, pull_secrets }
 }
 
-fn consumers(instance: &JamInstance, observed: &Observed) -> Result<Vec<ResolvedConsumer>, Refusal> {
+fn consumers(instance: &JamInstance, observed: &Observed, pace: Pace) -> Result<Vec<ResolvedConsumer>, Refusal> {
     let name = name_of(instance);
+    let surroundings = tokens::Surroundings::of(instance, observed, pace);
     tokens::consumers(&instance.spec)
         .into_iter()
         .map(|consumer| {
-            let held = observed.tokens.iter().find(|token| token.consumer == consumer.name).map(|token| &token.state);
-            match held {
-                Some(TokenState::Held { key_id, sha256, .. }) => Ok(ResolvedConsumer {
-                    secret: names::consumer_secret(&name, &consumer.name),
-                    key_id: key_id.to_string(),
-                    sha256: sha256.clone(),
-                    name: consumer.name,
-                    scopes: consumer.scopes,
-                    services: consumer.services,
-                }),
-                Some(TokenState::Empty) | None => Err(Refusal::new(
-                    Reason::TokensPending,
-                    format!("the token of consumer {} is not made yet", consumer.name),
-                )),
+            let (exists, holding) = surroundings.holding(&consumer.name);
+            if !exists {
+                let message = format!("the token of consumer {} is not made yet", consumer.name);
+                return Err(Refusal::new(Reason::TokensPending, message));
             }
+            let hashes = surroundings.hashes(&consumer.name);
+            Ok(ResolvedConsumer {
+                secret: names::consumer_secret(&name, &consumer.name),
+                accepted: holding.accepted(),
+                outlook: outlook(&holding, &surroundings.around(&consumer.name, &hashes)),
+                name: consumer.name,
+                scopes: consumer.scopes,
+                services: consumer.services,
+            })
         })
         .collect()
+}
+
+fn own_tokens(instance: &JamInstance, observed: &Observed) -> Result<Vec<(String, TokenHash)>, Refusal> {
+    let Some((field, secret)) = tokens::own_tokens(&instance.spec) else { return Ok(Vec::new()) };
+    let at = format!("Secret {secret} in namespace {}", namespace_of(instance));
+    let Some(own) = observed.own_tokens.as_ref().filter(|own| own.exists) else {
+        let message = format!("{at} does not exist; spec.tokens.{field} needs it, with one token under each key");
+        return Err(Refusal::new(Reason::SecretMissing, message));
+    };
+    if let Some(key) = own.unusable.first() {
+        let message = format!("{at}: key {key} holds no token; a token is 16 or more visible characters");
+        return Err(Refusal::new(Reason::SecretKeyMissing, message));
+    }
+    if own.hashes.is_empty() {
+        return Err(Refusal::new(Reason::SecretKeyMissing, format!("{at} is empty; put one token under each key")));
+    }
+    Ok(own.hashes.clone())
 }

@@ -4,6 +4,7 @@ mod conditions;
 mod facts;
 #[cfg(test)]
 mod kstatus;
+mod rotation;
 #[cfg(test)]
 mod tests;
 
@@ -82,6 +83,9 @@ pub fn transitions(old: &JamInstanceStatus, new: &JamInstanceStatus) -> Vec<Even
             events.push(event);
         }
     }
+    let further = rotation::events(old, new).into_iter();
+    let further: Vec<_> = further.filter(|event| events.iter().all(|told| told.reason != event.reason)).collect();
+    events.extend(further);
     events
 }
 

@@ -1,8 +1,14 @@
-//! Which consumers there are, and which of their tokens the operator has to make.
+//! Which consumers there are, and what the operator has to do about their tokens.
+
+#[cfg(test)]
+mod tests;
+
+use jam_domain::token::TokenHash;
 
 use crate::crd::{Consumer, JamInstance, JamInstanceSpec};
 use crate::names;
-use crate::observed::{Observed, TokenState};
+use crate::observed::Observed;
+use crate::rotation::{Around, Asks, Change, Displaced, Holding, Pace, Policy, decide, displaced_by_loss};
 
 /// The consumer of an API that requires tokens while its spec names nobody.
 pub const DEFAULT_CONSUMER: &str = "default";
@@ -10,26 +16,21 @@ pub const DEFAULT_CONSUMER: &str = "default";
 /// A name that no consumer may have: its Secret would be the one of the hashes.
 pub const RESERVED_CONSUMER: &str = "hashes";
 
-/// A token that the operator makes before anything else: random, at least 256 bits, never made again while it is there.
+/// One write of a consumer's Secret, to be made before anything else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenWork {
     /// The consumer.
     pub consumer: String,
     /// Its Secret.
     pub secret: String,
+    /// Whether the Secret is there.
+    pub exists: bool,
+    /// What it holds.
+    pub before: Holding,
     /// What is to be done.
-    pub task: TokenTask,
-}
-
-/// What is to be done for a consumer's Secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TokenTask {
-    /// Create the Secret with a new token.
-    Create,
-    /// The Secret is there without a usable token: put a new one in.
-    Fill,
-    /// The token is good; write its keys `id` and `authorization` again.
-    Complete,
+    pub change: Change,
+    /// Tokens that somebody threw out of it.
+    pub lost: Vec<Displaced>,
 }
 
 /// The consumers of a spec; without a `tokens` block an API that requires tokens has one named `default`.
@@ -43,19 +44,73 @@ pub fn consumers(spec: &JamInstanceSpec) -> Vec<Consumer> {
     }
 }
 
-/// What the operator has to do about tokens before [`crate::resolve`] can succeed.
-pub fn missing(instance: &JamInstance, observed: &Observed) -> Vec<TokenWork> {
+/// The Secret with the user's own tokens that a spec refers to. The allowlist counts before the global tokens, as in the API.
+pub fn own_tokens(spec: &JamInstanceSpec) -> Option<(&'static str, &str)> {
+    let tokens = spec.tokens.as_ref()?;
+    let allowed = tokens.allowed_tokens_secret_ref.as_ref().map(|secret| ("allowedTokensSecretRef", secret));
+    let global = tokens.global_tokens_secret_ref.as_ref().map(|secret| ("globalTokensSecretRef", secret));
+    allowed.or(global).map(|(field, secret)| (field, secret.name.as_str()))
+}
+
+/// What is known around the tokens of every consumer of an instance.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    observed: &'a Observed,
+    asks: Asks,
+    policy: Policy,
+}
+
+impl<'a> Surroundings<'a> {
+    /// Of an instance.
+    pub fn of(instance: &JamInstance, observed: &'a Observed, pace: Pace) -> Self {
+        Self { observed, asks: Asks::of(instance), policy: Policy::of(&instance.spec, pace) }
+    }
+
+    /// The hashes of a consumer that are in the cluster.
+    pub fn hashes(&self, consumer: &str) -> Vec<TokenHash> {
+        self.observed.hashes.as_ref().map(|book| book.of_consumer(consumer)).unwrap_or_default()
+    }
+
+    /// What is known around one consumer; `hashes` are [`Self::hashes`].
+    pub fn around<'b>(&'b self, consumer: &'b str, hashes: &'b [TokenHash]) -> Around<'b> {
+        Around {
+            at: self.observed.at,
+            hashes,
+            serving: self.observed.api.is_some(),
+            pods: &self.observed.pod_answers,
+            policy: self.policy,
+            consumer,
+            asks: &self.asks,
+        }
+    }
+
+    /// What a consumer's Secret holds; of one that is lost, what the Secret of hashes remembers.
+    pub fn holding(&self, consumer: &str) -> (bool, Holding) {
+        if let Some(found) = self.observed.tokens.iter().find(|token| token.consumer == consumer) {
+            return (true, found.holding.clone());
+        }
+        let known = self.observed.hashes.as_ref().and_then(|book| book.generations.get(consumer));
+        (false, Holding::lost(known.copied().unwrap_or_default(), &self.hashes(consumer)))
+    }
+
+    /// What people ask for.
+    pub fn asks(&self) -> &Asks {
+        &self.asks
+    }
+}
+
+/// What the operator has to do about tokens now: at most one write for each consumer.
+pub fn work(instance: &JamInstance, observed: &Observed, pace: Pace) -> Vec<TokenWork> {
     let name = crate::resolve::name_of(instance);
-    let work = |consumer: &Consumer| {
-        let held = observed.tokens.iter().find(|token| token.consumer == consumer.name).map(|token| &token.state);
-        let task = match held {
-            None => TokenTask::Create,
-            Some(TokenState::Empty) => TokenTask::Fill,
-            Some(TokenState::Held { complete: false, .. }) => TokenTask::Complete,
-            Some(TokenState::Held { complete: true, .. }) => return None,
-        };
+    let surroundings = Surroundings::of(instance, observed, pace);
+    let work = |consumer: Consumer| {
+        let hashes = surroundings.hashes(&consumer.name);
+        let around = surroundings.around(&consumer.name, &hashes);
+        let (exists, before) = surroundings.holding(&consumer.name);
+        let change = Change::of(decide(&before, &around)?, &before, &around);
+        let lost = displaced_by_loss(&before, &around);
         let secret = names::consumer_secret(&name, &consumer.name);
-        Some(TokenWork { consumer: consumer.name.clone(), secret, task })
+        Some(TokenWork { consumer: consumer.name.clone(), secret, exists, before, change, lost })
     };
-    consumers(&instance.spec).iter().filter_map(work).collect()
+    consumers(&instance.spec).into_iter().filter_map(work).collect()
 }

@@ -96,6 +96,9 @@ pub enum SubmitError {
         /// `id` or `Idempotency-Key`.
         what: &'static str,
     },
+    /// A package that is new and whose expiry has passed.
+    #[error("the package expired at {0}")]
+    Expired(Timestamp),
     /// A preimage that is not stored.
     #[error("preimage {0} is not stored")]
     UnknownPreimage(PreimageHash),

@@ -24,7 +24,7 @@ pub(super) fn put() -> Call {
     .answers(tagged(Answer::json::<Preimage>(201, "Stored.")))
     .answers(tagged(Answer::json::<Preimage>(200, "It was there already; nothing was rewritten.")))
     .refuses(Code::Validation, "the hash is malformed, is not the SHA-256 of the body, or the Content-Type is no media type")
-    .refuses(Code::BadRequest, "the body ended before it was whole, or stalled")
+    .refuses(Code::BadRequest, "the body ended before it was whole, or came too slowly")
     .refuses(Code::TooLarge, "larger than `details.limit` bytes; known early from Content-Length, else while streaming")
     .refuses(Code::UnsupportedMediaType, "not one of `allowed_media_types`")
 }

@@ -167,7 +167,7 @@ fn receipts() -> Call {
         "Newest first. With `service_id` by seq, so that a chain can be verified page by page; docs/receipts.md has the bytes.",
     )
     .takes(service_id("Receipts of this service, by seq."))
-    .takes(Parameter::query("hash", "Receipts with this hash: a package id or a refine_output_hash.", json!({"type": "string"})))
+    .takes(Parameter::query("hash", "Receipts with this hash: a package id or a refine_output_hash.", plain()))
     .takes(Parameter::query("order", "`asc` needs service_id and begins at seq 1.", json!({"type": "string", "enum": ["desc", "asc"], "default": "desc"})))
     .takes_all(paging())
     .answers(listed::<Receipt>())
@@ -181,11 +181,7 @@ fn receipt() -> Call {
         "Read the latest receipt of a hash",
         "Equal content refined twice gives two receipts with one hash; what is unique is (service_id, seq).",
     )
-    .takes(Parameter::path(
-        "hash",
-        "A package id or a refine_output_hash.",
-        json!({"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[A-Za-z0-9._:-]+$"}),
-    ))
+    .takes(Parameter::path("hash", "A package id or a refine_output_hash.", plain()))
     .answers(Answer::json::<Receipt>(200, "The receipt."))
     .refuses(Code::NotFound, "there is no such receipt, or receipts are not kept here")
 }
@@ -196,6 +192,10 @@ fn listed<T: schemars::JsonSchema + 'static>() -> Answer {
         "The page; with `legacy_list_response` a bare array of the items.",
         Content::Either(shape::<Listed<'static, T>>, shape::<Vec<T>>),
     )
+}
+
+fn plain() -> Value {
+    json!({"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[A-Za-z0-9._:-]+$"})
 }
 
 fn package_id() -> Parameter {

@@ -174,7 +174,7 @@ pub(super) fn refusals(rule: &Rule, call: &Call) -> Vec<(Code, &'static str)> {
     match rule.body {
         BodyRule::None => {}
         BodyRule::Json | BodyRule::Blob => {
-            also(Code::BadRequest, "the body is not a JSON object, ended before it was whole, or stalled");
+            also(Code::BadRequest, "the body is not a JSON object, ended before it was whole, or came too slowly");
             also(Code::TooLarge, "the body is larger than 1 MiB");
         }
     }

@@ -13,6 +13,8 @@ use jam_domain::{JamSettings, Profile, Settings, StoreKind};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::tokens::Tokens;
+
 pub use keys::SettingsArgs;
 pub use show::show;
 pub use wiring::{Secret, Wiring};
@@ -107,6 +109,12 @@ pub fn load(args: &SettingsArgs, purpose: Purpose) -> Result<Loaded, Vec<Mistake
     let wiring = Wiring::prove(part(&values, Part::Wiring), &mut mistakes);
     if let Some(settings) = &settings {
         mistakes.extend(wiring.mistakes_with(settings, purpose));
+    }
+    if purpose == Purpose::Serve
+        && let Err(line) = Tokens::open(&wiring)
+    {
+        let problem = line.strip_prefix("tokens_file: ").unwrap_or(&line);
+        mistakes.push(Mistake::of("tokens_file", problem, None));
     }
     for mistake in &mut mistakes {
         mistake.source = mistake.source.or_else(|| sources.get(mistake.key.as_str()).copied());

@@ -40,6 +40,7 @@ fn wired(wiring: &Wiring, name: &str) -> String {
         trusted_proxies,
         pg_max_connections,
         max_bytes_in_flight,
+        client_timeout_seconds,
         shutdown_delay_seconds,
     } = wiring;
     let unset = || "–".to_owned();
@@ -55,6 +56,7 @@ fn wired(wiring: &Wiring, name: &str) -> String {
         }
         "pg_max_connections" => pg_max_connections.to_string(),
         "max_bytes_in_flight" => max_bytes_in_flight.to_string(),
+        "client_timeout_seconds" => client_timeout_seconds.to_string(),
         "shutdown_delay_seconds" => shutdown_delay_seconds.to_string(),
         // Keys that this build refuses (admin_tokens_file, otlp_endpoint, blob_store) are never set here.
         _ => unset(),

@@ -61,6 +61,105 @@ fn a_flag_wins_over_the_environment_over_the_file_over_the_profile() {
     }
 }
 
+/// A value other than the default for each key, as text and in YAML; `None` for those that this build refuses.
+fn sample(name: &str) -> Option<(&'static str, &'static str)> {
+    let same = |text| Some((text, text));
+    match name {
+        "profile" => same("staging"),
+        "enabled" | "legacy_list_response" => same("true"),
+        "auth_required" | "accumulators_enabled" | "health_public" => same("false"),
+        "store" => same("postgres"),
+        "pg_dsn" => same("postgres://u:p@elsewhere/d"),
+        "accumulator_hash" => same("sha256"),
+        "tokens_file" => same("/dev/null"),
+        "listen" | "metrics_listen" => Some(("127.0.0.1:7", "'127.0.0.1:7'")),
+        "allowed_tokens" | "api_tokens" => Some(("one;two,three", "[one, two, three]")),
+        "allowed_media_types" => Some(("text/*, image/png", "[text/*, image/png]")),
+        "allowed_origins" => {
+            Some(("https://a.example;https://b.example", "['https://a.example', 'https://b.example']"))
+        }
+        "trusted_proxies" => Some(("10.0.0.0/8, 192.168.0.1", "[10.0.0.0/8, 192.168.0.1]")),
+        "services" => Some(("", "[{id: svc-1, maxPendingPackages: 2}]")),
+        "admin_tokens_file" | "otlp_endpoint" | "blob_store" => None,
+        "rate_limit_per_minute"
+        | "max_preimage_bytes"
+        | "max_pending_packages"
+        | "retention_days"
+        | "archive_days"
+        | "attestation_threshold"
+        | "pg_max_connections"
+        | "max_bytes_in_flight"
+        | "client_timeout_seconds"
+        | "shutdown_delay_seconds" => same("9"),
+        other => panic!("{other}: say which value it is tried with"),
+    }
+}
+
+/// The line of a key in `check-config`.
+fn shown_line(args: &SettingsArgs, key: &str) -> String {
+    let base = [("JAM_ALLOWED_TOKENS", "t"), ("API_TOKENS", "g"), ("JAM_PG_DSN", "postgres://u:p@h/d")];
+    let base: Vec<_> = base.into_iter().filter(|(env, _)| keys::find(key).unwrap().env != *env).collect();
+    let mut given = with_environment(args.clone(), &base);
+    given.given.retain(|one| one.key.name != key || !base.iter().any(|(env, _)| one.key.env == *env));
+    let loaded = load(&given, Purpose::Serve).unwrap_or_else(|mistakes| panic!("{key}: {mistakes:?}"));
+    let shown = show(&loaded);
+    shown.lines().find(|line| line.starts_with(&format!("{key} = "))).unwrap().to_owned()
+}
+
+fn camel(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |name, word| name + &word[..1].to_uppercase() + &word[1..])
+}
+
+#[test]
+fn every_key_is_read_from_flag_environment_file_and_manifest() {
+    for key in keys::KEYS.iter().filter(|key| key.env != "DATABASE_URL") {
+        let Some((text, yaml)) = sample(key.name) else { continue };
+        let unset = shown_line(&args(&[]), key.name).split("  # ").next().unwrap().to_owned();
+        let (_services, services) = file(yaml);
+        let text = if key.form == Form::File { services.as_str() } else { text };
+        let flag = format!("--{}", key.flag);
+        let (_snake, in_file) = file(&format!("{}: {yaml}", key.name));
+        let spec = match key.part {
+            Part::Profile => format!("{{profile: {yaml}, runtime: {{jam: {{}}}}}}"),
+            Part::Block | Part::Wiring => format!("{{runtime: {{jam: {{{}: {yaml}}}}}}}", camel(key.name)),
+        };
+        let (_manifest, in_manifest) = file(&format!(
+            "apiVersion: jam.network/v1alpha1\nkind: JamInstance\nmetadata: {{name: x}}\nspec: {spec}\n"
+        ));
+        let mut ways = vec![
+            (args(&[&flag, text]), format!("flag {flag}")),
+            (with_environment(args(&[]), &[(key.env, text)]), format!("environment {}", key.env)),
+            (args(&["--config", &in_file]), "file".to_owned()),
+        ];
+        // The wiring of one process has no place in a manifest.
+        if key.part != Part::Wiring {
+            ways.push((args(&["--config", &in_manifest]), "file".to_owned()));
+        }
+        let mut values = std::collections::BTreeSet::new();
+        for (given, source) in ways {
+            let line = shown_line(&given, key.name);
+            let (value, from) = line.split_once("  # ").unwrap();
+            assert_eq!(from, source, "{line}");
+            assert!(value != unset || key.secret, "{line}: nothing has changed");
+            values.insert(value.to_owned());
+        }
+        assert_eq!(values.len(), 1, "every way gives the same value: {values:?}");
+    }
+}
+
+#[test]
+fn a_token_file_that_cannot_be_used_is_one_of_the_mistakes() {
+    let (_dir, path) = file("- {id: x, sha256: short}");
+    for (path, words) in [("/no/such/file", "can't read /no/such/file"), (path.as_str(), "sha256")] {
+        let mistakes = mistakes(&args(&["--tokens-file", path, "--listen", "nowhere"]));
+        assert!(mistakes.iter().any(|line| line.starts_with("tokens_file ") && line.contains(words)), "{mistakes:?}");
+        assert!(mistakes.iter().any(|line| line.starts_with("listen ")), "and the others beside it: {mistakes:?}");
+        assert!(mistakes.iter().all(|line| !line.contains("tokens_file tokens_file")), "{mistakes:?}");
+    }
+}
+
 #[test]
 fn the_own_dsn_variable_wins_over_the_common_one_and_both_over_the_file() {
     let (_dir, path) = file("pg_dsn: postgres://file");

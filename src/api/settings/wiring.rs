@@ -45,6 +45,7 @@ pub(super) struct Values {
     trusted_proxies: Vec<String>,
     pg_max_connections: Option<u32>,
     max_bytes_in_flight: Option<u64>,
+    client_timeout_seconds: Option<u32>,
     shutdown_delay_seconds: Option<u32>,
 }
 
@@ -69,6 +70,9 @@ pub struct Wiring {
     pub pg_max_connections: u32,
     /// Bytes of uploads and downloads held at once.
     pub max_bytes_in_flight: u64,
+    /// Seconds that a client may take for a request's head, for 64 KiB of its body, between two requests, and before it goes on
+    /// reading an answer.
+    pub client_timeout_seconds: u32,
     /// Seconds between the stop signal and the end of accepting.
     pub shutdown_delay_seconds: u32,
 }
@@ -90,6 +94,7 @@ impl Wiring {
             trusted_proxies,
             pg_max_connections,
             max_bytes_in_flight,
+            client_timeout_seconds,
             shutdown_delay_seconds,
         } = serde_json::from_value(values).expect("every value was checked by itself");
         let mut wrong = |key: &str, problem: String| mistakes.push(Mistake::of(key, problem, None));
@@ -125,6 +130,7 @@ impl Wiring {
             trusted_proxies,
             pg_max_connections: pg_max_connections.unwrap_or(10).max(1),
             max_bytes_in_flight: max_bytes_in_flight.unwrap_or(67_108_864),
+            client_timeout_seconds: client_timeout_seconds.unwrap_or(30).max(1),
             shutdown_delay_seconds: shutdown_delay_seconds.unwrap_or(0),
         }
     }

@@ -21,6 +21,7 @@ const WATCHDOG: &str = r#"
         kill -QUIT "$pid" 2>/dev/null
         while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
     fi
+    umount "$1/disk" 2>/dev/null
     rm -rf "$1"
 "#;
 
@@ -99,6 +100,19 @@ impl Server {
     /// The address of one of its databases.
     pub fn dsn(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}?sslmode=disable", self.port)
+    }
+
+    /// A place for files that go with it; a small disk may be mounted at `disk`.
+    pub fn place(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// Gives a file or directory to the user that it runs as.
+    pub fn own(&self, path: &Path) {
+        if is_root() {
+            let owner = fs::metadata(self.data()).expect("initdb made it");
+            chown(path, Some(owner.uid()), Some(owner.gid())).expect("root may chown");
+        }
     }
 
     /// Starts it and waits until it takes connections.

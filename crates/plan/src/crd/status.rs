@@ -109,13 +109,42 @@ pub struct TokenStatus {
 }
 
 /// Where a rotation stands.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RotationStatus {
-    /// The step that is under way.
+    /// The step that is under way: Distribute, Verify, Overlap, Retire, Prove; Lost when a Secret is to be made again; else Idle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub stage: Option<String>,
+    /// The consumer whose tokens are at that step: the first of those that are not idle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub consumer: Option<String>,
+    /// Pods that do not say which tokens they accept: the step waits for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), inner(length(max = 253)), extend("x-kubernetes-list-type" = "atomic"))]
+    pub waiting_for: Vec<String>,
+    /// The retired tokens that every pod was last seen to refuse, of each consumer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["consumer"]))]
+    pub refused: Vec<RefusedTokens>,
+}
+
+/// Retired tokens that every pod refused when it was asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedTokens {
+    /// Whose they were.
+    #[schemars(length(max = 63))]
+    pub consumer: String,
+    /// Their ids.
+    #[schemars(length(max = 16), inner(length(max = 128)), extend("x-kubernetes-list-type" = "atomic"))]
+    pub key_ids: Vec<String>,
+    /// When the last pod refused them.
+    pub at: Time,
+    /// How many pods refused them with 401.
+    #[schemars(range(min = 0))]
+    pub pods: i32,
 }
 
 /// The last cleanup.
@@ -125,11 +154,11 @@ pub struct CleanupStatus {
     /// When it ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run: Option<Time>,
-    /// How it ended.
+    /// How it ended: Succeeded, Failed, or DryRun when it only counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub last_result: Option<String>,
-    /// What it deleted: number by kind.
+    /// What it deleted, or would have: number by kind.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub deleted: BTreeMap<String, i64>,

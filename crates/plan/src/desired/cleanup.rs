@@ -60,20 +60,20 @@ fn template(resolved: &Resolved, dry_run: bool) -> PodTemplateSpec {
     let mut arguments = vec!["cleanup".to_owned(), "--config".into(), pod::CONFIG_FILE.into()];
     arguments.extend(dry_run.then(|| "--dry-run".to_owned()));
     container.args = Some(arguments);
+    // What was done becomes the termination message, where the operator finds it; after a failure it is the log's end.
+    let variables = container.env.get_or_insert_default();
+    variables.insert(0, pod::variable("JAM_CLEANUP_RESULT_FILE", "/dev/termination-log"));
     container.volume_mounts.get_or_insert_default().push(VolumeMount {
         name: "config".into(),
         mount_path: pod::CONFIG_DIR.into(),
         read_only: Some(true),
         ..VolumeMount::default()
     });
-    // The pod's last log lines become its termination message: the operator reads them without a right to logs.
     container.termination_message_policy = Some("FallbackToLogsOnError".into());
+    let settings = config::name(&resolved.name, resolved.revision.config());
     let config = Volume {
         name: "config".into(),
-        config_map: Some(ConfigMapVolumeSource {
-            name: config::name(&resolved.name, resolved.revision.config()),
-            ..ConfigMapVolumeSource::default()
-        }),
+        config_map: Some(ConfigMapVolumeSource { name: settings, ..ConfigMapVolumeSource::default() }),
         ..Volume::default()
     };
     let mut spec = PodSpec {

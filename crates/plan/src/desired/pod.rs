@@ -24,8 +24,6 @@ pub(super) const CONFIG_DIR: &str = "/etc/jam/config";
 pub(super) const CONFIG_FILE: &str = "/etc/jam/config/config.yaml";
 /// Where the Secret of token hashes is mounted.
 pub(super) const TOKENS_DIR: &str = "/etc/jam/tokens";
-/// The token file's key in that Secret.
-pub(super) const TOKENS_NAME: &str = "tokens.json";
 /// The token file.
 pub(super) const TOKENS_FILE: &str = "/etc/jam/tokens/tokens.json";
 /// The user and group of every process.

@@ -2,26 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use jam_domain::ServiceId;
+use jam_domain::token::TokenHash;
+use jam_domain::{ServiceId, TokenId};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use serde::Serialize;
 
-use super::{Desired, Kind, Write, identity, pod};
+use super::{Desired, Kind, Write, identity};
 use crate::crd::{DeletionPolicy, Scope};
 use crate::names::{self, Component};
 use crate::resolve::{Resolved, ResolvedConsumer};
 
 /// An entry of the token file, as the server reads it.
 #[derive(Serialize)]
-struct Entry<'a> {
-    id: &'a str,
-    sha256: &'a str,
-    name: &'a str,
+struct Entry {
+    id: TokenId,
+    sha256: TokenHash,
+    name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    scopes: Option<&'a [Scope]>,
+    scopes: Option<Vec<Scope>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    services: Option<&'a [ServiceId]>,
+    services: Option<Vec<ServiceId>>,
 }
 
 /// Every Secret: the consumers' first, so that a token is never accepted before it can be had.
@@ -31,7 +32,7 @@ pub(super) fn all(resolved: &Resolved) -> Vec<Desired> {
     all
 }
 
-/// A consumer's Secret without its data: the token was written once by [`crate::tokens::TokenWork`] and stays as it is.
+/// A consumer's Secret without its data: its tokens are moved by [`crate::tokens::TokenWork`] alone.
 fn consumer_secret(resolved: &Resolved, consumer: &ResolvedConsumer) -> Desired {
     let mut metadata = match resolved.deletion_policy {
         DeletionPolicy::Retain => identity::unowned(resolved, &consumer.secret, Component::Tokens),
@@ -45,22 +46,39 @@ fn consumer_secret(resolved: &Resolved, consumer: &ResolvedConsumer) -> Desired 
 /// The Secret that the API pods mount: hashes only. It has one name for good, so that a new token rolls no pod.
 fn hashes(resolved: &Resolved) -> Desired {
     let name = names::token_hashes(&resolved.name);
-    let entries: Vec<_> = resolved
-        .consumers
-        .iter()
-        .map(|ResolvedConsumer { name, secret: _, key_id, sha256, scopes, services }| Entry {
-            id: key_id,
-            sha256,
-            name,
-            scopes: (!scopes.is_empty()).then_some(scopes),
-            services: (!services.is_empty()).then_some(services),
-        })
-        .collect();
+    let mut entries: Vec<Entry> = Vec::new();
+    // One hash stands once in the file: two lines with it would make the server refuse the whole.
+    let mut add = |entry: Entry| {
+        if entries.iter().all(|known| known.sha256 != entry.sha256) {
+            entries.push(entry);
+        }
+    };
+    let mut generations = BTreeMap::new();
+    for ResolvedConsumer { name, secret: _, accepted, outlook, scopes, services } in &resolved.consumers {
+        generations.insert(name.as_str(), outlook.generation);
+        for hash in accepted {
+            add(Entry {
+                id: hash.id(),
+                sha256: *hash,
+                name: name.clone(),
+                scopes: (!scopes.is_empty()).then(|| scopes.clone()),
+                services: (!services.is_empty()).then(|| services.clone()),
+            });
+        }
+    }
+    for (key, hash) in &resolved.own_tokens {
+        add(Entry { id: hash.id(), sha256: *hash, name: key.clone(), scopes: None, services: None });
+    }
     let text = serde_json::to_vec_pretty(&entries).expect("token entries are JSON");
+    let mut metadata = identity::metadata(resolved, &name, Component::Tokens);
+    if !generations.is_empty() {
+        let text = serde_json::to_string(&generations).expect("names and numbers are JSON");
+        metadata.annotations = Some(identity::annotation(names::TOKEN_GENERATIONS, &text));
+    }
     let secret = Secret {
-        metadata: identity::metadata(resolved, &name, Component::Tokens),
+        metadata,
         type_: Some("Opaque".into()),
-        data: Some(BTreeMap::from([(pod::TOKENS_NAME.to_owned(), ByteString(text))])),
+        data: Some(BTreeMap::from([(names::TOKENS_KEY.to_owned(), ByteString(text))])),
         ..Secret::default()
     };
     Desired::new(resolved, Kind::Secret, name, Write::Apply, &secret)

@@ -1,7 +1,10 @@
 //! What is known of the cleanup: its CronJob, and how its newest run ended.
 
+use std::collections::BTreeMap;
+
 use jam_domain::Timestamp;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
+use serde::Deserialize;
 
 use super::{JobState, MigrationJob, instant};
 
@@ -27,6 +30,24 @@ pub struct CleanupRun {
     pub ended_at: Option<Timestamp>,
     /// Its last words, when it failed.
     pub failure: Option<String>,
+    /// What it said that it did, when it succeeded and was asked.
+    pub outcome: Option<CleanupOutcome>,
+}
+
+/// What a run did, as its pod said.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct CleanupOutcome {
+    /// It only counted.
+    pub dry_run: bool,
+    /// What it deleted, or would have: number by kind.
+    pub deleted: BTreeMap<String, i64>,
+}
+
+impl CleanupOutcome {
+    /// What a termination message says; `None` when it is none of ours.
+    pub fn of(message: &str) -> Option<Self> {
+        serde_json::from_str(message).ok()
+    }
 }
 
 impl CleanupState {
@@ -60,6 +81,6 @@ impl CleanupRun {
             JobState::Failed { exit_code: _, message } => Some(message),
         };
         let began_at = instant(job.status.as_ref().and_then(|status| status.start_time.as_ref()));
-        Some(Self { job: told.name, began_at, ended_at: told.finished_at, failure })
+        Some(Self { job: told.name, began_at, ended_at: told.finished_at, failure, outcome: None })
     }
 }

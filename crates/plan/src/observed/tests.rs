@@ -30,24 +30,24 @@ fn a_secret_key_is_missing_empty_or_a_hash() {
 #[test]
 fn a_token_is_kept_as_its_hash_and_its_companions_are_checked() {
     let token = "0123456789abcdef0123456789abcdef";
-    let complete = |data: &[(&str, &str)]| match TokenSecret::of("demo", &secret(data)).state {
-        TokenState::Held { complete, key_id, sha256, .. } => {
-            assert!(sha256.starts_with(key_id.as_str()) && sha256.len() == 64);
-            Some(complete)
-        }
-        TokenState::Empty => None,
-    };
-    let hash = hex::encode(Sha256::digest(token.as_bytes()));
-    let bearer = format!("Bearer {token}");
-    assert_eq!(complete(&[("token", token), ("id", &hash[..8]), ("authorization", &bearer)]), Some(true));
-    assert_eq!(complete(&[("token", token), ("id", "00000000"), ("authorization", &bearer)]), Some(false));
-    assert_eq!(complete(&[("token", token)]), Some(false));
-    for unusable in ["", "short", "0123456789abcdef 0123456789abcdef", "0123456789abcdef\n"] {
-        assert_eq!(complete(&[("token", unusable)]), None, "{unusable:?}");
-    }
-    assert_eq!(complete(&[]), None);
-    let read = TokenSecret::of("demo", &secret(&[("token", token)]));
+    let matching = |data: &[(&str, &str)]| TokenSecret::of("demo", &secret(data)).holding.matching;
+    let hash = jam_domain::token::TokenHash::of(token);
+    let (id, bearer) = (hash.id().to_string(), format!("Bearer {token}"));
+    assert!(matching(&[("token", token), ("id", &id), ("authorization", &bearer)]));
+    assert!(!matching(&[("token", token), ("id", "00000000"), ("authorization", &bearer)]));
+    assert!(!matching(&[("token", token)]));
+    let read = TokenSecret::of("demo", &secret(&[("token", token), ("previous", token), ("retired", token)]));
+    assert_eq!(read.holding.slots.token, Some(hash));
     assert!(!format!("{read:?}").contains(token));
+}
+
+#[test]
+fn the_users_own_tokens_are_kept_as_hashes_and_a_newline_is_no_part_of_them() {
+    let tokens = secret(&[("a", "0123456789abcdef\n"), ("b", "short")]);
+    let own = OwnTokens::of("mine", Some(&tokens));
+    let hash = jam_domain::token::TokenHash::of("0123456789abcdef");
+    assert_eq!((own.hashes, own.unusable), (vec![("a".to_owned(), hash)], vec!["b".to_owned()]));
+    assert!(!OwnTokens::of("mine", None).exists);
 }
 
 #[test]

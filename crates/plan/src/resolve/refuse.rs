@@ -75,9 +75,6 @@ pub(super) fn not_implemented(spec: &JamInstanceSpec) -> Result<(), Refusal> {
     let (tokens, monitoring) = (tokens.as_ref(), monitoring.as_ref());
     let later = [
         (blob_store.is_some(), "blobStore"),
-        (tokens.is_some_and(|tokens| tokens.rotation.is_some()), "tokens.rotation"),
-        (tokens.is_some_and(|tokens| tokens.allowed_tokens_secret_ref.is_some()), "tokens.allowedTokensSecretRef"),
-        (tokens.is_some_and(|tokens| tokens.global_tokens_secret_ref.is_some()), "tokens.globalTokensSecretRef"),
         (tokens.is_some_and(|tokens| tokens.admin_tokens_secret_ref.is_some()), "tokens.adminTokensSecretRef"),
         (monitoring.is_some_and(|monitoring| monitoring.otlp_endpoint.is_some()), "monitoring.otlpEndpoint"),
     ];
@@ -125,9 +122,15 @@ pub(super) fn contradictions(spec: &JamInstanceSpec, settings: &Settings) -> Res
     if spec.http_route.as_ref().is_some_and(|route| route.enabled && route.parent_refs.is_empty()) {
         return Err(invalid("spec.httpRoute.parentRefs needs at least one Gateway when the HTTPRoute is enabled"));
     }
-    if settings.auth_required && crate::tokens::consumers(spec).is_empty() {
+    let own = crate::tokens::own_tokens(spec).is_some();
+    if own && !crate::tokens::consumers(spec).is_empty() {
         return Err(invalid(
-            "runtime.jam.authRequired is true and spec.tokens lets nobody in: name a consumer, or leave spec.tokens out",
+            "spec.tokens: use either consumers or your own tokens (allowedTokensSecretRef, globalTokensSecretRef), not both",
+        ));
+    }
+    if settings.auth_required && !own && crate::tokens::consumers(spec).is_empty() {
+        return Err(invalid(
+            "runtime.jam.authRequired is true and spec.tokens lets nobody in: name a consumer or a Secret with tokens, or leave spec.tokens out",
         ));
     }
     if crate::tokens::consumers(spec).iter().any(|consumer| consumer.name == crate::tokens::RESERVED_CONSUMER) {

@@ -16,17 +16,8 @@ fn refusal(instance: &JamInstance, observed: &Observed) -> Refusal {
 
 #[test]
 fn a_field_that_nothing_implements_is_refused_by_name() {
-    let table: [(Value, &str); 6] = [
+    let table: [(Value, &str); 3] = [
         (json!({"blobStore": {"url": "s3://bucket"}}), "spec.blobStore"),
-        (json!({"tokens": {"rotation": {}}}), "spec.tokens.rotation"),
-        (
-            json!({"tokens": {"consumers": [], "allowedTokensSecretRef": {"name": "a"}}}),
-            "spec.tokens.allowedTokensSecretRef",
-        ),
-        (
-            json!({"tokens": {"consumers": [], "globalTokensSecretRef": {"name": "a"}}}),
-            "spec.tokens.globalTokensSecretRef",
-        ),
         (json!({"tokens": {"adminTokensSecretRef": {"name": "a"}}}), "spec.tokens.adminTokensSecretRef"),
         (json!({"monitoring": {"otlpEndpoint": "http://otel:4317"}}), "spec.monitoring.otlpEndpoint"),
     ];
@@ -184,11 +175,13 @@ fn what_the_image_leaves_out_is_the_operators_default_and_a_digest_wins() {
 fn a_token_that_is_missing_is_made_once_and_one_that_is_there_never() {
     let instance = in_memory();
     let none = Observed { tokens: Vec::new(), ..cluster_for(&instance) };
-    let work = tokens::missing(&instance, &none);
-    assert_eq!(work.len(), 1);
-    assert_eq!((work[0].secret.as_str(), work[0].task), ("main-token-demo", tokens::TokenTask::Create));
+    let work = |observed: &Observed| tokens::work(&instance, observed, Pace::default());
+    let made = work(&none);
+    assert_eq!(made.len(), 1);
+    assert_eq!((made[0].secret.as_str(), made[0].exists), ("main-token-demo", false));
+    assert_eq!(made[0].change.then, crate::rotation::Move::Create);
     assert_eq!(refusal(&instance, &none).reason, Reason::TokensPending);
-    assert_eq!(tokens::missing(&instance, &cluster_for(&instance)), []);
+    assert_eq!(work(&cluster_for(&instance)), []);
 }
 
 #[test]

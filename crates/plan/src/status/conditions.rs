@@ -6,6 +6,7 @@ mod optional;
 use jam_domain::{StoreKind, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use super::rotation::TokensSaid;
 use super::{Verdict, whole_seconds};
 use crate::crd::{ConditionType, JamInstance, RolloutStatus};
 use crate::observed::{DeploymentState, Observed};
@@ -324,10 +325,9 @@ fn tokens(instance: &JamInstance, resolved: Option<&Resolved>, verdict: Verdict<
     }
     match resolved {
         None => stored(instance, kind).unwrap_or_else(|| unknown(kind, Reason::NotAsked, "no token was made yet")),
-        Some(resolved) if resolved.consumers.is_empty() => yes(kind, Reason::NotNeeded, "no consumer is named"),
         Some(resolved) => {
-            let names: Vec<_> = resolved.consumers.iter().map(|consumer| consumer.name.as_str()).collect();
-            yes(kind, Reason::TokensIssued, format!("issued to {}", names.join(", ")))
+            let TokensSaid { ready, reason, message } = super::rotation::said(resolved);
+            Said { kind, status: if ready { "True" } else { "False" }, reason, message }
         }
     }
 }

@@ -1,11 +1,11 @@
 //! What is known beside the conditions: endpoint, version, numbers, tokens.
 
-use jam_domain::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::crd::{CleanupStatus, JamInstanceStatus, LastGood, MigrationState, TokenStatus, VersionStatus};
+use super::rotation;
+use crate::crd::{CleanupStatus, JamInstanceStatus, LastGood, MigrationState, VersionStatus};
 use crate::names::{self, Component};
-use crate::observed::{DeploymentState, Observed, TokenState};
+use crate::observed::{DeploymentState, Observed};
 use crate::resolve::Resolved;
 
 /// The facts about a resolved instance.
@@ -23,7 +23,8 @@ pub(super) fn of(resolved: &Resolved, observed: &Observed, before: &JamInstanceS
         enabled: Some(resolved.settings.enabled),
         store: Some(resolved.settings.store),
         selector: Some(selector(&resolved.name)),
-        tokens: tokens(resolved, observed, &before.tokens),
+        tokens: rotation::tokens(resolved),
+        rotation: rotation::standing(resolved),
         last_good,
         revision: Some(resolved.wanted.clone()),
         rollout: Some(resolved.rollout_status.clone()),
@@ -72,8 +73,15 @@ fn cleanup(observed: &Observed, before: &JamInstanceStatus) -> Option<CleanupSta
     };
     let last_run = run.began_at.or(run.ended_at).map(|at| Time(super::whole_seconds(at)));
     let same = before.cleanup.clone().filter(|told| told.last_run == last_run).unwrap_or_default();
-    let last_result = if run.failure.is_some() { "Failed" } else { "Succeeded" };
-    Some(CleanupStatus { last_run, last_result: Some(last_result.into()), ..same })
+    let (last_result, deleted) = match (&run.failure, &run.outcome) {
+        (Some(_), _) => (Some("Failed".into()), same.deleted),
+        (None, Some(outcome)) => {
+            (Some(if outcome.dry_run { "DryRun" } else { "Succeeded" }.into()), outcome.deleted.clone())
+        }
+        // Nobody was asked again, because it is told already.
+        (None, None) => (same.last_result.or(Some("Succeeded".into())), same.deleted),
+    };
+    Some(CleanupStatus { last_run, last_result, deleted })
 }
 
 /// Where the API is reached inside the cluster.
@@ -85,26 +93,4 @@ fn endpoint(resolved: &Resolved) -> String {
 fn selector(instance: &str) -> String {
     let labels = names::selector(instance, Component::Api);
     labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
-}
-
-fn tokens(resolved: &Resolved, observed: &Observed, before: &[TokenStatus]) -> Vec<TokenStatus> {
-    let one = |consumer: &crate::resolve::ResolvedConsumer| {
-        let earlier = before.iter().find(|told| told.consumer == consumer.name && told.key_id == consumer.key_id);
-        let held = observed.tokens.iter().find(|token| token.consumer == consumer.name).map(|token| &token.state);
-        let issued: Option<Timestamp> = match held {
-            Some(TokenState::Held { issued_at, .. }) => *issued_at,
-            Some(TokenState::Empty) | None => None,
-        };
-        TokenStatus {
-            consumer: consumer.name.clone(),
-            key_id: consumer.key_id.clone(),
-            issued_at: issued
-                .map(|at| Time(super::whole_seconds(at)))
-                .or_else(|| earlier.and_then(|told| told.issued_at.clone())),
-            rotates_at: None,
-            previous_key_id: None,
-            previous_expires_at: None,
-        }
-    };
-    resolved.consumers.iter().map(one).collect()
 }

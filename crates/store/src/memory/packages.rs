@@ -3,6 +3,7 @@
 use jam_domain::page::{PackageFilter, Page, PageRequest, TimeCursor};
 use jam_domain::receipt::Entry;
 use jam_domain::refine::Engine;
+use jam_domain::submission::passed_expiry;
 use jam_domain::{PackageId, PackageStatus, Receipt, ServiceId, WorkPackage};
 
 use super::index::Cut;
@@ -62,8 +63,11 @@ fn replay(state: &State, new: &NewPackage) -> Result<Option<Submitted>, SubmitEr
     Ok(Some(Submitted { package, receipt, replayed: true }))
 }
 
-/// The checks in the order of their answers: preimages, the instance's cap, the service's cap.
+/// The checks in the order of their answers: expiry, preimages, the instance's cap, the service's cap.
 fn check(state: &State, new: &NewPackage) -> Result<(), SubmitError> {
+    if let Some(expiry) = passed_expiry(&new.package) {
+        return Err(SubmitError::Expired(expiry));
+    }
     if let Some(unknown) = preimages_of(&new.package).into_iter().find(|hash| !state.preimages.contains_key(hash)) {
         return Err(SubmitError::UnknownPreimage(unknown));
     }

@@ -7,6 +7,7 @@ mod cleanups;
 mod error;
 mod lists;
 pub mod migrate;
+mod outage;
 mod packages;
 mod pool;
 mod preimages;
@@ -38,6 +39,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use self::error::{Failure, Redaction};
+use self::outage::Outage;
 use self::pool::{again, read};
 use self::submit::Candidate;
 use self::writer::Writer;
@@ -95,6 +97,7 @@ impl fmt::Debug for PostgresConfig {
 pub struct PostgresStore {
     pool: PgPool,
     writer: Writer,
+    outage: Outage,
     redaction: Redaction,
     patience: Duration,
     clock: Clock,
@@ -116,9 +119,10 @@ impl PostgresStore {
             .map_err(|error| StoreError::Fault(redaction.clean(&format!("the database DSN can't be read: {error}"))))?;
         // A statement that the server can't cut short, because it is stopped or unreachable, is cut short here.
         let patience = config.acquire_timeout + config.statement_timeout;
-        let writer = Writer::new(pool.clone(), redaction.clone(), patience, wanted);
+        let outage = Outage::new(pool.clone(), config.acquire_timeout);
+        let writer = Writer::new(pool.clone(), outage.clone(), redaction.clone(), patience, wanted);
         let processors = Arc::new(Semaphore::new(config.max_connections.div_ceil(2).max(1) as usize));
-        Ok(Self { pool, writer, redaction, patience, clock: config.clock, processors, swept: Arc::default() })
+        Ok(Self { pool, writer, outage, redaction, patience, clock: config.clock, processors, swept: Arc::default() })
     }
 
     /// Removes what servers that died have left of their uploads, untouched for so many seconds; returns how many.
@@ -133,10 +137,17 @@ impl PostgresStore {
 
     /// Puts an end to waiting, and failures into words.
     async fn bounded<T>(&self, step: impl Future<Output = Result<T, Failure>>) -> Stored<T> {
+        self.outage.pass().await?;
         match timeout(self.patience, step).await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(failure)) => Err(self.answer(&failure)),
-            Err(_) => Err(StoreError::Unavailable("the database did not answer in time".into())),
+            Ok(Err(failure)) => {
+                self.outage.note(&failure);
+                Err(self.answer(&failure))
+            }
+            Err(_) => {
+                self.outage.suspect();
+                Err(StoreError::Unavailable("the database did not answer in time".into()))
+            }
         }
     }
 
@@ -213,6 +224,7 @@ impl Store for PostgresStore {
     }
 
     async fn submit(&self, new: NewPackage, engine: &Engine) -> Result<Submitted, SubmitError> {
+        self.outage.pass().await?;
         let candidate = Candidate::of(new, engine).map_err(|failure| self.answer(&failure))?;
         self.writer.submit(candidate).await
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use jam_domain::digest::HashAlgorithm;
 use jam_domain::receipt::Entry;
 use jam_domain::refine::Engine;
+use jam_domain::submission::passed_expiry;
 use jam_domain::{PreimageHash, Receipt, ServiceId, TokenId, WorkPackage};
 use sqlx::postgres::{PgConnection, PgPool};
 use uuid::Uuid;
@@ -133,13 +134,16 @@ impl Desk {
         self.by_id.insert(package.id.0, Stored { package, fingerprint, receipt });
     }
 
-    /// The checks in the order of their answers: replay, preimages, the instance's cap, the service's cap.
+    /// The checks in the order of their answers: replay, expiry, preimages, the instance's cap, the service's cap.
     fn judge(&mut self, candidate: &Candidate) -> Verdict {
         let Candidate { new, .. } = candidate;
         let at = self.judged;
         self.judged += 1;
         if let Some(replay) = self.replay(new)? {
             return Ok(replay);
+        }
+        if let Some(expiry) = passed_expiry(&new.package) {
+            return Err(SubmitError::Expired(expiry));
         }
         let hashes = preimages_of(&new.package);
         if let Some(unknown) = hashes.iter().find(|hash| !self.known.contains(*hash)) {

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::error::{Cause, Failure, Redaction};
+use super::outage::Outage;
 use super::pool::COLLISIONS;
 use super::submit::{Candidate, submit};
 use crate::{StoreError, SubmitError, Submitted};
@@ -25,6 +26,7 @@ type Verdict = Result<Submitted, SubmitError>;
 #[derive(Clone)]
 pub(super) struct Writer {
     pool: PgPool,
+    outage: Outage,
     redaction: Redaction,
     patience: Duration,
     wanted: i64,
@@ -38,8 +40,8 @@ struct Queue {
 }
 
 impl Writer {
-    pub(super) fn new(pool: PgPool, redaction: Redaction, patience: Duration, wanted: i64) -> Self {
-        Self { pool, redaction, patience, wanted, queue: Arc::default() }
+    pub(super) fn new(pool: PgPool, outage: Outage, redaction: Redaction, patience: Duration, wanted: i64) -> Self {
+        Self { pool, outage, redaction, patience, wanted, queue: Arc::default() }
     }
 
     /// Stores one package with whatever else is waiting; answers after the commit.
@@ -105,16 +107,18 @@ impl Writer {
                     Err(failure) => failure,
                 };
                 if left == 0 || !may_pass(&failure) {
+                    self.outage.note(&failure);
                     return Err(self.redaction.answer(&failure, self.wanted));
                 }
                 left -= 1;
                 repeated |= failure.cause() == Cause::Connection;
             }
         };
-        match timeout(self.patience, tries).await {
-            Ok(result) => result,
-            Err(_) => Err(StoreError::Unavailable("the database did not answer in time".into())),
+        if let Ok(result) = timeout(self.patience, tries).await {
+            return result;
         }
+        self.outage.suspect();
+        Err(StoreError::Unavailable("the database did not answer in time".into()))
     }
 }
 

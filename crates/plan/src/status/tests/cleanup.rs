@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{applied, condition, pair, short, with};
 use crate::crd::JamInstance;
 use crate::fixtures::{at, but, in_memory, on_postgres, settled_cluster_for};
-use crate::observed::{CleanupRun, CleanupState, Observed};
+use crate::observed::{CleanupOutcome, CleanupRun, CleanupState, Observed};
 use crate::status::{Verdict, status, transitions};
 use crate::{Kind, Reason};
 
@@ -21,6 +21,7 @@ fn run(job: &str, began: i64, failure: Option<&str>) -> CleanupRun {
         began_at: Some(at(began)),
         ended_at: Some(at(began + 5)),
         failure: failure.map(str::to_owned),
+        outcome: None,
     }
 }
 
@@ -81,6 +82,23 @@ fn the_result_of_the_last_run_is_kept_when_its_job_is_gone() {
     assert_eq!(later.cleanup, first.cleanup);
     let failed = applied(&with(&one, first), &cluster(&one, 3000, Some(run("b", 2500, Some("x")))), 3000);
     assert_eq!(failed.cleanup.unwrap().last_result.as_deref(), Some("Failed"));
+}
+
+#[test]
+fn what_a_cleanup_deleted_is_told_and_a_dry_run_is_called_so() {
+    let one = cleaned();
+    let said = |words: &str| {
+        let last = CleanupRun { outcome: CleanupOutcome::of(words), ..run("a", 1500, None) };
+        applied(&one, &cluster(&one, 2000, Some(last)), 2000)
+    };
+    let real = said(r#"{"dry_run":false,"archived":{"packages":9},"deleted":{"packages":3,"preimages":1}}"#);
+    let told = real.cleanup.clone().unwrap();
+    assert_eq!((told.last_result.as_deref(), told.deleted["packages"]), (Some("Succeeded"), 3));
+    let not_asked_again = cluster(&one, 3000, Some(run("a", 1500, None)));
+    assert_eq!(applied(&with(&one, real.clone()), &not_asked_again, 3000).cleanup, real.cleanup);
+    let dry = said(r#"{"dry_run":true,"deleted":{"packages":3}}"#).cleanup.unwrap();
+    assert_eq!(dry.last_result.as_deref(), Some("DryRun"));
+    assert_eq!(CleanupOutcome::of("cutoff 2026"), None, "another image's words");
 }
 
 #[test]

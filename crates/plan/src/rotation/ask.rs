@@ -1,0 +1,91 @@
+//! What people ask for by annotation: a new token now (`jam.network/rotate`), the end of a leaked one (`jam.network/revoke`).
+
+use std::collections::BTreeSet;
+
+use jam_domain::TokenId;
+
+use crate::crd::JamInstance;
+use crate::names;
+
+/// The annotations of an instance that ask something of its tokens.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Asks {
+    /// The value of `jam.network/rotate`.
+    pub rotate: Option<String>,
+    /// The value of `jam.network/revoke`.
+    pub revoke: Option<String>,
+    /// The consumers there are.
+    pub consumers: BTreeSet<String>,
+}
+
+/// The words of a value: names, ids, and whatever makes it new.
+fn words(value: &str) -> impl Iterator<Item = &str> {
+    value.split([',', ' ', '\t', '\n']).filter(|word| !word.is_empty())
+}
+
+impl Asks {
+    /// What an instance asks.
+    pub fn of(instance: &JamInstance) -> Self {
+        let note = |key: &str| {
+            let notes = instance.metadata.annotations.as_ref()?;
+            notes.get(key).filter(|value| !value.trim().is_empty()).cloned()
+        };
+        let consumers = crate::tokens::consumers(&instance.spec).into_iter().map(|consumer| consumer.name).collect();
+        Self { rotate: note(names::ROTATE), revoke: note(names::REVOKE), consumers }
+    }
+
+    /// Whether a new token is asked for this consumer. Where the value names no consumer it means all of them.
+    pub fn rotates(&self, consumer: &str) -> bool {
+        let Some(value) = &self.rotate else { return false };
+        let mut named = words(value).filter(|word| self.consumers.contains(*word)).peekable();
+        named.peek().is_none() || named.any(|word| word == consumer)
+    }
+
+    /// Whether every token of this consumer is to end.
+    pub fn revokes_all_of(&self, consumer: &str) -> bool {
+        self.revoke.as_deref().is_some_and(|value| words(value).any(|word| word == consumer))
+    }
+
+    /// Whether the token with this id is to end.
+    pub fn revokes(&self, id: &TokenId) -> bool {
+        self.revoke.as_deref().is_some_and(|value| words(value).any(|word| word == id.as_str()))
+    }
+
+    /// Words of a revocation that look like neither a consumer nor a key id: somebody mistyped, and believes a token dead.
+    pub fn strangers(&self) -> Vec<String> {
+        let is_id = |word: &str| word.len() == 8 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let value = self.revoke.as_deref().unwrap_or_default();
+        words(value).filter(|word| !self.consumers.contains(*word) && !is_id(word)).map(str::to_owned).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asks(rotate: &str, revoke: &str) -> Asks {
+        let consumers = ["demo", "other"].map(str::to_owned).into();
+        Asks { rotate: Some(rotate.into()), revoke: Some(revoke.into()), consumers }
+    }
+
+    #[test]
+    fn a_rotation_is_for_the_consumers_it_names_or_for_all() {
+        let of = |value: &str| ["demo", "other"].map(|consumer| asks(value, "").rotates(consumer));
+        assert_eq!(of("demo"), [true, false]);
+        assert_eq!(of("demo, 2026-11-21T12:00:00Z"), [true, false], "the rest only makes the value new");
+        assert_eq!(of("demo,other"), [true, true]);
+        for everybody in ["*", "1732190000", "2026-11-21"] {
+            assert_eq!(of(everybody), [true, true], "{everybody}");
+        }
+        assert!(!Asks { rotate: None, ..asks("", "") }.rotates("demo"));
+    }
+
+    #[test]
+    fn a_revocation_is_for_what_it_names_and_never_for_all() {
+        let id: TokenId = "0a1b2c3d".parse().unwrap();
+        assert!(asks("", "demo").revokes_all_of("demo") && !asks("", "demo").revokes_all_of("other"));
+        assert!(asks("", "0a1b2c3d").revokes(&id) && !asks("", "demo").revokes(&id));
+        assert!(!asks("", "*").revokes_all_of("demo"));
+        assert_eq!(asks("", "demo,0a1b2c3d,dmeo,*").strangers(), ["dmeo", "*"]);
+    }
+}

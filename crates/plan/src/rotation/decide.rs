@@ -1,0 +1,93 @@
+//! Which stage it is, what is the case, and so which move: the table read from top to bottom.
+
+use jam_domain::token::TokenHash;
+
+use super::table::{Event, Move, Stage, TABLE};
+use super::{Around, Displaced, Holding, PodAnswer};
+
+/// Where the tokens of a consumer stand.
+pub fn stage(holding: &Holding, hashes: &[TokenHash]) -> Stage {
+    let slots = &holding.slots;
+    match (&slots.token, &slots.next) {
+        (_, Some(next)) if hashes.contains(next) => Stage::Verify,
+        (_, Some(_)) => Stage::Distribute,
+        (None, None) => Stage::Lost,
+        (Some(_), None) if slots.retired.iter().any(|hash| hashes.contains(hash)) => Stage::Retire,
+        (Some(_), None) if !slots.retired.is_empty() => Stage::Prove,
+        (Some(_), None) if slots.previous.is_some() => Stage::Overlap,
+        (Some(_), None) => Stage::Idle,
+    }
+}
+
+/// What is to be done to the consumer's Secret now; `None`: wait.
+pub fn decide(holding: &Holding, around: &Around<'_>) -> Option<Move> {
+    let stage = stage(holding, around.hashes);
+    let rows = TABLE.iter().filter(|row| row.from.contains(&stage));
+    rows.filter(|row| happened(row.on, holding, around)).find_map(|row| row.then)
+}
+
+/// Whether something is the case.
+pub fn happened(event: Event, holding: &Holding, around: &Around<'_>) -> bool {
+    let Holding { slots, notes, matching, not_after } = holding;
+    let issued = notes.issued_at;
+    match event {
+        Event::Always => true,
+        Event::NobodyServes => !around.serving,
+        Event::Edited => match (&slots.token, &notes.written) {
+            (Some(token), Some(written)) => token.id() != *written,
+            (Some(_) | None, None) | (None, Some(_)) => false,
+        },
+        Event::Revoked => {
+            let all = around.asks.revokes_all_of(around.consumer) && notes.revoked != around.asks.revoke;
+            let live = [slots.token, slots.next, slots.previous].into_iter().flatten();
+            let mut live = live.chain(notes.displaced.iter().map(|displaced| displaced.hash));
+            live.any(|hash| all || around.asks.revokes(&hash.id()))
+        }
+        Event::InHashes => slots.next.is_some_and(|next| around.hashes.contains(&next)),
+        Event::EveryPodAccepts => slots.next.is_some_and(|next| around.pods.iter().all(|pod| accepts(pod, next))),
+        Event::OverlapIsOver => previous_until(holding, around).is_none_or(|until| until <= around.at),
+        Event::OutOfHashes => slots.retired.iter().all(|hash| !around.hashes.contains(hash)),
+        Event::EveryPodRefuses => around.pods.iter().all(|pod| slots.retired.iter().all(|hash| refuses(pod, *hash))),
+        Event::DisplacedIsOver => notes.displaced.iter().any(|displaced| displaced.until <= around.at),
+        Event::Due => {
+            let over = issued.and_then(|issued| around.policy.due(issued)).is_some_and(|due| due <= around.at);
+            over || (around.asks.rotates(around.consumer) && notes.rotated != around.asks.rotate)
+        }
+        Event::Incomplete => {
+            let wanted = issued.and_then(|issued| around.policy.not_after(issued));
+            let known = notes.written.is_some() && issued.is_some();
+            slots.token.is_some() && !(*matching && known && *not_after == wanted)
+        }
+    }
+}
+
+/// Until when the previous token is accepted, also where somebody removed the note.
+pub(super) fn previous_until(holding: &Holding, around: &Around<'_>) -> Option<jam_domain::Timestamp> {
+    let notes = &holding.notes;
+    notes.previous_until.or_else(|| notes.issued_at.map(|issued| issued.plus_seconds(around.policy.overlap)))
+}
+
+/// Whether a pod was heard to accept a token.
+pub(super) fn accepts(pod: &PodAnswer, hash: TokenHash) -> bool {
+    pod.accepts.as_ref().is_some_and(|ids| ids.contains(&hash.id()))
+}
+
+/// Whether a pod was heard not to know a token, and seen to refuse it.
+pub(super) fn refuses(pod: &PodAnswer, hash: TokenHash) -> bool {
+    pod.accepts.as_ref().is_some_and(|ids| !ids.contains(&hash.id())) && pod.refused.contains(&hash)
+}
+
+/// The tokens that somebody threw out with the Secret or overwrote in it: accepted on, so that nobody is locked out.
+///
+/// Only where the token is gone or another one do hashes in the cluster count as lost; a Secret as we wrote it says itself
+/// what is accepted, so an old Secret of hashes that somebody brought back brings back no token.
+pub fn displaced_by_loss(holding: &Holding, around: &Around<'_>) -> Vec<Displaced> {
+    let until = around.at.plus_seconds(around.policy.overlap);
+    let edited = happened(Event::Edited, holding, around);
+    let known = holding.accepted();
+    let is_lost = |hash: &&TokenHash| {
+        let ours = if edited { holding.notes.written == Some(hash.id()) } else { holding.slots.token.is_none() };
+        ours && !known.contains(hash) && !holding.slots.retired.contains(hash) && !around.asks.revokes(&hash.id())
+    };
+    around.hashes.iter().filter(is_lost).map(|hash| Displaced { hash: *hash, until }).collect()
+}

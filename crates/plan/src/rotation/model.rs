@@ -1,0 +1,120 @@
+//! Every interleaving of steps, crashes, conflicts, slow kubelets and clock jumps, one after the other: not sampled, enumerated.
+
+use std::collections::{HashSet, VecDeque};
+
+use super::model_world::{Action, World};
+use super::*;
+
+/// More worlds than this, and the bounds of the model are wrong.
+const MOST: usize = 400_000;
+
+/// What holds in every world, whatever happened.
+fn lawful(world: &World) -> Result<(), String> {
+    let Some(holding) = &world.secret else { return Ok(()) };
+    let everywhere = |hash: &TokenHash| world.pods.iter().all(|file| file.contains(hash));
+    let Slots { token, next: _, previous, retired: _ } = &holding.slots;
+    if let Some(token) = token.filter(|token| Some(*token) != world.hurried)
+        && !everywhere(&token)
+    {
+        return Err(format!("{} was handed out, a pod has {:?}, {:?}", token.id(), world.ids(0), world.ids(1)));
+    }
+    if previous.is_some_and(|previous| world.hurried.is_none() && !everywhere(&previous)) {
+        return Err("the token before is refused within its overlap".into());
+    }
+    let alive = |hash: &&TokenHash| world.hashes.contains(hash) || world.pods.iter().any(|file| file.contains(hash));
+    if let Some(dead) = world.ended.iter().find(alive) {
+        return Err(format!("{} was proven dead and is accepted", dead.id()));
+    }
+    let mut given = world.given.clone();
+    given.sort_unstable();
+    given.dedup();
+    if given.len() != world.given.len() {
+        return Err("a token was handed out twice".into());
+    }
+    Ok(())
+}
+
+/// A move leads from its stage to where the table says, and to one generation more exactly when the token is another.
+fn follows_the_table(before: &World, then: Move, after: &World) -> Result<(), String> {
+    let (from, to) = (before.stage(), after.stage());
+    let rows = TABLE.iter().filter(|row| row.then == Some(then) && row.from.contains(&from));
+    let leads = |row: &Row| if row.to.is_empty() { to == from } else { row.to.contains(&to) };
+    if !rows.clone().any(leads) {
+        return Err(format!("{then:?} led from {from:?} to {to:?}"));
+    }
+    let generation = |world: &World| world.secret.as_ref().map(|holding| holding.notes.generation);
+    let new_token = after.given.len() - before.given.len();
+    let (was, is) = (generation(before), generation(after));
+    if let (Some(was), Some(is)) = (was, is)
+        && is != was + new_token as u64
+    {
+        return Err(format!("{then:?} led from generation {was} to {is}"));
+    }
+    if new_token == 1 && is.is_none_or(|is| is <= before.highest) {
+        return Err(format!("generation {is:?} again, {} was there", before.highest));
+    }
+    Ok(())
+}
+
+/// Left alone, with pods that follow and time that passes, it comes to rest.
+fn comes_to_rest(world: &World) -> Result<(), String> {
+    let mut world = world.clone();
+    for _ in 0..40 {
+        let quiet = world.secret.as_ref().is_some_and(|holding| holding.notes.displaced.is_empty());
+        if world.stage() == Stage::Idle && quiet {
+            return Ok(());
+        }
+        for action in [Action::Observe, Action::Write, Action::WriteHashes, Action::Sync(0), Action::Sync(1)] {
+            world = world.after(action).0;
+        }
+        if matches!(world.stage(), Stage::Overlap | Stage::Idle) {
+            world = world.after(Action::Jump(5)).0;
+        }
+    }
+    Err(format!("it stays at {:?}", world.stage()))
+}
+
+/// Walks through every world that can be reached; returns how many there were, and which moves were made.
+/// A walk ends after so many `generations`.
+fn explore(hands: bool, generations: usize) -> (usize, HashSet<Move>) {
+    let start = World::settled();
+    let mut known = HashSet::from([start.clone()]);
+    let mut open = VecDeque::from([start]);
+    let mut moves = HashSet::new();
+    while let Some(world) = open.pop_front() {
+        for action in world.possible(hands) {
+            let (next, done) = world.after(action);
+            let checked = lawful(&next).and_then(|()| match done {
+                Some(then) => {
+                    moves.insert(then);
+                    follows_the_table(&world, then, &next).and_then(|()| comes_to_rest(&next))
+                }
+                None => Ok(()),
+            });
+            if let Err(broken) = checked {
+                panic!("{broken}\nby {action:?}\nin {world:#?}");
+            }
+            let ends = next.given.len() > generations;
+            assert!(known.len() < MOST, "the model has no end");
+            if !ends && known.insert(next.clone()) {
+                open.push_back(next);
+            }
+        }
+    }
+    (known.len(), moves)
+}
+
+#[test]
+fn no_interleaving_of_steps_crashes_conflicts_and_clock_jumps_locks_anybody_out_or_lets_a_retired_token_in() {
+    let (worlds, moves) = explore(false, 3);
+    println!("{worlds} worlds");
+    assert!(worlds > 1000, "{worlds} worlds are not every interleaving");
+    assert_eq!(moves, HashSet::from([Move::Issue, Move::Promote, Move::Retire, Move::Finish]));
+}
+
+#[test]
+fn a_secret_deleted_and_a_consumer_revoked_at_any_moment_end_in_one_token_that_works() {
+    let (worlds, moves) = explore(true, 2);
+    println!("{worlds} worlds");
+    assert!(moves.contains(&Move::Revoke) && moves.contains(&Move::Forget));
+}

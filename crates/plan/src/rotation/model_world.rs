@@ -1,0 +1,211 @@
+//! The world of the model test: one consumer, two pods whose files lag behind, an operator that dies between any two writes.
+
+use jam_domain::TokenId;
+use jam_domain::token::TokenHash;
+
+use super::*;
+use crate::fixtures::at;
+
+/// How often, and how long both, in the world's seconds.
+pub(super) const POLICY: Policy = Policy { interval: Some(10), overlap: 5 };
+/// The consumer.
+const CONSUMER: &str = "demo";
+
+/// What can happen next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    /// The operator reads everything and decides.
+    Observe,
+    /// It writes the consumer's Secret, or finds that it changed meanwhile.
+    Write,
+    /// It writes the Secret of hashes.
+    WriteHashes,
+    /// It dies, or the API server refuses its write: what it had in mind is gone.
+    Crash,
+    /// The kubelet brings the hashes to a pod.
+    Sync(usize),
+    /// The clock moves by so many seconds, also backwards.
+    Jump(i64),
+    /// Somebody deletes the consumer's Secret.
+    Delete,
+    /// Somebody revokes the consumer by name.
+    Revoke,
+}
+
+/// What the operator has in mind.
+#[allow(clippy::large_enum_variant, reason = "cloned by the thousand; a box would cost more than it saves")]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Mind {
+    Nothing,
+    /// What it saw, and what it wants to write.
+    Decided(Option<Holding>, Option<(Move, Holding)>),
+    /// The Secret of hashes is to follow from this.
+    Wrote(Holding),
+}
+
+/// Everything.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct World {
+    pub(super) now: i64,
+    pub(super) secret: Option<Holding>,
+    pub(super) hashes: Vec<TokenHash>,
+    known_generation: u64,
+    pub(super) pods: [Vec<TokenHash>; 2],
+    mind: Mind,
+    made: u8,
+    /// The highest generation that the consumer's token ever had.
+    pub(super) highest: u64,
+    /// Tokens that the consumer was given, in order.
+    pub(super) given: Vec<TokenHash>,
+    /// Tokens that were proven dead.
+    pub(super) ended: Vec<TokenHash>,
+    pub(super) deleted: bool,
+    pub(super) revoked: bool,
+    /// A token that is handed out before every pod accepts it: only a revocation does that.
+    pub(super) hurried: Option<TokenHash>,
+}
+
+fn token(n: u8) -> TokenHash {
+    hex::encode([n; 32]).parse().expect("64 digits")
+}
+
+impl World {
+    /// A consumer with its first token, accepted by both pods.
+    pub(super) fn settled() -> Self {
+        let first = token(1);
+        let notes = Notes { generation: 1, issued_at: Some(at(20)), written: Some(first.id()), ..Notes::default() };
+        let slots = Slots { token: Some(first), ..Slots::default() };
+        let holding = Holding { slots, notes, matching: true, not_after: Some(at(35)) };
+        Self {
+            now: 20,
+            secret: Some(holding),
+            hashes: vec![first],
+            known_generation: 1,
+            pods: [vec![first], vec![first]],
+            mind: Mind::Nothing,
+            made: 1,
+            highest: 1,
+            given: vec![first],
+            ended: Vec::new(),
+            deleted: false,
+            revoked: false,
+            hurried: None,
+        }
+    }
+
+    fn asks(&self) -> Asks {
+        let consumers = [CONSUMER.to_owned()].into();
+        Asks { rotate: None, revoke: self.revoked.then(|| CONSUMER.to_owned()), consumers }
+    }
+
+    /// What each pod says when it is asked now.
+    fn answers(&self) -> Vec<PodAnswer> {
+        let retired = self.secret.as_ref().map(|holding| holding.slots.retired.clone()).unwrap_or_default();
+        let answer = |(n, file): (usize, &Vec<TokenHash>)| PodAnswer {
+            pod: format!("pod-{n}"),
+            accepts: Some(file.iter().map(TokenHash::id).collect()),
+            refused: retired.iter().filter(|hash| !file.contains(hash)).copied().collect(),
+            told: None,
+        };
+        self.pods.iter().enumerate().map(answer).collect()
+    }
+
+    /// The stage, as the operator would see it now.
+    pub(super) fn stage(&self) -> Stage {
+        self.secret.as_ref().map_or(Stage::Lost, |holding| stage(holding, &self.hashes))
+    }
+
+    /// What can happen in this world.
+    pub(super) fn possible(&self, hands: bool) -> Vec<Action> {
+        let mut all = match self.mind {
+            Mind::Nothing => vec![Action::Observe],
+            Mind::Decided(..) => vec![Action::Write, Action::Crash],
+            Mind::Wrote(_) => vec![Action::WriteHashes, Action::Crash],
+        };
+        all.extend((0..2).filter(|pod| self.pods[*pod] != self.hashes).map(Action::Sync));
+        // Hands that delete and revoke multiply the worlds: the clock then only goes on, and not as far.
+        let (clock, jumps) = if hands { (20..=35, &[5][..]) } else { (10..=45, &[5, -10][..]) };
+        all.extend(jumps.iter().filter(|by| clock.contains(&(self.now + **by))).map(|by| Action::Jump(*by)));
+        if hands {
+            all.extend((!self.deleted && self.secret.is_some()).then_some(Action::Delete));
+            all.extend((!self.revoked).then_some(Action::Revoke));
+        }
+        all
+    }
+
+    /// The world after an action, and the move that was written.
+    pub(super) fn after(&self, action: Action) -> (Self, Option<Move>) {
+        let mut next = self.clone();
+        let mut moved = None;
+        match action {
+            Action::Observe => next.mind = self.decided(),
+            Action::Write => moved = next.write(),
+            Action::WriteHashes => {
+                if let Mind::Wrote(holding) = std::mem::replace(&mut next.mind, Mind::Nothing) {
+                    next.hashes = holding.accepted();
+                    next.known_generation = holding.notes.generation;
+                }
+            }
+            Action::Crash => next.mind = Mind::Nothing,
+            Action::Sync(pod) => next.pods[pod].clone_from(&self.hashes),
+            Action::Jump(by) => next.now += by,
+            Action::Delete => (next.secret, next.deleted) = (None, true),
+            Action::Revoke => next.revoked = true,
+        }
+        if next.hurried.is_some_and(|hash| next.pods.iter().all(|file| file.contains(&hash))) {
+            next.hurried = None;
+        }
+        (next, moved)
+    }
+
+    fn decided(&self) -> Mind {
+        let (asks, pods) = (self.asks(), self.answers());
+        let around = Around {
+            at: at(self.now),
+            hashes: &self.hashes,
+            serving: true,
+            pods: &pods,
+            policy: POLICY,
+            consumer: CONSUMER,
+            asks: &asks,
+        };
+        let before = self.secret.clone().unwrap_or_else(|| Holding::lost(self.known_generation, &self.hashes));
+        let wish = decide(&before, &around).map(|then| {
+            let change = Change::of(then, &before, &around);
+            let fresh = change.needs_fresh(&before).then(|| token(self.made + 1));
+            (then, advance(&before, &change, fresh, &around, &displaced_by_loss(&before, &around)))
+        });
+        Mind::Decided(self.secret.clone(), wish)
+    }
+
+    fn write(&mut self) -> Option<Move> {
+        let Mind::Decided(seen, wish) = std::mem::replace(&mut self.mind, Mind::Nothing) else { return None };
+        if seen != self.secret {
+            // The API server refuses: it changed since it was read.
+            return None;
+        }
+        let Some((then, holding)) = wish else {
+            self.mind = seen.map_or(Mind::Nothing, Mind::Wrote);
+            return None;
+        };
+        let before = seen.unwrap_or_default();
+        if let Some(token) = holding.slots.token.filter(|token| Some(*token) != before.slots.token) {
+            self.given.push(token);
+            self.highest = self.highest.max(holding.notes.generation);
+            self.hurried = (then == Move::Revoke).then_some(token).or(self.hurried);
+        }
+        if then == Move::Finish {
+            self.ended.extend(&before.slots.retired);
+        }
+        let new = [holding.slots.token, holding.slots.next].into_iter().flatten();
+        self.made = self.made.max(new.filter_map(|hash| (0..=99).find(|n| token(*n) == hash)).max().unwrap_or(0));
+        self.mind = Mind::Wrote(holding.clone());
+        self.secret = Some(holding);
+        Some(then)
+    }
+
+    /// The ids that a pod accepts.
+    pub(super) fn ids(&self, pod: usize) -> Vec<TokenId> {
+        self.pods[pod].iter().map(TokenHash::id).collect()
+    }
+}

@@ -1,0 +1,81 @@
+//! What is said of a consumer's tokens, and when there is a reason to look again.
+
+use jam_domain::{Timestamp, TokenId};
+
+use super::decide::{accepts, previous_until, refuses, stage};
+use super::table::Stage;
+use super::{Around, Holding, Proof};
+
+/// Seconds until the next look while pods take in what they were given.
+const SOON: i64 = 1;
+/// The same while a pod does not answer at all.
+const LATER: i64 = 5;
+
+/// Where a consumer's tokens stand, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outlook {
+    /// The stage.
+    pub stage: Stage,
+    /// The id of the token that the consumer has.
+    pub key_id: Option<TokenId>,
+    /// How many tokens it has been given.
+    pub generation: u64,
+    /// When it was given this one.
+    pub issued_at: Option<Timestamp>,
+    /// When the next one is due.
+    pub rotates_at: Option<Timestamp>,
+    /// The token before, and until when it is accepted.
+    pub previous: Option<(TokenId, Timestamp)>,
+    /// Pods that hold the stage because they do not answer.
+    pub silent: Vec<String>,
+    /// Pods that hold the stage because they have not taken in what they were given.
+    pub behind: Vec<String>,
+    /// The last proof that retired tokens are dead.
+    pub proof: Option<Proof>,
+    /// When something is to be done, if nothing happens before.
+    pub next: Option<Timestamp>,
+}
+
+/// What is to be said of what a Secret holds.
+pub fn outlook(holding: &Holding, around: &Around<'_>) -> Outlook {
+    let Holding { slots, notes, .. } = holding;
+    let stage = stage(holding, around.hashes);
+    let asked: Vec<_> = match stage {
+        Stage::Verify => around.pods.iter().filter(|pod| !slots.next.is_some_and(|next| accepts(pod, next))).collect(),
+        Stage::Prove => {
+            let refuses_all = |pod| slots.retired.iter().all(|hash| refuses(pod, *hash));
+            around.pods.iter().filter(|pod| !refuses_all(pod)).collect()
+        }
+        Stage::Idle | Stage::Lost | Stage::Distribute | Stage::Overlap | Stage::Retire => Vec::new(),
+    };
+    let names = |answered: bool| {
+        asked.iter().filter(|pod| pod.accepts.is_some() == answered).map(|pod| pod.pod.clone()).collect::<Vec<_>>()
+    };
+    let (silent, behind) = (names(false), names(true));
+    let rotates_at = notes.issued_at.and_then(|issued| around.policy.due(issued));
+    let until = slots.previous.and_then(|_| previous_until(holding, around));
+    let soon = around.at.plus_seconds(if silent.is_empty() { SOON } else { LATER });
+    let stage_ends = match stage {
+        Stage::Idle => rotates_at,
+        Stage::Overlap => until,
+        Stage::Lost | Stage::Distribute | Stage::Verify | Stage::Retire | Stage::Prove => Some(soon),
+    };
+    let forgotten = notes.displaced.iter().map(|displaced| displaced.until).min();
+    Outlook {
+        stage,
+        key_id: slots.token.map(|token| token.id()),
+        generation: notes.generation,
+        issued_at: notes.issued_at.filter(|_| slots.token.is_some()),
+        rotates_at: rotates_at.filter(|_| slots.token.is_some()),
+        previous: slots.previous.map(|token| token.id()).zip(until),
+        silent,
+        behind,
+        proof: notes.proof.clone(),
+        next: [stage_ends, forgotten].into_iter().flatten().min(),
+    }
+}
+
+/// When to look again at an instance for its tokens' sake.
+pub fn look_again<'a>(outlooks: impl IntoIterator<Item = &'a Outlook>) -> Option<Timestamp> {
+    outlooks.into_iter().filter_map(|outlook| outlook.next).min()
+}

@@ -1,0 +1,143 @@
+//! What is said about tokens: which there are, where a rotation stands, and an event for each of its steps.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::{Event, EventType, whole_seconds};
+use crate::crd::{JamInstanceStatus, RefusedTokens, RotationStatus, TokenStatus};
+use crate::reason::Reason;
+use crate::resolve::{Resolved, ResolvedConsumer};
+use crate::rotation::{Outlook, Proof, Stage};
+
+/// Pods that a status names at most.
+const NAMED: usize = 100;
+
+/// What the condition TokensReady says.
+pub(super) struct TokensSaid {
+    pub(super) ready: bool,
+    pub(super) reason: Reason,
+    pub(super) message: String,
+}
+
+/// The tokens in force: ids, never tokens.
+pub(super) fn tokens(resolved: &Resolved) -> Vec<TokenStatus> {
+    let one = |consumer: &ResolvedConsumer| {
+        let Outlook { key_id, issued_at, rotates_at, previous, .. } = &consumer.outlook;
+        Some(TokenStatus {
+            consumer: consumer.name.clone(),
+            key_id: key_id.as_ref()?.to_string(),
+            issued_at: issued_at.map(|at| Time(whole_seconds(at))),
+            rotates_at: rotates_at.map(|at| Time(whole_seconds(at))),
+            previous_key_id: previous.as_ref().map(|(id, _)| id.to_string()),
+            previous_expires_at: previous.as_ref().map(|(_, until)| Time(whole_seconds(*until))),
+        })
+    };
+    resolved.consumers.iter().filter_map(one).collect()
+}
+
+/// Where a rotation stands; `None` where there is nobody whose tokens could be replaced.
+pub(super) fn standing(resolved: &Resolved) -> Option<RotationStatus> {
+    let busy = resolved.consumers.iter().find(|consumer| consumer.outlook.stage != Stage::Idle);
+    let one = busy.or(resolved.consumers.first())?;
+    let mut waiting_for: Vec<String> = Vec::new();
+    for pod in resolved.consumers.iter().flat_map(|consumer| &consumer.outlook.silent) {
+        if !waiting_for.contains(pod) && waiting_for.len() < NAMED {
+            waiting_for.push(pod.clone());
+        }
+    }
+    Some(RotationStatus {
+        stage: Some(one.outlook.stage.as_str().into()),
+        consumer: busy.map(|consumer| consumer.name.clone()),
+        waiting_for,
+        refused: resolved.consumers.iter().filter_map(refused).collect(),
+    })
+}
+
+fn refused(consumer: &ResolvedConsumer) -> Option<RefusedTokens> {
+    let Proof { ids, at, pods } = consumer.outlook.proof.as_ref()?;
+    Some(RefusedTokens {
+        consumer: consumer.name.clone(),
+        key_ids: ids.iter().take(16).map(ToString::to_string).collect(),
+        at: Time(whole_seconds(*at)),
+        pods: i32::try_from(*pods).unwrap_or(i32::MAX),
+    })
+}
+
+/// What is to be said of the tokens of a resolved instance.
+pub(super) fn said(resolved: &Resolved) -> TokensSaid {
+    let said = |ready, reason, message: String| TokensSaid { ready, reason, message: noted(resolved, message) };
+    if resolved.consumers.is_empty() {
+        return match resolved.own_tokens.len() {
+            0 => said(true, Reason::NotNeeded, "no consumer is named".into()),
+            1 => said(true, Reason::TokensIssued, "1 token of your own is accepted".into()),
+            n => said(true, Reason::TokensIssued, format!("{n} tokens of your own are accepted")),
+        };
+    }
+    if let Some(held) = resolved.consumers.iter().find(|consumer| !consumer.outlook.silent.is_empty()) {
+        let pods = held.outlook.silent.join(", ");
+        let message = format!(
+            "{} of consumer {} waits: pod {pods} does not say which tokens it accepts",
+            held.outlook.stage.as_str(),
+            held.name
+        );
+        return said(false, Reason::RotationHeld, message);
+    }
+    if let Some(waiting) = resolved.consumers.iter().find(|consumer| consumer.outlook.key_id.is_none()) {
+        let message = format!("consumer {} gets its token when every pod accepts it", waiting.name);
+        return said(false, Reason::TokensPending, message);
+    }
+    let moving: Vec<_> = resolved.consumers.iter().filter_map(step).collect();
+    if !moving.is_empty() {
+        return said(true, Reason::Rotating, moving.join("; "));
+    }
+    let names: Vec<_> = resolved.consumers.iter().map(|consumer| consumer.name.as_str()).collect();
+    said(true, Reason::TokensIssued, format!("issued to {}", names.join(", ")))
+}
+
+/// Somebody who mistyped a revocation believes a token dead that is not.
+fn noted(resolved: &Resolved, message: String) -> String {
+    if resolved.unknown_revocations.is_empty() {
+        return message;
+    }
+    let words = resolved.unknown_revocations.join(", ");
+    format!("{message}; {} names {words}, which is neither a consumer nor a key id", crate::names::REVOKE)
+}
+
+/// What is under way for one consumer, in words; `None` when nothing is.
+fn step(consumer: &ResolvedConsumer) -> Option<String> {
+    let Outlook { stage, previous, .. } = &consumer.outlook;
+    let what = match stage {
+        Stage::Idle => return None,
+        Stage::Lost => "its Secret is made again".to_owned(),
+        Stage::Distribute => "the next token is made".to_owned(),
+        Stage::Verify => "the next token waits until every pod accepts it".to_owned(),
+        Stage::Overlap => match previous {
+            Some((id, until)) => format!("the token before, {id}, is accepted until {}", whole_seconds(*until)),
+            None => "the token before is accepted as well".to_owned(),
+        },
+        Stage::Retire => "the token before is taken out".to_owned(),
+        Stage::Prove => "every pod is asked to refuse the token before".to_owned(),
+    };
+    Some(format!("{}: {what}", consumer.name))
+}
+
+/// An event for each step of a rotation, and one for the proof at its end.
+pub(super) fn events(old: &JamInstanceStatus, new: &JamInstanceStatus) -> Vec<Event> {
+    let (before, now) = (old.rotation.clone().unwrap_or_default(), new.rotation.clone().unwrap_or_default());
+    let mut events = Vec::new();
+    if (&before.stage, &before.consumer) != (&now.stage, &now.consumer)
+        && let (Some(stage), Some(consumer)) = (&now.stage, &now.consumer)
+    {
+        let note = format!("consumer {consumer}: {stage}");
+        events.push(Event { kind: EventType::Normal, reason: Reason::Rotating, note });
+    }
+    let proven = now.refused.iter().filter(|proof| !before.refused.contains(proof));
+    let said: Vec<_> = proven
+        .map(|RefusedTokens { consumer, key_ids, at: _, pods }| {
+            format!("{} of consumer {consumer} is refused by each of {pods} pods", key_ids.join(", "))
+        })
+        .collect();
+    if !said.is_empty() {
+        events.push(Event { kind: EventType::Normal, reason: Reason::TokenRetired, note: said.join("; ") });
+    }
+    events
+}

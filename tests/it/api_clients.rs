@@ -1,0 +1,234 @@
+//! Slow, broken and hostile clients: each gets an answer or is hung up on, and nothing of them stays.
+
+use std::time::Duration;
+
+use jam_domain::PreimageHash;
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::sleep;
+
+use crate::api_raw::{RawAnswer, broken_chunk, connect, descriptors, head, memory, raw, read_to_end};
+use crate::api_support::{Server, TOKEN, World, answer, package, until};
+
+/// A second of patience instead of thirty, so that no test has to wait for long.
+const SHORT: (&str, &str) = ("JAM_CLIENT_TIMEOUT", "1");
+
+fn put_path(bytes: &[u8]) -> String {
+    format!("/jam/preimages/{}", PreimageHash::of(bytes))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_does_not_come_and_a_connection_that_idles_are_hung_up_on() {
+    let server = Server::with(&[SHORT]).await;
+    for (sent, status) in [
+        ("", 0),
+        ("GET /heal", 0),
+        ("GET /healthz HTTP/1.1\r\nhost: x\r\n", 0),
+        // Answered, and then nothing more is asked for.
+        ("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", 200),
+    ] {
+        let mut stream = connect(&server.address).await;
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        assert_eq!(read_to_end(&mut stream).await.status, status, "{sent:?}");
+    }
+    let mut stream = connect(&server.address).await;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nx: ").await.unwrap();
+    let trickled = async {
+        while stream.write_all(b"a").await.is_ok() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(15), trickled)
+        .await
+        .expect("a head that trickles is not waited for either");
+}
+
+/// Sends a request's head and a byte of its body now and then, or none at all, until there is an answer.
+async fn trickled(server: &Server, method: &str, path: &str, pause: Option<Duration>) -> RawAnswer {
+    let mut stream = connect(&server.address).await;
+    let head = head(method, path, TOKEN, "content-length: 100000\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(b"{").await.unwrap();
+    let (mut from, mut to) = stream.into_split();
+    let writing = tokio::spawn(async move {
+        while let Some(pause) = pause {
+            sleep(pause).await;
+            if to.write_all(b" ").await.is_err() {
+                break;
+            }
+        }
+        to
+    });
+    let mut bytes = Vec::new();
+    let reading = tokio::io::AsyncReadExt::read_to_end(&mut from, &mut bytes);
+    let _ = tokio::time::timeout(Duration::from_secs(15), reading).await.expect("an answer in time");
+    writing.abort();
+    RawAnswer::of(&bytes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_stalls_or_trickles_is_answered_with_400() {
+    let server = Server::with(&[SHORT]).await;
+    let path = put_path(b"never whole");
+    for (method, path) in [("POST", "/jam/packages"), ("PUT", path.as_str())] {
+        for pause in [None, Some(Duration::from_millis(20))] {
+            let answered = trickled(&server, method, path, pause).await;
+            assert_eq!((answered.status, answered.code().as_str()), (400, "jam_bad_request"), "{answered:?}");
+            assert!(answered.body.contains("too slowly: less than 64 KiB in 1 s"), "{answered:?}");
+        }
+    }
+    server.get(&path).await.refused(404, "jam_not_found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_of_many_pauses_that_goes_on_is_not_too_slow() {
+    let server = Server::with(&[SHORT]).await;
+    let bytes = vec![7; 320 << 10];
+    let mut stream = connect(&server.address).await;
+    let head = head("PUT", &put_path(&bytes), TOKEN, &format!("content-length: {}\r\n", bytes.len()));
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // Longer than the patience in all, but 64 KiB at a time.
+    for part in bytes.chunks(64 << 10) {
+        stream.write_all(part).await.unwrap();
+        sleep(Duration::from_millis(300)).await;
+    }
+    assert_eq!(read_to_end(&mut stream).await.status, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_gives_its_place_to_others() {
+    // Room for one transfer at a time.
+    let server = Server::with(&[SHORT, ("JAM_MAX_BYTES_IN_FLIGHT", "1000000")]).await;
+    let path = format!("/jam/preimages/{}", server.upload(&vec![7; 10 << 20]).await);
+    let mut deaf = connect(&server.address).await;
+    deaf.write_all(head("GET", &path, TOKEN, "").as_bytes()).await.unwrap();
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(server.get(&path).await.expect(200).bytes.len(), 10 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_closes_its_side_after_the_request_still_gets_the_answer() {
+    let world = World::postgres().await;
+    let server = world.serve().await;
+    let body = package("s", "half").to_string();
+    let submit = head("POST", "/jam/packages", TOKEN, &format!("content-length: {}\r\n", body.len())) + &body;
+    let keep_alive = format!("GET /jam/packages HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n\r\n");
+    for (request, status) in [(submit, 201), (head("GET", "/jam/packages", TOKEN, ""), 200), (keep_alive, 200)] {
+        let mut stream = connect(&server.address).await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert_eq!(read_to_end(&mut stream).await.status, status, "{request}");
+    }
+    let mut stream = connect(&server.address).await;
+    stream.write_all((head("POST", "/jam/packages", TOKEN, "content-length: 100\r\n") + "{").as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let half = read_to_end(&mut stream).await;
+    assert_eq!((half.status, half.code().as_str()), (400, "jam_bad_request"), "{half:?}");
+    assert_eq!(server.get("/jam/packages").await.json()["items"].as_array().unwrap().len(), 1);
+}
+
+fn request(method: &str, path: &str, headers: &str) -> Vec<u8> {
+    head(method, path, TOKEN, headers).into_bytes()
+}
+
+/// The same bytes, with 0xff for each question mark.
+fn unreadable(bytes: &[u8]) -> Vec<u8> {
+    bytes.iter().map(|byte| if *byte == b'?' { 0xff } else { *byte }).collect()
+}
+
+/// Bytes that no proper client sends, and the statuses that may answer them.
+fn hostile() -> Vec<(&'static str, Vec<u8>, &'static [u16])> {
+    let with = |start: &[u8], bytes: &[u8], end: &[u8]| [start, bytes, end].concat();
+    let chunked =
+        |rest: &str| [request("POST", "/jam/packages", "transfer-encoding: chunked\r\n"), rest.into()].concat();
+    let posted = |body: &str| {
+        let head = request("POST", "/jam/packages", &format!("content-length: {}\r\n", body.len()));
+        [head, body.as_bytes().to_vec()].concat()
+    };
+    let lines = (0..10_000).map(|n| format!("x-{n}: 1\r\n")).collect::<Vec<_>>().concat();
+    let keys = (0..10_000).map(|n| format!("\"k{n}\":1,")).collect::<Vec<_>>().concat();
+    let deep = format!("{{\"nonce\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    vec![
+        ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n".to_vec(), &[400]),
+        ("words", b"please give me everything\r\n\r\n".to_vec(), &[400]),
+        ("a version to come", b"GET /healthz HTTP/9.9\r\nhost: x\r\n\r\n".to_vec(), &[400, 505]),
+        (
+            "a path that is no UTF-8",
+            with(b"GET /jam/packages/", b"\xff\xfe", b" HTTP/1.1\r\nconnection: close\r\n\r\n"),
+            &[400, 401, 404],
+        ),
+        (
+            "a token that is no UTF-8",
+            with(b"GET /jam/status HTTP/1.1\r\nconnection: close\r\nauthorization: Bearer ", b"\xff\xfe", b"\r\n\r\n"),
+            &[401],
+        ),
+        ("a header with NUL", with(b"GET /healthz HTTP/1.1\r\nx: ", b"a\0b", b"\r\n\r\n"), &[400]),
+        (
+            "a media type that is no UTF-8",
+            unreadable(&request("PUT", &put_path(b""), "content-type: ??/??\r\n")),
+            &[400],
+        ),
+        ("a huge header", request("GET", "/healthz", &format!("x: {}\r\n", "y".repeat(1 << 20))), &[431]),
+        ("10,000 headers", request("GET", "/healthz", &lines), &[431]),
+        ("a long path", request("GET", &format!("/{}", "a".repeat(100_000)), ""), &[414]),
+        ("two lengths", request("POST", "/jam/packages", "content-length: 1\r\ncontent-length: 2\r\n"), &[400]),
+        ("a negative length", request("POST", "/jam/packages", "content-length: -1\r\n"), &[400]),
+        (
+            "a length beyond all bounds",
+            request("POST", "/jam/packages", "content-length: 99999999999999999999999\r\n"),
+            &[400],
+        ),
+        ("a coding that nobody knows", request("POST", "/jam/packages", "transfer-encoding: rot13\r\n"), &[400, 501]),
+        ("a chunk without a size", chunked("zz\r\n{}\r\n0\r\n\r\n"), &[400]),
+        ("a chunk of 2^80 bytes", chunked("100000000000000000000\r\n{}\r\n"), &[400]),
+        ("a chunk that is longer than it says", chunked("1\r\n{}{}{}\r\n0\r\n\r\n"), &[400]),
+        ("an endless chunk extension", chunked(&format!("1;{}\r\n", "x".repeat(1 << 20))), &[400]),
+        ("endless trailers", chunked(&format!("2\r\n{{}}\r\n0\r\n{}\r\n", "t: x\r\n".repeat(50_000))), &[400]),
+        ("deep JSON", posted(&deep), &[400]),
+        ("10,000 keys", posted(&format!("{{{keys}\"k\":1}}")), &[400]),
+        ("a number beyond all bounds", posted("{\"max_fee\": 1e999999999}"), &[400]),
+        ("half a surrogate", posted("{\"nonce\": \"\\ud800\"}"), &[400]),
+        ("a body that is no UTF-8", unreadable(&posted("{\"nonce\": \"??\"}")), &[400]),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_bytes_are_answered_and_the_server_goes_on() {
+    let server = Server::start().await;
+    for (what, bytes, statuses) in hostile() {
+        let answered = raw(&server.address, &bytes).await;
+        assert!(statuses.contains(&answered.status), "{what}: {answered:?}");
+        answer(server.bare("GET", "/healthz")).await.expect(200);
+    }
+    let chunk = broken_chunk(&server.address, "PUT", &put_path(b"x"), TOKEN).await;
+    assert_eq!((chunk.status, chunk.code().as_str()), (400, "jam_bad_request"));
+    assert!(!server.log().contains("panic") && !server.log().contains("\"level\":\"error\""), "{}", server.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_clients_leave_neither_memory_nor_descriptors_behind() {
+    let server = Server::with(&[SHORT]).await;
+    let round = async || {
+        let tries = hostile().into_iter().filter(|(_, bytes, _)| bytes.len() < 300_000);
+        let answers = tries.map(|(_, bytes, _)| {
+            let address = server.address.clone();
+            async move { raw(&address, &bytes).await }
+        });
+        futures::future::join_all(answers).await;
+        // Gone in the middle of a head, and of a body.
+        for part in ["GET /jam/sta".to_owned(), head("PUT", &put_path(b"gone"), TOKEN, "content-length: 9\r\n") + "go"]
+        {
+            connect(&server.address).await.write_all(part.as_bytes()).await.unwrap();
+        }
+    };
+    for _ in 0..5 {
+        round().await;
+    }
+    let (resident, open) = (memory(&server.pid(), "VmRSS"), descriptors(&server.pid()));
+    for _ in 0..25 {
+        round().await;
+    }
+    until("the end of every connection", async || (descriptors(&server.pid()) <= open + 2).then_some(())).await;
+    let grown = memory(&server.pid(), "VmRSS").saturating_sub(resident);
+    assert!(grown < 16 << 10, "the process has grown by {grown} KiB in 25 rounds");
+    answer(server.bare("GET", "/readyz")).await.expect(200);
+}
