@@ -83,7 +83,6 @@ fn verbs_of(kind: Kind) -> &'static [&'static str] {
         Kind::Job => &["get", "list", "watch", "create", "delete"],
         Kind::ConfigMap
         | Kind::Secret
-        | Kind::Service
         | Kind::NetworkPolicy
         | Kind::Service
         | Kind::Deployment
