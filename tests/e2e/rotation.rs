@@ -11,45 +11,6 @@ use crate::database::Postgres;
 use crate::path::postgres_spec;
 use crate::support::{Instance, apply, client, eventually, kubectl, kubectl_ok};
 
-/// Where the operator is.
-const OPERATOR: [&str; 3] = ["-n", "jam-system", "deployment/jam-operator"];
-
-/// The operator with hours of two seconds, until this is dropped.
-struct FastHours;
-
-impl FastHours {
-    fn set() -> Self {
-        let [flag, namespace, deployment] = OPERATOR;
-        kubectl_ok(&[
-            flag,
-            namespace,
-            "set",
-            "env",
-            deployment,
-            "JAM_ROTATION_HOUR_SECONDS=2",
-            "JAM_KUBELET_SYNC_SECONDS=5",
-        ]);
-        kubectl_ok(&[flag, namespace, "rollout", "status", deployment, "--timeout=180s"]);
-        Self
-    }
-}
-
-impl Drop for FastHours {
-    fn drop(&mut self) {
-        let [flag, namespace, deployment] = OPERATOR;
-        kubectl(&[
-            flag,
-            namespace,
-            "set",
-            "env",
-            deployment,
-            "JAM_ROTATION_HOUR_SECONDS-",
-            "JAM_KUBELET_SYNC_SECONDS-",
-        ]);
-        kubectl(&[flag, namespace, "rollout", "status", deployment, "--timeout=180s"]);
-    }
-}
-
 /// A consumer that reads its Secret again every second and calls the Service without a pause.
 struct Consumer {
     stop: Arc<AtomicBool>,
@@ -107,7 +68,7 @@ fn rotation(instance: &Instance) -> serde_json::Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_are_replaced_under_load_during_a_rollout_and_an_operator_kill_without_one_401() {
-    let _hours = FastHours::set();
+    // dev/lib/suites.sh has told the operator that an hour of a rotation has two seconds.
     let instance = Instance::in_new_namespace("rotation");
     let database = Postgres::started(&instance.namespace).await;
     apply(&database.secret());

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::refusal::{Code, Refusal};
+use crate::unambiguous::Unambiguous;
 
 /// The fields of one object that are not read yet, and where the object stands in the request.
 pub(crate) struct Fields {
@@ -12,7 +13,7 @@ pub(crate) struct Fields {
 
 /// The object in a request's body.
 pub(crate) fn object_of(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
-    match serde_json::from_slice(body) {
+    match serde_json::from_slice(body).map(|Unambiguous(value)| value) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
             Err(Refusal::new(Code::BadRequest, "the body is not a JSON object"))

@@ -19,6 +19,7 @@ pub mod settings;
 pub mod submission;
 pub mod time;
 pub mod token;
+mod unambiguous;
 pub mod word;
 
 pub use digest::{HashAlgorithm, PreimageHash};

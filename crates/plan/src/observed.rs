@@ -156,6 +156,16 @@ pub enum JobState {
     },
 }
 
+impl JobState {
+    /// Whether a migration failed only because its database did not answer: `jam-api migrate` exits with 1 for nothing else.
+    pub fn lacks_database(&self) -> bool {
+        match self {
+            Self::Failed { exit_code, message: _ } => *exit_code == Some(1),
+            Self::Running | Self::Complete => false,
+        }
+    }
+}
+
 impl MigrationJob {
     /// What a Job says. `exit_code` and `last_words` come from its last pod.
     pub fn of(job: &Job, exit_code: Option<i32>, last_words: Option<&str>) -> Self {

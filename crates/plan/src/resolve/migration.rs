@@ -15,6 +15,8 @@ const MESSAGE: usize = 2048;
 const FIRST_DELAY: i64 = 30;
 /// Most seconds between two Jobs of a key.
 const LONGEST_DELAY: i64 = 3600;
+/// The same while all that is wrong is that the database does not answer: it is to heal without a hand.
+const LONGEST_WAIT: i64 = 300;
 
 /// The migration of one image and one database.
 #[derive(Debug, Clone, PartialEq)]
@@ -156,6 +158,9 @@ fn told_by(job: &MigrationJob, image: &str) -> MigrationStatus {
         JobState::Failed { exit_code: _, message } => (MigrationState::Failed, Some(clipped(message))),
     };
     let retry_at = match (state, job.finished_at) {
+        (MigrationState::Failed, Some(at)) if job.state.lacks_database() => {
+            Some(at.plus_seconds(delay(job.attempt).min(LONGEST_WAIT)))
+        }
         (MigrationState::Failed, Some(at)) => Some(at.plus_seconds(delay(job.attempt))),
         (
             MigrationState::Running | MigrationState::Complete | MigrationState::Failed | MigrationState::Impossible,

@@ -294,7 +294,12 @@ fn database(resolved: Option<&Resolved>, verdict: Verdict<'_>, observed: &Observ
     match &observed.database {
         Some(probe) if probe.reachable => yes(kind, Reason::Reachable, "the database answers"),
         Some(probe) => no(kind, Reason::DatabaseUnreachable, probe.message.clone()),
-        None => unknown(kind, Reason::NotAsked, "no pod has asked the database yet"),
+        None => match observed.migration_jobs.iter().max_by_key(|job| job.attempt) {
+            Some(job) if job.state.lacks_database() => {
+                no(kind, Reason::DatabaseUnreachable, format!("migration Job {} could not reach it", job.name))
+            }
+            Some(_) | None => unknown(kind, Reason::NotAsked, "no pod has asked the database yet"),
+        },
     }
 }
 

@@ -167,6 +167,9 @@ fn a_failed_migration_names_its_job_and_its_last_words() {
         let message = &condition(&status, "Migrated").message;
         assert!(message.contains(&name) && message.contains("relation exists"), "{message}");
         assert_eq!(condition(&status, "Stalled").status, stalled);
+        let database =
+            if exit_code == Some(1) { ("False", Reason::DatabaseUnreachable) } else { ("Unknown", Reason::NotAsked) };
+        assert_eq!(short(&status, "DatabaseReachable"), pair(database.0, database.1));
     }
 }
 
