@@ -21,7 +21,7 @@ use super::patient::Patient;
 /// Bytes that hyper reads ahead of one connection at most; also the largest head.
 const READ_AHEAD: usize = 32 * 1024;
 /// Connections at once; more wait in the kernel's queue. With what is read ahead of each, strangers who have shown no token
-/// hold 64 MiB at most: the smallest pod survives that.
+/// hold 64 MiB, or twice that in the slack of their buffers: the smallest pod survives that.
 const MOST_CONNECTIONS: usize = 2000;
 /// How long what is in flight may take after the stop.
 const LAST_REQUESTS: Duration = Duration::from_secs(30);
@@ -49,6 +49,8 @@ where
             // A client that has sent everything and closed its side still waits for the answer.
             .half_close(true)
             .max_buf_size(READ_AHEAD)
+            // The buffer grows by doubling and may hold more than it asks for: the limit of a head is a limit of its own.
+            .max_header_size(READ_AHEAD)
             .serve_connection(TokioIo::new(Patient::new(stream, patience)), answer);
         let connection = open.watch(connection);
         tokio::spawn(async move {

@@ -170,6 +170,8 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static [u16])> {
             &[400],
         ),
         ("a huge header", request("GET", "/healthz", &format!("x: {}\r\n", "y".repeat(1 << 20))), &[431]),
+        ("a head above 32 KiB", request("GET", "/healthz", &format!("x: {}\r\n", "y".repeat(33 << 10))), &[431]),
+        ("a head below 32 KiB", request("GET", "/healthz", &format!("x: {}\r\n", "y".repeat(31 << 10))), &[200]),
         ("10,000 headers", request("GET", "/healthz", &lines), &[431]),
         ("a long path", request("GET", &format!("/{}", "a".repeat(100_000)), ""), &[431]),
         ("two lengths", request("POST", "/jam/packages", "content-length: 1\r\ncontent-length: 2\r\n"), &[400]),
