@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use futures::{StreamExt, stream};
 use jam_domain::{Code, PreimageHash, Refusal};
-use jam_store::{PostgresConfig, PostgresStore, Put, PutError, Store};
+use jam_store::{PostgresConfig, PostgresStore, Put, PutError, Store, StoreError};
 
 use crate::store_fixture::{World, bytes_of, engine, laws, noise, package, put, upload};
 use crate::support::postgres;
@@ -99,7 +99,12 @@ async fn a_refused_upload_leaves_nothing(world: World) {
 
 /// Nothing is staged, and every chunk belongs to a preimage. The rows of a dropped upload go a moment later.
 async fn assert_no_leftovers(world: &World) {
-    let Some(dsn) = &world.dsn else { return };
+    if let Some(dsn) = &world.dsn {
+        assert_nothing_left_in(dsn).await;
+    }
+}
+
+async fn assert_nothing_left_in(dsn: &str) {
     for _ in 0..100 {
         if leftovers(dsn).await == 0 {
             return;
@@ -166,4 +171,35 @@ async fn what_a_killed_server_has_staged_is_swept_and_a_live_upload_is_not() {
     assert_eq!(postgres::number(&dsn, "select count(*) from blob_chunks").await, 1);
     assert_eq!(store.sweep_uploads(0).await.unwrap(), 1);
     assert_eq!(leftovers(&dsn).await, 0);
+}
+
+/// Puts a blob of which a part is staged when the test has its way with the database, and returns the answer.
+async fn put_with(store: &PostgresStore, dsn: &str, bytes: &[u8], meanwhile: &str) -> Result<Put, PutError> {
+    let (sender, receiver) = futures::channel::mpsc::unbounded();
+    let uploading = {
+        let (store, upload) = (store.clone(), upload(bytes));
+        tokio::spawn(async move { store.put_preimage(upload, receiver.boxed()).await })
+    };
+    let (staged, rest) = bytes.split_at(2 * MIB + 9);
+    sender.unbounded_send(Ok(Bytes::copy_from_slice(staged))).unwrap();
+    let chunks = async { while postgres::number(dsn, "select count(*) from blob_chunks").await < 8 {} };
+    tokio::time::timeout(Duration::from_secs(10), chunks).await.expect("two windows are staged");
+    postgres::execute(dsn, meanwhile).await;
+    sender.unbounded_send(Ok(Bytes::copy_from_slice(rest))).unwrap();
+    drop(sender);
+    uploading.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_lost_bytes_in_a_crash_is_refused_and_the_next_one_of_it_goes_through() {
+    let dsn = postgres::migrated_database().await;
+    let store = PostgresStore::connect(PostgresConfig::new(&dsn)).await.unwrap();
+    let bytes = noise(3 * MIB, 6);
+    let lost = format!("delete from blob_chunks where start >= {MIB}");
+    let answer = put_with(&store, &dsn, &bytes, &lost).await;
+    assert!(matches!(answer, Err(PutError::Store(StoreError::Unavailable(_)))), "{answer:?}");
+    assert_eq!(store.preimage(PreimageHash::of(&bytes)).await.unwrap(), None);
+    assert!(matches!(put(&store, &bytes, 300_000).await, Put::Created(_)));
+    assert!(bytes_of(&store, PreimageHash::of(&bytes), 0..u64::MAX).await == bytes);
+    assert_nothing_left_in(&dsn).await;
 }
