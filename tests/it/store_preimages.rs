@@ -203,3 +203,25 @@ async fn an_upload_that_lost_bytes_in_a_crash_is_refused_and_the_next_one_of_it_
     assert!(bytes_of(&store, PreimageHash::of(&bytes), 0..u64::MAX).await == bytes);
     assert_nothing_left_in(&dsn).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_of_any_size_is_many_short_transactions() {
+    let dsn = postgres::migrated_database().await;
+    let (acquire_timeout, statement_timeout) = (Duration::from_secs(1), Duration::from_secs(2));
+    let config = PostgresConfig { acquire_timeout, statement_timeout, ..PostgresConfig::new(&dsn) };
+    let store = PostgresStore::connect(config).await.unwrap();
+    // Together they take longer than one answer of the database may.
+    let stage = "with u as (insert into uploads (blob, touched_at)
+            select gen_random_uuid(), '-infinity' from generate_series(1, 3) returning blob)
+        insert into blob_chunks (blob, start, bytes) select blob, n, 'x' from u, generate_series(1, 300) n;
+        create function slow() returns trigger language plpgsql as $$ begin
+            if (select count(*) from gone) > 128 then raise 'too many at once'; end if;
+            perform pg_sleep(0.5);
+            return null;
+        end $$;
+        create trigger slow after delete on blob_chunks referencing old table as gone
+            for each statement execute function slow()";
+    postgres::execute(&dsn, stage).await;
+    assert_eq!(store.sweep_uploads(3600).await, Ok(3));
+    assert_eq!(leftovers(&dsn).await, 0);
+}

@@ -93,7 +93,7 @@ impl Run<'_> {
         let (walk, mut seen) = (Walk { status, service, cutoff: At::from(cutoff) }, None);
         loop {
             let page = archive::finished(&mut self.connection, &walk, seen.as_ref(), PACKAGES);
-            let page = self.store.bounded(page).await?;
+            let page = self.store.aside(page).await?;
             let due = |aged: &&Aged| {
                 // A service with a retention of its own has a walk of its own.
                 (service.is_some() || !self.retention.has_own(&aged.service_id))
@@ -117,7 +117,7 @@ impl Run<'_> {
             return Ok(());
         }
         let (packages, reports) = if self.dry.is_some() {
-            let reports = self.store.bounded(archive::reports_of(&mut self.connection, ids)).await?;
+            let reports = self.store.aside(archive::reports_of(&mut self.connection, ids)).await?;
             // With no days in between, what is archived now is deleted now.
             if self.retention.deletes_archived_until() >= self.retention.now() {
                 self.weigh(ids).await?;
@@ -131,7 +131,7 @@ impl Run<'_> {
                 transaction.commit().await?;
                 Ok(moved)
             };
-            self.store.bounded(moved).await?
+            self.store.aside(moved).await?
         };
         self.cleaned.archived_packages += packages;
         self.cleaned.archived_reports += reports;
@@ -144,7 +144,7 @@ impl Run<'_> {
         let mut seen = None;
         loop {
             let page = archive::archived_until(&mut self.connection, until, seen.as_ref(), PACKAGES);
-            let page = self.store.bounded(page).await?;
+            let page = self.store.aside(page).await?;
             let due = |aged: &&Aged| self.retention.deletes(&aged.service_id, aged.at.timestamp());
             let ids: Vec<Uuid> = page.iter().filter(due).map(|aged| aged.id.0).collect();
             self.delete_page(&ids).await?;
@@ -169,7 +169,7 @@ impl Run<'_> {
             transaction.commit().await?;
             Ok(deleted)
         };
-        let (packages, reports) = self.store.bounded(deleted).await?;
+        let (packages, reports) = self.store.aside(deleted).await?;
         self.cleaned.deleted_packages += packages;
         self.cleaned.deleted_reports += reports;
         Ok(())
@@ -177,7 +177,7 @@ impl Run<'_> {
 
     /// Counts these as deleted, and remembers the references that would go with them.
     async fn weigh(&mut self, ids: &[Uuid]) -> Stored<()> {
-        let (reports, references) = self.store.bounded(archive::weigh(&mut self.connection, ids)).await?;
+        let (reports, references) = self.store.aside(archive::weigh(&mut self.connection, ids)).await?;
         let released = self.dry.get_or_insert_default();
         for (hash, count) in references {
             *released.entry(hash).or_default() += count;
@@ -193,7 +193,7 @@ impl Run<'_> {
         let mut seen = None;
         loop {
             let page = preimages::walk(&mut self.connection, seen.as_ref(), PREIMAGES);
-            let page = self.store.bounded(page).await?;
+            let page = self.store.aside(page).await?;
             let released = |hash| self.dry.as_ref().and_then(|released| released.get(hash)).copied().unwrap_or(0);
             let unused: Vec<PreimageHash> = page
                 .iter()
@@ -203,7 +203,7 @@ impl Run<'_> {
             self.cleaned.deleted_preimages += match &self.dry {
                 Some(_) => unused.len() as u64,
                 None if unused.is_empty() => 0,
-                None => self.store.bounded(preimages::abandon(&mut self.connection, &unused)).await?,
+                None => self.store.aside(preimages::abandon(&mut self.connection, &unused)).await?,
             };
             match ended(page, PREIMAGES) {
                 Some(last) => seen = Some(last),
