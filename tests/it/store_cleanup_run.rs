@@ -119,3 +119,29 @@ async fn a_batch_of_a_cleanup_waits_for_no_disk_and_holds_no_lock_that_a_submiss
     submission.execute("rollback").await.unwrap();
     store.submit(package("s"), &engine()).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_packages_are_moved_and_deleted_a_few_megabytes_at_a_time() {
+    let dsn = postgres::migrated_database().await;
+    let store = store_on(&dsn).await;
+    let megabytes = [3, 3, 3, 9, 1, 1, 5];
+    for length in megabytes {
+        let mut new = aged("s", 40);
+        new.package.items[0].memo = Some("m".repeat(length * 1_000_000));
+        store.submit(new, &engine()).await.unwrap();
+    }
+    while !store.process(1, &engine()).await.unwrap().is_empty() {}
+    let limit = "create function light() returns trigger language plpgsql as $$ begin
+            if (select count(*) > 1 and sum(octet_length(body::text)) > 8 * 1024 * 1024 from touched) then
+                raise 'too much at once';
+            end if;
+            return null;
+        end $$;
+        create trigger light_archive after insert on archived_packages referencing new table as touched
+            for each statement execute function light();
+        create trigger light_deletion after delete on archived_packages referencing old table as touched
+            for each statement execute function light()";
+    postgres::execute(&dsn, limit).await;
+    let cleaned = cleanup(&store, &rule_of(30, 0, &[], 0)).await;
+    assert_eq!((cleaned.archived_packages, cleaned.deleted_packages), (7, 7));
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jam_domain::retention::Retention;
 use jam_domain::{PackageId, PackageStatus, PreimageHash, ServiceId, Timestamp, WorkPackage};
 use sqlx::postgres::{PgConnection, PgPool};
-use sqlx::{AssertSqlSafe, Row, query, query_scalar};
+use sqlx::{AssertSqlSafe, Row, query, query_as, query_scalar};
 use uuid::Uuid;
 
 use super::error::Failure;
@@ -93,6 +93,14 @@ pub(super) async fn archived_until(
             })
         })
         .collect()
+}
+
+/// How long these packages, archived or not, are as JSON.
+pub(super) async fn lengths(connection: &mut PgConnection, ids: &[Uuid]) -> Result<BTreeMap<Uuid, u64>, Failure> {
+    let sql = "select id, octet_length(body::text)::bigint from packages where id = any($1)
+        union all select id, octet_length(body::text)::bigint from archived_packages where id = any($1)";
+    let rows: Vec<(Uuid, i64)> = query_as(sql).bind(ids).fetch_all(connection).await?;
+    rows.into_iter().map(|(id, length)| Ok((id, count(length)?))).collect()
 }
 
 /// Moves finished packages and their reports here; returns how many of each. What another transaction has in hand is left

@@ -16,8 +16,11 @@ use super::value::At;
 use super::{preimages, upload};
 use crate::{CleanupError, Stored};
 
-/// Packages that are read, and at most moved or deleted, at once.
-const PACKAGES: u32 = 500;
+/// Packages that are looked at, and at most moved or deleted, at once.
+const PACKAGES: u32 = 250;
+/// Bytes of packages that are moved or deleted at once, unless one alone is longer: a deletion reads them, in a pod with
+/// little memory.
+const BYTES: u64 = 8 * 1024 * 1024;
 /// Preimages that are read at once.
 const PREIMAGES: u32 = 2000;
 
@@ -104,7 +107,9 @@ impl Run<'_> {
                     )
             };
             let ids: Vec<Uuid> = page.iter().filter(due).map(|aged| aged.id.0).collect();
-            self.archive_page(&ids).await?;
+            for slice in self.slices(&ids).await? {
+                self.archive_slice(slice).await?;
+            }
             match ended(page, PACKAGES) {
                 Some(last) => seen = Some(last),
                 None => return Ok(()),
@@ -112,10 +117,16 @@ impl Run<'_> {
         }
     }
 
-    async fn archive_page(&mut self, ids: &[Uuid]) -> Stored<()> {
+    /// The packages of a page in slices that are not too large.
+    async fn slices<'i>(&mut self, ids: &'i [Uuid]) -> Stored<Vec<&'i [Uuid]>> {
         if ids.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
+        let lengths = self.store.aside(archive::lengths(&mut self.connection, ids)).await?;
+        Ok(sliced(ids, |id| lengths.get(id).copied().unwrap_or(0)))
+    }
+
+    async fn archive_slice(&mut self, ids: &[Uuid]) -> Stored<()> {
         let (packages, reports) = if self.dry.is_some() {
             let reports = self.store.aside(archive::reports_of(&mut self.connection, ids)).await?;
             // With no days in between, what is archived now is deleted now.
@@ -147,7 +158,9 @@ impl Run<'_> {
             let page = self.store.aside(page).await?;
             let due = |aged: &&Aged| self.retention.deletes(&aged.service_id, aged.at.timestamp());
             let ids: Vec<Uuid> = page.iter().filter(due).map(|aged| aged.id.0).collect();
-            self.delete_page(&ids).await?;
+            for slice in self.slices(&ids).await? {
+                self.delete_slice(slice).await?;
+            }
             match ended(page, PACKAGES) {
                 Some(last) => seen = Some(last),
                 None => return Ok(()),
@@ -155,10 +168,7 @@ impl Run<'_> {
         }
     }
 
-    async fn delete_page(&mut self, ids: &[Uuid]) -> Stored<()> {
-        if ids.is_empty() {
-            return Ok(());
-        }
+    async fn delete_slice(&mut self, ids: &[Uuid]) -> Stored<()> {
         if self.dry.is_some() {
             return self.weigh(ids).await;
         }
@@ -216,4 +226,19 @@ impl Run<'_> {
 /// Where the walk goes on after this page; nowhere after one that is not full.
 fn ended<T>(mut page: Vec<T>, limit: u32) -> Option<T> {
     if page.len() < limit as usize { None } else { page.pop() }
+}
+
+/// Cuts before each one that would make its slice longer than [`BYTES`].
+fn sliced<T>(all: &[T], length: impl Fn(&T) -> u64) -> Vec<&[T]> {
+    let (mut slices, mut from, mut sum) = (Vec::new(), 0, 0);
+    for (at, one) in all.iter().enumerate() {
+        let length = length(one);
+        if at > from && sum + length > BYTES {
+            slices.push(&all[from..at]);
+            (from, sum) = (at, 0);
+        }
+        sum += length;
+    }
+    slices.push(&all[from..]);
+    slices
 }
