@@ -225,3 +225,27 @@ async fn a_sweep_of_any_size_is_many_short_transactions() {
     assert_eq!(store.sweep_uploads(3600).await, Ok(3));
     assert_eq!(leftovers(&dsn).await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_first_try_of_an_upload_has_a_key_of_its_own() {
+    let dsn = postgres::migrated_database().await;
+    let store = PostgresStore::connect(PostgresConfig::new(&dsn)).await.unwrap();
+    // The first try ends as with a broken connection. Sequences alone keep what a failed statement did.
+    let cut = "create sequence tries; create sequence first;
+        create function cut() returns trigger language plpgsql as $$ begin
+            if nextval('tries') = 1 then
+                perform setval('first', 1 + abs(hashtext(new.blob::text)::bigint));
+                raise 'cut off' using errcode = '08006';
+            end if;
+            return new;
+        end $$;
+        create trigger cut before insert on uploads for each row execute function cut()";
+    postgres::execute(&dsn, cut).await;
+    let bytes = noise(2 * MIB, 8);
+    assert!(matches!(put(&store, &bytes, 300_000).await, Put::Created(_)));
+    assert_eq!(postgres::number(&dsn, "select last_value from tries").await, 2);
+    let same = "select count(*) from preimages, first where last_value = 1 + abs(hashtext(blob::text)::bigint)";
+    assert_eq!(postgres::number(&dsn, same).await, 0);
+    assert!(bytes_of(&store, PreimageHash::of(&bytes), 0..u64::MAX).await == bytes);
+    assert_nothing_left_in(&dsn).await;
+}
