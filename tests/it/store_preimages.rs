@@ -249,3 +249,25 @@ async fn a_late_first_try_of_an_upload_has_a_key_of_its_own() {
     assert!(bytes_of(&store, PreimageHash::of(&bytes), 0..u64::MAX).await == bytes);
     assert_nothing_left_in(&dsn).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_blob_whose_answer_was_lost_is_still_new() {
+    let dsn = postgres::migrated_database().await;
+    let store = PostgresStore::connect(PostgresConfig::new(&dsn)).await.unwrap();
+    // The first try writes its record, through a connection of its own, and then its answer is lost.
+    let lost = "create extension dblink; create sequence tries;
+        create function lost() returns trigger language plpgsql as $$ begin
+            if nextval('tries') = 1 then
+                perform dblink_exec(
+                    format('host=127.0.0.1 port=%s user=postgres dbname=%s', current_setting('port'), current_database()),
+                    format('insert into preimages select (%L::preimages).*', new));
+                raise 'lost' using errcode = '08006';
+            end if;
+            return new;
+        end $$;
+        create trigger lost before insert on preimages for each row execute function lost()";
+    postgres::execute(&dsn, lost).await;
+    assert!(matches!(put(&store, b"", 1).await, Put::Created(_)));
+    assert_eq!(postgres::number(&dsn, "select last_value from tries").await, 3, "tried, written, tried again");
+    assert!(matches!(put(&store, b"", 1).await, Put::AlreadyThere(_)));
+}

@@ -119,6 +119,8 @@ pub(super) async fn put(store: &PostgresStore, upload: Upload, mut body: UploadB
         return Ok(Put::Created(preimage));
     }
     match find(store, hash).await? {
+        // The answer to a first try was lost, and the second found what it had written.
+        Some((preimage, blob)) if blob == intake.blob => Ok(Put::Created(preimage)),
         Some((preimage, _)) => Ok(Put::AlreadyThere(preimage)),
         None => Err(StoreError::Unavailable("the blob was deleted during its upload".into()).into()),
     }
