@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use jam_domain::PreimageHash;
+use jam_domain::refine::RefineFault;
 use jam_domain::retention::Cleaned;
 use jam_store::{CleanupError, NewPackage, PostgresConfig, PostgresStore, Store, StoreError};
 use sqlx::Executor;
 
-use crate::store_fixture::{bytes_of, engine, package, put, verified_chain};
+use crate::store_fixture::{bytes_of, engine, engine_that, package, put, verified_chain};
 use crate::store_retention::{aged, blob, cleanup, rule, rule_of};
 use crate::support::postgres;
 
@@ -144,4 +145,24 @@ async fn large_packages_are_moved_and_deleted_a_few_megabytes_at_a_time() {
     postgres::execute(&dsn, limit).await;
     let cleaned = cleanup(&store, &rule_of(30, 0, &[], 0)).await;
     assert_eq!((cleaned.archived_packages, cleaned.deleted_packages), (7, 7));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dispute_of_a_living_package_stays_when_an_archived_one_of_the_same_id_is_deleted() {
+    let dsn = postgres::migrated_database().await;
+    let store = store_on(&dsn).await;
+    let failing = engine_that(|_| Err(RefineFault("no".into())));
+    let id = store.submit(aged("s", 40), &failing).await.unwrap().package.id;
+    store.process(1, &failing).await.unwrap();
+    assert_eq!(store.cleanup(&rule(0), false).await.unwrap().archived_packages, 1);
+    // The release before this one does not look into the archive when it accepts an id.
+    let again = "insert into packages (id, service_id, status, created_at, created_by, fingerprint, receipt_seq, body)
+        select id, service_id, status, now() + interval '100 years', created_by, fingerprint, receipt_seq, body
+        from archived_packages";
+    postgres::execute(&dsn, again).await;
+    assert_eq!(store.cleanup(&rule(7), false).await.unwrap().deleted_packages, 1);
+    assert_eq!(store.dispute_of(id).await.unwrap().as_deref(), Some("no"));
+    postgres::execute(&dsn, "update packages set created_at = '2020-01-01'").await;
+    assert_eq!(store.cleanup(&rule_of(30, 0, &[], 7), false).await.unwrap().deleted_packages, 1);
+    assert_eq!(postgres::number(&dsn, "select count(*) from disputes").await, 0);
 }

@@ -146,7 +146,14 @@ pub(super) async fn delete(connection: &mut PgConnection, ids: &[Uuid]) -> Resul
         .fetch_all(&mut *connection)
         .await?;
     query("delete from attestations where report_id = any($1)").bind(&reports).execute(&mut *connection).await?;
-    query("delete from disputes where package_id = any($1)").bind(&gone).execute(&mut *connection).await?;
+    // The release before this one accepts the id of an archived package again: then the dispute is the living one's.
+    query(
+        "delete from disputes d where d.package_id = any($1)
+            and not exists (select from packages p where p.id = d.package_id)",
+    )
+    .bind(&gone)
+    .execute(&mut *connection)
+    .await?;
     // Last, and for as short as can be: submissions wait for the rows of preimages.
     preimages::release(connection, &references(&packages)).await?;
     Ok((packages.len() as u64, reports.len() as u64))
