@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sqlx::error::DatabaseError;
 use sqlx::migrate::{Migrate, MigrateError as Problem, Migrator};
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{ConnectOptions, Connection, query, query_as, query_scalar};
@@ -230,7 +231,7 @@ impl Session {
 fn is_locked_out(problem: &Problem) -> bool {
     match problem {
         Problem::Execute(error) | Problem::ExecuteMigration(error, _) => {
-            error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "55P03")
+            error.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code == "55P03")
         }
         // The library's own enum, which may grow.
         _ => false,
