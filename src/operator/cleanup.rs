@@ -23,7 +23,8 @@ pub async fn look(context: &Context, instance: &JamInstance) -> Result<Option<Cl
     let cron_jobs: Api<CronJob> = Api::namespaced(context.client.clone(), &instance.namespace);
     let Some(cron_job) = cron_jobs.get_opt(&object.name).await.map_err(Error::read(&object))? else { return Ok(None) };
     let uid = cron_job.metadata.uid.as_deref().unwrap_or_default();
-    let ran = context.children.of(instance).iter().any(|child| child.controller.as_deref() == Some(uid));
+    // By the label and not by the controller: a Job that somebody made by hand from the CronJob has none.
+    let ran = context.children.of(instance).iter().any(|child| child.object.kind == Kind::Job);
     let last = if ran { newest(context, instance, uid, told).await? } else { None };
     Ok(Some(CleanupState::of(&cron_job, last)))
 }

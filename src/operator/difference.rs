@@ -8,7 +8,7 @@ const REDACTED: &str = "(redacted)";
 /// The same, where it will be another value.
 const REPLACED: &str = "(redacted, another value)";
 /// Fields that the API server writes or hands out anew at every question, and our own hash of what is shown anyway.
-const SERVERS: [&str; 11] = [
+const SERVERS: [&str; 12] = [
     "/metadata/uid",
     "/metadata/resourceVersion",
     "/metadata/generation",
@@ -16,6 +16,8 @@ const SERVERS: [&str; 11] = [
     "/metadata/managedFields",
     "/metadata/annotations/deployment.kubernetes.io~1revision",
     "/metadata/annotations/jam.network~1rendered",
+    // Holds the whole content of an object that somebody applied with kubectl, of a Secret as well.
+    "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration",
     "/spec/clusterIP",
     "/spec/clusterIPs",
     "/spec/template/metadata/creationTimestamp",

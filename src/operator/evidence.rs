@@ -109,7 +109,8 @@ fn words<const N: usize>(parts: [Option<&str>; N]) -> String {
 /// The end of a container's log; of the one before, when it has only just been started again.
 async fn log(context: &Context, instance: &Key, pod: &Pod) -> String {
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
-    let params = LogParams { tail_lines: Some(LINES), limit_bytes: Some(BYTES), ..LogParams::default() };
+    let container = Some(names::CONTAINER.to_owned());
+    let params = LogParams { container, tail_lines: Some(LINES), limit_bytes: Some(BYTES), ..LogParams::default() };
     match pods.logs(&pod.name_any(), &params).await {
         Ok(text) if !text.trim().is_empty() => text,
         Ok(_) => {

@@ -69,6 +69,9 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
     {
         return Ok(Ending::Refused(refusal));
     }
+    if let Some(refusal) = taken_name(context, instance, &mut learnt.observed).await? {
+        return Ok(Ending::Refused(refusal));
+    }
     // Writes only into token Secrets, one move of each rotation; new Secrets are prepared in memory.
     let minted = tokens::make(context, instance, &mut learnt.observed).await?;
     // Reads a revision that status refers to, where another is rendered now.
@@ -99,6 +102,20 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
     apply::prune(context, instance, &objects, observed).await?;
     token_pods::tell(context, instance, observed).await;
     Ok(Ending::Applied)
+}
+
+/// The refusal for a name that is taken, looked for before a token is moved: afterwards its hash would not follow.
+async fn taken_name(
+    context: &Context,
+    instance: &JamInstance,
+    observed: &mut Observed,
+) -> Result<Option<Refusal>, Error> {
+    if !tokens::moves(context, instance, observed) {
+        return Ok(None);
+    }
+    let Ok(resolved) = in_force(context, instance, observed).await? else { return Ok(None) };
+    observed.foreign = foreign(&observe::survey(context, instance, &desired(&resolved)).await?);
+    Ok(resolve(instance, observed, &context.defaults).err())
 }
 
 /// Resolves an instance, with the stored revision in force where that is not the one that is rendered now.

@@ -49,6 +49,11 @@ fn random() -> Result<Plain, Error> {
     Ok(Plain::new(hex::encode(bits)))
 }
 
+/// Whether a token is to be moved now in a Secret that is there.
+pub fn moves(context: &Context, instance: &JamInstance, observed: &Observed) -> bool {
+    work(instance, observed, context.defaults.pace).iter().any(|task| task.exists)
+}
+
 /// Does what is to be done about tokens now: at most one write for each consumer, refused when its Secret changed meanwhile.
 ///
 /// A Secret that is not there is only prepared: it is created with all the other children.

@@ -156,7 +156,7 @@ fn children(client: &Client, place: Option<&str>, kind: Kind, sight: Arc<Sight>)
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
         None => Api::all_with(client.clone(), &resource),
     };
-    // Instances refer to Secrets of others as well; of those only the names pass by, nothing is kept.
+    // Instances refer to Secrets of others as well: their metadata passes by, their names are kept, their values never come.
     let config = match kind {
         Kind::Secret => watcher::Config::default(),
         _ => watcher::Config::default().labels(&format!("{}={}", names::MANAGED_BY.0, names::MANAGED_BY.1)),

@@ -36,6 +36,13 @@ async fn a_cleanup_runs_by_its_schedule_and_its_result_is_in_the_status() {
         (instance.condition("CleanupScheduled").1 == "CleanupSuspended").then_some(())
     })
     .await;
+    // A run of the schedule may just have begun.
+    eventually("no run to be under way", || async {
+        let cron_job = object(&instance.namespace, "cronjob", &format!("{}-cleanup", instance.name))?;
+        cron_job["status"]["active"].as_array().is_none_or(Vec::is_empty).then_some(())
+    })
+    .await;
+    let first = told(&instance);
     kubectl_ok(&[
         "-n",
         &instance.namespace,

@@ -60,6 +60,13 @@ impl Consumer {
     }
 }
 
+/// Ready, and not on its way out: a pod of a rollout may have an address before it listens.
+fn is_serving(pod: &serde_json::Value) -> bool {
+    let ready = |told: &serde_json::Value| told["type"] == "Ready" && told["status"] == "True";
+    pod["metadata"]["deletionTimestamp"].is_null()
+        && pod["status"]["conditions"].as_array().is_some_and(|conditions| conditions.iter().any(ready))
+}
+
 fn rotation(instance: &Instance) -> serde_json::Value {
     let text =
         kubectl_ok(&["-n", &instance.namespace, "get", "jam", instance.name, "-o", "jsonpath={.status.rotation}"]);
@@ -111,7 +118,7 @@ async fn tokens_are_replaced_under_load_during_a_rollout_and_an_operator_kill_wi
         })
         .await;
         assert!(proof["pods"].as_u64() >= Some(2), "{proof}");
-        for pod in instance.pods().iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()) {
+        for pod in instance.pods().iter().filter(|pod| is_serving(pod)) {
             let Some(address) = pod["status"]["podIP"].as_str() else { continue };
             let answer = client().get(format!("http://{address}:8080/system/status")).bearer_auth(&old).send().await;
             assert!(answer.is_ok_and(|answer| answer.status() == 401), "{address} refuses the retired token");

@@ -39,6 +39,8 @@ pub const TOKEN_GENERATION: &str = "jam.network/token-generation";
 pub const PREVIOUS_NOT_AFTER: &str = "jam.network/previous-not-after";
 /// Annotation of a consumer's Secret: the value of [`ROTATE`] that was last done.
 pub const ROTATED: &str = "jam.network/rotated";
+/// The container of each of our pods.
+pub const CONTAINER: &str = "jam";
 /// Annotation of a consumer's Secret: the value of [`REVOKE`] that was last done.
 pub const REVOKED: &str = "jam.network/revoked";
 /// Annotation of a consumer's Secret: which retired tokens were last refused by every pod, when, and by how many.

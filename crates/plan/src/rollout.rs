@@ -6,7 +6,7 @@ mod tests;
 use jam_domain::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::crd::{ConditionType, JamInstance, LastGood, RolloutPhase, RolloutStatus};
+use crate::crd::{ConditionType, JamInstance, LastGood, MigrationState, RolloutPhase, RolloutStatus};
 use crate::names;
 use crate::observed::{DeploymentState, Observed};
 use crate::reason::Reason;
@@ -39,6 +39,8 @@ pub struct Scene<'a> {
     pub database_away: bool,
     /// Whether it was there again only just now: pods need a moment to become ready.
     pub recovering: bool,
+    /// Since when no pod at all has been ready, where that is so.
+    pub down_since: Option<Timestamp>,
     /// The version of the schema, where known.
     pub schema: Option<i64>,
     /// Seconds that a rollout has.
@@ -110,6 +112,11 @@ pub fn step(scene: &Scene<'_>) -> Step {
         }
         return forward(status);
     }
+    let down = scene.down_since.map_or(0, |since| (scene.at.as_micros() - since.as_micros()) / 1_000_000);
+    if status.losses > 0 && status.phase == RolloutPhase::Progressing && down >= scene.deadline && !scene.recovering {
+        let words = scene.stuck.as_deref().unwrap_or("no pod says why");
+        return give_up(scene, status, &format!("it served, and no pod has been ready for {down} s: {words}"));
+    }
     match &scene.stuck {
         // A word about the revision before it may still stand there: nothing is judged before its time.
         Some(why)
@@ -146,6 +153,10 @@ fn give_up(scene: &Scene<'_>, status: RolloutStatus, why: &str) -> Step {
     let Some(good) = status.from.clone() else {
         return Step { status, course: Course::NoWayBack(why.to_owned()), given_up: false };
     };
+    if good.schema.is_some() && scene.schema.is_none() {
+        let text = format!("{why}; not rolled back yet: a migration ended and no pod says which schema it left");
+        return Step { status, course: Course::NoWayBack(text), given_up: false };
+    }
     if let (Some(there), Some(then)) = (scene.schema, good.schema)
         && there > then
     {
@@ -185,7 +196,15 @@ pub(crate) fn scene<'a>(
     let stuck = both().find_map(DeploymentState::stuck).map(|why| observed.trouble.as_deref().unwrap_or(why));
     let trouble = observed.trouble.as_deref().filter(|_| observed.api.as_ref().is_some_and(|api| !api.is_settled()));
     let lost = observed.api.as_ref().is_some_and(|api| api.has_lost_readiness(told));
+    let good = stored.and_then(|status| status.last_good.as_ref());
     let found = observed.schema.or(observed.pod_schema.and_then(|schema| schema.found));
+    // What is stored was read before the migration of another image: it says nothing about what that one left.
+    let migrated = stored.and_then(|status| status.migration.as_ref()).is_some_and(|told| {
+        told.state == MigrationState::Complete && good.is_some_and(|good| good.image.as_ref() != Some(&told.image))
+    });
+    let remembered = stored.filter(|_| !migrated).and_then(|status| status.version.as_ref()?.schema);
+    let none_ready = observed.api.as_ref().is_some_and(|api| api.ready == 0);
+    let unready = conditions.iter().find(|told| told.type_ == ConditionType::Ready.as_str() && told.status == "False");
     Scene {
         at: observed.at,
         generation: instance.metadata.generation.unwrap_or_default(),
@@ -203,9 +222,10 @@ pub(crate) fn scene<'a>(
             told.reason == Reason::Reachable.as_str()
                 && observed.at < Timestamp::from_jiff(since).plus_seconds(RECOVERY.min(deadline.into()))
         }),
-        schema: found.or(stored.and_then(|status| status.version.as_ref()?.schema)),
+        down_since: unready.filter(|_| none_ready).map(|told| Timestamp::from_jiff(told.last_transition_time.0)),
+        schema: found.or(remembered),
         deadline: i64::from(deadline),
-        good: stored.and_then(|status| status.last_good.as_ref()),
+        good,
         before: stored.and_then(|status| status.rollout.as_ref()),
     }
 }

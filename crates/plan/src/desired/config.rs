@@ -66,7 +66,8 @@ struct Service {
 
 /// The text of the server's file.
 pub(super) fn file(resolved: &Resolved) -> String {
-    let jam = block(resolved.settings.clone(), !resolved.consumers.is_empty());
+    let has_tokens = !resolved.consumers.is_empty() || !resolved.own_tokens.is_empty();
+    let jam = block(resolved.settings.clone(), has_tokens);
     serde_saphyr::to_string(&ServerFile { runtime: Runtime { jam } }).expect("settings are YAML")
 }
 

@@ -46,7 +46,7 @@ fn never() -> PodFailurePolicyRule {
     PodFailurePolicyRule {
         action: "FailJob".into(),
         on_exit_codes: Some(PodFailurePolicyOnExitCodesRequirement {
-            container_name: Some(pod::CONTAINER.into()),
+            container_name: Some(names::CONTAINER.into()),
             operator: "In".into(),
             values: vec![NEVER],
         }),

@@ -12,8 +12,6 @@ use crate::crd::PodTemplate;
 use crate::names::{self, Component};
 use crate::resolve::Resolved;
 
-/// The container.
-pub(super) const CONTAINER: &str = "jam";
 /// The port of the API.
 pub(super) const HTTP_PORT: i32 = 8080;
 /// The port of `/metrics`.
@@ -71,7 +69,7 @@ pub(super) fn base(resolved: &Resolved) -> PodSpec {
 /// A container with image, security, environment and resources; arguments are the caller's.
 pub(super) fn container(resolved: &Resolved) -> Container {
     Container {
-        name: CONTAINER.into(),
+        name: names::CONTAINER.into(),
         image: Some(resolved.image.reference.clone()),
         image_pull_policy: Some(resolved.image.pull_policy.as_str().into()),
         command: Some(vec!["jam-api".into()]),

@@ -50,6 +50,7 @@ fn scene(before: &RolloutStatus) -> Scene<'_> {
         lost: false,
         database_away: false,
         recovering: false,
+        down_since: None,
         schema: Some(3),
         deadline: DEADLINE,
         good: None,
@@ -173,7 +174,7 @@ fn a_changed_spec_is_tried_even_when_its_pods_are_the_same() {
 fn a_schema_that_moved_on_bars_the_way_back() {
     let before = under_way();
     let bad = Scene { at: at(2000), stuck: Some(stuck()), ..scene(&before) };
-    for (schema, barred) in [(Some(2), false), (Some(3), false), (None, false), (Some(4), true)] {
+    for (schema, barred) in [(Some(2), false), (Some(3), false), (Some(4), true)] {
         let now = step(&Scene { schema, ..bad.clone() });
         assert_eq!(now.given_up, !barred, "schema {schema:?}");
         if barred {
@@ -192,4 +193,25 @@ fn a_first_revision_has_nothing_to_go_back_to() {
     assert_eq!((now.course, now.given_up), (Course::NoWayBack("CrashLoopBackOff".into()), false));
     let before = RolloutStatus { from: None, ..serving() };
     assert_eq!(step(&Scene { lost: true, ..scene(&before) }).status, before);
+}
+
+#[test]
+fn a_revision_that_served_and_then_hangs_for_good_is_given_up_after_the_deadline() {
+    let served = step(&Scene { at: at(1020), settled: true, ..scene(&under_way()) }).status;
+    let lost = step(&Scene { at: at(1030), lost: true, ..scene(&served) }).status;
+    assert_eq!((lost.phase, lost.losses), (RolloutPhase::Progressing, 1));
+    let after = |seconds| step(&Scene { at: at(1030 + seconds), down_since: Some(at(1030)), ..scene(&lost) });
+    assert!(!after(DEADLINE - 1).given_up);
+    assert!(after(DEADLINE).given_up);
+    let one_is_ready = Scene { at: at(1030 + DEADLINE), down_since: None, ..scene(&lost) };
+    assert!(!step(&one_is_ready).given_up);
+}
+
+#[test]
+fn what_no_pod_tells_of_the_schema_bars_the_way_back_until_one_does() {
+    let before = under_way();
+    let unknown = Scene { at: at(2000), stuck: Some(stuck()), schema: None, ..scene(&before) };
+    let now = step(&unknown);
+    assert!(!now.given_up && matches!(&now.course, Course::NoWayBack(why) if why.contains("which schema")));
+    assert!(step(&Scene { schema: Some(3), ..unknown }).given_up);
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use jam_domain::TokenId;
+use jam_domain::token::TokenHash;
 
 use crate::crd::JamInstance;
 use crate::names;
@@ -21,6 +22,16 @@ pub struct Asks {
 /// The words of a value: names, ids, and whatever makes it new.
 fn words(value: &str) -> impl Iterator<Item = &str> {
     value.split([',', ' ', '\t', '\n']).filter(|word| !word.is_empty())
+}
+
+/// Whether it has the form of a token of ours.
+fn is_token(word: &str) -> bool {
+    word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// A word as it may be told: what is long may be a secret.
+fn shown(word: &str) -> String {
+    if word.chars().count() > 16 { format!("{}…", word.chars().take(4).collect::<String>()) } else { word.to_owned() }
 }
 
 impl Asks {
@@ -46,16 +57,20 @@ impl Asks {
         self.revoke.as_deref().is_some_and(|value| words(value).any(|word| word == consumer))
     }
 
-    /// Whether the token with this id is to end.
+    /// Whether the token with this id is to end: by its id, or because somebody gave the leaked token itself.
     pub fn revokes(&self, id: &TokenId) -> bool {
-        self.revoke.as_deref().is_some_and(|value| words(value).any(|word| word == id.as_str()))
+        let is_it = |word: &str| word == id.as_str() || (is_token(word) && TokenHash::of(word).id() == *id);
+        self.revoke.as_deref().is_some_and(|value| words(value).any(is_it))
     }
 
     /// Words of a revocation that look like neither a consumer nor a key id: somebody mistyped, and believes a token dead.
     pub fn strangers(&self) -> Vec<String> {
         let is_id = |word: &str| word.len() == 8 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
         let value = self.revoke.as_deref().unwrap_or_default();
-        words(value).filter(|word| !self.consumers.contains(*word) && !is_id(word)).map(str::to_owned).collect()
+        words(value)
+            .filter(|word| !self.consumers.contains(*word) && !is_id(word) && !is_token(word))
+            .map(shown)
+            .collect()
     }
 }
 
@@ -87,5 +102,12 @@ mod tests {
         assert!(asks("", "0a1b2c3d").revokes(&id) && !asks("", "demo").revokes(&id));
         assert!(!asks("", "*").revokes_all_of("demo"));
         assert_eq!(asks("", "demo,0a1b2c3d,dmeo,*").strangers(), ["dmeo", "*"]);
+        let (token, other) = ("0123456789abcdef".repeat(4), "some-long-secret-of-a-user");
+        assert!(asks("", &token).revokes(&TokenHash::of(&token).id()) && !asks("", &token).revokes(&id));
+        assert_eq!(
+            asks("", &format!("{token},{other}")).strangers(),
+            ["some…"],
+            "nothing that may be a secret is told"
+        );
     }
 }

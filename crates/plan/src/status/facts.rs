@@ -7,6 +7,7 @@ use crate::crd::{CleanupStatus, JamInstanceStatus, LastGood, MigrationState, Ver
 use crate::names::{self, Component};
 use crate::observed::{DeploymentState, Observed};
 use crate::resolve::Resolved;
+use crate::rollout::Course;
 
 /// The facts about a resolved instance.
 pub(super) fn of(resolved: &Resolved, observed: &Observed, before: &JamInstanceStatus) -> JamInstanceStatus {
@@ -17,7 +18,12 @@ pub(super) fn of(resolved: &Resolved, observed: &Observed, before: &JamInstanceS
         schema: if migrated { seen.or(version.schema) } else { version.schema },
         ..version
     });
-    let last_good = good(resolved, observed, version.as_ref().and_then(|version| version.schema)).or(kept.last_good);
+    let current = good(resolved, observed, version.as_ref().and_then(|version| version.schema));
+    let last_good = match &resolved.course {
+        // What was given up is not good any more, whatever it was for a moment.
+        Course::Back(good) => Some(good.clone()),
+        Course::Forward | Course::NoWayBack(_) => current.or(kept.last_good),
+    };
     JamInstanceStatus {
         endpoint: Some(endpoint(resolved)),
         enabled: Some(resolved.settings.enabled),

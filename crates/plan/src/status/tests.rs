@@ -7,10 +7,11 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use super::*;
-use crate::crd::JamInstance;
+use crate::crd::{JamInstance, LastGood};
 use crate::fixtures::{at, but, cluster_for, in_memory, job, on_postgres, resolved, settled_cluster_for};
 use crate::observed::{DeploymentState, JobState, Probe};
 use crate::reason::ReasonKind;
+use crate::rollout::Course;
 
 pub(super) fn applied(instance: &JamInstance, cluster: &Observed, seconds: i64) -> JamInstanceStatus {
     status(instance, Verdict::Applied(&resolved(instance, cluster)), cluster, at(seconds))
@@ -259,4 +260,17 @@ fn zero_replicas_are_ready_when_there_are_none() {
     assert_eq!(short(&applied(&instance, &cluster, 1), "Ready"), pair("True", Reason::ScaledToZero));
     cluster.api = Some(DeploymentState { replicas: 1, ..cluster.api.unwrap() });
     assert_eq!(short(&applied(&instance, &cluster, 1), "Ready"), pair("False", Reason::RollingOut));
+}
+
+#[test]
+fn a_revision_that_was_given_up_is_the_last_good_one_no_more() {
+    let instance = in_memory();
+    let cluster = settled_cluster_for(&instance);
+    let good = |name: &str| LastGood { revision: Some(name.into()), ..LastGood::default() };
+    let before =
+        with(&instance, JamInstanceStatus { last_good: Some(good("flapped")), ..JamInstanceStatus::default() });
+    let mut resolved = resolved(&before, &cluster);
+    resolved.course = Course::Back(good("old"));
+    let told = status(&before, Verdict::Applied(&resolved), &cluster, at(2000));
+    assert_eq!(told.last_good, Some(good("old")));
 }

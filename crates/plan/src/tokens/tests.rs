@@ -4,6 +4,7 @@ use jam_domain::token::TokenHash;
 use serde_json::json;
 
 use crate::crd::JamInstance;
+use crate::desired::desired;
 use crate::fixtures::{but, cluster_for, defaults, in_memory, resolved};
 use crate::observed::{Observed, OwnTokens};
 use crate::reason::{Reason, Refusal};
@@ -27,6 +28,9 @@ fn the_users_own_tokens_are_taken_instead_of_consumers_and_a_secret_without_them
         let instance = but(&in_memory(), json!({"tokens": {"consumers": [], field: {"name": "mine"}}}));
         let with = |own: OwnTokens| Observed { own_tokens: Some(own), ..cluster_for(&instance) };
         let resolved = resolved(&instance, &with(own(true, good.clone(), &[])));
+        let settings = desired(&resolved).items.into_iter().find(|item| item.body["data"]["config.yaml"].is_string());
+        let file = settings.expect("there is a settings file").body["data"]["config.yaml"].to_string();
+        assert!(file.contains("tokens_file: "), "the server is told where their hashes are: {file}");
         assert_eq!((resolved.own_tokens, resolved.consumers.len()), (good.clone(), 0));
         let missing = refusal(&instance, &with(own(false, Vec::new(), &[])));
         assert_eq!(missing.reason, Reason::SecretMissing);
