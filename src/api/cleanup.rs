@@ -161,6 +161,8 @@ pub struct Retained {
     pub record: Option<CleanupRecord>,
     /// Why it is not in order.
     pub problem: Option<&'static str>,
+    /// Why somebody has to come: no cleanup has gone well for too long. One that failed is tried again.
+    pub overdue: Option<&'static str>,
 }
 
 impl Retained {
@@ -168,7 +170,13 @@ impl Retained {
     pub fn of(record: Option<CleanupRecord>, now: Timestamp, stale_after: Option<Duration>) -> Self {
         let stale = stale_after.map(|stale| i64::try_from(stale.as_secs()).unwrap_or(i64::MAX));
         let problem = record.as_ref().and_then(|record| record.problem(now, stale));
-        Self { record, problem }
+        let overdue = record.as_ref().and_then(|record| record.overdue(now, stale));
+        Self { record, problem, overdue }
+    }
+
+    /// What is remembered can't be read: that alone is no reason to take no requests.
+    pub fn unknown() -> Self {
+        Self { record: None, problem: Some("what is remembered of cleanups can't be read"), overdue: None }
     }
 
     /// When the last cleanup ended.

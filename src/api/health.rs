@@ -9,7 +9,7 @@ use jam_domain::retention::CleanupRecord;
 use jam_store::{SchemaVersion, Store, StoreError};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::cleanup::Retained;
 
@@ -75,21 +75,35 @@ impl Health {
     }
 
     async fn ask(&self) -> Checks {
-        let answer = timeout(PATIENCE, async {
+        let deadline = Instant::now() + PATIENCE;
+        let answer = timeout_at(deadline, async {
             self.store.ping().await?;
-            let schema = self.store.schema().await?;
-            // An older schema has no such table.
-            let record = if schema.serves() { self.store.cleanups().await? } else { None };
-            Ok((schema, record))
+            self.store.schema().await
         });
         let away = |reason| Checks { store: Err(reason), schema: None, retained: self.retained(None) };
         match answer.await {
-            Ok(Ok((schema, record))) => Checks { store: Ok(()), schema: Some(schema), retained: self.retained(record) },
+            Ok(Ok(schema)) => {
+                // An older schema has no such table.
+                let retained = if schema.serves() { self.remembered(deadline).await } else { self.retained(None) };
+                Checks { store: Ok(()), schema: Some(schema), retained }
+            }
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the store does not answer");
                 away(reason(&error))
             }
             Err(_) => away("the store did not answer within 2 s"),
+        }
+    }
+
+    /// What became of retention. Where only that can't be read, requests are served all the same.
+    async fn remembered(&self, deadline: Instant) -> Retained {
+        match timeout_at(deadline, self.store.cleanups()).await {
+            Ok(Ok(record)) => self.retained(record),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "what is remembered of cleanups can't be read");
+                Retained::unknown()
+            }
+            Err(_) => Retained::unknown(),
         }
     }
 

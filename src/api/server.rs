@@ -19,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use super::patient::Patient;
 
 /// Bytes that hyper reads ahead of one connection at most; also the largest head.
-const READ_AHEAD: usize = 128 * 1024;
-/// Connections at once; more wait in the kernel's queue.
-const MOST_CONNECTIONS: usize = 10_000;
+const READ_AHEAD: usize = 32 * 1024;
+/// Connections at once; more wait in the kernel's queue. With what is read ahead of each, strangers who have shown no token
+/// hold 64 MiB at most: the smallest pod survives that.
+const MOST_CONNECTIONS: usize = 2000;
 /// How long what is in flight may take after the stop.
 const LAST_REQUESTS: Duration = Duration::from_secs(30);
 /// How long to wait when no connection can be taken, e.g. for want of file descriptors.

@@ -87,7 +87,7 @@ pub struct JamChecked {
     pub store: Verdict,
     /// The schema is exactly the one that this build needs.
     pub schema: Verdict,
-    /// The last cleanup went well and is not overdue.
+    /// No cleanup is overdue.
     pub cleanup: Verdict,
 }
 

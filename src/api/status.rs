@@ -69,9 +69,9 @@ pub async fn jam_healthz(api: &Api) -> Response {
     let mut details = shown(&checks, false);
     if let Value::Object(fields) = &mut details {
         fields.remove("draining");
-        fields.insert("cleanup".into(), checked(checks.retained.problem));
+        fields.insert("cleanup".into(), checked(checks.retained.overdue));
     }
-    let problem = if checks.good() { checks.retained.problem } else { Some("the store can't be used") };
+    let problem = if checks.good() { checks.retained.overdue } else { Some("the store can't be used") };
     let body = JamHealth {
         status: if problem.is_none() { "ok" } else { "unavailable" },
         details,

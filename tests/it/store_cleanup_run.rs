@@ -8,6 +8,7 @@ use jam_domain::retention::Cleaned;
 use jam_store::{CleanupError, NewPackage, PostgresConfig, PostgresStore, Store, StoreError};
 use sqlx::Executor;
 
+use crate::api_support::{PATIENCE, until};
 use crate::store_fixture::{bytes_of, engine, engine_that, package, put, verified_chain};
 use crate::store_retention::{aged, blob, cleanup, rule, rule_of};
 use crate::support::postgres;
@@ -59,13 +60,12 @@ async fn an_interrupted_cleanup_keeps_what_it_did_and_the_next_one_finishes() {
         tokio::spawn(async move { store.cleanup(&rule, false).await })
     };
     let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
-    while postgres::number(&dsn, waits).await == 0 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("the wait", async || (postgres::number(&dsn, waits).await > 0).then_some(())).await;
     obstacle.execute("rollback").await.unwrap();
-    while postgres::number(&dsn, "select count(*) from archived_packages").await == 1700 {
-        tokio::task::yield_now().await;
-    }
+    let some = async {
+        while !run.is_finished() && postgres::number(&dsn, "select count(*) from archived_packages").await == 1700 {}
+    };
+    tokio::time::timeout(PATIENCE, some).await.expect("the first batch in time");
     postgres::terminate_connections(&dsn).await;
     let before = match run.await.unwrap() {
         // Or it was faster than the kill.

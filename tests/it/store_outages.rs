@@ -4,8 +4,14 @@ use std::time::{Duration, Instant};
 
 use jam_store::{PostgresConfig, PostgresStore, Store, StoreError, SubmitError};
 
-use crate::store_fixture::{engine, package, put, verified_chain};
+use crate::api_support::until;
+use crate::store_fixture::{engine, engine_that, package, put, verified_chain};
 use crate::support::postgres::{self, Server};
+
+/// As soon as the database takes connections again, its callers get through.
+async fn back(store: &PostgresStore) {
+    until("the database is back", async || store.ping().await.ok()).await;
+}
 
 async fn store_on(dsn: &str) -> PostgresStore {
     PostgresStore::connect(PostgresConfig::new(dsn)).await.unwrap()
@@ -42,6 +48,7 @@ async fn what_was_accepted_survives_a_crash_of_the_database() {
     }
     assert!(accepted.len() > 16, "the crash comes under load");
     server.start();
+    back(&store).await;
     for id in &accepted {
         assert!(store.package(*id).await.unwrap().is_some(), "{id} was accepted");
     }
@@ -67,7 +74,7 @@ async fn a_lost_database_is_unavailable_within_seconds_and_heals_by_itself() {
     assert!(matches!(submitted, Err(SubmitError::Store(StoreError::Unavailable(_)))));
     assert!(start.elapsed() < Duration::from_secs(20), "no timing, only: not a hang");
     server.start();
-    store.ping().await.unwrap();
+    back(&store).await;
     store.submit(package("s"), &engine).await.unwrap();
     assert_eq!(store.process(10, &engine).await.unwrap().len(), 2);
 }
@@ -91,10 +98,72 @@ async fn after_the_first_failure_nobody_waits_for_a_database_that_is_away() {
         };
         tokio::time::timeout(Duration::from_mins(1), refused).await.expect("not a hang each");
         server.start();
-        // Nobody has to wait for a pause to end: the next caller asks, and gets through.
-        store.ping().await.unwrap();
+        // Nothing but the callers themselves asks whether it is back.
+        back(&store).await;
     }
     store.submit(package("s"), &engine).await.unwrap();
+}
+
+/// A way to the database that takes one connection and lets all others wait for ever.
+async fn way_for_one(dsn: &str) -> String {
+    let (front, rest) = dsn.split_once('@').unwrap();
+    let (database, name) = rest.split_once('/').unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let way = format!("{front}@{}/{name}", listener.local_addr().unwrap());
+    let database = database.to_owned();
+    tokio::spawn(async move {
+        let (mut first, _) = listener.accept().await.unwrap();
+        tokio::spawn(async move {
+            let mut behind = tokio::net::TcpStream::connect(database).await.unwrap();
+            let _ = tokio::io::copy_bidirectional(&mut first, &mut behind).await;
+        });
+        let mut held = Vec::new();
+        while let Ok(connection) = listener.accept().await {
+            held.push(connection);
+        }
+    });
+    way
+}
+
+/// What is said by two pings while a batch is under way that holds the only connection there is, of so many at most; and
+/// whether the batch is written afterwards.
+async fn said_beside_a_batch(max_connections: u32) -> [String; 2] {
+    let dsn = postgres::migrated_database().await;
+    store_on(&dsn).await.submit(package("s"), &engine()).await.unwrap();
+    let acquire_timeout = Duration::from_millis(300);
+    let config = PostgresConfig { max_connections, acquire_timeout, ..PostgresConfig::new(way_for_one(&dsn).await) };
+    let store = PostgresStore::connect(config).await.unwrap();
+    let (started, start) = std::sync::mpsc::channel();
+    let (go, gone) = std::sync::mpsc::channel::<()>();
+    let gone = std::sync::Mutex::new(gone);
+    let slow = engine_that(move |_| {
+        let _ = started.send(());
+        // Blocked, but the runtime goes on without this thread.
+        let _ = tokio::task::block_in_place(|| gone.lock().unwrap().recv());
+        Ok(())
+    });
+    let batch = {
+        let store = store.clone();
+        tokio::spawn(async move { store.process(1, &slow).await })
+    };
+    until("the batch", async || start.try_recv().ok()).await;
+    let said = [store.ping().await.unwrap_err().to_string(), store.ping().await.unwrap_err().to_string()];
+    go.send(()).unwrap();
+    assert_eq!(batch.await.unwrap().expect("its own connection is sound").len(), 1);
+    said
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_busy_pool_is_not_taken_for_an_outage() {
+    for said in said_beside_a_batch(1).await {
+        assert!(said.contains("every connection is in use"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_has_begun_goes_on_while_others_are_told_that_the_database_is_away() {
+    let [first, second] = said_beside_a_batch(2).await;
+    assert!(first.contains("does not answer") && second.contains("is away"), "{first}; {second}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

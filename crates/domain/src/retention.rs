@@ -150,13 +150,19 @@ impl CleanupRecord {
         }
     }
 
-    /// Why retention is not in order: the last run failed, or the last good one is too long ago.
+    /// Why retention is not in order: the last run failed, or a good one is overdue.
     pub fn problem(&self, now: Timestamp, stale_seconds: Option<i64>) -> Option<&'static str> {
         if self.last.error.is_some() {
             return Some("the last cleanup failed: look at its log");
         }
+        self.overdue(now, stale_seconds)
+    }
+
+    /// Whether the last good run is too long ago. One that failed is tried again; before the first good one, its age is
+    /// that of the last try, as nothing older is remembered.
+    pub fn overdue(&self, now: Timestamp, stale_seconds: Option<i64>) -> Option<&'static str> {
         let oldest = now.plus_seconds(-stale_seconds?);
-        let stale = self.succeeded_at.is_none_or(|at| at < oldest);
+        let stale = self.succeeded_at.unwrap_or(self.last.finished_at) < oldest;
         stale.then_some("the last cleanup is too long ago: run `jam-api cleanup`")
     }
 }
@@ -234,6 +240,10 @@ mod tests {
         assert_eq!(good.problem(at(300), None), None);
         let bad = CleanupRecord::with(Some(&good), run(1, Some("disk full")));
         assert!(bad.problem(at(1), None).unwrap().contains("failed"));
+        assert_eq!(bad.overdue(at(1), Some(2 * DAY)), None, "it is tried again");
+        assert!(bad.overdue(at(3), Some(2 * DAY)).unwrap().contains("too long ago"));
+        let never = CleanupRecord::with(None, run(1, Some("disk full")));
+        assert!(never.overdue(at(2), Some(2 * DAY)).is_none() && never.overdue(at(4), Some(2 * DAY)).is_some());
         assert_eq!((bad.succeeded_at, bad.runs_succeeded, bad.runs_failed), (Some(at(0)), 1, 1));
         let again = CleanupRecord::with(Some(&bad), run(2, None));
         assert_eq!((again.problem(at(2), Some(DAY)), again.all.deleted_packages), (None, 6));

@@ -139,9 +139,14 @@ impl PostgresStore {
         self.pool.close().await;
     }
 
+    /// A first step: who begins while the database is away is told so at once.
+    async fn begun<T>(&self, step: impl Future<Output = Result<T, Failure>>) -> Stored<T> {
+        self.outage.pass().await?;
+        self.bounded(step).await
+    }
+
     /// Puts an end to waiting, and failures into words.
     async fn bounded<T>(&self, step: impl Future<Output = Result<T, Failure>>) -> Stored<T> {
-        self.outage.pass().await?;
         match timeout(self.patience, step).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(failure)) => {
@@ -172,7 +177,7 @@ impl PostgresStore {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        self.bounded(read(&self.pool, step)).await
+        self.begun(read(&self.pool, step)).await
     }
 
     /// Uploads look now and then for what was left by others.
@@ -215,6 +220,7 @@ impl Store for PostgresStore {
     }
 
     async fn put_preimage(&self, upload: Upload, body: UploadBody<'_>) -> Result<Put, PutError> {
+        self.outage.pass().await?;
         self.sweep_sometimes();
         upload::put(self, upload, body).await
     }
@@ -233,7 +239,7 @@ impl Store for PostgresStore {
     }
 
     async fn delete_preimage(&self, hash: PreimageHash) -> Stored<Option<bool>> {
-        self.bounded(again(|| upload::delete(&self.pool, hash))).await
+        self.begun(again(|| upload::delete(&self.pool, hash))).await
     }
 
     async fn submit(&self, new: NewPackage, engine: &Engine) -> Result<Submitted, SubmitError> {
@@ -293,7 +299,7 @@ impl Store for PostgresStore {
         visible: &Visible,
         engine: &Engine,
     ) -> Stored<Attest> {
-        self.bounded(again(|| process::attest(self, report, &attestation, visible, engine))).await
+        self.begun(again(|| process::attest(self, report, &attestation, visible, engine))).await
     }
 
     async fn cleanup(&self, retention: &Retention, dry_run: bool) -> Result<Cleaned, CleanupError> {
@@ -301,7 +307,7 @@ impl Store for PostgresStore {
     }
 
     async fn record_cleanup(&self, run: CleanupRun) -> Stored<()> {
-        self.bounded(again(|| cleanups::add(&self.pool, &run))).await
+        self.begun(again(|| cleanups::add(&self.pool, &run))).await
     }
 
     async fn cleanups(&self) -> Stored<Option<CleanupRecord>> {
@@ -313,7 +319,7 @@ impl Store for PostgresStore {
     }
 
     async fn restore(&self, id: PackageId, now: Timestamp) -> Stored<Restored> {
-        self.bounded(again(|| archive::restore(&self.pool, id, now))).await
+        self.begun(again(|| archive::restore(&self.pool, id, now))).await
     }
 
     async fn receipts(

@@ -14,8 +14,9 @@ use super::error::{Cause, Failure};
 use crate::StoreError;
 
 /// How long a caller waits for the answer to the question whether it is back: where a dead host is not told from a slow
-/// one at once, callers must not pile up behind it.
-const WAIT: Duration = Duration::from_millis(250);
+/// one at once, callers must not pile up behind it. Long enough for a new connection with TLS on a busy machine: else
+/// everybody would be refused by a database that is well.
+const WAIT: Duration = Duration::from_secs(1);
 /// The least pause between two questions: a database that is starting must not be asked by every request.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -45,7 +46,8 @@ impl Outage {
     }
 
     /// Lets the caller through, or tells it at once that the database is away. Who comes when it is back gets through:
-    /// the caller itself makes the question be asked.
+    /// the caller itself makes the question be asked. It stands before what begins, never in the middle: what has begun
+    /// may hold a connection that is sound.
     pub(super) async fn pass(&self) -> Result<(), StoreError> {
         if self.is_away() {
             let mut answered = self.0.answered.subscribe();
@@ -62,7 +64,9 @@ impl Outage {
 
     /// Takes note of a failure. One that may mean an outage makes the next caller ask.
     pub(super) fn note(&self, failure: &Failure) {
-        if failure.cause() == Cause::Connection || matches!(failure, Failure::Sql(sqlx::Error::PoolTimedOut)) {
+        // With every connection in use it is we who are busy; whether the database is away, those who hold them find out.
+        let unconnected = matches!(failure, Failure::Sql(sqlx::Error::PoolTimedOut)) && !self.0.is_full();
+        if failure.cause() == Cause::Connection || unconnected {
             self.suspect();
         }
     }
@@ -89,25 +93,44 @@ impl Outage {
             question.under_way = true;
         }
         // Not the caller's own: a caller who goes away must not take the answer with it.
-        let inner = Arc::clone(&self.0);
-        tokio::spawn(async move {
-            let back = inner.is_back().await;
-            inner.away.store(!back, Ordering::Relaxed);
-            *inner.question.lock().unwrap_or_else(PoisonError::into_inner) =
-                Question { under_way: false, ended: Some(Instant::now()) };
-            inner.answered.send_replace(());
-        });
+        tokio::spawn(Asking { inner: Arc::clone(&self.0), back: false }.answer());
         true
     }
 }
 
+/// A question under way. It ends however its task ends, else nobody would ever ask again.
+struct Asking {
+    inner: Arc<Inner>,
+    back: bool,
+}
+
+impl Asking {
+    async fn answer(mut self) {
+        self.back = self.inner.is_back().await;
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.inner.away.store(!self.back, Ordering::Relaxed);
+        *self.inner.question.lock().unwrap_or_else(PoisonError::into_inner) =
+            Question { under_way: false, ended: Some(Instant::now()) };
+        self.inner.answered.send_replace(());
+    }
+}
+
 impl Inner {
+    /// Whether no further connection may be opened.
+    fn is_full(&self) -> bool {
+        self.pool.size() >= self.pool.options().get_max_connections()
+    }
+
     /// Whether it takes a new connection, or at least says why not.
     async fn is_back(&self) -> bool {
         match timeout(self.patience, self.pool.connect_options().connect()).await {
             Ok(Ok(connection)) => {
-                // Back is back, however this connection ends.
-                let _ = connection.close().await;
+                // Back is back, however this connection ends; but nobody waits for its end.
+                let _ = timeout(WAIT, connection.close()).await;
                 true
             }
             Ok(Err(error)) => match Failure::from(error).cause() {

@@ -32,7 +32,7 @@ pub(super) async fn process(
     let busy = || StoreError::Unavailable("every processor's connection is in use".into());
     let turn = timeout(store.patience, store.processors.acquire()).await;
     let _turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
-    let (transaction, packages) = store.bounded(claim(store, limit, visible)).await?;
+    let (transaction, packages) = store.begun(claim(store, limit, visible)).await?;
     if packages.is_empty() {
         return Ok(Vec::new());
     }
