@@ -1,7 +1,7 @@
 # What this project can be asked to do; the work is in dev/.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status shell test check generate bench clean
+.PHONY: help up down demo status shell test check generate bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -11,6 +11,9 @@ up: ## from nothing to two running JAM instances on a local two-node cluster
 
 down: ## take the cluster down; nothing of it is left
 	@dev/cluster/down
+
+demo: ## off and on, a broken release, a revoked token: what the operator does, on the cluster of `make up`
+	@dev/demo
 
 status: ## is the cluster healthy, and what runs in it
 	@dev/cluster/status

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use jam_domain::PreimageHash;
+use jam_domain::refine::RefineFault;
 use jam_domain::retention::Cleaned;
 use jam_store::{CleanupError, NewPackage, PostgresConfig, PostgresStore, Store, StoreError};
 use sqlx::Executor;
 
 use crate::api_support::{PATIENCE, until};
-use crate::store_fixture::{bytes_of, engine, package, put, verified_chain};
+use crate::store_fixture::{bytes_of, engine, engine_that, package, put, verified_chain};
 use crate::store_retention::{aged, blob, cleanup, rule, rule_of};
 use crate::support::postgres;
 
@@ -118,4 +119,50 @@ async fn a_batch_of_a_cleanup_waits_for_no_disk_and_holds_no_lock_that_a_submiss
     assert_eq!(store.cleanup(&rule(0), false).await.unwrap().archived_packages, 3);
     submission.execute("rollback").await.unwrap();
     store.submit(package("s"), &engine()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_packages_are_moved_and_deleted_a_few_megabytes_at_a_time() {
+    let dsn = postgres::migrated_database().await;
+    let store = store_on(&dsn).await;
+    let megabytes = [3, 3, 3, 9, 1, 1, 5];
+    for length in megabytes {
+        let mut new = aged("s", 40);
+        new.package.items[0].memo = Some("m".repeat(length * 1_000_000));
+        store.submit(new, &engine()).await.unwrap();
+    }
+    while !store.process(1, &engine()).await.unwrap().is_empty() {}
+    let limit = "create function light() returns trigger language plpgsql as $$ begin
+            if (select count(*) > 1 and sum(octet_length(body::text)) > 8 * 1024 * 1024 from touched) then
+                raise 'too much at once';
+            end if;
+            return null;
+        end $$;
+        create trigger light_archive after insert on archived_packages referencing new table as touched
+            for each statement execute function light();
+        create trigger light_deletion after delete on archived_packages referencing old table as touched
+            for each statement execute function light()";
+    postgres::execute(&dsn, limit).await;
+    let cleaned = cleanup(&store, &rule_of(30, 0, &[], 0)).await;
+    assert_eq!((cleaned.archived_packages, cleaned.deleted_packages), (7, 7));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dispute_of_a_living_package_stays_when_an_archived_one_of_the_same_id_is_deleted() {
+    let dsn = postgres::migrated_database().await;
+    let store = store_on(&dsn).await;
+    let failing = engine_that(|_| Err(RefineFault("no".into())));
+    let id = store.submit(aged("s", 40), &failing).await.unwrap().package.id;
+    store.process(1, &failing).await.unwrap();
+    assert_eq!(store.cleanup(&rule(0), false).await.unwrap().archived_packages, 1);
+    // The release before this one does not look into the archive when it accepts an id.
+    let again = "insert into packages (id, service_id, status, created_at, created_by, fingerprint, receipt_seq, body)
+        select id, service_id, status, now() + interval '100 years', created_by, fingerprint, receipt_seq, body
+        from archived_packages";
+    postgres::execute(&dsn, again).await;
+    assert_eq!(store.cleanup(&rule(7), false).await.unwrap().deleted_packages, 1);
+    assert_eq!(store.dispute_of(id).await.unwrap().as_deref(), Some("no"));
+    postgres::execute(&dsn, "update packages set created_at = '2020-01-01'").await;
+    assert_eq!(store.cleanup(&rule_of(30, 0, &[], 7), false).await.unwrap().deleted_packages, 1);
+    assert_eq!(postgres::number(&dsn, "select count(*) from disputes").await, 0);
 }

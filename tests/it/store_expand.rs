@@ -241,6 +241,26 @@ async fn the_previous_release_works_on_while_the_migration_runs_and_beside_the_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_waits_for_a_long_reader_does_not_stop_the_previous_release() {
+    let dsn = database_before().await;
+    let mut previous = Previous::on(&dsn).await;
+    // A backup, say: it reads for an hour, the migration waits for it, and everybody else waits behind the migration.
+    let mut reader = postgres::connect(&dsn).await;
+    reader.execute("begin; select from packages").await.unwrap();
+    let config = PostgresConfig::new(&dsn);
+    let migration = tokio::spawn(async move { migrate::apply(&config).await });
+    let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+    while postgres::number(&dsn, waits).await == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    // Within the time of its statements.
+    previous.submit("s", None).await;
+    assert!(!migration.is_finished(), "it tries again");
+    reader.execute("rollback").await.unwrap();
+    assert_eq!(migration.await.unwrap().unwrap().last().map(|step| step.version), Some(migrate::wanted()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_one_release_stores_the_other_reads_and_what_is_archived_neither_shows() {
     let dsn = postgres::migrated_database().await;
     let store = PostgresStore::connect(PostgresConfig::new(&dsn)).await.unwrap();

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use futures::{StreamExt, stream};
 use jam_domain::{Code, PreimageHash, Refusal};
-use jam_store::{PostgresConfig, PostgresStore, Put, PutError, Store};
+use jam_store::{PostgresConfig, PostgresStore, Put, PutError, Store, StoreError};
 
 use crate::store_fixture::{World, bytes_of, engine, laws, noise, package, put, upload};
 use crate::support::postgres;
@@ -99,7 +99,12 @@ async fn a_refused_upload_leaves_nothing(world: World) {
 
 /// Nothing is staged, and every chunk belongs to a preimage. The rows of a dropped upload go a moment later.
 async fn assert_no_leftovers(world: &World) {
-    let Some(dsn) = &world.dsn else { return };
+    if let Some(dsn) = &world.dsn {
+        assert_nothing_left_in(dsn).await;
+    }
+}
+
+async fn assert_nothing_left_in(dsn: &str) {
     for _ in 0..100 {
         if leftovers(dsn).await == 0 {
             return;
@@ -166,4 +171,103 @@ async fn what_a_killed_server_has_staged_is_swept_and_a_live_upload_is_not() {
     assert_eq!(postgres::number(&dsn, "select count(*) from blob_chunks").await, 1);
     assert_eq!(store.sweep_uploads(0).await.unwrap(), 1);
     assert_eq!(leftovers(&dsn).await, 0);
+}
+
+/// Puts a blob of which a part is staged when the test has its way with the database, and returns the answer.
+async fn put_with(store: &PostgresStore, dsn: &str, bytes: &[u8], meanwhile: &str) -> Result<Put, PutError> {
+    let (sender, receiver) = futures::channel::mpsc::unbounded();
+    let uploading = {
+        let (store, upload) = (store.clone(), upload(bytes));
+        tokio::spawn(async move { store.put_preimage(upload, receiver.boxed()).await })
+    };
+    let (staged, rest) = bytes.split_at(2 * MIB + 9);
+    sender.unbounded_send(Ok(Bytes::copy_from_slice(staged))).unwrap();
+    let chunks = async { while postgres::number(dsn, "select count(*) from blob_chunks").await < 8 {} };
+    tokio::time::timeout(Duration::from_secs(10), chunks).await.expect("two windows are staged");
+    postgres::execute(dsn, meanwhile).await;
+    sender.unbounded_send(Ok(Bytes::copy_from_slice(rest))).unwrap();
+    drop(sender);
+    uploading.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_lost_bytes_in_a_crash_is_refused_and_the_next_one_of_it_goes_through() {
+    let dsn = postgres::migrated_database().await;
+    let store = PostgresStore::connect(PostgresConfig::new(&dsn)).await.unwrap();
+    let bytes = noise(3 * MIB, 6);
+    let lost = format!("delete from blob_chunks where start >= {MIB}");
+    let answer = put_with(&store, &dsn, &bytes, &lost).await;
+    assert!(matches!(answer, Err(PutError::Store(StoreError::Unavailable(_)))), "{answer:?}");
+    assert_eq!(store.preimage(PreimageHash::of(&bytes)).await.unwrap(), None);
+    assert!(matches!(put(&store, &bytes, 300_000).await, Put::Created(_)));
+    assert!(bytes_of(&store, PreimageHash::of(&bytes), 0..u64::MAX).await == bytes);
+    assert_nothing_left_in(&dsn).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_of_any_size_is_many_short_transactions() {
+    let dsn = postgres::migrated_database().await;
+    let (acquire_timeout, statement_timeout) = (Duration::from_secs(1), Duration::from_secs(2));
+    let config = PostgresConfig { acquire_timeout, statement_timeout, ..PostgresConfig::new(&dsn) };
+    let store = PostgresStore::connect(config).await.unwrap();
+    // Together they take longer than one answer of the database may.
+    let stage = "with u as (insert into uploads (blob, touched_at)
+            select gen_random_uuid(), '-infinity' from generate_series(1, 3) returning blob)
+        insert into blob_chunks (blob, start, bytes) select blob, n, 'x' from u, generate_series(1, 300) n;
+        create function slow() returns trigger language plpgsql as $$ begin
+            if (select count(*) from gone) > 128 then raise 'too many at once'; end if;
+            perform pg_sleep(0.5);
+            return null;
+        end $$;
+        create trigger slow after delete on blob_chunks referencing old table as gone
+            for each statement execute function slow()";
+    postgres::execute(&dsn, stage).await;
+    assert_eq!(store.sweep_uploads(3600).await, Ok(3));
+    assert_eq!(leftovers(&dsn).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_first_try_of_an_upload_has_a_key_of_its_own() {
+    let dsn = postgres::migrated_database().await;
+    let store = PostgresStore::connect(PostgresConfig::new(&dsn)).await.unwrap();
+    // The first try ends as with a broken connection. Sequences alone keep what a failed statement did.
+    let cut = "create sequence tries; create sequence first;
+        create function cut() returns trigger language plpgsql as $$ begin
+            if nextval('tries') = 1 then
+                perform setval('first', 1 + abs(hashtext(new.blob::text)::bigint));
+                raise 'cut off' using errcode = '08006';
+            end if;
+            return new;
+        end $$;
+        create trigger cut before insert on uploads for each row execute function cut()";
+    postgres::execute(&dsn, cut).await;
+    let bytes = noise(2 * MIB, 8);
+    assert!(matches!(put(&store, &bytes, 300_000).await, Put::Created(_)));
+    assert_eq!(postgres::number(&dsn, "select last_value from tries").await, 2);
+    let same = "select count(*) from preimages, first where last_value = 1 + abs(hashtext(blob::text)::bigint)";
+    assert_eq!(postgres::number(&dsn, same).await, 0);
+    assert!(bytes_of(&store, PreimageHash::of(&bytes), 0..u64::MAX).await == bytes);
+    assert_nothing_left_in(&dsn).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_blob_whose_answer_was_lost_is_still_new() {
+    let dsn = postgres::migrated_database().await;
+    let store = PostgresStore::connect(PostgresConfig::new(&dsn)).await.unwrap();
+    // The first try writes its record, through a connection of its own, and then its answer is lost.
+    let lost = "create extension dblink; create sequence tries;
+        create function lost() returns trigger language plpgsql as $$ begin
+            if nextval('tries') = 1 then
+                perform dblink_exec(
+                    format('host=127.0.0.1 port=%s user=postgres dbname=%s', current_setting('port'), current_database()),
+                    format('insert into preimages select (%L::preimages).*', new));
+                raise 'lost' using errcode = '08006';
+            end if;
+            return new;
+        end $$;
+        create trigger lost before insert on preimages for each row execute function lost()";
+    postgres::execute(&dsn, lost).await;
+    assert!(matches!(put(&store, b"", 1).await, Put::Created(_)));
+    assert_eq!(postgres::number(&dsn, "select last_value from tries").await, 3, "tried, written, tried again");
+    assert!(matches!(put(&store, b"", 1).await, Put::AlreadyThere(_)));
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jam_domain::retention::Retention;
 use jam_domain::{PackageId, PackageStatus, PreimageHash, ServiceId, Timestamp, WorkPackage};
 use sqlx::postgres::{PgConnection, PgPool};
-use sqlx::{AssertSqlSafe, Row, query, query_scalar};
+use sqlx::{AssertSqlSafe, Row, query, query_as, query_scalar};
 use uuid::Uuid;
 
 use super::error::Failure;
@@ -95,6 +95,14 @@ pub(super) async fn archived_until(
         .collect()
 }
 
+/// How long these packages, archived or not, are as JSON.
+pub(super) async fn lengths(connection: &mut PgConnection, ids: &[Uuid]) -> Result<BTreeMap<Uuid, u64>, Failure> {
+    let sql = "select id, octet_length(body::text)::bigint from packages where id = any($1)
+        union all select id, octet_length(body::text)::bigint from archived_packages where id = any($1)";
+    let rows: Vec<(Uuid, i64)> = query_as(sql).bind(ids).fetch_all(connection).await?;
+    rows.into_iter().map(|(id, length)| Ok((id, count(length)?))).collect()
+}
+
 /// Moves finished packages and their reports here; returns how many of each. What another transaction has in hand is left
 /// to the next cleanup.
 pub(super) async fn archive(
@@ -138,7 +146,14 @@ pub(super) async fn delete(connection: &mut PgConnection, ids: &[Uuid]) -> Resul
         .fetch_all(&mut *connection)
         .await?;
     query("delete from attestations where report_id = any($1)").bind(&reports).execute(&mut *connection).await?;
-    query("delete from disputes where package_id = any($1)").bind(&gone).execute(&mut *connection).await?;
+    // The release before this one accepts the id of an archived package again: then the dispute is the living one's.
+    query(
+        "delete from disputes d where d.package_id = any($1)
+            and not exists (select from packages p where p.id = d.package_id)",
+    )
+    .bind(&gone)
+    .execute(&mut *connection)
+    .await?;
     // Last, and for as short as can be: submissions wait for the rows of preimages.
     preimages::release(connection, &references(&packages)).await?;
     Ok((packages.len() as u64, reports.len() as u64))

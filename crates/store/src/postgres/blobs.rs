@@ -15,6 +15,8 @@ use super::value::number;
 const CHUNK: usize = 256 * 1024;
 /// Bytes of an upload that are held in memory at most.
 pub(super) const WINDOW: usize = 1024 * 1024;
+/// Chunks that a sweep removes at once: 128 MiB at most, well within the time of a statement.
+const SWEPT: u64 = 128;
 
 /// Writes the next bytes of an upload, in a transaction of its own so that no connection waits for a slow client.
 ///
@@ -71,27 +73,32 @@ pub(super) async fn abandon(pool: &PgPool, blob: Uuid) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Removes what was staged of uploads that nobody touched for so long, a few at a time; returns how many.
-pub(super) async fn sweep(pool: &PgPool, idle_seconds: u32) -> Result<u64, Failure> {
-    let mut swept = 0;
-    loop {
-        let mut transaction = begin(pool, Begin::Staging).await?;
-        let blobs: Vec<Uuid> = query_scalar(
-            "delete from uploads where blob = any(array(
-                select blob from uploads where touched_at <= now() - make_interval(secs => $1)
-                limit 20 for update skip locked))
-             returning blob",
-        )
-        .bind(f64::from(idle_seconds))
-        .fetch_all(&mut *transaction)
-        .await?;
-        if blobs.is_empty() {
-            return Ok(swept);
-        }
-        query("delete from blob_chunks where blob = any($1)").bind(&blobs).execute(&mut *transaction).await?;
-        transaction.commit().await?;
-        swept += blobs.len() as u64;
+/// Removes a batch of what was staged of uploads that nobody touched for so long. Returns how many uploads are gone with
+/// it; `None` when nothing is left to do.
+///
+/// A batch is bounded by chunks: an upload goes when its last chunk went, and until then it is found again.
+pub(super) async fn sweep(pool: &PgPool, idle_seconds: u32) -> Result<Option<u64>, Failure> {
+    let mut transaction = begin(pool, Begin::Staging).await?;
+    let blobs: Vec<Uuid> = query_scalar(
+        "select blob from uploads where touched_at <= now() - make_interval(secs => $1)
+         limit 100 for update skip locked",
+    )
+    .bind(f64::from(idle_seconds))
+    .fetch_all(&mut *transaction)
+    .await?;
+    if blobs.is_empty() {
+        return Ok(None);
     }
+    let sql = format!(
+        "delete from blob_chunks where ctid = any(array(select ctid from blob_chunks where blob = any($1) limit {SWEPT}))"
+    );
+    let chunks = query(AssertSqlSafe(sql)).bind(&blobs).execute(&mut *transaction).await?.rows_affected();
+    let ended = chunks < SWEPT;
+    if ended {
+        query("delete from uploads where blob = any($1)").bind(&blobs).execute(&mut *transaction).await?;
+    }
+    transaction.commit().await?;
+    Ok(Some(if ended { blobs.len() as u64 } else { 0 }))
 }
 
 /// The next bytes of a blob in the range, from one row; `None` when the row is gone.

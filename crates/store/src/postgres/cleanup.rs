@@ -16,8 +16,11 @@ use super::value::At;
 use super::{preimages, upload};
 use crate::{CleanupError, Stored};
 
-/// Packages that are read, and at most moved or deleted, at once.
-const PACKAGES: u32 = 500;
+/// Packages that are looked at, and at most moved or deleted, at once.
+const PACKAGES: u32 = 250;
+/// Bytes of packages that are moved or deleted at once, unless one alone is longer: a deletion reads them, in a pod with
+/// little memory.
+const BYTES: u64 = 8 * 1024 * 1024;
 /// Preimages that are read at once.
 const PREIMAGES: u32 = 2000;
 
@@ -93,7 +96,7 @@ impl Run<'_> {
         let (walk, mut seen) = (Walk { status, service, cutoff: At::from(cutoff) }, None);
         loop {
             let page = archive::finished(&mut self.connection, &walk, seen.as_ref(), PACKAGES);
-            let page = self.store.bounded(page).await?;
+            let page = self.store.aside(page).await?;
             let due = |aged: &&Aged| {
                 // A service with a retention of its own has a walk of its own.
                 (service.is_some() || !self.retention.has_own(&aged.service_id))
@@ -104,7 +107,9 @@ impl Run<'_> {
                     )
             };
             let ids: Vec<Uuid> = page.iter().filter(due).map(|aged| aged.id.0).collect();
-            self.archive_page(&ids).await?;
+            for slice in self.slices(&ids).await? {
+                self.archive_slice(slice).await?;
+            }
             match ended(page, PACKAGES) {
                 Some(last) => seen = Some(last),
                 None => return Ok(()),
@@ -112,12 +117,18 @@ impl Run<'_> {
         }
     }
 
-    async fn archive_page(&mut self, ids: &[Uuid]) -> Stored<()> {
+    /// The packages of a page in slices that are not too large.
+    async fn slices<'i>(&mut self, ids: &'i [Uuid]) -> Stored<Vec<&'i [Uuid]>> {
         if ids.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
+        let lengths = self.store.aside(archive::lengths(&mut self.connection, ids)).await?;
+        Ok(sliced(ids, |id| lengths.get(id).copied().unwrap_or(0)))
+    }
+
+    async fn archive_slice(&mut self, ids: &[Uuid]) -> Stored<()> {
         let (packages, reports) = if self.dry.is_some() {
-            let reports = self.store.bounded(archive::reports_of(&mut self.connection, ids)).await?;
+            let reports = self.store.aside(archive::reports_of(&mut self.connection, ids)).await?;
             // With no days in between, what is archived now is deleted now.
             if self.retention.deletes_archived_until() >= self.retention.now() {
                 self.weigh(ids).await?;
@@ -131,7 +142,7 @@ impl Run<'_> {
                 transaction.commit().await?;
                 Ok(moved)
             };
-            self.store.bounded(moved).await?
+            self.store.aside(moved).await?
         };
         self.cleaned.archived_packages += packages;
         self.cleaned.archived_reports += reports;
@@ -144,10 +155,12 @@ impl Run<'_> {
         let mut seen = None;
         loop {
             let page = archive::archived_until(&mut self.connection, until, seen.as_ref(), PACKAGES);
-            let page = self.store.bounded(page).await?;
+            let page = self.store.aside(page).await?;
             let due = |aged: &&Aged| self.retention.deletes(&aged.service_id, aged.at.timestamp());
             let ids: Vec<Uuid> = page.iter().filter(due).map(|aged| aged.id.0).collect();
-            self.delete_page(&ids).await?;
+            for slice in self.slices(&ids).await? {
+                self.delete_slice(slice).await?;
+            }
             match ended(page, PACKAGES) {
                 Some(last) => seen = Some(last),
                 None => return Ok(()),
@@ -155,10 +168,7 @@ impl Run<'_> {
         }
     }
 
-    async fn delete_page(&mut self, ids: &[Uuid]) -> Stored<()> {
-        if ids.is_empty() {
-            return Ok(());
-        }
+    async fn delete_slice(&mut self, ids: &[Uuid]) -> Stored<()> {
         if self.dry.is_some() {
             return self.weigh(ids).await;
         }
@@ -169,7 +179,7 @@ impl Run<'_> {
             transaction.commit().await?;
             Ok(deleted)
         };
-        let (packages, reports) = self.store.bounded(deleted).await?;
+        let (packages, reports) = self.store.aside(deleted).await?;
         self.cleaned.deleted_packages += packages;
         self.cleaned.deleted_reports += reports;
         Ok(())
@@ -177,7 +187,7 @@ impl Run<'_> {
 
     /// Counts these as deleted, and remembers the references that would go with them.
     async fn weigh(&mut self, ids: &[Uuid]) -> Stored<()> {
-        let (reports, references) = self.store.bounded(archive::weigh(&mut self.connection, ids)).await?;
+        let (reports, references) = self.store.aside(archive::weigh(&mut self.connection, ids)).await?;
         let released = self.dry.get_or_insert_default();
         for (hash, count) in references {
             *released.entry(hash).or_default() += count;
@@ -193,7 +203,7 @@ impl Run<'_> {
         let mut seen = None;
         loop {
             let page = preimages::walk(&mut self.connection, seen.as_ref(), PREIMAGES);
-            let page = self.store.bounded(page).await?;
+            let page = self.store.aside(page).await?;
             let released = |hash| self.dry.as_ref().and_then(|released| released.get(hash)).copied().unwrap_or(0);
             let unused: Vec<PreimageHash> = page
                 .iter()
@@ -203,7 +213,7 @@ impl Run<'_> {
             self.cleaned.deleted_preimages += match &self.dry {
                 Some(_) => unused.len() as u64,
                 None if unused.is_empty() => 0,
-                None => self.store.bounded(preimages::abandon(&mut self.connection, &unused)).await?,
+                None => self.store.aside(preimages::abandon(&mut self.connection, &unused)).await?,
             };
             match ended(page, PREIMAGES) {
                 Some(last) => seen = Some(last),
@@ -216,4 +226,19 @@ impl Run<'_> {
 /// Where the walk goes on after this page; nowhere after one that is not full.
 fn ended<T>(mut page: Vec<T>, limit: u32) -> Option<T> {
     if page.len() < limit as usize { None } else { page.pop() }
+}
+
+/// Cuts before each one that would make its slice longer than [`BYTES`].
+fn sliced<T>(all: &[T], length: impl Fn(&T) -> u64) -> Vec<&[T]> {
+    let (mut slices, mut from, mut sum) = (Vec::new(), 0, 0);
+    for (at, one) in all.iter().enumerate() {
+        let length = length(one);
+        if at > from && sum + length > BYTES {
+            slices.push(&all[from..at]);
+            (from, sum) = (at, 0);
+        }
+        sum += length;
+    }
+    slices.push(&all[from..]);
+    slices
 }

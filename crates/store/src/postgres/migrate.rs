@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use sqlx::error::DatabaseError;
 use sqlx::migrate::{Migrate, MigrateError as Problem, Migrator};
 use sqlx::postgres::{PgConnection, PgPool};
-use sqlx::{ConnectOptions, Connection, query_as, query_scalar};
-use tokio::time::timeout;
+use sqlx::{ConnectOptions, Connection, query, query_as, query_scalar};
+use tokio::time::{sleep, timeout};
 
 use super::PostgresConfig;
 use super::error::{Cause, Failure, Redaction};
@@ -16,6 +17,12 @@ static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long a statement waits for a lock: whoever comes after it waits behind it, and the servers of the release before
+/// this one are at work.
+const LOCK: &str = "set lock_timeout = '2s'";
+/// How often a migration that did not get its lock is tried again, and after which pause: half a minute in all.
+const AGAIN: u32 = 10;
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// One migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,8 +186,20 @@ impl Session {
     }
 
     async fn run(&mut self) -> Result<(), MigrateError> {
-        let ran = Migrator { locking: false, ..borrowed() }.run_direct(None, &mut self.connection, false).await;
-        ran.map_err(|problem| self.explain(problem))
+        // Not before the lock of the migrations: that one is waited for as long as another run takes.
+        let bounded = query(LOCK).execute(&mut self.connection).await;
+        bounded.map_err(|error| words(&self.redaction, None, &error.into()))?;
+        let (migrator, mut left) = (Migrator { locking: false, ..borrowed() }, AGAIN);
+        loop {
+            match migrator.run_direct(None, &mut self.connection, false).await {
+                Err(problem) if left > 0 && is_locked_out(&problem) => {
+                    left -= 1;
+                    tracing::warn!(left, "a table is in use; the migration lets others pass and tries again");
+                    sleep(PAUSE).await;
+                }
+                ran => return ran.map_err(|problem| self.explain(problem)),
+            }
+        }
     }
 
     async fn close(self) {
@@ -205,6 +224,17 @@ impl Session {
             applied: steps(true),
             pending: steps(false),
         })
+    }
+}
+
+/// Whether a statement gave up waiting for a lock; its migration left nothing behind.
+fn is_locked_out(problem: &Problem) -> bool {
+    match problem {
+        Problem::Execute(error) | Problem::ExecuteMigration(error, _) => {
+            error.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code == "55P03")
+        }
+        // The library's own enum, which may grow.
+        _ => false,
     }
 }
 

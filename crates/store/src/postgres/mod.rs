@@ -127,7 +127,11 @@ impl PostgresStore {
 
     /// Removes what servers that died have left of their uploads, untouched for so many seconds; returns how many.
     pub async fn sweep_uploads(&self, idle_seconds: u32) -> Stored<u64> {
-        self.bounded(blobs::sweep(&self.pool, idle_seconds)).await
+        let mut swept = 0;
+        while let Some(uploads) = self.aside(blobs::sweep(&self.pool, idle_seconds)).await? {
+            swept += uploads;
+        }
+        Ok(swept)
     }
 
     /// Closes every connection.
@@ -153,6 +157,15 @@ impl PostgresStore {
                 self.outage.suspect();
                 Err(StoreError::Unavailable("the database did not answer in time".into()))
             }
+        }
+    }
+
+    /// The same for work that nobody waits for: how long it takes says nothing about the way to the database, and must
+    /// not stop the requests of others.
+    async fn aside<T>(&self, step: impl Future<Output = Result<T, Failure>>) -> Stored<T> {
+        match timeout(self.patience, step).await {
+            Ok(done) => done.map_err(|failure| self.answer(&failure)),
+            Err(_) => Err(StoreError::Unavailable("the database did not answer in time".into())),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jam_domain::{Preimage, PreimageHash};
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
-use sqlx::{AssertSqlSafe, Row, query, query_scalar};
+use sqlx::{AssertSqlSafe, Row, query, query_as, query_scalar};
 use uuid::Uuid;
 
 use super::error::Failure;
@@ -44,12 +44,20 @@ pub(super) async fn find(pool: &PgPool, hash: PreimageHash) -> Result<Option<(Pr
     .transpose()
 }
 
-/// Writes a record unless there is one with the same hash; says whether it did.
+/// Writes a record for staged bytes unless there is one with the same hash; says whether it did.
+///
+/// The bytes are measured by the same statement: they were staged without waiting for the disk, and a crash of the server
+/// or a standby that took over may have lost some that this upload was told of.
 pub(super) async fn insert(connection: &mut PgConnection, preimage: &Preimage, blob: Uuid) -> Result<bool, Failure> {
     let Preimage { hash, size, media_type, created_at, uploader, storage_class, refcount } = preimage;
-    let written = query(
-        "insert into preimages (hash, blob, size, media_type, created_at, uploader, storage_class, refcount)
-         values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (hash) do nothing",
+    let (whole, made): (bool, i64) = query_as(
+        "with staged as (
+            select coalesce(sum(octet_length(bytes)), 0) = $3 as whole from blob_chunks where blob = $2
+         ), made as (
+            insert into preimages (hash, blob, size, media_type, created_at, uploader, storage_class, refcount)
+            select $1, $2, $3, $4, $5, $6, $7, $8 from staged where whole on conflict (hash) do nothing returning blob
+         )
+         select whole, (select count(*) from made) from staged",
     )
     .bind(hash.0.as_slice())
     .bind(blob)
@@ -59,9 +67,12 @@ pub(super) async fn insert(connection: &mut PgConnection, preimage: &Preimage, b
     .bind(uploader.as_str())
     .bind(storage_class)
     .bind(number(*refcount)?)
-    .execute(connection)
+    .fetch_one(connection)
     .await?;
-    Ok(written.rows_affected() == 1)
+    if !whole {
+        return Err(Failure::Gone("some bytes of the upload were lost; send it again"));
+    }
+    Ok(made == 1)
 }
 
 /// Writes a record with all its bytes in one row, unless there is one with the same hash; says whether it did.

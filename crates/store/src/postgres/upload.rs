@@ -1,6 +1,7 @@
 //! Uploads and downloads of preimages: a bounded window in memory, no connection held while a client is slow.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -41,8 +42,15 @@ impl Intake<'_> {
         let (start, length) = (self.staged, self.window.len() as u64);
         // Counted first: if the statement is cut off in the middle, what it may have written is looked for.
         self.staged += length;
-        let pool = &self.store.pool;
-        self.store.bounded(read(pool, || blobs::stage(pool, self.blob, start, &self.window))).await?;
+        let (pool, tried) = (&self.store.pool, AtomicBool::new(false));
+        let stage = || async {
+            // The first window makes the upload known. A try of it whose connection broke may still come through when the
+            // bytes belong to a preimage: under the same key the sweep would take them away, under its own they are nobody's.
+            let another = start == 0 && tried.swap(true, Ordering::Relaxed);
+            let blob = if another { Uuid::now_v7() } else { self.blob };
+            blobs::stage(pool, blob, start, &self.window).await.map(|()| blob)
+        };
+        self.blob = self.store.bounded(read(pool, stage)).await?;
         self.window.clear();
         Ok(())
     }
@@ -96,7 +104,7 @@ async fn settle(pool: &PgPool, blob: Uuid, preimage: &Preimage) -> Result<bool, 
 pub(super) async fn put(store: &PostgresStore, upload: Upload, mut body: UploadBody<'_>) -> Result<Put, PutError> {
     let Upload { hash, size_hint: _, media_type, uploader, now } = upload;
     let mut size = 0;
-    if let Some(preimage) = find(store, hash).await? {
+    if let Some((preimage, _)) = find(store, hash).await? {
         while body.try_next().await.map_err(PutError::Refused)?.is_some() {}
         return Ok(Put::AlreadyThere(preimage));
     }
@@ -111,14 +119,15 @@ pub(super) async fn put(store: &PostgresStore, upload: Upload, mut body: UploadB
         return Ok(Put::Created(preimage));
     }
     match find(store, hash).await? {
-        Some(preimage) => Ok(Put::AlreadyThere(preimage)),
+        // The answer to a first try was lost, and the second found what it had written.
+        Some((preimage, blob)) if blob == intake.blob => Ok(Put::Created(preimage)),
+        Some((preimage, _)) => Ok(Put::AlreadyThere(preimage)),
         None => Err(StoreError::Unavailable("the blob was deleted during its upload".into()).into()),
     }
 }
 
-async fn find(store: &PostgresStore, hash: PreimageHash) -> Result<Option<Preimage>, StoreError> {
-    let found = store.bounded(read(&store.pool, || preimages::find(&store.pool, hash))).await?;
-    Ok(found.map(|(preimage, _)| preimage))
+async fn find(store: &PostgresStore, hash: PreimageHash) -> Result<Option<(Preimage, Uuid)>, StoreError> {
+    store.bounded(read(&store.pool, || preimages::find(&store.pool, hash))).await
 }
 
 /// The bytes in the range, one chunk for each step of the reader.

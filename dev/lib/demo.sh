@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# The part of dev/demo that runs where the cluster is reachable.
+set -euo pipefail
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+. "$HERE/lib/common.sh"
+cd "$PROJECT"
+
+NAMESPACE=jam-demo
+scratch=$(mktemp -d)
+trap 'kill "$(cat "$scratch/client" 2>/dev/null)" 2>/dev/null || true; rm -rf "$scratch"; kubectl delete namespace $NAMESPACE --wait=false >/dev/null 2>&1 || true' EXIT
+
+k() { kubectl -n $NAMESPACE "$@"; }
+shown() {
+  echo "  \$ kubectl -n $NAMESPACE $*"
+  k "$@" | sed 's/^/    /'
+}
+chapter() { printf '\n%s\n' "$*"; }
+field() { k get jam production -o "jsonpath={$1}"; }
+# until_says FIELD WORD SECONDS: waits until the status says it
+until_says() {
+  for _ in $(seq $(($3 * 2))); do
+    [ "$(field "$1")" = "$2" ] && return
+    sleep 0.5
+  done
+  k get jam production -o yaml >&2
+  die "not within $3 s: $1 = $2"
+}
+
+# One request after the other, each with the token that the Secret holds now; its answer's code is a line of the file.
+client() {
+  local token=
+  echo $BASHPID >"$scratch/client"
+  while :; do
+    token=$(k get secret production-token-indexer -o 'jsonpath={.data.token}' 2>/dev/null | base64 -d) || true
+    for _ in $(seq 5); do
+      curl --noproxy '*' -s -o /dev/null -m 5 -w '%{http_code}\n' -K - http://production.$NAMESPACE/jam/status \
+        <<<"header = \"Authorization: Bearer $token\"" >>"$scratch/answers" || true
+      # of the second instance, when it is there: alive or not
+      ! k get service quickstart >/dev/null 2>&1 ||
+        curl --noproxy '*' -s -o /dev/null -m 5 -w 'healthz-%{http_code}\n' http://quickstart.$NAMESPACE/healthz >>"$scratch/answers" || true
+      sleep 0.1
+    done
+  done
+}
+# what the client was answered since the last time it was asked
+answers() {
+  local seen
+  seen=$(sort "$scratch/answers" | uniq -c | awk '{printf "%s%s times %s", (NR > 1 ? ", " : ""), $1, $2}')
+  echo "  a client that called all the while was answered: $seen"
+  : >"$scratch/answers"
+}
+
+chapter "1. The production manifest: two replicas on two nodes, a worker, a budget that lets one go at a time"
+sed "s/^  namespace: jam$/  namespace: $NAMESPACE/" manifests/production.yaml | kubectl apply -f - >/dev/null
+k wait --for=condition=Ready --timeout=180s jam/production >/dev/null
+shown get jam,pods,pdb
+sleep 2 # ready is not yet routable
+: >"$scratch/answers"
+client 2>/dev/null &
+
+chapter "2. Switched off and on again: 404 in between, nothing else, and the data stays"
+sleep 3
+answers
+shown patch jam production --type merge -p '{"spec":{"runtime":{"jam":{"enabled":false}}}}'
+k rollout status deployment/production --timeout=120s >/dev/null
+until_says '.status.enabled' false 60
+k patch jam production --type merge -p '{"spec":{"runtime":{"jam":{"enabled":null}}}}' >/dev/null
+until_says '.status.enabled' true 60
+k rollout status deployment/production --timeout=120s >/dev/null
+k wait --for=condition=Ready --timeout=120s jam/production >/dev/null
+answers
+
+chapter "3. A broken release of a second instance: the old pod goes on, the last good revision comes back, the evidence is kept"
+sed "s/^  namespace: jam$/  namespace: $NAMESPACE/" manifests/quickstart.yaml | kubectl apply -f - >/dev/null
+k wait --for=condition=Ready --timeout=120s jam/quickstart >/dev/null
+sleep 2 # ready is not yet routable
+: >"$scratch/answers"
+shown patch jam quickstart --type merge -p '{"spec":{"image":{"repository":"localhost/jam-api","tag":"broken"}}}'
+k wait --for='jsonpath={.status.conditions[?(@.type=="Ready")].reason}=RolledBack' --timeout=180s jam/quickstart >/dev/null
+shown get jam quickstart -o 'jsonpath={.status.conditions[?(@.type=="Ready")].message}{"\n"}'
+shown get events --field-selector reason=RolledBack -o 'custom-columns=TYPE:.type,NOTE:.message'
+evidence=$(k get jam quickstart -o 'jsonpath={.status.rollout.evidence}')
+echo "    kept in ConfigMap $evidence:"
+k get configmap "$evidence" -o json | jq -r '.data | to_entries[] | "\(.key): \(.value)"' | head -n 6 | cut -c1-140 | sed 's/^/      /'
+shown get pods -l app.kubernetes.io/instance=quickstart
+answers
+
+chapter "4. A token replaced, then revoked: each step when every pod has proven it, the client never refused"
+old=$(k get secret production-token-indexer -o 'jsonpath={.data.id}' | base64 -d)
+: >"$scratch/answers"
+shown annotate jam production jam.network/rotate=indexer --overwrite
+for _ in $(seq 120); do
+  now=$(k get secret production-token-indexer -o 'jsonpath={.data.id}' | base64 -d)
+  [ "$now" != "$old" ] && break
+  sleep 0.5
+done
+[ "$now" != "$old" ] || die "the token was not replaced"
+echo "    key $old is followed by $now; both are accepted until the overlap ends"
+sleep 2
+shown annotate jam production "jam.network/revoke=$old" --overwrite
+for _ in $(seq 120); do
+  field '.status.rotation.refused' | grep -q "$old" && break
+  sleep 0.5
+done
+echo "    proven dead, pod by pod: $(field '.status.rotation.refused')"
+answers
+
+printf '\nThat was the demonstration. docs/OPERATIONS.md walks through each of these by hand.\n'
