@@ -63,13 +63,7 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
     }
     // Reads.
     learnt.observed = Box::pin(observe::cluster(context, instance)).await?;
-    // Where the resource is refused the hashes would not follow: a token moved now would lock its consumer out.
-    if let Err(refusal) = resolve(instance, &learnt.observed, &context.defaults)
-        && refusal.reason != jam_plan::Reason::TokensPending
-    {
-        return Ok(Ending::Refused(refusal));
-    }
-    if let Some(refusal) = taken_name(context, instance, &mut learnt.observed).await? {
+    if let Some(refusal) = bars_moves(context, instance, &mut learnt.observed).await? {
         return Ok(Ending::Refused(refusal));
     }
     // Writes only into token Secrets, one move of each rotation; new Secrets are prepared in memory.
@@ -104,8 +98,9 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
     Ok(Ending::Applied)
 }
 
-/// The refusal for a name that is taken, looked for before a token is moved: afterwards its hash would not follow.
-async fn taken_name(
+/// What refuses the instance, a taken name included, looked for before a token is moved: the hashes of one that is refused
+/// would not follow, and its consumer would be locked out.
+async fn bars_moves(
     context: &Context,
     instance: &JamInstance,
     observed: &mut Observed,
@@ -113,9 +108,13 @@ async fn taken_name(
     if !tokens::moves(context, instance, observed) {
         return Ok(None);
     }
-    let Ok(resolved) = in_force(context, instance, observed).await? else { return Ok(None) };
-    observed.foreign = foreign(&observe::survey(context, instance, &desired(&resolved)).await?);
-    Ok(resolve(instance, observed, &context.defaults).err())
+    match in_force(context, instance, observed).await? {
+        Ok(resolved) => {
+            observed.foreign = foreign(&observe::survey(context, instance, &desired(&resolved)).await?);
+            Ok(resolve(instance, observed, &context.defaults).err())
+        }
+        Err(refusal) => Ok(Some(refusal).filter(|refusal| refusal.reason != jam_plan::Reason::TokensPending)),
+    }
 }
 
 /// Resolves an instance, with the stored revision in force where that is not the one that is rendered now.
