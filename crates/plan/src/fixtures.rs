@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::crd::JamInstance;
 use crate::desired::{Desired, Objects, desired};
-use crate::observed::{DeploymentState, JobState, MigrationJob, Observed, Probe, SecretKey, TokenSecret};
+use crate::observed::{DeploymentState, JobState, MigrationJob, Observed, PodSchema, Probe, SecretKey, TokenSecret};
 use crate::resolve::{Defaults, MigrationStep, Resolved, resolve};
 use crate::rotation::{Holding, Notes, Pace, Slots};
 use crate::tokens;
@@ -104,7 +104,8 @@ pub(crate) fn job(instance: &JamInstance, cluster: &Observed, state: JobState) -
 /// The cluster after the instance's migration.
 pub(crate) fn migrated_cluster_for(instance: &JamInstance) -> Observed {
     let cluster = cluster_for(instance);
-    Observed { migration_jobs: vec![job(instance, &cluster, JobState::Complete)], schema: Some(3), ..cluster }
+    let pod_schema = Some(PodSchema { found: Some(3), wanted: 3 });
+    Observed { migration_jobs: vec![job(instance, &cluster, JobState::Complete)], pod_schema, ..cluster }
 }
 
 /// The cluster when everything of the instance runs.

@@ -54,8 +54,6 @@ pub struct Observed {
     pub trouble: Option<String>,
     /// The revisions that status refers to and that were read because they differ from what is rendered now.
     pub revisions: Vec<Revision>,
-    /// The schema version that the last migration reported.
-    pub schema: Option<i64>,
     /// The schema that the API pods find, when they were asked.
     pub pod_schema: Option<PodSchema>,
     /// The metadata of everything that carries this instance's labels.
@@ -85,7 +83,6 @@ impl Observed {
             database: None,
             trouble: None,
             revisions: Vec::new(),
-            schema: None,
             pod_schema: None,
             children: Vec::new(),
             foreign: Vec::new(),

@@ -197,7 +197,7 @@ pub(crate) fn scene<'a>(
     let trouble = observed.trouble.as_deref().filter(|_| observed.api.as_ref().is_some_and(|api| !api.is_settled()));
     let lost = observed.api.as_ref().is_some_and(|api| api.has_lost_readiness(told));
     let good = stored.and_then(|status| status.last_good.as_ref());
-    let found = observed.schema.or(observed.pod_schema.and_then(|schema| schema.found));
+    let found = observed.pod_schema.and_then(|schema| schema.found);
     // What is stored was read before the migration of another image: it says nothing about what that one left.
     let migrated = stored.and_then(|status| status.migration.as_ref()).is_some_and(|told| {
         told.state == MigrationState::Complete && good.is_some_and(|good| good.image.as_ref() != Some(&told.image))

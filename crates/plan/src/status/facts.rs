@@ -12,7 +12,7 @@ use crate::rollout::Course;
 /// The facts about a resolved instance.
 pub(super) fn of(resolved: &Resolved, observed: &Observed, before: &JamInstanceStatus) -> JamInstanceStatus {
     let kept = kept(observed, before);
-    let seen = observed.schema.or(observed.pod_schema.and_then(|schema| schema.found));
+    let seen = observed.pod_schema.and_then(|schema| schema.found);
     let migrated = resolved.migration.status.as_ref().is_some_and(|told| told.state == MigrationState::Complete);
     let version = kept.version.map(|version| VersionStatus {
         schema: if migrated { seen.or(version.schema) } else { version.schema },
