@@ -6,6 +6,7 @@ mod api_answers;
 mod api_cleanup;
 mod api_clients;
 mod api_document;
+mod api_drain;
 mod api_errors;
 mod api_packages;
 mod api_preimages;
