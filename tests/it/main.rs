@@ -36,7 +36,7 @@ mod crd_refusals;
 mod kubelet;
 mod model_state;
 mod model_walk;
-
+mod model_words;
 mod model_world;
 mod operator_children;
 mod operator_cleanup;
