@@ -39,6 +39,7 @@ fn wired(wiring: &Wiring, name: &str) -> String {
         metrics_listen,
         trusted_proxies,
         pg_max_connections,
+        claim_timeout_seconds,
         max_bytes_in_flight,
         client_timeout_seconds,
         shutdown_delay_seconds,
@@ -55,6 +56,7 @@ fn wired(wiring: &Wiring, name: &str) -> String {
             format!("[{}]", trusted_proxies.iter().map(|b| format!("\"{b}\"")).collect::<Vec<_>>().join(","))
         }
         "pg_max_connections" => pg_max_connections.to_string(),
+        "claim_timeout_seconds" => claim_timeout_seconds.to_string(),
         "max_bytes_in_flight" => max_bytes_in_flight.to_string(),
         "client_timeout_seconds" => client_timeout_seconds.to_string(),
         "shutdown_delay_seconds" => shutdown_delay_seconds.to_string(),

@@ -88,6 +88,7 @@ fn sample(name: &str) -> Option<(&'static str, &'static str)> {
         | "archive_days"
         | "attestation_threshold"
         | "pg_max_connections"
+        | "claim_timeout_seconds"
         | "max_bytes_in_flight"
         | "client_timeout_seconds"
         | "shutdown_delay_seconds" => same("9"),

@@ -44,6 +44,7 @@ pub(super) struct Values {
     metrics_listen: Option<String>,
     trusted_proxies: Vec<String>,
     pg_max_connections: Option<u32>,
+    claim_timeout_seconds: Option<u32>,
     max_bytes_in_flight: Option<u64>,
     client_timeout_seconds: Option<u32>,
     shutdown_delay_seconds: Option<u32>,
@@ -68,6 +69,8 @@ pub struct Wiring {
     pub trusted_proxies: Vec<AddressBlock>,
     /// Connections to PostgreSQL at most.
     pub pg_max_connections: u32,
+    /// Seconds without a sign of life after which PostgreSQL takes a processor's packages back.
+    pub claim_timeout_seconds: u32,
     /// Bytes of uploads and downloads held at once.
     pub max_bytes_in_flight: u64,
     /// Seconds that a client may take for a request's head, for 64 KiB of its body, between two requests, and before it goes on
@@ -93,6 +96,7 @@ impl Wiring {
             metrics_listen,
             trusted_proxies,
             pg_max_connections,
+            claim_timeout_seconds,
             max_bytes_in_flight,
             client_timeout_seconds,
             shutdown_delay_seconds,
@@ -133,6 +137,7 @@ impl Wiring {
             metrics_listen,
             trusted_proxies,
             pg_max_connections: pg_max_connections.unwrap_or(10).max(1),
+            claim_timeout_seconds: claim_timeout_seconds.unwrap_or(60).max(1),
             max_bytes_in_flight: max_bytes_in_flight.unwrap_or(67_108_864),
             client_timeout_seconds: client_timeout_seconds.unwrap_or(30).max(1),
             shutdown_delay_seconds: shutdown_delay_seconds.unwrap_or(0),

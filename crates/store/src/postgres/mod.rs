@@ -59,18 +59,22 @@ pub struct PostgresConfig {
     pub acquire_timeout: Duration,
     /// How long one statement may take.
     pub statement_timeout: Duration,
+    /// How long a processor may be silent before the database takes its claim back. Between two packages it gives a sign of
+    /// life, so that refining one package has to take less.
+    pub claim_timeout: Duration,
     /// What `processed_at` and reports are dated with.
     pub clock: Clock,
 }
 
 impl PostgresConfig {
-    /// This database with the usual bounds: 10 connections, 3 s for a connection, 5 s for a statement.
+    /// This database with the usual bounds: 10 connections, 3 s for a connection, 5 s for a statement, a minute for a claim.
     pub fn new(dsn: impl Into<String>) -> Self {
         Self {
             dsn: dsn.into(),
             max_connections: 10,
             acquire_timeout: Duration::from_secs(3),
             statement_timeout: Duration::from_secs(5),
+            claim_timeout: Duration::from_mins(1),
             clock: machine_clock(),
         }
     }
@@ -100,6 +104,7 @@ pub struct PostgresStore {
     outage: Outage,
     redaction: Redaction,
     patience: Duration,
+    claim_timeout: Duration,
     clock: Clock,
     /// Half of the connections may wait for refiners; the other half stays for everybody else.
     processors: Arc<Semaphore>,
@@ -122,7 +127,9 @@ impl PostgresStore {
         let outage = Outage::new(pool.clone(), config.acquire_timeout);
         let writer = Writer::new(pool.clone(), outage.clone(), redaction.clone(), patience, wanted);
         let processors = Arc::new(Semaphore::new(config.max_connections.div_ceil(2).max(1) as usize));
-        Ok(Self { pool, writer, outage, redaction, patience, clock: config.clock, processors, swept: Arc::default() })
+        let PostgresConfig { claim_timeout, clock, .. } = config;
+        let swept = Arc::default();
+        Ok(Self { pool, writer, outage, redaction, patience, claim_timeout, clock, processors, swept })
     }
 
     /// Removes what servers that died have left of their uploads, untouched for so many seconds; returns how many.
