@@ -158,6 +158,17 @@ pub struct CleanupStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub last_result: Option<String>,
+    /// What is older was archived; none where retention is 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cutoff: Option<Time>,
+    /// How many milliseconds it took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub duration_ms: Option<i64>,
+    /// What it archived, or would have: number by kind.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub archived: BTreeMap<String, i64>,
     /// What it deleted, or would have: number by kind.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
