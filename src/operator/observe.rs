@@ -36,11 +36,12 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
     let jobs: Vec<String> = jobs.map(|child| child.object.name.clone()).collect();
     let (api, worker) = (names::api(&key.name), names::worker(&key.name));
     let book = names::token_hashes(&key.name);
-    let ((dsn, database_port), consumers, hashes, own_tokens, api, worker, cleanup, migration_jobs) = tokio::try_join!(
+    let ((dsn, database_port), consumers, hashes, own, admin, api, worker, cleanup, jobs) = tokio::try_join!(
         dsn(context, instance),
         consumers(context, instance),
         secret(context, &key, &book),
-        own_tokens(context, instance),
+        users_tokens(context, &key, tokens::own_tokens(&instance.spec)),
+        users_tokens(context, &key, tokens::admin_tokens(&instance.spec)),
         deployment(context, &key, &api),
         deployment(context, &key, &worker),
         cleanup::look(context, instance),
@@ -60,8 +61,9 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
         tokens: consumers.held,
         foreign: consumers.foreign,
         hashes: hashes.as_ref().map(HashBook::of),
-        own_tokens,
-        migration_jobs: migration_jobs.into_iter().flatten().collect(),
+        own_tokens: own,
+        admin_tokens: admin,
+        migration_jobs: jobs.into_iter().flatten().collect(),
         api: ours(api),
         worker: ours(worker),
         children,
@@ -82,9 +84,13 @@ async fn dsn(context: &Context, instance: &JamInstance) -> Result<(Option<Secret
     Ok((Some(SecretKey::of(secret.as_ref(), &key, salt)), port))
 }
 
-async fn own_tokens(context: &Context, instance: &JamInstance) -> Result<Option<OwnTokens>, Error> {
-    let Some((_, name)) = tokens::own_tokens(&instance.spec) else { return Ok(None) };
-    let found = secret(context, &Key::of(instance), name).await?;
+async fn users_tokens(
+    context: &Context,
+    instance: &Key,
+    reference: Option<(&str, &str)>,
+) -> Result<Option<OwnTokens>, Error> {
+    let Some((_, name)) = reference else { return Ok(None) };
+    let found = secret(context, instance, name).await?;
     Ok(Some(OwnTokens::of(name, found.as_ref())))
 }
 

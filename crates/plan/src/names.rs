@@ -70,6 +70,8 @@ pub const RETIRED_KEY: &str = "retired";
 pub const DISPLACED_KEY: &str = "displaced";
 /// The key of the Secret of hashes: the token file of the API pods.
 pub const TOKENS_KEY: &str = "tokens.json";
+/// The key of the Secret of hashes with the tokens of administrators.
+pub const ADMIN_TOKENS_KEY: &str = "admin-tokens.json";
 
 /// What part of an instance an object is, as written in `app.kubernetes.io/component`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -40,6 +40,8 @@ pub struct Observed {
     pub hashes: Option<HashBook>,
     /// The Secret with the user's own tokens, when the spec refers to one.
     pub own_tokens: Option<OwnTokens>,
+    /// The Secret with the tokens of administrators, when the spec refers to one.
+    pub admin_tokens: Option<OwnTokens>,
     /// What each API pod says about tokens, while a rotation has to know.
     pub pod_answers: Vec<PodAnswer>,
     /// The migration Jobs of this instance that are there.
@@ -76,6 +78,7 @@ impl Observed {
             tokens: Vec::new(),
             hashes: None,
             own_tokens: None,
+            admin_tokens: None,
             pod_answers: Vec::new(),
             migration_jobs: Vec::new(),
             api: None,

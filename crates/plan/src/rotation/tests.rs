@@ -216,6 +216,18 @@ fn a_secret_reads_back_as_it_was_written_and_shows_no_token() {
 }
 
 #[test]
+fn a_consumers_secret_has_its_token_its_id_its_end_and_a_ready_made_header() {
+    let slots = Slots { token: Some(plain(1)), ..Slots::default() };
+    let written = data(&slots, &given());
+    let secret: Secret = serde_json::from_value(json!({"data": written})).unwrap();
+    let data = secret.data.unwrap();
+    let text = |key: &str| String::from_utf8(data[key].0.clone()).unwrap();
+    let (token, id) = (plain(1).reveal().to_owned(), hash(1).id().to_string());
+    assert_eq!([text("token"), text("id")], [token.clone(), id]);
+    assert_eq!([text("authorization"), text("not-after")], [format!("Bearer {token}"), "1970-01-01T00:18:30Z".into()]);
+}
+
+#[test]
 fn what_cannot_be_a_token_counts_as_none() {
     let read = |token: &str| {
         let data = [("token".to_owned(), ByteString(token.as_bytes().to_vec()))].into();

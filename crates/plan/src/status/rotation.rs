@@ -89,8 +89,12 @@ pub(super) fn said(resolved: &Resolved) -> TokensSaid {
     said(true, Reason::TokensIssued, format!("issued to {}", names.join(", ")))
 }
 
-/// Somebody who mistyped a revocation believes a token dead that is not.
+/// With what else is to be said: somebody who mistyped a revocation believes a token dead that is not.
 fn noted(resolved: &Resolved, message: String) -> String {
+    let message = match resolved.admin_tokens.len() {
+        0 => message,
+        n => format!("{message}; administrators have {n} {}", if n == 1 { "token" } else { "tokens" }),
+    };
     if resolved.unknown_revocations.is_empty() {
         return message;
     }
