@@ -1,8 +1,5 @@
 //! Consumers come, go and change while pods serve; administrators' tokens are kept apart from theirs.
 
-use std::path::Path;
-use std::process::Command;
-
 use jam_domain::token::{TokenBook, TokenEntry, TokenHash};
 use jam_plan::JamInstance;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -167,41 +164,4 @@ async fn administrators_tokens_reach_the_pods_as_hashes_and_a_changed_secret_cou
     operator.quiet().await;
     assert_eq!(generation().await, before, "no pod is replaced for a token");
     assert!(operator.forbidden().is_empty() && !operator.logged().contains("an-administrators-token"));
-}
-
-/// The commands of a section of docs/OPERATIONS.md: the blocks marked `sh`.
-fn commands(section: &str) -> String {
-    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/OPERATIONS.md")).unwrap();
-    let from = page.find(section).unwrap_or_else(|| panic!("docs/OPERATIONS.md has no {section}"));
-    let rest = &page[from + section.len()..];
-    let text = &rest[..rest.find("\n## ").unwrap_or(rest.len())];
-    let blocks = text.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
-    let commands: String = blocks.collect();
-    assert!(commands.contains("kubectl"), "{section} has no command");
-    commands
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_walks_of_the_operations_page_work_as_they_are_written() {
-    let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    database(&client, &namespace).await;
-    let _node = Node::running(&client, &namespace, "main");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    let _operator = account.start(plane, SECONDS);
-    apply(&client, &namespace, "main", spec(&json!([{"name": "demo"}]))).await;
-    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
-    let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("dev/cluster/build");
-    let bin = Command::new(build).args(["--print-path", "kube"]).output().unwrap().stdout;
-    let kubectl = format!("export PATH={}:$PATH\n", String::from_utf8(bin).unwrap().trim());
-    for section in ["## Rotate tokens", "## Revoke a leaked token"] {
-        let before = key(&client, &namespace, "demo", "token").await;
-        let script = kubectl.clone() + &commands(section).replace("-n jam ", &format!("-n {namespace} "));
-        let mut shell = tokio::process::Command::new("bash");
-        shell.args(["-euo", "pipefail", "-c", &script]).env("KUBECONFIG", &plane.kubeconfig);
-        let ended = shell.output().await.unwrap();
-        let said = format!("{}{}", String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
-        assert!(ended.status.success(), "{section}:\n{script}\n{said}");
-        assert_ne!(key(&client, &namespace, "demo", "token").await, before, "{section}: {said}");
-    }
 }

@@ -12,6 +12,8 @@ pub const INSTANCE: &str = "jam.network/instance";
 pub const CONSUMER: &str = "jam.network/consumer";
 /// Label of a migration Job: what it migrates.
 pub const MIGRATION_KEY: &str = "jam.network/migration";
+/// Label of a Job that only says what a migration would apply: the same hash.
+pub const MIGRATION_PREVIEW: &str = "jam.network/migration-preview";
 /// Annotation of a migration Job: how many Jobs for the same key failed before it.
 pub const MIGRATION_ATTEMPT: &str = "jam.network/migration-attempt";
 /// Annotation of an instance that approves the migration with this key, where `spec.migrations.mode` is Manual.
@@ -169,6 +171,11 @@ pub fn revision(instance: &str, hash: &str) -> String {
 /// The ConfigMap with the evidence against a revision that was given up.
 pub fn evidence(instance: &str, hash: &str) -> String {
     format!("{instance}-rollback-{hash}")
+}
+
+/// The Job that says what a migration would apply.
+pub fn migration_preview(instance: &str, key: &str) -> String {
+    format!("{instance}-migrate-{key}-dry")
 }
 
 /// The migration Job of one attempt.

@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod deployment;
+mod preview;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use token_secrets::{HashBook, OwnTokens, TokenSecret};
 
 pub use cleanup::{CleanupOutcome, CleanupRun, CleanupState};
 pub use deployment::DeploymentState;
+pub use preview::{MigrationPreview, PreviewSaid};
 pub use schema::PodSchema;
 
 /// What the cluster looks like, for one instance.
@@ -46,6 +48,8 @@ pub struct Observed {
     pub pod_answers: Vec<PodAnswer>,
     /// The migration Jobs of this instance that are there.
     pub migration_jobs: Vec<MigrationJob>,
+    /// What migrations that wait for approval would apply.
+    pub migration_previews: Vec<MigrationPreview>,
     /// The API Deployment, from the last answer of the API server.
     pub api: Option<DeploymentState>,
     /// The worker Deployment.
@@ -81,6 +85,7 @@ impl Observed {
             admin_tokens: None,
             pod_answers: Vec::new(),
             migration_jobs: Vec::new(),
+            migration_previews: Vec::new(),
             api: None,
             worker: None,
             database: None,
@@ -177,6 +182,8 @@ impl MigrationJob {
             (None, Some(failed)) => {
                 let said = [&failed.reason, &failed.message].into_iter().flatten().cloned().collect::<Vec<_>>();
                 let message = last_words.map_or_else(|| said.join(": "), str::to_owned);
+                // The Job's own word for exit code 3, which stays when its pod is gone: its policy names no other.
+                let exit_code = exit_code.or((failed.reason.as_deref() == Some("PodFailurePolicy")).then_some(3));
                 (JobState::Failed { exit_code, message }, instant(failed.last_transition_time.as_ref()))
             }
             (None, None) => (JobState::Running, None),

@@ -102,7 +102,7 @@ fn imagined(instance: &JamInstance, defaults: &Defaults) -> Result<Vec<Desired>,
     observed.own_tokens = tokens::own_tokens(&instance.spec).map(|(_, secret)| imagined(secret));
     observed.admin_tokens = tokens::admin_tokens(&instance.spec).map(|(_, secret)| imagined(secret));
     // The plan of one who has not approved yet shows what approval would lead to.
-    if let MigrationStep::AwaitApproval { key } = resolve(&instance, &observed, defaults)?.migration.step {
+    if let MigrationStep::AwaitApproval { key, preview: _ } = resolve(&instance, &observed, defaults)?.migration.step {
         instance.metadata.annotations.get_or_insert_default().insert(names::APPROVE_MIGRATION.into(), key);
     }
     Ok(forecast(&instance, &observed, defaults)?.objects)

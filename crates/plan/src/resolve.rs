@@ -27,7 +27,7 @@ use crate::rotation::{Outlook, Pace, outlook};
 use crate::{names, tokens};
 
 pub use egress::port_of_url;
-pub use migration::{MigrationPlan, MigrationStep};
+pub use migration::{MigrationPlan, MigrationStep, Preview};
 
 /// The revision of this crate's rendering: raised when the same spec renders other pods.
 pub const RENDER_REVISION: i32 = 1;

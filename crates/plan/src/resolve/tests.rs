@@ -305,7 +305,7 @@ fn a_job_that_was_deleted_by_hand_does_not_shorten_the_delay() {
 fn a_manual_migration_waits_until_it_is_approved_by_its_key() {
     let mut instance = but(&on_postgres(), json!({"migrations": {"mode": "Manual"}}));
     let cluster = cluster_for(&instance);
-    let MigrationStep::AwaitApproval { key } = resolved(&instance, &cluster).migration.step else {
+    let MigrationStep::AwaitApproval { key, preview: _ } = resolved(&instance, &cluster).migration.step else {
         panic!("it waits for nobody")
     };
     let approve = |instance: &mut JamInstance, key: &str| {
