@@ -73,6 +73,9 @@ struct MigrateArgs {
     /// Only say what would be applied.
     #[arg(long)]
     dry_run: bool,
+    /// Also write what is said here: in a pod, the file of its termination message.
+    #[arg(long, env = "JAM_MIGRATE_RESULT_FILE", value_name = "FILE", conflicts_with = "status")]
+    result_file: Option<PathBuf>,
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
@@ -159,10 +162,11 @@ fn run(program: Program) -> Result<(), Ending> {
             let loaded = load(&settings, Purpose::Work)?;
             runtime()?.block_on(work::work(loaded, interval, batch))
         }
-        Command::Migrate(MigrateArgs { status, dry_run, settings, telemetry }) => {
+        Command::Migrate(MigrateArgs { status, dry_run, result_file, settings, telemetry }) => {
             start_logs(&telemetry)?;
             let loaded = load(&settings, Purpose::Work)?;
-            runtime()?.block_on(store::migrate(&loaded, store::Migration::of(status, dry_run)))
+            let migration = store::Migration::of(status, dry_run);
+            runtime()?.block_on(store::migrate(&loaded, migration, result_file.as_deref()))
         }
         Command::Openapi => {
             print!("{}", openapi::text());

@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod deployment;
+mod preview;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use token_secrets::{HashBook, OwnTokens, TokenSecret};
 
 pub use cleanup::{CleanupOutcome, CleanupRun, CleanupState};
 pub use deployment::DeploymentState;
+pub use preview::{MigrationPreview, PreviewSaid};
 pub use schema::PodSchema;
 
 /// What the cluster looks like, for one instance.
@@ -40,10 +42,14 @@ pub struct Observed {
     pub hashes: Option<HashBook>,
     /// The Secret with the user's own tokens, when the spec refers to one.
     pub own_tokens: Option<OwnTokens>,
+    /// The Secret with the tokens of administrators, when the spec refers to one.
+    pub admin_tokens: Option<OwnTokens>,
     /// What each API pod says about tokens, while a rotation has to know.
     pub pod_answers: Vec<PodAnswer>,
     /// The migration Jobs of this instance that are there.
     pub migration_jobs: Vec<MigrationJob>,
+    /// What migrations that wait for approval would apply.
+    pub migration_previews: Vec<MigrationPreview>,
     /// The API Deployment, from the last answer of the API server.
     pub api: Option<DeploymentState>,
     /// The worker Deployment.
@@ -76,8 +82,10 @@ impl Observed {
             tokens: Vec::new(),
             hashes: None,
             own_tokens: None,
+            admin_tokens: None,
             pod_answers: Vec::new(),
             migration_jobs: Vec::new(),
+            migration_previews: Vec::new(),
             api: None,
             worker: None,
             database: None,
@@ -174,6 +182,8 @@ impl MigrationJob {
             (None, Some(failed)) => {
                 let said = [&failed.reason, &failed.message].into_iter().flatten().cloned().collect::<Vec<_>>();
                 let message = last_words.map_or_else(|| said.join(": "), str::to_owned);
+                // The Job's own word for exit code 3, which stays when its pod is gone: its policy names no other.
+                let exit_code = exit_code.or((failed.reason.as_deref() == Some("PodFailurePolicy")).then_some(3));
                 (JobState::Failed { exit_code, message }, instant(failed.last_transition_time.as_ref()))
             }
             (None, None) => (JobState::Running, None),
