@@ -24,6 +24,8 @@ pub(super) enum Begin {
     /// Chunks of an upload, whose record's commit flushes them in log order; or a batch of a cleanup, which the next
     /// cleanup does again when a crash takes it back. Nobody waits for the disk while it holds rows.
     Staging,
+    /// One thing that an administrator does at a time in the whole database: what was before is exactly what the audit says.
+    Admin,
 }
 
 impl Begin {
@@ -32,6 +34,7 @@ impl Begin {
             Self::Plain => "begin isolation level read committed",
             Self::Submit => "begin isolation level read committed; select pg_advisory_xact_lock(5425451, 1)",
             Self::Process => "begin isolation level read committed; set local idle_in_transaction_session_timeout = 0",
+            Self::Admin => "begin isolation level read committed; select pg_advisory_xact_lock(5425451, 4)",
             Self::Staging => "begin isolation level read committed; set local synchronous_commit = off",
         }
     }
