@@ -67,6 +67,7 @@ mod store_cleanup_run;
 mod store_disk_and_tls;
 mod store_expand;
 mod store_fixture;
+mod store_growth;
 mod store_migrations;
 mod store_outages;
 mod store_packages;
