@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::api_support::{Server, TOKEN, World, answer, file, laws, package, token_file, until};
 
-laws!(a_bound_token_touches_and_sees_its_own_services_only);
+laws!(a_bound_token_touches_and_sees_its_own_services_only, the_rate_limit_is_per_token_and_says_when_to_come_back,);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn switched_off_every_jam_path_is_as_if_never_mounted() {
@@ -206,11 +206,10 @@ async fn a_changed_token_file_counts_within_two_seconds_and_a_broken_one_not_at_
     assert_eq!(status("second-token").await, 200);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_rate_limit_is_per_token_and_says_when_to_come_back() {
+async fn the_rate_limit_is_per_token_and_says_when_to_come_back(world: World) {
     let settings =
         [("JAM_RATE_LIMIT_PER_MINUTE", "3"), ("JAM_ALLOWED_TOKENS", "a-token-of-the-api-tests,another-token")];
-    let server = Server::with(&settings).await;
+    let server = world.with(&settings).await;
     for remaining in ["2", "1", "0"] {
         let answered = server.get("/jam/status").await.expect(200);
         assert_eq!((answered.header("ratelimit-limit"), answered.header("ratelimit-remaining")), ("3", remaining));

@@ -7,6 +7,7 @@ mod api_cleanup;
 mod api_clients;
 mod api_document;
 mod api_errors;
+mod api_limits;
 mod api_packages;
 mod api_preimages;
 mod api_processing;

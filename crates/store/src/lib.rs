@@ -1,8 +1,11 @@
 //! The memory of the JAM API: one trait, two stores. The only place with SQL.
 
+mod limits;
 pub mod memory;
 pub mod postgres;
 mod work;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,6 +20,7 @@ use jam_domain::{
     Timestamp, TokenId, WorkPackage, WorkReport,
 };
 
+pub use limits::{Limits, Reset, SharedBucket};
 pub use memory::MemoryStore;
 pub use postgres::{PostgresConfig, PostgresStore, migrate};
 pub use work::{Clock, machine_clock};
@@ -321,4 +325,7 @@ pub trait Store: Send + Sync + 'static {
     async fn root(&self, service: &ServiceId) -> Stored<Option<AccumulatorRoot>>;
     /// The heads of the first chains, sorted by service.
     async fn roots(&self, visible: &Visible, limit: u32) -> Stored<Vec<AccumulatorRoot>>;
+
+    /// The rate limit that is shared with other processes; `None` where there can be no others.
+    fn limits(&self) -> Option<Arc<dyn Limits>>;
 }
