@@ -131,7 +131,7 @@ fn denied(services: &BTreeSet<ServiceId>, service: &ServiceId) -> Refusal {
 impl Gate {
     /// Lets a request in, or refuses it. The order is the contract's: token, scope, rate, size; the verdict of the rate
     /// limit is handed out either way.
-    pub fn admit<'a>(
+    pub async fn admit<'a>(
         &self,
         settings: &Settings,
         metrics: &Metrics,
@@ -148,7 +148,7 @@ impl Gate {
         if rule.limited
             && let Some(rate) = Rate::per_minute(settings.rate_limit_per_minute)
         {
-            self.within(&caller, rate, now, metrics, verdict)?;
+            self.within(&caller, rate, now, metrics, verdict).await?;
         }
         let cap = cap_of(rule.body, settings, &caller);
         fits(rule.body, cap, &parts.headers).inspect_err(|_| {
@@ -241,7 +241,7 @@ impl Gate {
         Ok(Some(Caller { admin: carries(Scope::Admin), ..Caller::of_entry(entry) }))
     }
 
-    fn within(
+    async fn within(
         &self,
         caller: &Caller,
         rate: Rate,
@@ -249,13 +249,13 @@ impl Gate {
         metrics: &Metrics,
         out: &mut Option<Verdict>,
     ) -> Result<(), Refusal> {
-        let verdict = self.limiter.count(caller.bucket.clone(), rate, now);
+        let verdict = self.limiter.count(caller.bucket.clone(), rate, now).await;
         *out = Some(verdict);
         over(verdict, caller, "rate", metrics)
     }
 
     /// Counts a submission against the service's own limit of packages a minute.
-    pub fn service_within(
+    pub async fn service_within(
         &self,
         settings: &Settings,
         metrics: &Metrics,
@@ -265,7 +265,8 @@ impl Gate {
     ) -> Result<(), Refusal> {
         match Rate::per_minute(settings.service_packages_per_minute(service)) {
             Some(rate) => {
-                over(self.limiter.count(Key::Service(service.clone()), rate, now), caller, "service_rate", metrics)
+                let verdict = self.limiter.count(Key::Service(service.clone()), rate, now).await;
+                over(verdict, caller, "service_rate", metrics)
             }
             None => Ok(()),
         }

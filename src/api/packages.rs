@@ -27,7 +27,7 @@ pub async fn submit(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> 
     admitted.caller.may_touch(submission.service_id())?;
     let metrics = &api.pulse.metrics;
     let service = submission.service_id().clone();
-    api.gate.service_within(&api.settings, metrics, &admitted.caller, &service, admitted.now)?;
+    api.gate.service_within(&api.settings, metrics, &admitted.caller, &service, admitted.now).await?;
     let Stamped { package, fingerprint, id_from_client } = submission.stamp(admitted.caller.id.clone(), admitted.now);
     let new = NewPackage {
         package,

@@ -93,7 +93,7 @@ async fn handle(
     body: &mut Incoming,
     outcome: &mut Outcome,
 ) -> Result<Response, Fault> {
-    let admitted = api.gate.admit(&api.settings, &api.pulse.metrics, rule, request, &mut outcome.verdict)?;
+    let admitted = api.gate.admit(&api.settings, &api.pulse.metrics, rule, request, &mut outcome.verdict).await?;
     match rule.action {
         Action::Healthz => Ok(status::healthz()),
         Action::Readyz => Ok(status::readyz(api).await),

@@ -50,12 +50,13 @@ pub async fn serve(loaded: Loaded, pauses: Pauses) -> Result<(), Ending> {
     }
     let stop = CancellationToken::new();
     tokio::spawn(stop_after(signal, api.clone(), delay(&wiring), stop.clone()));
+    let limits = api.gate.limiter.keep(stop.clone());
     let metrics = async {
         if let Some(listener) = metrics_listener {
             metrics_server::run(listener, api.clone(), stop.clone()).await;
         }
     };
-    tokio::join!(run(listener, api.clone(), stop.clone()), metrics);
+    tokio::join!(run(listener, api.clone(), stop.clone()), metrics, limits);
     tracing::info!("stopped");
     Ok(())
 }

@@ -54,7 +54,7 @@ impl Api {
         let gate = Gate {
             tokens,
             admins: Tokens::open_admin(wiring)?.map(Arc::new),
-            limiter: Limiter::default(),
+            limiter: Limiter::of(store.as_ref()),
             trusted_proxies: wiring.trusted_proxies.clone(),
             transfers: Arc::new(Semaphore::new(budget as usize)),
             transfer_budget: budget,

@@ -11,6 +11,7 @@ mod api_drain;
 mod api_early;
 mod api_errors;
 mod api_growth;
+mod api_limits;
 mod api_packages;
 mod api_preimages;
 mod api_processing;

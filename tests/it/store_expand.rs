@@ -207,10 +207,8 @@ async fn the_previous_release_works_on_while_the_migration_runs_and_beside_the_n
     };
     let config = PostgresConfig::new(&dsn);
     let applied = migrate::apply(&config).await.unwrap();
-    assert_eq!(
-        applied.iter().map(|step| step.version).collect::<Vec<_>>(),
-        (BEFORE + 1..=migrate::wanted()).collect::<Vec<_>>()
-    );
+    assert!(applied.iter().all(|step| step.version > BEFORE));
+    assert_eq!(applied.last().map(|step| step.version), Some(migrate::wanted()));
     let store = PostgresStore::connect(config).await.unwrap();
     let engine = engine();
     for _ in 0..40 {

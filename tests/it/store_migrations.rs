@@ -17,8 +17,13 @@ async fn applied(dsn: &str) -> Vec<i64> {
     steps.into_iter().map(|step| step.version).collect()
 }
 
+/// The numbers of the files in migrations/: they rise, and may leave one out.
 fn every_version() -> Vec<i64> {
-    (1..=migrate::wanted()).collect()
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().to_string_lossy().into_owned());
+    let mut versions: Vec<i64> = names.map(|name| name.split('_').next().unwrap().parse().unwrap()).collect();
+    versions.sort_unstable();
+    versions
 }
 
 #[tokio::test]

@@ -1,9 +1,12 @@
 //! The memory of the JAM API: one trait, two stores. The only place with SQL.
 
 mod admin;
+mod limits;
 pub mod memory;
 pub mod postgres;
 mod work;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,6 +22,7 @@ use jam_domain::{
 };
 
 pub use admin::Administration;
+pub use limits::{Limits, Reset, SharedBucket};
 pub use memory::MemoryStore;
 pub use postgres::{PostgresConfig, PostgresStore, migrate};
 pub use work::{Clock, machine_clock};
@@ -325,4 +329,7 @@ pub trait Store: Administration + Send + Sync + 'static {
     async fn root(&self, service: &ServiceId) -> Stored<Option<AccumulatorRoot>>;
     /// The heads of the first chains, sorted by service.
     async fn roots(&self, visible: &Visible, limit: u32) -> Stored<Vec<AccumulatorRoot>>;
+
+    /// The rate limit that is shared with other processes; `None` where there can be no others.
+    fn limits(&self) -> Option<Arc<dyn Limits>>;
 }

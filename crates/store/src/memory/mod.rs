@@ -10,7 +10,7 @@ mod receipts;
 mod state;
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use jam_domain::audit::Deed;
@@ -26,8 +26,8 @@ use jam_domain::{
 
 use self::state::State;
 use crate::{
-    Archived, Attest, BlobBody, CleanupError, Clock, NewPackage, Processed, Put, PutError, ReportBundle, Restored,
-    SchemaVersion, Store, Stored, SubmitError, Submitted, Upload, UploadBody, machine_clock,
+    Archived, Attest, BlobBody, CleanupError, Clock, Limits, NewPackage, Processed, Put, PutError, ReportBundle,
+    Restored, SchemaVersion, Store, Stored, SubmitError, Submitted, Upload, UploadBody, machine_clock,
 };
 
 /// Keeps everything until the process ends.
@@ -198,5 +198,9 @@ impl Store for MemoryStore {
 
     async fn roots(&self, visible: &Visible, limit: u32) -> Stored<Vec<AccumulatorRoot>> {
         Ok(self.state().ledgers.roots(visible, limit))
+    }
+
+    fn limits(&self) -> Option<Arc<dyn Limits>> {
+        None
     }
 }

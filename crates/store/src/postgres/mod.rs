@@ -7,6 +7,7 @@ mod blobs;
 mod cleanup;
 mod cleanups;
 mod error;
+mod limits;
 mod lists;
 pub mod migrate;
 mod outage;
@@ -46,8 +47,8 @@ use self::pool::{again, read};
 use self::submit::Candidate;
 use self::writer::Writer;
 use crate::{
-    Archived, Attest, BlobBody, CleanupError, Clock, NewPackage, Processed, Put, PutError, ReportBundle, Restored,
-    SchemaVersion, Store, StoreError, Stored, SubmitError, Submitted, Upload, UploadBody, machine_clock,
+    Archived, Attest, BlobBody, CleanupError, Clock, Limits, NewPackage, Processed, Put, PutError, ReportBundle,
+    Restored, SchemaVersion, Store, StoreError, Stored, SubmitError, Submitted, Upload, UploadBody, machine_clock,
 };
 
 /// How to reach the database, and how long to wait for it.
@@ -350,5 +351,9 @@ impl Store for PostgresStore {
 
     async fn roots(&self, visible: &Visible, limit: u32) -> Stored<Vec<AccumulatorRoot>> {
         self.read(|| receipts::roots(&self.pool, visible, limit)).await
+    }
+
+    fn limits(&self) -> Option<Arc<dyn Limits>> {
+        Some(Arc::new(self.clone()))
     }
 }
