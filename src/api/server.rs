@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::Request;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request};
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -25,6 +26,9 @@ const READ_AHEAD: usize = 32 * 1024;
 const MOST_CONNECTIONS: usize = 2000;
 /// How long what is in flight may take after the stop.
 const LAST_REQUESTS: Duration = Duration::from_secs(30);
+/// How long connections that idle stay open after the stop. A request may be on its way to each: closing at once would lose it,
+/// answering it tells the client to go elsewhere.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// How long to wait when no connection can be taken, e.g. for want of file descriptors.
 const BREATH: Duration = Duration::from_millis(50);
 
@@ -39,9 +43,16 @@ where
     let open = GracefulShutdown::new();
     while let Some((stream, peer, place)) = stop.run_until_cancelled(next(&listener, &room)).await {
         let service = service.clone();
+        let stopping = stop.clone();
         let answer = service_fn(move |request| {
-            let answering = service(peer, request);
-            async move { Ok::<_, Infallible>(answering.await) }
+            let (answering, stopping) = (service(peer, request), stopping.clone());
+            async move {
+                let mut answer = answering.await;
+                if stopping.is_cancelled() {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(answer)
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -61,8 +72,16 @@ where
         });
     }
     drop(listener);
+    let _ = tokio::time::timeout(LAST_WORD, all_closed(&open)).await;
     if tokio::time::timeout(LAST_REQUESTS, open.shutdown()).await.is_err() {
         tracing::warn!("requests were still in flight 30 s after the stop");
+    }
+}
+
+/// Waits until no connection is left.
+async fn all_closed(open: &GracefulShutdown) {
+    while open.count() > 0 {
+        tokio::time::sleep(BREATH).await;
     }
 }
 
