@@ -6,6 +6,8 @@ mod database;
 mod path;
 mod removal;
 mod rollback;
+mod rollouts;
 mod rotation;
 mod support;
 mod toggle;
+mod traffic;
