@@ -58,16 +58,17 @@ quietly() { "$@" >/dev/null; }
 
 suite_e2e() {
   if [ "${JAM_E2E_CLUSTER:-}" = existing ]; then
-    say "   not run in an existing cluster: rotation (needs an operator with short hours) and rollback (needs the image :broken)"
-    cargo test --workspace --test e2e --no-fail-fast -- --test-threads=2 --skip rotation:: --skip rollback::
+    say "   not run in an existing cluster: rotation (needs an operator with short hours) and rollback, rollouts (need the images :broken and :next)"
+    cargo test --workspace --test e2e --no-fail-fast -- --test-threads=2 --skip rotation:: --skip rollback:: --skip rollouts::
     return
   fi
-  export JAM_CLUSTER=e2e
+  # The kubelet's period is what a mounted Secret waits for.
+  export JAM_CLUSTER=e2e JAM_SYNC_FREQUENCY=1s
   cargo build --workspace --bins && cargo test --workspace --test e2e --no-run || return 1
   end_to_end_up || return 1
   # Inside, no network is there to ask a registry.
   local rc=0
-  CARGO_NET_OFFLINE=true "$HERE/cluster/shell" -- cargo test --workspace --test e2e --no-fail-fast -- --test-threads=2 || rc=1
+  CARGO_NET_OFFLINE=true "$HERE/cluster/shell" -- cargo test --workspace --test e2e --no-fail-fast -- --test-threads=3 || rc=1
   [ $rc = 0 ] || "$HERE/cluster/shell" -- bash "$HERE/lib/diagnose.sh" || true
   end_to_end_down
   return $rc
@@ -78,7 +79,7 @@ end_to_end_up() {
   local tars
   end_to_end_begun=yes
   "$HERE/cluster/up" || return 1
-  tars=$("$HERE/images/build" --bin-dir "${CARGO_TARGET_DIR:-$PROJECT/target}/debug" operator api api-next api-broken) || return 1
+  tars=$("$HERE/images/build" --bin-dir "${CARGO_TARGET_DIR:-$PROJECT/target}/debug" operator api api-next api-broken consumer) || return 1
   # shellcheck disable=SC2086
   "$HERE/cluster/load" $tars && JAM_PROGRESS_DEADLINE=30 "$HERE/cluster/shell" -- "$HERE/deploy" operator &&
     "$HERE/cluster/shell" -- bash -c "$(declare -f short_hours); short_hours" || {
@@ -89,7 +90,7 @@ end_to_end_up() {
 
 # Rotations in seconds (adr/0020), from before the first test: the operator is not restarted under the others.
 short_hours() {
-  kubectl -n jam-system set env deployment/jam-operator JAM_ROTATION_HOUR_SECONDS=2 JAM_KUBELET_SYNC_SECONDS=5 >/dev/null &&
+  kubectl -n jam-system set env deployment/jam-operator JAM_ROTATION_HOUR_SECONDS=1 JAM_KUBELET_SYNC_SECONDS=3 >/dev/null &&
     kubectl -n jam-system rollout status deployment/jam-operator --timeout=120s >/dev/null
 }
 

@@ -2,6 +2,7 @@
 
 mod children;
 mod cleanup;
+mod consumer;
 mod database;
 mod path;
 mod removal;

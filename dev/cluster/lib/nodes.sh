@@ -155,6 +155,7 @@ maxOpenFiles: 20000
 oomScoreAdj: 0
 serializeImagePulls: false
 nodeStatusUpdateFrequency: 5s
+syncFrequency: ${JAM_SYNC_FREQUENCY:-1m}
 volumePluginDir: $folder/volumeplugins
 podLogsDir: $folder/podlogs
 T
