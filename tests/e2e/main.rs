@@ -1,9 +1,11 @@
 //! The claims, on a real two-node cluster: run through `dev/test`, inside `dev/cluster/shell`, with the operator installed by helm.
 
+mod autoscaling;
 mod children;
 mod cleanup;
 mod consumer;
 mod database;
+mod migrations;
 mod path;
 mod removal;
 mod rollback;
