@@ -59,7 +59,7 @@ quietly() { "$@" >/dev/null; }
 suite_e2e() {
   if [ "${JAM_E2E_CLUSTER:-}" = existing ]; then
     say "   not run in an existing cluster: rotation (needs an operator with short hours) and rollback, rollouts (need the images :broken and :next)"
-    cargo test --workspace --test e2e --no-fail-fast -- --test-threads=2 --skip rotation:: --skip rollback:: --skip rollouts::
+    cargo test --workspace --test e2e --no-fail-fast -- --test-threads=2 --skip rotation:: --skip rollback:: --skip rollouts:: --skip steady:: --skip migrations::
     return
   fi
   # The kubelet's period is what a mounted Secret waits for.
@@ -68,7 +68,7 @@ suite_e2e() {
   end_to_end_up || return 1
   # Inside, no network is there to ask a registry.
   local rc=0
-  CARGO_NET_OFFLINE=true "$HERE/cluster/shell" -- cargo test --workspace --test e2e --no-fail-fast -- --test-threads=3 || rc=1
+  CARGO_NET_OFFLINE=true "$HERE/cluster/shell" -- cargo test --workspace --test e2e --no-fail-fast -- --test-threads=4 || rc=1
   [ $rc = 0 ] || "$HERE/cluster/shell" -- bash "$HERE/lib/diagnose.sh" || true
   end_to_end_down
   return $rc

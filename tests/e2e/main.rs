@@ -1,5 +1,6 @@
 //! The claims, on a real two-node cluster: run through `dev/test`, inside `dev/cluster/shell`, with the operator installed by helm.
 
+mod audit;
 mod autoscaling;
 mod children;
 mod cleanup;
@@ -11,6 +12,7 @@ mod removal;
 mod rollback;
 mod rollouts;
 mod rotation;
+mod steady;
 mod support;
 mod toggle;
 mod traffic;
