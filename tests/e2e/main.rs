@@ -1,5 +1,6 @@
 //! The claims, on a real two-node cluster: run through `dev/test`, inside `dev/cluster/shell`, with the operator installed by helm.
 
+mod alone;
 mod audit;
 mod autoscaling;
 mod children;

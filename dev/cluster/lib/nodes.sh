@@ -188,6 +188,10 @@ start_kubelet() { # N
   local n=$1 folder=$RUN/node$1
   spawn "$n" "kubelet$n" "$KUBE/kubelet" --config="$folder/kubelet.yaml" --kubeconfig="$RUN/pki/node$n.kubeconfig" \
     --hostname-override="node$n" --node-ip="$(node_address "$n")" --root-dir="$folder/kubelet" --cert-dir="$folder/pki"
+}
+
+start_proxy() { # N
+  local n=$1 folder=$RUN/node$1
   spawn "$n" "proxy$n" "$KUBE/kube-proxy" --config="$folder/proxy.yaml" --hostname-override="node$n"
 }
 
