@@ -65,7 +65,7 @@ suite_e2e() {
     return
   fi
   # The kubelet's period is what a mounted Secret waits for.
-  export JAM_CLUSTER=e2e JAM_SYNC_FREQUENCY=1s
+  export JAM_CLUSTER=e2e JAM_SYNC_FREQUENCY=1s JAM_NETWORK_POLICIES=enforced
   cargo build --workspace --bins && cargo test --workspace --test e2e --no-run || return 1
   end_to_end_up || return 1
   # The ten minutes of steady:: and the fifty rotations pass beside the others; what would disturb them comes after them.
@@ -75,7 +75,7 @@ suite_e2e() {
   return $rc
 }
 # modules of tests/e2e that need the cluster of dev/cluster
-OWN_CLUSTER=(alone migrations rollback rollouts rotation steady)
+OWN_CLUSTER=(alone migrations network rollback rollouts rotation steady)
 
 # Inside, no network is there to ask a registry.
 end_to_end_pass() {

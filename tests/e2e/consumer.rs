@@ -43,6 +43,13 @@ impl Consumer {
         consumer
     }
 
+    /// Starts a pod with these labels and no token that calls an address, a port and a path.
+    pub fn labelled(namespace: &str, name: &str, labels: &Value, what: [&str; 3]) -> Self {
+        let mut pod = pod(name, namespace, what);
+        pod["metadata"]["labels"] = labels.clone();
+        Self::of(&pod)
+    }
+
     fn of(pod: &Value) -> Self {
         apply(pod);
         let text = |key: &str| pod["metadata"][key].as_str().unwrap_or_default().to_owned();

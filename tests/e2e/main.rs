@@ -8,6 +8,7 @@ mod cleanup;
 mod consumer;
 mod database;
 mod migrations;
+mod network;
 mod path;
 mod removal;
 mod rollback;

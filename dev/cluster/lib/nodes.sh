@@ -195,6 +195,12 @@ start_proxy() { # N
   spawn "$n" "proxy$n" "$KUBE/kube-proxy" --config="$folder/proxy.yaml" --hostname-override="node$n"
 }
 
+# The bridge lets everything through; this enforces NetworkPolicies on top of it, when asked for.
+start_policies() { # N
+  [ "${JAM_NETWORK_POLICIES:-}" != enforced ] ||
+    spawn "$1" "netpol$1" python3 "$HERE/netpol.py" https://10.200.0.1:6443 "$RUN/pki" "node$1"
+}
+
 # load_images N [TAR...]: imports the tars (default: the base images) that the node does not have yet
 load_images() {
   local n=$1 tar stamp
