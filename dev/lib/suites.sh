@@ -65,17 +65,23 @@ suite_e2e() {
     return
   fi
   # The kubelet's period is what a mounted Secret waits for.
-  export JAM_CLUSTER=e2e JAM_SYNC_FREQUENCY=1s JAM_NETWORK_POLICIES=enforced
+  export JAM_CLUSTER=e2e JAM_SYNC_FREQUENCY=1s JAM_NETWORK_POLICIES=enforced JAM_E2E_RECORD=$CACHE/run/e2e/record
   cargo build --workspace --bins && cargo test --workspace --test e2e --no-run || return 1
   end_to_end_up || return 1
-  # The ten minutes of steady:: and the fifty rotations pass beside the others; what would disturb them comes after them.
-  end_to_end_pass --test-threads=4 --skip alone:: || rc=1
+  "$HERE/cluster/shell" -- bash "$HERE/lib/record.sh" "$JAM_E2E_RECORD" >"$CACHE/log/record.log" 2>&1 &
+  local recorder=$!
+  # The ten minutes of steady:: and the fifty rotations pass beside the others; what would disturb them comes after them,
+  # and what the whole run has said is looked through at its end.
+  end_to_end_pass --test-threads=4 --skip alone:: --skip last:: || rc=1
   end_to_end_pass --test-threads=1 alone:: || rc=1
+  end_to_end_pass last:: || rc=1
+  kill $recorder 2>/dev/null || true
+  wait $recorder 2>/dev/null || true
   end_to_end_down
   return $rc
 }
 # modules of tests/e2e that need the cluster of dev/cluster
-OWN_CLUSTER=(alone migrations network rollback rollouts rotation steady)
+OWN_CLUSTER=(alone last migrations network rollback rollouts rotation steady)
 
 # Inside, no network is there to ask a registry.
 end_to_end_pass() {

@@ -7,6 +7,7 @@ mod children;
 mod cleanup;
 mod consumer;
 mod database;
+mod last;
 mod migrations;
 mod network;
 mod path;
