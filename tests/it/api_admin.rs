@@ -24,7 +24,7 @@ laws!(
 /// A server with an admin plane, and the directory of its token file.
 pub struct Office {
     pub server: Server,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Office {
@@ -37,7 +37,7 @@ impl Office {
         let (dir, path) = file("admins.json", &tokens);
         let always = [("JAM_ADMIN_TOKENS_FILE", path.to_str().unwrap())];
         let server = world.with(&always.iter().chain(settings).copied().collect::<Vec<_>>()).await;
-        Self { server, _dir: dir }
+        Self { server, dir }
     }
 
     /// A request of the administrator.
@@ -210,7 +210,7 @@ async fn an_archived_package_is_seen_and_brought_back_by_administrators_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_admin_token_file_counts_within_two_seconds_and_a_broken_one_not_at_all() {
     let office = Office::open(&World::memory()).await;
-    let path = office._dir.path().join("admins.json");
+    let path = office.dir.path().join("admins.json");
     let status =
         async |token: &str| answer(office.server.bare("GET", "/jam/admin/audit").bearer_auth(token)).await.status;
     std::fs::write(&path, token_file(&[("the-next-one", None, None)])).unwrap();

@@ -60,7 +60,7 @@ impl Book {
     async fn try_all(&mut self, wanted: (u16, &str), world: &Subject<'_>, change: impl Fn(&str) -> String) {
         for (method, path, _) in self.operations.clone() {
             let call = format!("{method} {path}");
-            let code = if method == "HEAD" { "".to_owned() } else { word_of(&path, wanted.1) };
+            let code = if method == "HEAD" { String::new() } else { word_of(&path, wanted.1) };
             if self.promised.contains(&(call.clone(), wanted.0, code.clone())) {
                 let request = world.request(&method, &change(&world.concrete(&path)));
                 let answered = self.try_one(&call, request).await;

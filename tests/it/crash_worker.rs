@@ -83,10 +83,10 @@ impl Held {
         let mut head = postgres::connect(&dsn).await;
         head.execute("begin; select from accumulators where service_id = 's1' for update").await.unwrap();
         let victim = Worker::on(&dsn.replace("postgres@", &format!("{user}@")), settings);
-        let held = Self { dsn, server, record, victim, user, head };
+        let world = Self { dsn, server, record, victim, user, head };
         // Long before the end of its patience with that statement.
-        held.sessions("state = 'active' and wait_event_type = 'Lock' and now() - query_start < '1 s'").await;
-        held
+        world.sessions("state = 'active' and wait_event_type = 'Lock' and now() - query_start < '1 s'").await;
+        world
     }
 
     /// Waits until one session of the worker is so.

@@ -245,7 +245,9 @@ impl Pair {
         let told = self.both(async |store| {
             let mut lines = store.audit(first(200)).await.unwrap().items;
             // Each store names itself in the record of a preimage.
-            lines.iter_mut().for_each(|line| line.before["storage_class"] = "".into());
+            for line in &mut lines {
+                line.before["storage_class"] = "".into();
+            }
             lines
         });
         let told = told.await;

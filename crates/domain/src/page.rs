@@ -151,7 +151,7 @@ impl FromStr for AuditCursor {
         let plain = decode(text)?;
         let number = plain.strip_prefix("a:").ok_or(BadCursor)?;
         // A number beyond what the database can hold was never given out.
-        Ok(Self(number.parse().ok().filter(|id| *id <= i64::MAX as u64).ok_or(BadCursor)?))
+        Ok(Self(number.parse().ok().filter(|id| i64::try_from(*id).is_ok()).ok_or(BadCursor)?))
     }
 }
 
