@@ -66,7 +66,8 @@ struct Held {
     victim: Worker,
     /// The user that the worker's sessions run as.
     user: String,
-    head: PgConnection,
+    /// Holds the head.
+    lock: PgConnection,
 }
 
 const PACKAGES: usize = 6;
@@ -80,10 +81,10 @@ impl Held {
         }
         let user = format!("victim_{}", dsn.rsplit('/').next().unwrap().split('?').next().unwrap());
         postgres::execute(&dsn, &format!("create role {user} superuser login")).await;
-        let mut head = postgres::connect(&dsn).await;
-        head.execute("begin; select from accumulators where service_id = 's1' for update").await.unwrap();
+        let mut lock = postgres::connect(&dsn).await;
+        lock.execute("begin; select from accumulators where service_id = 's1' for update").await.unwrap();
         let victim = Worker::on(&dsn.replace("postgres@", &format!("{user}@")), settings);
-        let held = Self { dsn, server, record, victim, user, head };
+        let held = Self { dsn, server, record, victim, user, lock };
         // Long before the end of its patience with that statement.
         held.sessions("state = 'active' and wait_event_type = 'Lock' and now() - query_start < '1 s'").await;
         held
@@ -109,7 +110,7 @@ impl Held {
     }
 
     async fn release_the_head(&mut self) {
-        self.head.execute("rollback").await.unwrap();
+        self.lock.execute("rollback").await.unwrap();
     }
 
     /// Waits until nothing is pending, and checks that each package was processed once.
