@@ -34,6 +34,8 @@ pub enum Action {
     ReadPreimage,
     /// A preimage's record.
     PreimageMeta,
+    /// Whether a preimage has a record.
+    HeadPreimageMeta,
     /// Remove a preimage.
     DeletePreimage,
     /// Submit a package.
@@ -110,7 +112,7 @@ const ADMIN: Permission = Permission::Needs(Scope::Admin);
 
 /// Every action.
 #[rustfmt::skip]
-pub static TABLE: [Rule; 23] = [
+pub static TABLE: [Rule; 24] = [
     row(Action::Healthz,          Method::GET,    "/healthz",                       Permission::Open,       BodyRule::None),
     row(Action::Readyz,           Method::GET,    "/readyz",                        Permission::Open,       BodyRule::None),
     row(Action::Version,          Method::GET,    "/system/version",                Permission::Open,       BodyRule::None),
@@ -124,6 +126,7 @@ pub static TABLE: [Rule; 23] = [
     row(Action::ReadPreimage,     Method::GET,    "/jam/preimages/{hash}",          READ,                   BodyRule::None),
     row(Action::DeletePreimage,   Method::DELETE, "/jam/preimages/{hash}",          ADMIN,                  BodyRule::None),
     row(Action::PreimageMeta,     Method::GET,    "/jam/preimages/{hash}/meta",     READ,                   BodyRule::None),
+    row(Action::HeadPreimageMeta, Method::HEAD,   "/jam/preimages/{hash}/meta",     READ,                   BodyRule::None),
     row(Action::SubmitPackage,    Method::POST,   "/jam/packages",                  SUBMIT,                 BodyRule::Json),
     row(Action::ListPackages,     Method::GET,    "/jam/packages",                  READ,                   BodyRule::None),
     row(Action::ReadPackage,      Method::GET,    "/jam/packages/{id}",             READ,                   BodyRule::None),
@@ -217,7 +220,7 @@ mod tests {
 
     #[test]
     fn get_answers_head_and_a_wrong_method_learns_the_right_ones() {
-        assert_eq!(found(&Method::HEAD, "/jam/preimages/x/meta"), Some((Action::PreimageMeta, "x".into())));
+        assert_eq!(found(&Method::HEAD, "/jam/preimages/x/meta"), Some((Action::HeadPreimageMeta, "x".into())));
         assert_eq!(found(&Method::HEAD, "/jam/preimages/x"), Some((Action::HeadPreimage, "x".into())));
         let Route::WrongMethod(path, allowed) = find(&Method::POST, "/jam/preimages/x") else { panic!("found") };
         assert_eq!(path, "/jam/preimages/{hash}");

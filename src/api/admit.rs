@@ -13,13 +13,17 @@ use jam_domain::limit::{Rate, Verdict};
 use jam_domain::page::Visible;
 use jam_domain::token::{Known, Scope, TokenBook, TokenEntry, Unaccepted};
 use jam_domain::{Code, Refusal, ServiceId, Settings, Timestamp, TokenId};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::action::{BodyRule, MAX_JSON, Permission, Rule};
 use super::limiter::{Key, Limiter};
 use super::metrics::{AuthFailure, Metrics, QuotaReject};
 use super::query::Query;
 use super::tokens::Tokens;
+
+/// How long a body waits for its turn.
+const TURN: Duration = Duration::from_secs(30);
 
 /// What admission decides with.
 pub struct Gate {
@@ -29,9 +33,9 @@ pub struct Gate {
     pub limiter: Limiter,
     /// Proxies whose forwarding headers are believed.
     pub trusted_proxies: Vec<AddressBlock>,
-    /// KiB of uploads and downloads that may still be held.
+    /// KiB of bodies that may still be held.
     pub transfers: Arc<Semaphore>,
-    /// KiB of uploads and downloads that may be held at all.
+    /// KiB of bodies that may be held at all.
     pub transfer_budget: u32,
     /// How long a client may keep us waiting.
     pub patience: Duration,
@@ -131,6 +135,17 @@ impl Gate {
             Permission::OpenHealth | Permission::Needs(_) => Query::parse(parts.uri.query().unwrap_or_default())?,
         };
         Ok(Admitted { segment, query, caller, headers: &parts.headers, cap, patience: self.patience, now })
+    }
+
+    /// Waits for room for so many bytes of a body; gives them back when it is dropped.
+    pub async fn turn(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Refusal> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).clamp(1, self.transfer_budget);
+        match timeout(TURN, self.transfers.clone().acquire_many_owned(kib)).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => {
+                Err(Refusal::new(Code::StoreUnavailable, "too many transfers are under way: try again").retry_after(5))
+            }
+        }
     }
 
     fn who(
@@ -268,10 +283,14 @@ fn cap_of(body: BodyRule, settings: &Settings, caller: &Caller) -> u64 {
     }
 }
 
+/// The length of the body, when it is announced.
+pub fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 /// Refuses a body that announces more than fits; what does not announce its size is counted while it streams.
 fn fits(body: BodyRule, cap: u64, headers: &HeaderMap) -> Result<(), Refusal> {
-    let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
-    match (body, announced) {
+    match (body, announced(headers)) {
         (BodyRule::Json | BodyRule::Blob, Some(size)) if size > cap => Err(too_large(cap)),
         (BodyRule::None | BodyRule::Json | BodyRule::Blob, _) => Ok(()),
     }

@@ -149,6 +149,8 @@ fn noted(ended: &CleanupRun, dry_run: bool) -> Value {
         ended.cleaned;
     json!({
         "dry_run": dry_run,
+        "cutoff": ended.cutoff,
+        "duration_ms": milliseconds(ended),
         "archived": {"packages": archived_packages, "reports": archived_reports},
         "deleted": {"packages": deleted_packages, "reports": deleted_reports, "preimages": deleted_preimages},
     })

@@ -6,6 +6,7 @@ mod admit;
 mod body;
 mod build;
 mod cleanup;
+mod connection;
 mod cors;
 mod fault;
 mod health;
@@ -33,6 +34,7 @@ mod status;
 mod store;
 mod tokens;
 mod trace;
+mod unspoken;
 mod work;
 
 pub use program::{Program, main};

@@ -11,7 +11,7 @@ use jam_store::{NewPackage, SubmitError, Submitted};
 use serde_json::json;
 
 use super::admit::Admitted;
-use super::body::whole;
+use super::body::received;
 use super::fault::{Fault, json_response, not_found, ok};
 use super::lists::list;
 use super::shapes::{Attestations, PackageWithReceipt, ReportBundle};
@@ -21,7 +21,9 @@ use super::state::Api;
 pub async fn submit(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> Result<Response, Fault> {
     let include_receipt = admitted.query.flag("include_receipt")?;
     let key = key_of(admitted)?;
-    let submission = Submission::parse(&whole(body, admitted.cap, admitted.patience).await?)?;
+    let (bytes, turn) = received(api, admitted, body).await?;
+    let submission = Submission::parse(&bytes)?;
+    drop((bytes, turn));
     admitted.caller.may_touch(submission.service_id())?;
     let metrics = &api.pulse.metrics;
     let service = submission.service_id().clone();
@@ -41,7 +43,11 @@ pub async fn submit(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> 
 }
 
 fn key_of(admitted: &Admitted<'_>) -> Result<Option<String>, Refusal> {
-    let Some(value) = admitted.headers.get("idempotency-key") else { return Ok(None) };
+    let mut values = admitted.headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Refusal::field("Idempotency-Key", "must be sent once"));
+    }
     // A key that is not text is as wrong as one that is too long, and refused by the same rule.
     idempotency_key(value.to_str().unwrap_or_default()).map(Some)
 }

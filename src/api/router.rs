@@ -4,13 +4,14 @@ use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use axum::http::header::HOST;
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, Request};
+use axum::http::{HeaderValue, Request, Version};
 use axum::response::Response;
 use futures::FutureExt;
 use hyper::body::Incoming;
-use jam_domain::Code;
 use jam_domain::limit::Verdict;
+use jam_domain::{Code, Refusal};
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -63,6 +64,7 @@ async fn route(
     body: &mut Incoming,
     outcome: &mut Outcome,
 ) -> Result<Response, Fault> {
+    one_host(parts)?;
     let path = parts.uri.path();
     if !api.settings.enabled && is_jam(path) {
         return Err(not_found("path").into());
@@ -100,7 +102,8 @@ async fn handle(
         Action::PutPreimage => preimages::put(api, &admitted, body).await,
         Action::HeadPreimage => preimages::head(api, &admitted).await,
         Action::ReadPreimage => preimages::read(api, &admitted).await,
-        Action::PreimageMeta => preimages::meta(api, &admitted).await,
+        // Hyper leaves the body of an answer to HEAD out.
+        Action::PreimageMeta | Action::HeadPreimageMeta => preimages::meta(api, &admitted).await,
         Action::DeletePreimage => preimages::delete(api, &admitted).await,
         Action::SubmitPackage => packages::submit(api, &admitted, body).await,
         Action::ListPackages => packages::all(api, &admitted).await,
@@ -113,6 +116,15 @@ async fn handle(
         Action::ListReceipts => receipts::all(api, &admitted).await,
         Action::ReadReceipt => receipts::read(api, &admitted).await,
     }
+}
+
+/// RFC 9112, 3.2: a request of HTTP/1.1 names its host, once.
+fn one_host(parts: &Parts) -> Result<(), Refusal> {
+    let named = parts.headers.get_all(HOST).iter().count();
+    if named > 1 || (named == 0 && parts.version == Version::HTTP_11) {
+        return Err(Refusal::new(Code::BadRequest, "the request must have one Host header"));
+    }
+    Ok(())
 }
 
 fn is_jam(path: &str) -> bool {

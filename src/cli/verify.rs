@@ -1,5 +1,7 @@
 //! `jam verify`: recomputes a service's receipt chain from what the server stores, and compares the records it was made for.
 
+use std::fmt::Write as _;
+
 use jam_domain::receipt::{Chain, verify_next};
 use jam_domain::{AccumulatorRoot, HashAlgorithm, Receipt, ServiceId};
 use serde::de::DeserializeOwned;
@@ -120,7 +122,7 @@ fn sound(service: &ServiceId, walk: &Walk<'_>) -> Answer {
     let receipts = if count == 1 { "1 receipt".to_owned() } else { format!("{count} receipts") };
     let mut text = format!("service {service}: {receipts} verified, root {root} ({algorithm})\n");
     if gone > 0 {
-        text += &format!("{gone} of their packages and reports are no longer listed: those were not compared\n");
+        let _ = writeln!(text, "{gone} of their packages and reports are no longer listed: those were not compared");
     }
     Answer::json(json).with_text(text).with_names(vec![root.to_owned()])
 }

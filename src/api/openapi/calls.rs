@@ -28,6 +28,7 @@ pub fn described(action: Action) -> Call {
         Action::HeadPreimage => blobs::head(),
         Action::ReadPreimage => blobs::read(),
         Action::PreimageMeta => blobs::meta(),
+        Action::HeadPreimageMeta => blobs::head_meta(),
         Action::DeletePreimage => blobs::delete(),
         Action::SubmitPackage => submit(),
         Action::ListPackages => packages(),

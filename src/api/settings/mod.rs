@@ -2,7 +2,9 @@
 
 mod file;
 mod keys;
+mod services;
 mod show;
+mod strays;
 mod wiring;
 
 use std::collections::BTreeMap;
@@ -17,6 +19,7 @@ use super::tokens::Tokens;
 
 pub use keys::SettingsArgs;
 pub use show::show;
+pub use strays::Strays;
 pub use wiring::{Secret, Wiring};
 
 use keys::{Form, Key, Part, find};
@@ -32,6 +35,8 @@ pub enum Source {
     File,
     /// This environment variable.
     Environment(&'static str),
+    /// The environment, by the variable that the mistake names.
+    Variable,
     /// This flag.
     Flag(&'static str),
 }
@@ -44,6 +49,7 @@ impl fmt::Display for Source {
             Self::Profile(Profile::Staging) => f.write_str("profile staging"),
             Self::Profile(Profile::Production) => f.write_str("profile production"),
             Self::File => f.write_str("file"),
+            Self::Variable => f.write_str("environment"),
             Self::Environment(name) => write!(f, "environment {name}"),
             Self::Flag(name) => write!(f, "flag --{name}"),
         }
@@ -153,6 +159,10 @@ fn overlay_given(args: &SettingsArgs, values: &mut Values, mistakes: &mut Vec<Mi
 fn overlay(key: &Key, value: Value, source: Source, values: &mut Values, mistakes: &mut Vec<Mistake>) {
     match check(key, &value) {
         Ok(()) => drop(values.insert(key.name, (value, source))),
+        Err(_) if key.name == "services" && value.is_array() => {
+            let wrong = services::mistakes(&value).into_iter();
+            mistakes.extend(wrong.map(|(place, problem)| Mistake::of(&place, problem, Some(source))));
+        }
         Err(problem) => mistakes.push(Mistake::of(key.name, problem, Some(source))),
     }
 }

@@ -55,7 +55,8 @@ fn replay(state: &State, new: &NewPackage) -> Result<Option<Submitted>, SubmitEr
         (None, Some(_)) => return Err(StoreError::Fault("a new package id is taken".into()).into()),
         (None, None) => return Ok(None),
     };
-    if row.fingerprint != new.fingerprint {
+    let other_id = new.id_from_client && row.package.id != new.package.id;
+    if other_id || row.fingerprint != new.fingerprint {
         return Err(SubmitError::Conflict { what });
     }
     let package = row.package.clone();
