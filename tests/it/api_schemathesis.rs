@@ -21,7 +21,14 @@ async fn the_server_is_what_its_document_says(world: World) {
     let program = String::from_utf8(installed.stdout).unwrap();
     let scopes: &[&str] = &["read", "submit", "process", "admin"];
     let (_tokens, tokens) = file("tokens.json", &token_file(&[(TOKEN, Some(scopes), None)]));
-    let server = world.with(&[("JAM_ALLOWED_TOKENS", ""), ("JAM_TOKENS_FILE", tokens.to_str().unwrap())]).await;
+    let (_admins, admins) = file("admins.json", &token_file(&[(TOKEN, None, None)]));
+    let server = world
+        .with(&[
+            ("JAM_ALLOWED_TOKENS", ""),
+            ("JAM_TOKENS_FILE", tokens.to_str().unwrap()),
+            ("JAM_ADMIN_TOKENS_FILE", admins.to_str().unwrap()),
+        ])
+        .await;
     let scratch = tempfile::tempdir().unwrap();
     let mut command = Command::new(program.trim());
     command.arg("--no-color").arg("--config-file").arg(folder.join("schemathesis.toml"));

@@ -66,8 +66,7 @@ struct Held {
     victim: Worker,
     /// The user that the worker's sessions run as.
     user: String,
-    /// Holds the head.
-    lock: PgConnection,
+    head: PgConnection,
 }
 
 const PACKAGES: usize = 6;
@@ -81,13 +80,13 @@ impl Held {
         }
         let user = format!("victim_{}", dsn.rsplit('/').next().unwrap().split('?').next().unwrap());
         postgres::execute(&dsn, &format!("create role {user} superuser login")).await;
-        let mut lock = postgres::connect(&dsn).await;
-        lock.execute("begin; select from accumulators where service_id = 's1' for update").await.unwrap();
+        let mut head = postgres::connect(&dsn).await;
+        head.execute("begin; select from accumulators where service_id = 's1' for update").await.unwrap();
         let victim = Worker::on(&dsn.replace("postgres@", &format!("{user}@")), settings);
-        let held = Self { dsn, server, record, victim, user, lock };
+        let world = Self { dsn, server, record, victim, user, head };
         // Long before the end of its patience with that statement.
-        held.sessions("state = 'active' and wait_event_type = 'Lock' and now() - query_start < '1 s'").await;
-        held
+        world.sessions("state = 'active' and wait_event_type = 'Lock' and now() - query_start < '1 s'").await;
+        world
     }
 
     /// Waits until one session of the worker is so.
@@ -110,7 +109,7 @@ impl Held {
     }
 
     async fn release_the_head(&mut self) {
-        self.lock.execute("rollback").await.unwrap();
+        self.head.execute("rollback").await.unwrap();
     }
 
     /// Waits until nothing is pending, and checks that each package was processed once.

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one file per concern.
 #![allow(clippy::unwrap_used, reason = "in a test, nothing where something must be is the failure")]
 
+mod api_admin;
 mod api_admission;
 mod api_answers;
 mod api_cleanup;
@@ -10,12 +11,14 @@ mod api_drain;
 mod api_early;
 mod api_errors;
 mod api_growth;
+mod api_limits;
 mod api_packages;
 mod api_preimages;
 mod api_processing;
 mod api_program;
 mod api_raw;
 mod api_refusals;
+mod api_refusals_admin;
 mod api_schemathesis;
 mod api_support;
 mod chart;
@@ -67,6 +70,7 @@ mod rotation_consumers;
 mod rotation_support;
 mod runbooks;
 mod shape;
+mod store_admin;
 mod store_agreement;
 mod store_claims;
 mod store_cleanup_run;

@@ -24,16 +24,16 @@ async fn submit(store: &PostgresStore, count: usize) {
 
 /// An engine that says when it has begun, and then does nothing at all until it is told to go on.
 fn frozen() -> (Engine, mpsc::Receiver<()>, mpsc::Sender<()>) {
-    let (started, start) = mpsc::channel();
+    let (begun, heard) = mpsc::channel();
     let (go, gone) = mpsc::channel::<()>();
     let gone = Mutex::new(gone);
     let engine = engine_that(move |_| {
-        let _ = started.send(());
+        let _ = begun.send(());
         // The runtime goes on without this thread.
         let _ = tokio::task::block_in_place(|| gone.lock().unwrap().recv());
         Ok(())
     });
-    (engine, start, go)
+    (engine, heard, go)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -41,12 +41,12 @@ async fn the_claim_of_a_silent_processor_is_taken_back_and_nothing_is_done_twice
     let dsn = postgres::migrated_database().await;
     let (silent, other) = (patient_for(&dsn, 2).await, patient_for(&dsn, 60).await);
     submit(&other, 3).await;
-    let (frozen, start, go) = frozen();
+    let (frozen, heard, go) = frozen();
     let batch = {
         let silent = silent.clone();
         tokio::spawn(async move { silent.process(3, &frozen).await })
     };
-    until("the batch", async || start.try_recv().ok()).await;
+    until("the batch", async || heard.try_recv().ok()).await;
     assert!(other.process(3, &engine()).await.unwrap().is_empty(), "it holds its claim for a while");
     let taken = async || Some(other.process(3, &engine()).await.unwrap().len()).filter(|count| *count > 0);
     assert_eq!(until("the end of the claim", taken).await, 3);
@@ -67,15 +67,15 @@ async fn a_long_batch_keeps_its_claim_by_signs_of_life() {
     let (steady, other) = (patient_for(&dsn, 2).await, patient_for(&dsn, 60).await);
     submit(&other, 5).await;
     // More than the two seconds in all, less for each.
-    let (started, start) = mpsc::channel();
+    let (begun, heard) = mpsc::channel();
     let slow = engine_that(move |_| {
-        let _ = started.send(());
+        let _ = begun.send(());
         #[allow(clippy::disallowed_methods)] // the refiner is synchronous, and being slow is what it is for
         std::thread::sleep(Duration::from_millis(700));
         Ok(())
     });
     let batch = tokio::spawn(async move { steady.process(5, &slow).await });
-    until("the batch", async || start.try_recv().ok()).await;
+    until("the batch", async || heard.try_recv().ok()).await;
     while !batch.is_finished() {
         assert_eq!(other.process(1, &engine()).await.unwrap(), []);
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -89,9 +89,9 @@ async fn while_a_batch_is_refined_its_chain_is_free_for_others() {
     let dsn = postgres::migrated_database().await;
     let (slow, other) = (patient_for(&dsn, 60).await, patient_for(&dsn, 60).await);
     submit(&other, 3).await;
-    let (frozen, start, go) = frozen();
+    let (frozen, heard, go) = frozen();
     let batch = tokio::spawn(async move { slow.process(3, &frozen).await });
-    until("the batch", async || start.try_recv().ok()).await;
+    until("the batch", async || heard.try_recv().ok()).await;
     // Packages of the same service are submitted, and processed by others, while it holds its claim.
     submit(&other, 2).await;
     assert_eq!(other.process(100, &engine()).await.unwrap().len(), 2);
@@ -100,9 +100,6 @@ async fn while_a_batch_is_refined_its_chain_is_free_for_others() {
     assert_eq!(batch.await.unwrap().unwrap().len(), 3);
     assert_eq!(verified_chain(&other, "s").await.len(), 10);
 }
-
-/// The timer that asks whether the other end is still there.
-const KEEPALIVE: u8 = 2;
 
 /// The kernel's timer of the server's end of a connection, as `/proc/net/tcp` shows it: which, and in how many hundredths of a
 /// second.
@@ -114,6 +111,9 @@ fn timer(server: i64, client: i64) -> Option<(u8, u64)> {
     let (kind, left) = row[5].split_once(':')?;
     Some((kind.parse().ok()?, u64::from_str_radix(left, 16).ok()?))
 }
+
+/// The timer of the kernel that asks a silent peer.
+const KEEPALIVE: u8 = 2;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_database_asks_a_silent_client_within_seconds_whether_it_is_still_there() {

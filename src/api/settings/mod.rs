@@ -116,11 +116,12 @@ pub fn load(args: &SettingsArgs, purpose: Purpose) -> Result<Loaded, Vec<Mistake
     if let Some(settings) = &settings {
         mistakes.extend(wiring.mistakes_with(settings, purpose));
     }
-    if purpose == Purpose::Serve
-        && let Err(line) = Tokens::open(&wiring)
-    {
-        let problem = line.strip_prefix("tokens_file: ").unwrap_or(&line);
-        mistakes.push(Mistake::of("tokens_file", problem, None));
+    if purpose == Purpose::Serve {
+        let opened = [Tokens::open(&wiring).map(drop), Tokens::open_admin(&wiring).map(drop)];
+        for line in opened.into_iter().filter_map(Result::err) {
+            let (key, problem) = line.split_once(": ").unwrap_or(("tokens_file", &line));
+            mistakes.push(Mistake::of(key, problem, None));
+        }
     }
     for mistake in &mut mistakes {
         mistake.source = mistake.source.or_else(|| sources.get(mistake.key.as_str()).copied());

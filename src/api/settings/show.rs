@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -35,6 +36,7 @@ fn wired(wiring: &Wiring, name: &str) -> String {
         allowed_tokens,
         api_tokens,
         tokens_file,
+        admin_tokens_file,
         listen,
         metrics_listen,
         trusted_proxies,
@@ -45,11 +47,13 @@ fn wired(wiring: &Wiring, name: &str) -> String {
         shutdown_delay_seconds,
     } = wiring;
     let unset = || "–".to_owned();
+    let path = |path: Option<&PathBuf>| path.map_or_else(unset, |path| format!("{:?}", path.display().to_string()));
     match name {
         "pg_dsn" => pg_dsn.as_ref().map_or_else(unset, |_| "<redacted>".into()),
         "allowed_tokens" => counted(allowed_tokens),
         "api_tokens" => counted(api_tokens),
-        "tokens_file" => tokens_file.as_ref().map_or_else(unset, |path| format!("{:?}", path.display().to_string())),
+        "tokens_file" => path(tokens_file.as_ref()),
+        "admin_tokens_file" => path(admin_tokens_file.as_ref()),
         "listen" => format!("{listen:?}"),
         "metrics_listen" => metrics_listen.as_ref().map_or_else(|| "off".into(), |address| format!("{address:?}")),
         "trusted_proxies" => {
@@ -60,7 +64,7 @@ fn wired(wiring: &Wiring, name: &str) -> String {
         "max_bytes_in_flight" => max_bytes_in_flight.to_string(),
         "client_timeout_seconds" => client_timeout_seconds.to_string(),
         "shutdown_delay_seconds" => shutdown_delay_seconds.to_string(),
-        // Keys that this build refuses (admin_tokens_file, otlp_endpoint, blob_store) are never set here.
+        // Keys that this build refuses (otlp_endpoint, blob_store) are never set here.
         _ => unset(),
     }
 }

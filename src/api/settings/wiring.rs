@@ -61,6 +61,8 @@ pub struct Wiring {
     pub api_tokens: Vec<Secret>,
     /// File of token hashes.
     pub tokens_file: Option<PathBuf>,
+    /// File of token hashes of administrators; without it there is no admin plane.
+    pub admin_tokens_file: Option<PathBuf>,
     /// Address of the API.
     pub listen: String,
     /// Address of `/metrics`.
@@ -102,11 +104,7 @@ impl Wiring {
             shutdown_delay_seconds,
         } = serde_json::from_value(values).expect("every value was checked by itself");
         let mut wrong = |key: &str, problem: String| mistakes.push(Mistake::of(key, problem, None));
-        let unbuilt = [
-            ("admin_tokens_file", admin_tokens_file.is_some()),
-            ("otlp_endpoint", otlp_endpoint.is_some()),
-            ("blob_store", blob_store.is_some()),
-        ];
+        let unbuilt = [("otlp_endpoint", otlp_endpoint.is_some()), ("blob_store", blob_store.is_some())];
         for (key, _) in unbuilt.into_iter().filter(|(_, given)| *given) {
             wrong(key, NOT_YET.into());
         }
@@ -133,6 +131,7 @@ impl Wiring {
             allowed_tokens,
             api_tokens,
             tokens_file,
+            admin_tokens_file,
             listen,
             metrics_listen,
             trusted_proxies,

@@ -25,6 +25,8 @@ pub(super) enum Begin {
     /// Chunks of an upload, whose record's commit flushes them in log order; or a batch of a cleanup, which the next
     /// cleanup does again when a crash takes it back. Nobody waits for the disk while it holds rows.
     Staging,
+    /// One thing that an administrator does at a time in the whole database: what was before is exactly what the audit says.
+    Admin,
 }
 
 impl Begin {
@@ -32,6 +34,7 @@ impl Begin {
         let first = match self {
             Self::Plain => String::new(),
             Self::Submit => "; select pg_advisory_xact_lock(5425451, 1)".into(),
+            Self::Admin => "; select pg_advisory_xact_lock(5425451, 4)".into(),
             Self::Process(idle) => {
                 format!("; set local idle_in_transaction_session_timeout = {}", idle.as_millis())
             }

@@ -191,10 +191,18 @@ pub(super) async fn attest(
     Ok(bundle.map_or(Attest::NoSuchReport, Attest::Recorded))
 }
 
-/// The report of a package, as of one moment.
-pub(super) async fn report_of(store: &PostgresStore, package: PackageId) -> Result<Option<ReportBundle>, Failure> {
+/// The report of a package, archived or not, as of one moment.
+pub(super) async fn report_of(
+    store: &PostgresStore,
+    package: PackageId,
+    archived: bool,
+) -> Result<Option<ReportBundle>, Failure> {
     let mut transaction = begin(&store.pool, Begin::Plain).await?;
-    let bundle = reports::of_package(&mut transaction, package).await?;
+    let bundle = if archived {
+        reports::of_archived(&mut transaction, package).await?
+    } else {
+        reports::of_package(&mut transaction, package).await?
+    };
     transaction.rollback().await?;
     Ok(bundle)
 }

@@ -27,9 +27,9 @@ fn told(instance: &JamInstance, cluster: &Observed, defaults: &Defaults) -> JamI
 
 /// The instance with another spec under the same generation, as if it had been so from the beginning.
 fn but_keep(instance: &JamInstance, changes: serde_json::Value) -> JamInstance {
-    let mut changed = but(instance, changes);
-    changed.metadata.generation = instance.metadata.generation;
-    changed
+    let mut other = but(instance, changes);
+    other.metadata.generation = instance.metadata.generation;
+    other
 }
 
 /// The revision that the record among these objects holds.
