@@ -14,7 +14,8 @@ pub(super) const NO_DATABASE: &str =
 const LONGEST_NAME: usize = 40;
 
 /// Environment variables of the server that the spec has no field for: a user may set them.
-pub(crate) const FREE_VARIABLES: [&str; 7] = [
+pub(crate) const FREE_VARIABLES: [&str; 8] = [
+    "JAM_CLAIM_TIMEOUT",
     "JAM_CLIENT_TIMEOUT",
     "JAM_LOG",
     "JAM_LOG_FORMAT",
