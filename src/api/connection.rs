@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
-use axum::http::Request;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request};
 use axum::response::Response;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -77,7 +78,8 @@ impl Turns {
         S: Fn(IpAddr, Request<Incoming>) -> F,
         F: Future<Output = Response>,
     {
-        self.begun.notify_one();
+        // Only who waits now is told: a request of long ago is no last one.
+        self.begun.notify_waiters();
         let _answering = Count::of(&self.answering);
         let response = service(peer, request).await;
         if response.body().size_hint().exact().is_some() {
@@ -100,10 +102,17 @@ where
     F: Future<Output = Response> + Send + 'static,
 {
     let turns = Arc::new(Turns::default());
-    let answered = turns.clone();
+    let (answered, stopping) = (turns.clone(), stop.clone());
     let answer = service_fn(move |request| {
-        let (turns, service) = (answered.clone(), service.clone());
-        async move { Ok::<_, Infallible>(turns.answer(service, peer, request).await) }
+        let (turns, service, stopping) = (answered.clone(), service.clone(), stopping.clone());
+        async move {
+            let mut response = turns.answer(service, peer, request).await;
+            // Told, the client sends nothing more on this connection: what it sent would be lost with it.
+            if stopping.is_cancelled() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -117,9 +126,11 @@ where
     let mut connection = pin!(connection);
     let stopped = async {
         stop.cancelled().await;
+        let mut begun = pin!(turns.begun.notified());
+        begun.as_mut().enable();
         // Hyper closes a connection on which it has read nothing yet, whatever lies in the socket: it gets one more turn.
         if turns.answering.load(Ordering::Relaxed) == 0 {
-            let _ = tokio::time::timeout(LAST_WORD, turns.begun.notified()).await;
+            let _ = tokio::time::timeout(LAST_WORD, begun).await;
         }
     };
     let ended = tokio::select! {

@@ -2,6 +2,7 @@
 //! store → the answer.
 
 pub mod action;
+mod admin;
 mod admit;
 mod body;
 mod build;

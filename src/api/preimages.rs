@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::admit::{Admitted, announced};
 use super::body::checked;
-use super::fault::{Fault, json_response, not_found, ok, refused};
+use super::fault::{Fault, Plane, json_response, not_found, ok, refused};
 use super::metrics::QuotaReject;
 use super::state::Api;
 
@@ -118,7 +118,7 @@ pub async fn meta(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault>
 /// DELETE /jam/preimages/{hash}.
 pub async fn delete(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
     let hash = hash_of(admitted)?;
-    match api.store.delete_preimage(hash).await? {
+    match api.store.delete_preimage(hash, &admitted.by()).await? {
         Some(true) => {
             tracing::info!(%hash, store = api.store_name(), token_hash = admitted.caller.id.as_str(), "preimage deleted");
             let mut response = Response::new(Body::empty());
@@ -200,7 +200,7 @@ fn range_header<'a>(headers: &'a HeaderMap, preimage: &Preimage) -> Option<&'a s
 
 fn out_of_range(preimage: &Preimage) -> Response {
     let refusal = Refusal::field("Range", format!("lies outside of the {} bytes", preimage.size));
-    let mut response = refused(&refusal);
+    let mut response = refused(&refusal, Plane::Jam);
     *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
     set(response.headers_mut(), CONTENT_RANGE, &format!("bytes */{}", preimage.size));
     response

@@ -22,6 +22,7 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
         service_id: query.value("service_id")?,
         status: query.value("status")?,
         visible: admitted.caller.services.clone(),
+        archived: admitted.archived()?,
     };
     let asked = query.page()?;
     filter.service_id.iter().try_for_each(|service| admitted.caller.may_touch(service))?;

@@ -15,12 +15,12 @@ use jam_domain::{Code, Refusal};
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use super::action::{self, Action, Route, Rule};
+use super::action::{self, Action, Route, Rule, is_admin, is_jam};
 use super::body::drain;
-use super::fault::{Fault, not_found};
+use super::fault::{Fault, Plane, not_found};
 use super::state::Api;
 use super::trace::TraceId;
-use super::{cors, openapi, packages, preimages, process, receipts, reports, status};
+use super::{admin, cors, openapi, packages, preimages, process, receipts, reports, status};
 
 /// The route label of what leads nowhere.
 const UNMATCHED: &str = "unmatched";
@@ -30,6 +30,7 @@ const UNMATCHED: &str = "unmatched";
 struct Outcome {
     route: Option<&'static str>,
     verdict: Option<Verdict>,
+    plane: Plane,
 }
 
 /// Answers one request of this peer. Never fails: every fault is an answer.
@@ -47,7 +48,7 @@ pub async fn answer(api: Arc<Api>, peer: IpAddr, request: Request<Incoming>) -> 
     };
     let answered = answered.instrument(span).await;
     let refused = answered.is_err();
-    let mut response = answered.unwrap_or_else(|fault| fault.response());
+    let mut response = answered.unwrap_or_else(|fault| fault.response(outcome.plane));
     if refused {
         drain(body, &parts.headers);
     }
@@ -66,8 +67,11 @@ async fn route(
 ) -> Result<Response, Fault> {
     one_host(parts)?;
     let path = parts.uri.path();
-    if !api.settings.enabled && is_jam(path) {
+    if !mounted(api, path) {
         return Err(not_found("path").into());
+    }
+    if is_admin(path) {
+        outcome.plane = Plane::Admin;
     }
     let (rule, segment) = match action::find(&parts.method, path) {
         Route::Found(rule, segment) => (rule, segment),
@@ -89,7 +93,7 @@ async fn handle(
     body: &mut Incoming,
     outcome: &mut Outcome,
 ) -> Result<Response, Fault> {
-    let admitted = api.gate.admit(&api.settings, &api.pulse.metrics, rule, request, &mut outcome.verdict)?;
+    let admitted = api.gate.admit(&api.settings, &api.pulse.metrics, rule, request, &mut outcome.verdict).await?;
     match rule.action {
         Action::Healthz => Ok(status::healthz()),
         Action::Readyz => Ok(status::readyz(api).await),
@@ -115,6 +119,10 @@ async fn handle(
         Action::Process => process::call(api, &admitted).await,
         Action::ListReceipts => receipts::all(api, &admitted).await,
         Action::ReadReceipt => receipts::read(api, &admitted).await,
+        Action::RestorePackage => admin::packages::restore(api, &admitted).await,
+        Action::RunCleanup => admin::cleanup::run(api, &admitted).await,
+        Action::CleanupStatus => admin::cleanup::status(api, &admitted).await,
+        Action::Audit => admin::audit(api, &admitted).await,
     }
 }
 
@@ -127,8 +135,9 @@ fn one_host(parts: &Parts) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn is_jam(path: &str) -> bool {
-    path == "/jam" || path.starts_with("/jam/")
+/// Whether there is such a path here at all: JAM may be off, and administrators may have no tokens.
+fn mounted(api: &Api, path: &str) -> bool {
+    (api.settings.enabled || !is_jam(path)) && (api.gate.admins.is_some() || !is_admin(path))
 }
 
 /// Faults of ours are logged here, once, with everything that the client is not told. Refusals of clients are logged where

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jam_domain::{Settings, StoreKind};
 use jam_store::postgres::migrate::{self, MigrateError, Status, Step};
@@ -23,7 +24,11 @@ pub async fn open(settings: &Settings, wiring: &Wiring) -> Result<Arc<dyn Store>
 
 fn config(wiring: &Wiring) -> Result<PostgresConfig, Ending> {
     let dsn = wiring.pg_dsn.as_ref().ok_or_else(|| Ending::Refused(vec!["pg_dsn is missing".into()]))?;
-    Ok(PostgresConfig { max_connections: wiring.pg_max_connections, ..PostgresConfig::new(dsn.reveal()) })
+    Ok(PostgresConfig {
+        max_connections: wiring.pg_max_connections,
+        claim_timeout: Duration::from_secs(wiring.claim_timeout_seconds.into()),
+        ..PostgresConfig::new(dsn.reveal())
+    })
 }
 
 /// What `migrate` is asked for.

@@ -44,12 +44,11 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
         cleanup::look(context, instance),
         migrations::look(context, &key, &jobs),
     )?;
-    let ours = |deployment: Option<Deployment>| {
-        let deployment = deployment?;
+    let ours = |deployment: &Deployment| {
         let object = ObjectRef { kind: Kind::Deployment, name: deployment.name_any() };
-        let foreign = Foreign::judge(&object, &deployment.metadata, &key.name, uid);
-        foreign.is_none().then(|| DeploymentState::of(&deployment))
+        Foreign::judge(&object, &deployment.metadata, &key.name, uid).is_none()
     };
+    let (api, worker) = (api.filter(ours), worker.filter(ours));
     let mut observed = Observed {
         dsn,
         database_port,
@@ -62,8 +61,9 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
         admin_tokens: admin,
         migration_jobs: migrations.jobs,
         migration_previews: migrations.previews,
-        api: ours(api),
-        worker: ours(worker),
+        adoptable: adoptable(context, instance, api.as_ref(), worker.as_ref()).await?,
+        api: api.as_ref().map(DeploymentState::of),
+        worker: worker.as_ref().map(DeploymentState::of),
         children,
         ..Observed::nothing(Timestamp::now())
     };
@@ -137,6 +137,21 @@ pub async fn revisions(context: &Context, instance: &JamInstance, names: &[Strin
     });
     let found = try_join_all(read).await?;
     Ok(found.iter().flatten().filter_map(|map| Revision::of(map, &key.name)).collect())
+}
+
+/// What runs, as a revision, where a release that stored none has made it.
+async fn adoptable(
+    context: &Context,
+    instance: &JamInstance,
+    api: Option<&Deployment>,
+    worker: Option<&Deployment>,
+) -> Result<Option<Revision>, Error> {
+    let Some(api) = api.filter(|_| resolve::is_applied_without_revision(instance)) else { return Ok(None) };
+    let Some(name) = DeploymentState::of(api).config else { return Ok(None) };
+    let key = Key::of(instance);
+    let maps: Api<ConfigMap> = Api::namespaced(context.client.clone(), &key.namespace);
+    let map = maps.get_opt(&name).await.map_err(Error::read(format_args!("ConfigMap {name}")))?;
+    Ok(map.and_then(|map| Revision::adopt(api, worker, &map, &key.name)))
 }
 
 /// One Secret, by name.

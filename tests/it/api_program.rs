@@ -209,6 +209,41 @@ async fn the_stop_finishes_what_is_in_flight_and_takes_nothing_new() {
     }
 }
 
+/// Asks on one connection, with pauses, until an answer says that the server closes it: how many were answered.
+async fn asked_until_closed(host: String, pause: Duration) -> Result<u32, String> {
+    let mut stream = TcpStream::connect(&host).await.map_err(|e| e.to_string())?;
+    for answered in 0.. {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.map_err(|e| e.to_string())?;
+        let (mut said, mut bytes) = (String::new(), [0; 4096]);
+        while !said.ends_with('}') {
+            match stream.read(&mut bytes).await {
+                Ok(count @ 1..) => said.push_str(&String::from_utf8_lossy(&bytes[..count])),
+                other => return Err(format!("request {answered} got {other:?} after {said:?}")),
+            }
+        }
+        if said.to_lowercase().contains("connection: close") {
+            return Ok(answered + 1);
+        }
+        tokio::time::sleep(pause).await;
+    }
+    Err("it never ended".into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stop_tells_kept_connections_to_close_and_loses_no_request_on_them() {
+    let mut server = Server::start().await;
+    let host = server.address.trim_start_matches("http://").to_owned();
+    let clients: Vec<_> =
+        (1..=32).map(|n| tokio::spawn(asked_until_closed(host.clone(), Duration::from_millis(n * 10)))).collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    server.signal("TERM").await;
+    for client in clients {
+        let answered = client.await.unwrap();
+        assert!(answered.as_ref().is_ok_and(|count| *count > 1), "{answered:?}");
+    }
+    assert!(server.ended().await.success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_whole_runs_output_shows_no_token_no_dsn_and_no_blob() {
     let world = World::postgres().await;

@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod deployment;
+mod owned;
 mod preview;
 mod schema;
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub use token_secrets::{HashBook, OwnTokens, TokenSecret};
 
 pub use cleanup::{CleanupOutcome, CleanupRun, CleanupState};
 pub use deployment::DeploymentState;
+pub(crate) use owned::owned_template;
 pub use preview::{MigrationPreview, PreviewSaid};
 pub use schema::PodSchema;
 
@@ -58,6 +60,10 @@ pub struct Observed {
     pub database: Option<Probe>,
     /// Why pods are not ready, in the kubelet's words (such as ImagePullBackOff), when they are not.
     pub trouble: Option<String>,
+    /// Whether a pod that was ready runs on and is not ready any more: what was evicted or deleted did not lapse.
+    pub lapsed: bool,
+    /// What runs, as a revision, where status pins none: a release from before revisions made it.
+    pub adoptable: Option<Revision>,
     /// The revisions that status refers to and that were read because they differ from what is rendered now.
     pub revisions: Vec<Revision>,
     /// The schema that the API pods find, when they were asked.
@@ -90,6 +96,8 @@ impl Observed {
             worker: None,
             database: None,
             trouble: None,
+            lapsed: false,
+            adoptable: None,
             revisions: Vec::new(),
             pod_schema: None,
             children: Vec::new(),

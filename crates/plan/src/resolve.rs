@@ -28,6 +28,7 @@ use crate::{names, tokens};
 
 pub use egress::port_of_url;
 pub use migration::{MigrationPlan, MigrationStep, Preview};
+pub use revision::is_applied_without_revision;
 
 /// The revision of this crate's rendering: raised when the same spec renders other pods.
 pub const RENDER_REVISION: i32 = 1;
@@ -201,10 +202,9 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
     refuse::pod_overrides(spec.pod_template.as_ref())?;
     refuse::foreign(observed)?;
     let database = database(instance, observed, settings.store)?;
-    let pinned = revision::pinned(instance, database.as_ref());
     let mut image = image(spec, defaults);
-    if let Some(pinned) = pinned {
-        image.reference.clone_from(&pinned.image);
+    if let Some(reference) = revision::image(instance, observed, database.as_ref()) {
+        reference.clone_into(&mut image.reference);
     }
     let migration = migration::plan(instance, observed, &image, database.as_ref());
     let rollout = if migration.is_complete() { Rollout::Apply } else { Rollout::AfterMigration };

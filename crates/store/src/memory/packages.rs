@@ -85,8 +85,8 @@ fn check(state: &State, new: &NewPackage) -> Result<(), SubmitError> {
     Ok(())
 }
 
-pub(super) fn receipt(state: &State, id: PackageId) -> Option<Receipt> {
-    let row = state.packages.get(&id)?;
+pub(super) fn receipt(state: &State, id: PackageId, archived: bool) -> Option<Receipt> {
+    let row = if archived { &state.archive.get(&id)?.row } else { state.packages.get(&id)? };
     state.receipt(&row.package.service_id, row.receipt?)
 }
 

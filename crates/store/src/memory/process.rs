@@ -129,11 +129,12 @@ pub(super) fn list_reports(
     filter: &ReportFilter,
     page: PageRequest<TimeCursor>,
 ) -> Page<WorkReport, TimeCursor> {
-    let ReportFilter { service_id, status, visible } = filter;
+    let ReportFilter { service_id, status, visible, archived } = filter;
     let services = narrowed(service_id.as_ref(), visible.as_ref());
     let cut = Cut { status: *status, after: None, before: None, start: page.start, count: page.limit as usize + 1 };
-    let mut places = state.report_index.cut(services.as_deref(), &cut);
+    let index = if *archived { &state.archived_reports } else { &state.report_index };
+    let mut places = index.cut(services.as_deref(), &cut);
     let next = turn(&mut places, page.limit);
-    let items = places.iter().filter_map(|place| state.reports.get(&ReportId(place.id)));
+    let items = places.iter().filter_map(|place| state.stored_report(ReportId(place.id)));
     Page { items: items.map(|row| row.report.clone()).collect(), next }
 }

@@ -63,17 +63,27 @@ pub(super) async fn list(
     filter: &ReportFilter,
     page: PageRequest<TimeCursor>,
 ) -> Result<Page<WorkReport, TimeCursor>, Failure> {
-    let ReportFilter { service_id, status, visible } = filter;
+    let ReportFilter { service_id, status, visible, archived } = filter;
     let cut = Cut { service_id: service_id.as_ref(), status: *status, after: None, before: None, visible };
-    let rows = lists::rows(pool, &Listed { table: "reports", columns: COLUMNS }, &cut, page).await?;
+    let table = if *archived { "archived_reports" } else { "reports" };
+    let rows = lists::rows(pool, &Listed { table, columns: COLUMNS }, &cut, page).await?;
     let reports = rows.iter().map(report_of).collect::<Result<Vec<_>, _>>()?;
     Ok(lists::page(reports, page.limit, |last| TimeCursor { created_at: last.created_at, id: last.id.0 }))
 }
 
 /// The report of a package with everything said about it, as of one moment.
 pub(super) async fn of_package(connection: &mut PgConnection, id: PackageId) -> Result<Option<ReportBundle>, Failure> {
+    bundle(connection, "reports", id).await
+}
+
+/// The same of an archived package.
+pub(super) async fn of_archived(connection: &mut PgConnection, id: PackageId) -> Result<Option<ReportBundle>, Failure> {
+    bundle(connection, "archived_reports", id).await
+}
+
+async fn bundle(connection: &mut PgConnection, table: &str, id: PackageId) -> Result<Option<ReportBundle>, Failure> {
     let sql = format!(
-        "select {COLUMNS}, {receipt} from reports t
+        "select {COLUMNS}, {receipt} from {table} t
          left join receipts r on r.service_id = t.service_id and r.seq = t.receipt_seq where t.package_id = $1",
         receipt = receipts::JOINED
     );
