@@ -23,6 +23,7 @@ mod malformed;
 mod memory;
 mod metrics;
 mod observe;
+pub mod offline;
 mod pods;
 mod preview;
 mod publish;
