@@ -48,6 +48,7 @@ mod operator_rights_used;
 mod operator_rollback;
 mod operator_status;
 mod operator_support;
+mod operator_waited;
 mod plan_applied;
 mod plan_diff;
 mod plan_fields;
