@@ -14,6 +14,7 @@ mod error;
 mod evidence;
 #[cfg(test)]
 mod fake;
+mod farewell;
 mod forecast;
 mod health;
 mod instruments;

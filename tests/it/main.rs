@@ -40,6 +40,7 @@ mod operator_isolation;
 mod operator_kinds;
 mod operator_optional;
 mod operator_postgres;
+mod operator_removal;
 mod operator_replicas;
 mod operator_resource;
 mod operator_revisions;
