@@ -60,6 +60,8 @@ pub struct Admitted<'a> {
     pub query: Query,
     /// Who is calling.
     pub caller: Caller,
+    /// The settings in force when it came.
+    pub settings: Arc<Settings>,
     /// The headers.
     pub headers: &'a HeaderMap,
     /// Bytes that the body may have.
@@ -129,7 +131,7 @@ impl Gate {
     /// limit is handed out either way.
     pub fn admit<'a>(
         &self,
-        settings: &Settings,
+        settings: &Arc<Settings>,
         metrics: &Metrics,
         rule: &Rule,
         (parts, segment, peer): (&'a Parts, &'a str, IpAddr),
@@ -166,7 +168,8 @@ impl Gate {
                 Query::parse(parts.uri.query().unwrap_or_default())?
             }
         };
-        Ok(Admitted { segment, query, caller, headers: &parts.headers, cap, patience: self.patience, now })
+        let settings = settings.clone();
+        Ok(Admitted { segment, query, caller, settings, headers: &parts.headers, cap, patience: self.patience, now })
     }
 
     fn who(

@@ -1,11 +1,13 @@
 //! The rate limiter of this process: a bounded table of GCRA buckets.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
 use jam_domain::limit::{Bucket, Rate, Verdict};
 use jam_domain::{ServiceId, Timestamp, TokenId};
+use jam_store::Stored;
 
 /// Buckets at most; beyond, strangers share one bucket rather than push out those who are counted.
 const MOST: usize = 100_000;
@@ -38,7 +40,47 @@ struct Table {
     sweep_time: Option<Timestamp>,
 }
 
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token(id) => write!(f, "token:{id}"),
+            Self::Address(address) => write!(f, "address:{address}"),
+            Self::Service(id) => write!(f, "service:{id}"),
+            Self::Crowd => f.write_str("crowd"),
+        }
+    }
+}
+
+/// A bucket that is not empty, for administrators.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InUse {
+    /// Whose: `token:…`, `address:…`, `service:…` or `crowd`.
+    pub key: String,
+    /// Its state: [`Rate::look`] says what is left of the key's rate.
+    pub bucket: Bucket,
+}
+
 impl Limiter {
+    /// Buckets that are not empty, by key, at most so many.
+    #[allow(clippy::unused_async)] // a limiter that is shared asks its store
+    pub async fn buckets(&self, most: u32, now: Timestamp) -> Stored<Vec<InUse>> {
+        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = table.buckets.iter().filter(|(_, bucket)| !bucket.is_idle(now));
+        let mut used: Vec<_> = used.map(|(key, bucket)| InUse { key: key.to_string(), bucket: *bucket }).collect();
+        used.sort_by(|a, b| a.key.cmp(&b.key));
+        used.truncate(most as usize);
+        Ok(used)
+    }
+
+    /// Empties a bucket; says whether there was one.
+    #[allow(clippy::unused_async)] // a limiter that is shared tells its store
+    pub async fn reset(&self, key: &str) -> Stored<bool> {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = table.buckets.len();
+        table.buckets.retain(|known, _| known.to_string() != key);
+        Ok(table.buckets.len() < known)
+    }
+
     /// Counts one request of the key and decides about it.
     pub fn count(&self, key: Key, rate: Rate, now: Timestamp) -> Verdict {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,6 +7,7 @@ mod admit;
 mod body;
 mod build;
 mod cleanup;
+mod controls;
 mod cors;
 mod fault;
 mod health;

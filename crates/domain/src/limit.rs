@@ -43,6 +43,21 @@ impl Rate {
         (per_minute > 0).then_some(Self { per_minute })
     }
 
+    /// How a bucket is, without a request.
+    pub fn look(self, bucket: Bucket, now: Timestamp) -> Verdict {
+        let (now, limit) = (now.as_micros(), i64::from(self.per_minute));
+        let interval = (MINUTE_MICROS / limit).max(1);
+        let filled_until = bucket.0.max(now);
+        let room = (interval * limit - (filled_until - now)) / interval;
+        Verdict {
+            bucket,
+            limit: self.per_minute,
+            remaining: u32::try_from(room.max(0)).unwrap_or(u32::MAX),
+            reset: seconds_up(filled_until - now),
+            retry_after: None,
+        }
+    }
+
     /// Decides about one request. `bucket` is the key's state, `None` when it has none.
     pub fn decide(self, bucket: Option<Bucket>, now: Timestamp) -> Verdict {
         let now = now.as_micros();

@@ -18,7 +18,7 @@ use jam_domain::{
     StoreKind, Timestamp, TokenId, WorkPackage, WorkReport,
 };
 
-pub use admin::Administration;
+pub use admin::{Administration, Dispute, Dissent, Resolved};
 pub use memory::MemoryStore;
 pub use postgres::{PostgresConfig, PostgresStore, migrate};
 pub use work::{Clock, machine_clock};
