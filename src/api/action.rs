@@ -56,6 +56,8 @@ pub enum Action {
     ListReceipts,
     /// One receipt.
     ReadReceipt,
+    /// Follow what happens.
+    FollowEvents,
 }
 
 /// Who may do it.
@@ -110,7 +112,7 @@ const ADMIN: Permission = Permission::Needs(Scope::Admin);
 
 /// Every action.
 #[rustfmt::skip]
-pub static TABLE: [Rule; 23] = [
+pub static TABLE: [Rule; 24] = [
     row(Action::Healthz,          Method::GET,    "/healthz",                       Permission::Open,       BodyRule::None),
     row(Action::Readyz,           Method::GET,    "/readyz",                        Permission::Open,       BodyRule::None),
     row(Action::Version,          Method::GET,    "/system/version",                Permission::Open,       BodyRule::None),
@@ -134,6 +136,7 @@ pub static TABLE: [Rule; 23] = [
     row(Action::Process,          Method::POST,   "/jam/process",                   PROCESS,                BodyRule::None),
     row(Action::ListReceipts,     Method::GET,    "/jam/receipts",                  READ,                   BodyRule::None),
     row(Action::ReadReceipt,      Method::GET,    "/jam/receipts/{hash}",           READ,                   BodyRule::None),
+    row(Action::FollowEvents,     Method::GET,    "/jam/events",                    READ,                   BodyRule::None),
 ];
 
 /// Where a request leads.

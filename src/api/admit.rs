@@ -44,6 +44,8 @@ pub struct Caller {
     pub id: TokenId,
     /// The services that the token may touch; `None` is all.
     pub services: Visible,
+    /// What the token file says of it; `None` without a token.
+    pub entry: Option<TokenEntry>,
     /// Whose bucket the requests count in.
     bucket: Key,
 }
@@ -68,11 +70,12 @@ pub struct Admitted<'a> {
 
 impl Caller {
     fn anonymous(address: IpAddr) -> Self {
-        Self { id: TokenId::anonymous(), services: None, bucket: Key::Address(limit_block(address)) }
+        Self { id: TokenId::anonymous(), services: None, entry: None, bucket: Key::Address(limit_block(address)) }
     }
 
     fn of_entry(entry: &TokenEntry) -> Self {
-        Self { id: entry.id.clone(), services: entry.services.clone(), bucket: Key::Token(entry.id.clone()) }
+        let (id, services) = (entry.id.clone(), entry.services.clone());
+        Self { bucket: Key::Token(id.clone()), id, services, entry: Some(entry.clone()) }
     }
 
     /// Refuses a service that the token may not touch.

@@ -19,7 +19,7 @@ use super::body::drain;
 use super::fault::{Fault, not_found};
 use super::state::Api;
 use super::trace::TraceId;
-use super::{cors, openapi, packages, preimages, process, receipts, reports, status};
+use super::{cors, events, openapi, packages, preimages, process, receipts, reports, status};
 
 /// The route label of what leads nowhere.
 const UNMATCHED: &str = "unmatched";
@@ -112,6 +112,7 @@ async fn handle(
         Action::Process => process::call(api, &admitted).await,
         Action::ListReceipts => receipts::all(api, &admitted).await,
         Action::ReadReceipt => receipts::read(api, &admitted).await,
+        Action::FollowEvents => events::follow(api, &admitted).await,
     }
 }
 
@@ -137,6 +138,7 @@ fn log(fault: &Fault, parts: &Parts, route: Option<&str>) {
         | Code::Conflict
         | Code::TooLarge
         | Code::UnsupportedMediaType
+        | Code::EventsGone
         | Code::RateLimit => tracing::debug!(%method, route, error = %fault, "request refused"),
     }
 }

@@ -40,7 +40,8 @@ where
     while let Some((stream, peer, place)) = stop.run_until_cancelled(next(&listener, &room)).await {
         let service = service.clone();
         let answer = service_fn(move |request| {
-            let answering = service(peer, request);
+            // Boxed: a connection that reads a stream for hours does not go on holding what it took to make the answer.
+            let answering = Box::pin(service(peer, request));
             async move { Ok::<_, Infallible>(answering.await) }
         });
         let connection = http1::Builder::new()

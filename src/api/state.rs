@@ -9,6 +9,7 @@ use jam_store::Store;
 use tokio::sync::Semaphore;
 
 use super::admit::Gate;
+use super::feed::Feed;
 use super::health::Health;
 use super::limiter::Limiter;
 use super::metrics::Metrics;
@@ -38,6 +39,8 @@ pub struct Pulse {
     pub metrics: Metrics,
     /// How many packages are pending, about.
     pub pending: Pending,
+    /// What happens, for those who follow it.
+    pub feed: Feed,
 }
 
 impl Api {
@@ -68,6 +71,7 @@ impl Api {
             health: Health::new(store.clone(), stale_after),
             metrics: Metrics::new(store.kind()),
             pending: Pending::default(),
+            feed: Feed::of(store.clone()),
         };
         Ok(Self { settings, store, engine, gate, pulse })
     }

@@ -4,6 +4,7 @@ pub mod byte_range;
 pub mod canonical;
 pub mod client;
 pub mod digest;
+pub mod event;
 mod fields;
 pub mod limit;
 pub mod names;

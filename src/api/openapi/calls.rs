@@ -5,7 +5,7 @@ use jam_domain::{Code, Receipt, ServiceId, WorkPackage, WorkReport};
 use serde_json::{Value, json};
 
 use super::call::{Answer, Call, Content, Parameter, shape};
-use super::{blobs, system};
+use super::{blobs, events, system};
 use crate::api::action::Action;
 use crate::api::shapes::{Attestations, Listed, PackageWithReceipt, ReportBundle, Worked};
 
@@ -39,6 +39,7 @@ pub fn described(action: Action) -> Call {
         Action::Process => process(),
         Action::ListReceipts => receipts(),
         Action::ReadReceipt => receipt(),
+        Action::FollowEvents => events::follow(),
     }
 }
 

@@ -4,6 +4,7 @@
 mod blobs;
 mod call;
 mod calls;
+mod events;
 mod page;
 mod system;
 
@@ -83,6 +84,7 @@ fn tags() -> Value {
         {"name": "packages", "description": "Work: submitted, listed, processed."},
         {"name": "reports", "description": "What refining gave, and who attested it."},
         {"name": "receipts", "description": "The hash chains of the services."},
+        {"name": "events", "description": "What happens, as it happens."},
         {"name": "health", "description": "What probes ask."},
         {"name": "status", "description": "What people and dashboards ask."},
         {"name": "document", "description": "The API, described by itself; without a token, also while JAM is disabled."},
@@ -211,6 +213,10 @@ fn written(rule: &Rule, answer: &Answer, generator: &mut SchemaGenerator) -> Val
             json!({"application/json": {"schema": {"anyOf": [one(generator), other(generator)]}}})
         }
         Content::Bytes => json!({"*/*": {}}),
+        Content::Events => {
+            let event = generator.subschema_for::<jam_domain::event::Event>();
+            json!({"text/event-stream": {"schema": {"type": "string", "x-event": event}}})
+        }
         Content::Other(media_type) => json!({*media_type: {}}),
     };
     written["content"] = content;

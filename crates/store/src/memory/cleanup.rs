@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use jam_domain::event::Deed;
 use jam_domain::retention::{Cleaned, Retention};
 use jam_domain::{PackageId, PreimageHash, Timestamp};
 
@@ -28,6 +29,9 @@ pub(super) async fn cleanup(
     let deleted = each(store, &found, |state, id| delete(state, *id)).await;
     let found = unused(&store.state(), retention, &HashMap::new());
     let unused = each(store, &found, |state, hash| super::preimages::delete(state, *hash).filter(|gone| *gone)).await;
+    if let Some(cutoff) = retention.cutoff() {
+        store.state().story.forget(cutoff);
+    }
     let with_report = |gone: &[bool]| gone.iter().filter(|report| **report).count() as u64;
     Ok(Cleaned {
         archived_packages: archived.len() as u64,
@@ -111,6 +115,7 @@ fn archive(state: &mut State, id: PackageId, retention: &Retention) -> Option<bo
         state.report_index.remove(&report.report.service_id, report.report.status, report.place());
     }
     let had = report.is_some();
+    state.story.tell(retention.now(), vec![Deed::Archived(service.clone(), id)]);
     state.archive.insert(id, ArchivedRow { row, report, archived_at: retention.now() });
     Some(had)
 }

@@ -5,6 +5,7 @@ mod blobs;
 mod cleanup;
 mod cleanups;
 mod error;
+mod events;
 mod limits;
 mod lists;
 pub mod migrate;
@@ -26,6 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use jam_domain::event::{Reach, Step};
 use jam_domain::page::{
     PackageFilter, Page, PageRequest, ReceiptCursor, ReceiptFilter, ReportFilter, TimeCursor, Visible,
 };
@@ -338,6 +340,14 @@ impl Store for PostgresStore {
 
     async fn roots(&self, visible: &Visible, limit: u32) -> Stored<Vec<AccumulatorRoot>> {
         self.read(|| receipts::roots(&self.pool, visible, limit)).await
+    }
+
+    async fn reach(&self) -> Stored<Reach> {
+        self.read(|| events::reach(&self.pool)).await
+    }
+
+    async fn steps(&self, after: u64) -> Stored<Vec<Step>> {
+        self.read(|| events::after(&self.pool, after)).await
     }
 
     fn limits(&self) -> Option<Arc<dyn Limits>> {
