@@ -94,6 +94,8 @@ pub enum Action {
     AcceptReport,
     /// End it without one.
     RejectReports,
+    /// Follow what happens.
+    FollowEvents,
 }
 
 /// Who may do it.
@@ -151,7 +153,7 @@ const ADMIN: Permission = Permission::Needs(Scope::Admin);
 
 /// Every action.
 #[rustfmt::skip]
-pub static TABLE: [Rule; 42] = [
+pub static TABLE: [Rule; 43] = [
     row(Action::Healthz,          Method::GET,    "/healthz",                       Permission::Open,       BodyRule::None),
     row(Action::Readyz,           Method::GET,    "/readyz",                        Permission::Open,       BodyRule::None),
     row(Action::Version,          Method::GET,    "/system/version",                Permission::Open,       BodyRule::None),
@@ -194,6 +196,7 @@ pub static TABLE: [Rule; 42] = [
     row(Action::ReadDispute,      Method::GET,    "/jam/admin/disputes/{package_id}", OFFICE,               BodyRule::None),
     row(Action::AcceptReport,     Method::POST,   "/jam/admin/disputes/{package_id}/accept", OFFICE,        BodyRule::Json),
     row(Action::RejectReports,    Method::POST,   "/jam/admin/disputes/{package_id}/reject", OFFICE,        BodyRule::None),
+    row(Action::FollowEvents,     Method::GET,    "/jam/events",                    READ,                   BodyRule::None),
 ];
 
 /// Whether the path is one of JAM.

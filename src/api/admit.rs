@@ -52,6 +52,8 @@ pub struct Caller {
     pub services: Visible,
     /// Whether the token is an administrator's.
     pub admin: bool,
+    /// What the token file says of it; `None` without a token.
+    pub entry: Option<TokenEntry>,
     /// Whose bucket the requests count in.
     bucket: Key,
 }
@@ -78,7 +80,13 @@ pub struct Admitted<'a> {
 
 impl Caller {
     fn anonymous(address: IpAddr) -> Self {
-        Self { id: TokenId::anonymous(), services: None, admin: false, bucket: Key::Address(limit_block(address)) }
+        Self {
+            id: TokenId::anonymous(),
+            services: None,
+            admin: false,
+            entry: None,
+            bucket: Key::Address(limit_block(address)),
+        }
     }
 
     fn of_entry(entry: &TokenEntry) -> Self {
@@ -86,6 +94,7 @@ impl Caller {
             id: entry.id.clone(),
             services: entry.services.clone(),
             admin: entry.carries(Scope::Admin),
+            entry: Some(entry.clone()),
             bucket: Key::Token(entry.id.clone()),
         }
     }

@@ -106,7 +106,8 @@ where
     let answer = service_fn(move |request| {
         let (turns, service, stopping) = (answered.clone(), service.clone(), stopping.clone());
         async move {
-            let mut response = turns.answer(service, peer, request).await;
+            // Boxed: a connection that reads a stream for hours does not go on holding what it took to make the answer.
+            let mut response = Box::pin(turns.answer(service, peer, request)).await;
             // Told, the client sends nothing more on this connection: what it sent would be lost with it.
             if stopping.is_cancelled() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -21,7 +21,7 @@ use super::body::drain;
 use super::fault::{Fault, Plane, not_found};
 use super::state::Api;
 use super::trace::TraceId;
-use super::{admin, cors, openapi, packages, preimages, process, receipts, reports, status};
+use super::{admin, cors, events, openapi, packages, preimages, process, receipts, reports, status};
 
 /// The route label of what leads nowhere.
 const UNMATCHED: &str = "unmatched";
@@ -133,6 +133,7 @@ async fn handle(api: &Api, action: Action, admitted: &Admitted<'_>, body: &mut I
         Action::ReadDispute => admin::disputes::read(api, admitted).await,
         Action::AcceptReport => admin::disputes::accept(api, admitted, body).await,
         Action::RejectReports => admin::disputes::reject(api, admitted).await,
+        Action::FollowEvents => events::follow(api, admitted).await,
     }
 }
 
@@ -172,6 +173,7 @@ fn log(fault: &Fault, parts: &Parts, route: Option<&str>) {
         | Code::Conflict
         | Code::TooLarge
         | Code::UnsupportedMediaType
+        | Code::EventsGone
         | Code::RateLimit => tracing::debug!(%method, route, error = %fault, "request refused"),
     }
 }

@@ -52,13 +52,14 @@ pub async fn serve(loaded: Loaded, pauses: Pauses) -> Result<(), Ending> {
     }
     let stop = CancellationToken::new();
     tokio::spawn(stop_after(signal, api.clone(), delay(&wiring), stop.clone()));
+    let feed = api.pulse.feed.run();
     let limits = api.gate.limiter.keep(stop.clone());
     let metrics = async {
         if let Some(listener) = metrics_listener {
             metrics_server::run(listener, api.clone(), stop.clone()).await;
         }
     };
-    tokio::join!(run(listener, api.clone(), stop.clone()), metrics, limits);
+    tokio::join!(run(listener, api.clone(), stop.clone()), metrics, limits, feed);
     tracing::info!("stopped");
     Ok(())
 }
@@ -83,6 +84,8 @@ async fn stop_after(signal: CancellationToken, api: Arc<Api>, delay: Duration, s
     api.pulse.health.drain();
     tokio::time::sleep(delay).await;
     stop.cancel();
+    // A stream has no end of its own that could be waited for.
+    api.pulse.feed.end();
 }
 
 fn delay(wiring: &Wiring) -> Duration {

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::admit::Gate;
 use super::controls::Controls;
+use super::feed::Feed;
 use super::health::Health;
 use super::limiter::Limiter;
 use super::metrics::Metrics;
@@ -39,6 +40,8 @@ pub struct Pulse {
     pub metrics: Metrics,
     /// How many packages are pending, about.
     pub pending: Pending,
+    /// What happens, for those who follow it.
+    pub feed: Feed,
 }
 
 impl Api {
@@ -70,6 +73,7 @@ impl Api {
             health: Health::new(store.clone(), stale_after),
             metrics: Metrics::new(store.kind()),
             pending: Pending::default(),
+            feed: Feed::of(store.clone()),
         };
         let controls = Controls::of(settings);
         Ok(Self { controls, store, engine, gate, pulse })

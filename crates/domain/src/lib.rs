@@ -7,6 +7,7 @@ pub mod client;
 pub mod control;
 pub mod digest;
 pub mod dispute;
+pub mod event;
 mod fields;
 pub mod limit;
 pub mod names;

@@ -29,6 +29,8 @@ pub enum Code {
     TooLarge,
     /// The media type is not allowed.
     UnsupportedMediaType,
+    /// Events that a reader asks for are not kept any more.
+    EventsGone,
     /// Too many requests.
     RateLimit,
     /// A fault of the server.
@@ -39,7 +41,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::BadRequest,
         Self::Validation,
         Self::AuthMissing,
@@ -51,6 +53,7 @@ impl Code {
         Self::Conflict,
         Self::TooLarge,
         Self::UnsupportedMediaType,
+        Self::EventsGone,
         Self::RateLimit,
         Self::Internal,
         Self::StoreUnavailable,
@@ -70,6 +73,7 @@ impl Code {
             Self::Conflict => "jam_conflict",
             Self::TooLarge => "jam_preimage_too_large",
             Self::UnsupportedMediaType => "jam_unsupported_media_type",
+            Self::EventsGone => "jam_events_gone",
             Self::RateLimit => "jam_rate_limit",
             Self::Internal => "jam_internal",
             Self::StoreUnavailable => "jam_store_unavailable",
@@ -91,6 +95,7 @@ impl Code {
             Self::Conflict => "jam_admin_conflict",
             Self::TooLarge => "jam_admin_body_too_large",
             Self::UnsupportedMediaType => "jam_admin_unsupported_media_type",
+            Self::EventsGone => "jam_admin_events_gone",
             Self::RateLimit => "jam_admin_rate_limit",
             Self::Internal => "jam_admin_internal",
             Self::StoreUnavailable => "jam_admin_store_unavailable",
@@ -106,6 +111,7 @@ impl Code {
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::PendingLimit | Self::Conflict => 409,
+            Self::EventsGone => 410,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::RateLimit => 429,

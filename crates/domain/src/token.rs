@@ -257,6 +257,11 @@ impl TokenBook {
         (usize::try_from(at).ok().and_then(|at| self.entries.get(at)), global.into())
     }
 
+    /// Whether exactly this entry is still in force: neither retired nor changed, and accepted at that time.
+    pub fn holds(&self, entry: &TokenEntry, now: Timestamp) -> bool {
+        entry.accepted_at(now) && self.entries.contains(entry)
+    }
+
     /// Ids of the tokens accepted at that time, sorted: what a rotation asks every replica for.
     pub fn ids_at(&self, now: Timestamp) -> Vec<TokenId> {
         let ids: BTreeSet<_> =
@@ -326,6 +331,9 @@ mod tests {
         let accepted = |now| book.decide("alpha-token", at(now)).is_ok();
         assert_eq!([9, 10, 19, 20].map(accepted), [false, true, true, false]);
         assert_eq!(book.decide("alpha-token", at(20)), Err(Unaccepted::Expired));
+        let held = book.decide("alpha-token", at(10)).unwrap().0.clone();
+        assert!(book.holds(&held, at(19)) && !book.holds(&held, at(20)));
+        assert!(!book.holds(&TokenEntry { services: Some(BTreeSet::new()), ..held }, at(19)), "a changed one");
         assert_eq!([9, 10, 20].map(|now| book.ids_at(at(now)).len()), [0, 1, 0]);
     }
 

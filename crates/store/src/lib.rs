@@ -11,6 +11,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use jam_domain::event::{Reach, Step};
 use jam_domain::page::{
     PackageFilter, Page, PageRequest, ReceiptCursor, ReceiptFilter, ReportFilter, TimeCursor, Visible,
 };
@@ -329,6 +330,11 @@ pub trait Store: Administration + Send + Sync + 'static {
     async fn root(&self, service: &ServiceId) -> Stored<Option<AccumulatorRoot>>;
     /// The heads of the first chains, sorted by service.
     async fn roots(&self, visible: &Visible, limit: u32) -> Stored<Vec<AccumulatorRoot>>;
+
+    /// How far the events reach that can be read now.
+    async fn reach(&self) -> Stored<Reach>;
+    /// The next steps after this one, in order; what a caller read is whole, and nothing ever appears behind it.
+    async fn steps(&self, after: u64) -> Stored<Vec<Step>>;
 
     /// The rate limit that is shared with other processes; `None` where there can be no others.
     fn limits(&self) -> Option<Arc<dyn Limits>>;

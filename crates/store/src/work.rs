@@ -1,11 +1,12 @@
-//! What both stores do with a package before any state is touched: refine it, and name what it refers to.
+//! What both stores do with a package before any state is touched: refine it, name what it refers to, and what is told.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use jam_domain::event::{Fact, Link};
 use jam_domain::refine::{Attested, Engine, RefineFault};
-use jam_domain::{PreimageHash, Timestamp, WorkPackage};
+use jam_domain::{PackageStatus, PreimageHash, Timestamp, WorkPackage, WorkReport};
 
 /// Where a store reads the time that it writes itself; a test passes its own.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -24,6 +25,26 @@ pub(crate) fn work(engine: &Engine, package: &WorkPackage, now: Timestamp) -> Re
         Ok(Err(RefineFault(reason))) => Err(reason),
         Err(_) => Err("the refiner panicked".into()),
     }
+}
+
+/// What is told of a new report, with the number of its receipt.
+pub(crate) fn reported(report: &WorkReport, receipt: Option<u64>) -> Fact {
+    let (service, package) = (report.service_id.clone(), report.package_id);
+    match report.status {
+        PackageStatus::Applied => Fact::Worked(service, package, report.id, link(report, receipt)),
+        PackageStatus::Pending | PackageStatus::Refined | PackageStatus::Disputed => {
+            Fact::Refined(service, package, report.id)
+        }
+    }
+}
+
+/// What is told of a report that a further attestation accumulated.
+pub(crate) fn applied(report: &WorkReport, receipt: Option<u64>) -> Fact {
+    Fact::Applied(report.service_id.clone(), report.package_id, report.id, link(report, receipt))
+}
+
+fn link(report: &WorkReport, receipt: Option<u64>) -> Option<Link> {
+    receipt.map(|seq| Link(seq, report.refine_output_hash.clone()))
 }
 
 /// Every preimage that the package or one of its items refers to, once, in the order in which stores lock them.

@@ -141,6 +141,8 @@ pub enum Content {
     Either(Shape, Shape),
     /// Bytes of any kind.
     Bytes,
+    /// Server-sent events.
+    Events,
     /// Something else of this media type.
     Other(&'static str),
 }

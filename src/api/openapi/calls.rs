@@ -5,7 +5,7 @@ use jam_domain::{Code, Receipt, ServiceId, WorkPackage, WorkReport};
 use serde_json::{Value, json};
 
 use super::call::{Answer, Call, Content, Parameter, shape};
-use super::{admin, blobs, system};
+use super::{admin, blobs, events, system};
 use crate::api::action::Action;
 use crate::api::shapes::{Attestations, Listed, PackageWithReceipt, ReportBundle, Worked};
 
@@ -58,6 +58,7 @@ pub fn described(action: Action) -> Call {
         Action::ReadDispute => admin::dispute(),
         Action::AcceptReport => admin::accept_report(),
         Action::RejectReports => admin::reject_reports(),
+        Action::FollowEvents => events::follow(),
     }
 }
 

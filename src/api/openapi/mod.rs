@@ -5,6 +5,7 @@ mod admin;
 mod blobs;
 mod call;
 mod calls;
+mod events;
 mod page;
 mod system;
 
@@ -85,6 +86,7 @@ fn tags() -> Value {
         {"name": "packages", "description": "Work: submitted, listed, processed."},
         {"name": "reports", "description": "What refining gave, and who attested it."},
         {"name": "receipts", "description": "The hash chains of the services."},
+        {"name": "events", "description": "What happens, as it happens."},
         {"name": "admin", "description": "What administrators do; there only while `admin_tokens_file` is set. Refusals have codes of their own, `jam_admin_…`."},
         {"name": "health", "description": "What probes ask."},
         {"name": "status", "description": "What people and dashboards ask."},
@@ -222,6 +224,10 @@ fn written(rule: &Rule, answer: &Answer, generator: &mut SchemaGenerator) -> Val
             json!({"application/json": {"schema": {"anyOf": [one(generator), other(generator)]}}})
         }
         Content::Bytes => json!({"*/*": {}}),
+        Content::Events => {
+            let event = generator.subschema_for::<jam_domain::event::Event>();
+            json!({"text/event-stream": {"schema": {"type": "string", "x-event": event}}})
+        }
         Content::Other(media_type) => json!({*media_type: {}}),
     };
     written["content"] = content;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use jam_domain::audit::Deed;
+use jam_domain::event::Fact;
 use jam_domain::retention::{Cleaned, Retention};
 use jam_domain::{By, PackageId, PreimageHash};
 
@@ -29,6 +30,9 @@ pub(super) async fn cleanup(
     let deleted = each(store, &found, |state, id| delete(state, *id)).await;
     let found = unused(&store.state(), retention, &HashMap::new());
     let unused = each(store, &found, |state, hash| super::preimages::delete(state, *hash).filter(|gone| *gone)).await;
+    if let Some(cutoff) = retention.cutoff() {
+        store.state().story.forget(cutoff);
+    }
     let with_report = |gone: &[bool]| gone.iter().filter(|report| **report).count() as u64;
     Ok(Cleaned {
         archived_packages: archived.len() as u64,
@@ -115,6 +119,7 @@ fn archive(state: &mut State, id: PackageId, retention: &Retention) -> Option<bo
         state.archived_report_ids.insert(report.report.id, id);
     }
     let had = report.is_some();
+    state.story.tell(retention.now(), vec![Fact::Archived(service.clone(), id)]);
     state.archive.insert(id, ArchivedRow { row, report, archived_at: retention.now() });
     Some(had)
 }

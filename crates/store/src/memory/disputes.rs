@@ -1,12 +1,14 @@
 //! Disputes in memory: rival reports beside the report of a package, and the administrator's word that ends them.
 
 use jam_domain::dispute::{Resolution, conflict, rival};
+use jam_domain::event::Fact;
 use jam_domain::page::Visible;
 use jam_domain::refine::Engine;
 use jam_domain::{Attestation, By, PackageId, PackageStatus, ReportId, Timestamp, WorkReport};
 
 use super::process::accumulate;
 use super::state::{ReportRow, State};
+use crate::work::applied;
 use crate::{Attest, Dispute, Dissent, Resolved};
 
 /// Records the word of a worker who got this output.
@@ -34,6 +36,7 @@ pub(super) fn dissent(
     if own.status != PackageStatus::Disputed {
         state.move_report(id, PackageStatus::Disputed);
         state.move_package(own.package_id, PackageStatus::Disputed);
+        state.story.tell(word.created_at, vec![Fact::Disputed(own.service_id.clone(), own.package_id)]);
     }
     let Some(row) = state.packages.get_mut(&own.package_id) else {
         return Dissent::Recorded(Attest::NoSuchReport);
@@ -88,6 +91,7 @@ pub(super) fn resolve(
         let report = WorkReport { status: PackageStatus::Applied, ..chosen.report.clone() };
         take_the_place(state, id, accepted);
         let receipt = engine.receipts.then(|| accumulate(state, engine, &report, now));
+        state.story.tell(now, vec![applied(&report, receipt)]);
         state.move_report(accepted, PackageStatus::Applied);
         state.move_package(id, PackageStatus::Applied);
         if let Some(row) = state.reports.get_mut(&accepted) {

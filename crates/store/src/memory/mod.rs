@@ -9,12 +9,14 @@ mod preimages;
 mod process;
 mod receipts;
 mod state;
+mod story;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use jam_domain::audit::Deed;
+use jam_domain::event::{Reach, Step};
 use jam_domain::page::{
     PackageFilter, Page, PageRequest, ReceiptCursor, ReceiptFilter, ReportFilter, TimeCursor, Visible,
 };
@@ -26,6 +28,7 @@ use jam_domain::{
 };
 
 use self::state::State;
+use self::story::Story;
 use crate::{
     Archived, Attest, BlobBody, CleanupError, Clock, Limits, NewPackage, Processed, Put, PutError, ReportBundle,
     Restored, SchemaVersion, Store, Stored, SubmitError, Submitted, Upload, UploadBody, machine_clock,
@@ -53,7 +56,9 @@ impl MemoryStore {
 
     /// An empty store that reads the time from this clock.
     pub fn with_clock(clock: Clock) -> Self {
-        Self { state: Mutex::default(), clock, cleaning: tokio::sync::Mutex::default() }
+        // Numbers of an earlier life are behind those of this one: its readers are told that their events are gone.
+        let state = State { story: Story::from(clock()), ..State::default() };
+        Self { state: Mutex::new(state), clock, cleaning: tokio::sync::Mutex::default() }
     }
 
     /// Every change below is computed first and then written without a call that can panic, so that the state is whole
@@ -199,6 +204,14 @@ impl Store for MemoryStore {
 
     async fn roots(&self, visible: &Visible, limit: u32) -> Stored<Vec<AccumulatorRoot>> {
         Ok(self.state().ledgers.roots(visible, limit))
+    }
+
+    async fn reach(&self) -> Stored<Reach> {
+        Ok(self.state().story.reach())
+    }
+
+    async fn steps(&self, after: u64) -> Stored<Vec<Step>> {
+        Ok(self.state().story.after(after))
     }
 
     fn limits(&self) -> Option<Arc<dyn Limits>> {

@@ -1,5 +1,6 @@
 //! Packages in memory: acceptance in one step under the lock, and lists.
 
+use jam_domain::event::Fact;
 use jam_domain::page::{PackageFilter, Page, PageRequest, TimeCursor};
 use jam_domain::receipt::Entry;
 use jam_domain::refine::Engine;
@@ -30,6 +31,8 @@ pub(super) fn submit(state: &mut State, new: NewPackage, engine: &Engine) -> Res
     if let Some(key) = &idempotency_key {
         state.keys.insert((package.created_by.clone(), key.clone()), package.id);
     }
+    let told = Fact::Submitted(package.service_id.clone(), package.id, receipt.as_ref().map(|receipt| receipt.seq));
+    state.story.tell(package.created_at, vec![told]);
     let row = PackageRow {
         package: package.clone(),
         fingerprint,

@@ -1,5 +1,6 @@
 //! Processing in memory: claim under the lock, refine without it, write under it again.
 
+use jam_domain::event::Fact;
 use jam_domain::page::{Page, PageRequest, ReportFilter, TimeCursor, Visible};
 use jam_domain::refine::{Attested, Engine, reached};
 use jam_domain::{Attestation, PackageId, PackageStatus, ReportId, Timestamp, WorkPackage, WorkReport};
@@ -9,7 +10,7 @@ use super::disputes::has_spoken;
 use super::index::Cut;
 use super::receipts::turn;
 use super::state::{ReportRow, State, narrowed};
-use crate::work::work;
+use crate::work::{applied, reported, work};
 use crate::{Attest, Processed};
 
 /// Packages that one caller has in hand; whatever becomes of the caller, they are given back.
@@ -57,22 +58,28 @@ pub(super) async fn process(store: &MemoryStore, limit: u32, visible: &Visible, 
     }
     let now = (store.clock)();
     let mut state = store.state();
+    let mut deeds = Vec::with_capacity(claim.packages.len());
     let finished = claim.packages.iter().zip(outcomes).map(|(package, outcome)| {
         let (fault, applied) = match outcome {
-            Ok(attested) => (None, write_report(&mut state, attested, engine, now)),
-            Err(reason) => (Some(write_dispute(&mut state, package.id, reason)), false),
+            Ok(attested) => (None, write_report(&mut state, attested, engine, now, &mut deeds)),
+            Err(reason) => {
+                deeds.push(Fact::Disputed(package.service_id.clone(), package.id));
+                (Some(write_dispute(&mut state, package.id, reason)), false)
+            }
         };
         Processed { package_id: package.id, service_id: package.service_id.clone(), fault, applied }
     });
     let finished = finished.collect();
+    state.story.tell(now, deeds);
     drop(state);
     finished
 }
 
-fn write_report(state: &mut State, attested: Attested, engine: &Engine, now: Timestamp) -> bool {
+fn write_report(state: &mut State, attested: Attested, engine: &Engine, now: Timestamp, deeds: &mut Vec<Fact>) -> bool {
     let Attested { report, attestations } = attested;
     let applied = report.status == PackageStatus::Applied;
     let receipt = (applied && engine.receipts).then(|| accumulate(state, engine, &report, now));
+    deeds.push(reported(&report, receipt));
     state.move_package(report.package_id, report.status);
     if let Some(row) = state.packages.get_mut(&report.package_id) {
         row.report = Some(report.id);
@@ -117,7 +124,9 @@ pub(super) fn attest(
     let waits = row.report.status == PackageStatus::Refined;
     if waits && reached(engine.threshold, row.attestations.iter().map(|attestation| attestation.weight)) {
         let report = WorkReport { status: PackageStatus::Applied, ..row.report.clone() };
-        let receipt = engine.receipts.then(|| accumulate(&mut state, engine, &report, (store.clock)()));
+        let now = (store.clock)();
+        let receipt = engine.receipts.then(|| accumulate(&mut state, engine, &report, now));
+        state.story.tell(now, vec![applied(&report, receipt)]);
         state.move_report(id, PackageStatus::Applied);
         state.move_package(report.package_id, PackageStatus::Applied);
         if let Some(row) = state.reports.get_mut(&id) {

@@ -14,6 +14,7 @@ use jam_domain::{
 use super::admin::{Audit, Set};
 use super::index::TimeIndex;
 use super::receipts::Ledgers;
+use super::story::Story;
 use crate::ReportBundle;
 
 /// Everything.
@@ -49,6 +50,8 @@ pub(super) struct State {
     pub(super) cleanups: Option<CleanupRecord>,
     /// The receipt chains.
     pub(super) ledgers: Ledgers,
+    /// What happened.
+    pub(super) story: Story,
 }
 
 /// What stays of a package and its report until it is restored or deleted.

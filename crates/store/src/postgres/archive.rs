@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jam_domain::audit::Deed;
+use jam_domain::event::Fact;
 use jam_domain::retention::Retention;
 use jam_domain::{By, PackageId, PackageStatus, PreimageHash, ServiceId, WorkPackage};
 use sqlx::postgres::{PgConnection, PgPool};
@@ -13,7 +14,7 @@ use super::error::Failure;
 use super::packages::{COLUMNS, package_of};
 use super::pool::{Begin, begin};
 use super::value::{At, count, word};
-use super::{audit, disputes, packages, preimages};
+use super::{audit, disputes, events, packages, preimages};
 use crate::work::preimages_of;
 use crate::{Archived, Restored};
 
@@ -104,7 +105,7 @@ pub(super) async fn lengths(connection: &mut PgConnection, ids: &[Uuid]) -> Resu
     rows.into_iter().map(|(id, length)| Ok((id, count(length)?))).collect()
 }
 
-/// Moves finished packages and their reports here; returns how many of each. What another transaction has in hand is left
+/// Moves finished packages and their reports here, and tells of it; returns how many of each. What another transaction has in hand is left
 /// to the next cleanup.
 pub(super) async fn archive(
     connection: &mut PgConnection,
@@ -119,15 +120,25 @@ pub(super) async fn archive(
                 order by p.id for update skip locked))
             returning {PACKAGE}
          )
-         insert into archived_packages ({PACKAGE}, archived_at) select {PACKAGE}, $2 from moved returning id"
+         insert into archived_packages ({PACKAGE}, archived_at) select {PACKAGE}, $2 from moved returning id, service_id"
     );
-    let moved = query_scalar(AssertSqlSafe(sql)).bind(ids).bind(At::from(retention.now()));
-    let moved: Vec<Uuid> = moved.fetch_all(&mut *connection).await?;
+    let rows = query(AssertSqlSafe(sql)).bind(ids).bind(At::from(retention.now()));
+    let (mut moved, mut deeds) = (Vec::<Uuid>::new(), Vec::new());
+    for row in rows.fetch_all(&mut *connection).await? {
+        let id = row.try_get("id")?;
+        moved.push(id);
+        deeds.push(Fact::Archived(word(row.try_get("service_id")?)?, PackageId(id)));
+    }
+    if moved.is_empty() {
+        return Ok((0, 0));
+    }
     let sql = format!(
-        "with moved as (delete from reports where package_id = any($1) returning {REPORT})
-         insert into archived_reports ({REPORT}) select {REPORT} from moved"
+        "with {told}, moved as (delete from reports where package_id = any($1) returning {REPORT})
+         insert into archived_reports ({REPORT}) select {REPORT} from moved",
+        told = events::telling(2)
     );
-    let reports = query(AssertSqlSafe(sql)).bind(&moved).execute(connection).await?;
+    let told = events::text_of(&deeds)?;
+    let reports = query(AssertSqlSafe(sql)).bind(&moved).bind(told).execute(connection).await?;
     Ok((moved.len() as u64, reports.rows_affected()))
 }
 

@@ -15,7 +15,7 @@ use super::archive::{self, Aged, Walk};
 use super::error::Failure;
 use super::pool::Begin;
 use super::value::At;
-use super::{preimages, upload};
+use super::{events, preimages, upload};
 use crate::{CleanupError, Stored};
 
 /// Packages that are looked at, and at most moved or deleted, at once.
@@ -85,6 +85,7 @@ impl Run<'_> {
         self.delete().await?;
         self.delete_preimages().await?;
         if self.dry.is_none() {
+            self.forget_events().await?;
             let idle = u32::try_from(upload::ABANDONED.as_secs()).unwrap_or(u32::MAX);
             self.store.sweep_uploads(idle).await?;
         }
@@ -143,7 +144,8 @@ impl Run<'_> {
         } else {
             let (connection, retention, began) = (&mut self.connection, self.retention, Instant::now());
             let moved = async {
-                let mut transaction = connection.begin_with(Begin::Staging.statement()).await?;
+                // Flushed, because its events are seen; nobody waits for rows of finished packages meanwhile.
+                let mut transaction = connection.begin_with(Begin::Plain.statement()).await?;
                 let moved = archive::archive(&mut transaction, ids, retention).await?;
                 transaction.commit().await?;
                 Ok(moved)
@@ -203,6 +205,21 @@ impl Run<'_> {
         }
         self.cleaned.deleted_packages += ids.len() as u64;
         self.cleaned.deleted_reports += reports;
+        Ok(())
+    }
+
+    /// Deletes events from before the retention.
+    async fn forget_events(&mut self) -> Stored<()> {
+        let Some(cutoff) = self.retention.cutoff() else { return Ok(()) };
+        let mut steps = 0;
+        loop {
+            let forgotten = self.store.aside(events::forget(&mut self.connection, At::from(cutoff))).await?;
+            if forgotten == 0 {
+                break;
+            }
+            steps += forgotten;
+        }
+        tracing::debug!(steps, "old events deleted");
         Ok(())
     }
 

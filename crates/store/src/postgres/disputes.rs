@@ -1,6 +1,7 @@
 //! Disputes: rival reports beside the report of a package, and the administrator's word that ends them.
 
 use jam_domain::dispute::{Resolution, conflict, rival};
+use jam_domain::event::Fact;
 use jam_domain::page::Visible;
 use jam_domain::refine::Engine;
 use jam_domain::{Attestation, By, PackageId, PackageStatus, ReportId, WorkReport};
@@ -12,7 +13,7 @@ use super::PostgresStore;
 use super::error::Failure;
 use super::pool::{Begin, begin};
 use super::value::{body, unbody};
-use super::{audit, packages, process, reports};
+use super::{audit, events, packages, process, reports};
 use crate::{Attest, Dispute, Dissent, Resolved};
 
 /// Records the word of a worker who got this output.
@@ -58,6 +59,7 @@ pub(super) async fn dissent(
         reports::set_status(&mut transaction, own.id, PackageStatus::Disputed).await?;
         packages::move_all(&mut transaction, &[(package, PackageStatus::Disputed)]).await?;
         reports::dispute(&mut transaction, &[(package, reason)], word.created_at).await?;
+        events::tell(&mut transaction, &[Fact::Disputed(own.service_id.clone(), package)]).await?;
     }
     reports::attest(&mut transaction, &[Attestation { report_id: target.id, ..word.clone() }]).await?;
     let rivals = reports::rivals(&mut transaction, package).await?;
@@ -124,7 +126,7 @@ pub(super) async fn resolve(
             reports::take_the_place(&mut transaction, id, accepted).await?;
         }
         let seqs = process::accumulate(&mut transaction, &[&report], engine, || (store.clock)()).await?;
-        reports::apply(&mut transaction, accepted, seqs.get(&accepted).copied()).await?;
+        reports::apply(&mut transaction, &report, seqs.get(&accepted).copied()).await?;
         packages::move_all(&mut transaction, &[(id, PackageStatus::Applied)]).await?;
     }
     let resolution = Resolution::of(accepted, by);

@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::PostgresConfig;
 use super::error::{Cause, Failure, Redaction};
-use super::pool;
+use super::{events, pool};
 use crate::SchemaVersion;
 
 static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
@@ -147,6 +147,7 @@ pub async fn apply(config: &PostgresConfig) -> Result<Vec<Step>, MigrateError> {
     // Looked at under the lock: another run may have just finished.
     let pending = session.status().await?.pending;
     session.run().await?;
+    session.rebase().await?;
     session.close().await;
     Ok(pending)
 }
@@ -200,6 +201,12 @@ impl Session {
                 ran => return ran.map_err(|problem| self.explain(problem)),
             }
         }
+    }
+
+    /// A database that was restored from a dump goes on with its events where they were.
+    async fn rebase(&mut self) -> Result<(), MigrateError> {
+        let rebased = query(events::REBASE).execute(&mut self.connection).await;
+        rebased.map(drop).map_err(|error| words(&self.redaction, None, &error.into()))
     }
 
     async fn close(self) {

@@ -9,6 +9,7 @@ mod cleanups;
 mod controls;
 mod disputes;
 mod error;
+mod events;
 mod limits;
 mod lists;
 pub mod migrate;
@@ -30,6 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use jam_domain::event::{Reach, Step};
 use jam_domain::page::{
     PackageFilter, Page, PageRequest, ReceiptCursor, ReceiptFilter, ReportFilter, TimeCursor, Visible,
 };
@@ -353,6 +355,14 @@ impl Store for PostgresStore {
 
     async fn roots(&self, visible: &Visible, limit: u32) -> Stored<Vec<AccumulatorRoot>> {
         self.read(|| receipts::roots(&self.pool, visible, limit)).await
+    }
+
+    async fn reach(&self) -> Stored<Reach> {
+        self.read(|| events::reach(&self.pool)).await
+    }
+
+    async fn steps(&self, after: u64) -> Stored<Vec<Step>> {
+        self.read(|| events::after(&self.pool, after)).await
     }
 
     fn limits(&self) -> Option<Arc<dyn Limits>> {

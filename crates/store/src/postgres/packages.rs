@@ -1,5 +1,6 @@
 //! The table of packages.
 
+use jam_domain::event::Fact;
 use jam_domain::page::{PackageFilter, Page, PageRequest, TimeCursor, Visible};
 use jam_domain::{PackageId, PackageStatus, PreimageHash, Receipt, Timestamp, WorkItem, WorkPackage};
 use serde::{Deserialize, Serialize};
@@ -9,8 +10,8 @@ use uuid::Uuid;
 
 use super::error::Failure;
 use super::lists::{self, Cut, Listed};
-use super::receipts;
 use super::value::{At, body, count, number, unbody, word};
+use super::{events, receipts};
 use crate::NewPackage;
 
 pub(super) const COLUMNS: &str = "t.id, t.service_id, t.status, t.created_at, t.created_by, t.body";
@@ -145,13 +146,14 @@ pub(super) struct NewRow<'a> {
     pub(super) receipt: Option<u64>,
 }
 
-/// Writes new packages.
+/// Writes new packages, and that they were submitted.
 pub(super) async fn insert(connection: &mut PgConnection, rows: &[NewRow<'_>]) -> Result<(), Failure> {
     let (mut ids, mut services, mut statuses, mut times) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut tokens, mut keys, mut fingerprints) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut receipts, mut bodies) = (Vec::new(), Vec::new());
+    let (mut receipts, mut bodies, mut deeds) = (Vec::new(), Vec::new(), Vec::new());
     for NewRow { new, body, receipt } in rows {
         let NewPackage { package, fingerprint, idempotency_key, .. } = new;
+        deeds.push(Fact::Submitted(package.service_id.clone(), package.id, *receipt));
         ids.push(package.id.0);
         services.push(package.service_id.as_str());
         statuses.push(package.status.as_str());
@@ -162,24 +164,27 @@ pub(super) async fn insert(connection: &mut PgConnection, rows: &[NewRow<'_>]) -
         receipts.push(receipt.map(number).transpose()?);
         bodies.push(*body);
     }
-    query(
-        "insert into packages
+    let sql = format!(
+        "with {told} insert into packages
             (id, service_id, status, created_at, created_by, idempotency_key, fingerprint, receipt_seq, body)
          select u.id, u.service_id, u.status, u.created_at, u.created_by, u.key, u.fingerprint, u.receipt, u.body::json
          from unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::bytea[],
             $8::bigint[], $9::text[]) as u(id, service_id, status, created_at, created_by, key, fingerprint, receipt, body)",
-    )
-    .bind(ids)
-    .bind(services)
-    .bind(statuses)
-    .bind(times)
-    .bind(tokens)
-    .bind(keys)
-    .bind(fingerprints)
-    .bind(receipts)
-    .bind(bodies)
-    .execute(connection)
-    .await?;
+        told = events::telling(10)
+    );
+    query(AssertSqlSafe(sql))
+        .bind(ids)
+        .bind(services)
+        .bind(statuses)
+        .bind(times)
+        .bind(tokens)
+        .bind(keys)
+        .bind(fingerprints)
+        .bind(receipts)
+        .bind(bodies)
+        .bind(events::text_of(&deeds)?)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

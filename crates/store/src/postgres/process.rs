@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use jam_domain::event::Fact;
 use jam_domain::page::Visible;
 use jam_domain::receipt::Chain;
 use jam_domain::refine::{Attested, Engine, reached};
@@ -15,7 +16,7 @@ use super::PostgresStore;
 use super::error::Failure;
 use super::pool::{Begin, begin};
 use super::{disputes, packages, receipts, reports};
-use crate::work::work;
+use crate::work::{reported, work};
 use crate::{Attest, Processed, ReportBundle, StoreError};
 
 /// Claims, refines and writes one batch. Until the commit nothing is visible, and when this process or its connection
@@ -73,7 +74,7 @@ async fn write(
     outcomes: Vec<Result<Attested, String>>,
     engine: &Engine,
 ) -> Result<Vec<Processed>, Failure> {
-    let Sorted { finished, reports: done, attestations, disputes, moves } = Sorted::of(packages, outcomes);
+    let Sorted { finished, reports: done, attestations, disputes, moves, mut deeds } = Sorted::of(packages, outcomes);
     // Heads are locked last and for as short as can be: the other processors of these services wait for them.
     reports::attest(&mut transaction, &attestations).await?;
     reports::dispute(&mut transaction, &disputes, (store.clock)()).await?;
@@ -81,9 +82,8 @@ async fn write(
     let applied: Vec<&WorkReport> = done.iter().filter(|report| report.status == PackageStatus::Applied).collect();
     let seqs = accumulate(&mut transaction, &applied, engine, || (store.clock)()).await?;
     let rows: Vec<_> = done.iter().map(|report| (report, seqs.get(&report.id).copied())).collect();
-    if !rows.is_empty() {
-        reports::insert(&mut transaction, &rows).await?;
-    }
+    deeds.extend(rows.iter().map(|(report, seq)| reported(report, *seq)));
+    reports::insert(&mut transaction, &rows, &deeds).await?;
     transaction.commit().await?;
     Ok(finished)
 }
@@ -96,6 +96,8 @@ struct Sorted {
     attestations: Vec<Attestation>,
     disputes: Vec<(PackageId, String)>,
     moves: Vec<(PackageId, PackageStatus)>,
+    /// What is told of the disputed ones; the others are told of when their receipts are known.
+    deeds: Vec<Fact>,
 }
 
 impl Sorted {
@@ -111,6 +113,7 @@ impl Sorted {
                 }
                 Err(reason) => {
                     sorted.disputes.push((package.id, reason.clone()));
+                    sorted.deeds.push(Fact::Disputed(package.service_id.clone(), package.id));
                     (PackageStatus::Disputed, Some(reason))
                 }
             };
@@ -187,7 +190,7 @@ pub(super) async fn attest(
         let report = WorkReport { status: PackageStatus::Applied, ..report };
         packages::lock(&mut transaction, package).await?;
         let seqs = accumulate(&mut transaction, &[&report], engine, || (store.clock)()).await?;
-        reports::apply(&mut transaction, id, seqs.get(&id).copied()).await?;
+        reports::apply(&mut transaction, &report, seqs.get(&id).copied()).await?;
         packages::move_all(&mut transaction, &[(package, PackageStatus::Applied)]).await?;
     }
     let bundle = reports::of_package(&mut transaction, package).await?;

@@ -1,5 +1,6 @@
 //! The tables of reports, attestations and disputes: what processing leaves behind.
 
+use jam_domain::event::Fact;
 use jam_domain::page::{Page, PageRequest, ReportFilter, TimeCursor};
 use jam_domain::{Attestation, PackageId, PackageStatus, ReportId, Timestamp, WorkReport};
 use serde::{Deserialize, Serialize};
@@ -9,8 +10,8 @@ use uuid::Uuid;
 
 use super::error::Failure;
 use super::lists::{self, Cut, Listed};
-use super::receipts;
 use super::value::{At, body, count, number, unbody, word};
+use super::{events, receipts};
 use crate::ReportBundle;
 
 const COLUMNS: &str = "t.id, t.package_id, t.service_id, t.status, t.created_at, t.body";
@@ -189,10 +190,11 @@ pub(super) async fn attestations(connection: &mut PgConnection, id: ReportId) ->
     .collect()
 }
 
-/// Writes new reports; `receipt` is the seq of each one's receipt.
+/// Writes new reports, and what else the transaction did; `receipt` is the seq of each one's receipt.
 pub(super) async fn insert(
     connection: &mut PgConnection,
     reports: &[(&WorkReport, Option<u64>)],
+    deeds: &[Fact],
 ) -> Result<(), Failure> {
     let (mut ids, mut packages, mut services) = (Vec::new(), Vec::new(), Vec::new());
     let (mut statuses, mut times, mut receipts, mut bodies) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -219,30 +221,42 @@ pub(super) async fn insert(
             traces: traces.clone(),
         })?);
     }
-    query(
-        "insert into reports (id, package_id, service_id, status, created_at, receipt_seq, body)
+    let sql = format!(
+        "with {told} insert into reports (id, package_id, service_id, status, created_at, receipt_seq, body)
          select u.id, u.package_id, u.service_id, u.status, u.created_at, u.receipt, u.body::json
          from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::timestamptz[], $6::bigint[], $7::text[])
             as u(id, package_id, service_id, status, created_at, receipt, body)",
-    )
-    .bind(ids)
-    .bind(packages)
-    .bind(services)
-    .bind(statuses)
-    .bind(times)
-    .bind(receipts)
-    .bind(bodies)
-    .execute(connection)
-    .await?;
+        told = events::telling(8)
+    );
+    query(AssertSqlSafe(sql))
+        .bind(ids)
+        .bind(packages)
+        .bind(services)
+        .bind(statuses)
+        .bind(times)
+        .bind(receipts)
+        .bind(bodies)
+        .bind(events::text_of(deeds)?)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
-/// Marks a report applied, with the seq of its receipt.
-pub(super) async fn apply(connection: &mut PgConnection, id: ReportId, receipt: Option<u64>) -> Result<(), Failure> {
-    query("update reports set status = $2, receipt_seq = $3 where id = $1")
-        .bind(id.0)
+/// Marks a report applied, with the seq of its receipt, and tells of it.
+pub(super) async fn apply(
+    connection: &mut PgConnection,
+    report: &WorkReport,
+    receipt: Option<u64>,
+) -> Result<(), Failure> {
+    let sql = format!(
+        "with {told} update reports set status = $2, receipt_seq = $3 where id = $1",
+        told = events::telling(4)
+    );
+    query(AssertSqlSafe(sql))
+        .bind(report.id.0)
         .bind(PackageStatus::Applied.as_str())
         .bind(receipt.map(number).transpose()?)
+        .bind(events::text_of(&[crate::work::applied(report, receipt)])?)
         .execute(connection)
         .await?;
     Ok(())
