@@ -82,10 +82,10 @@ pub fn outlook(holding: &Holding, around: &Around<'_>) -> Outlook {
     }
 }
 
-/// How long to wait before pods are asked again: half as long as they were waited for, so that one that never agrees is asked
+/// How long to wait before pods are asked again: a quarter as long as they were waited for, so that one that never agrees is asked
 /// less and less. It follows from what is stored, and is the same after a restart.
 fn pause(waited: i64, least: i64) -> i64 {
-    (waited / 2).clamp(least, LONGEST)
+    (waited / 4).clamp(least, LONGEST)
 }
 
 /// Whole seconds from one moment to another; none where the clock went back.

@@ -291,11 +291,11 @@ fn a_pod_that_never_agrees_is_asked_less_and_less_and_is_in_the_way_after_the_ku
     };
     // What a pod says that was rolled back to settings without a token file.
     let never = |now| look(now, Some(&[]));
-    assert_eq!([1100, 1102, 1106, 1119].map(never), [(1, false), (1, false), (3, false), (9, false)]);
-    assert_eq!([1120, 1200, 1700, 9000].map(never), [(10, true), (50, true), (300, true), (300, true)]);
+    assert_eq!([1100, 1102, 1106, 1119].map(never), [(1, false), (1, false), (1, false), (4, false)]);
+    assert_eq!([1120, 1200, 1700, 9000].map(never), [(5, true), (25, true), (150, true), (300, true)]);
     assert_eq!(never(1000), (1, false), "a clock that went back");
     let silent = |now| look(now, None);
-    assert_eq!([1100, 1120, 9000].map(silent), [(5, false), (10, false), (300, false)], "it is named for its silence");
+    assert_eq!([1100, 1120, 9000].map(silent), [(5, false), (5, false), (300, false)], "it is named for its silence");
 
     let (_, given) = step(&issued, &around(1200, &both, &[pod("a", Some(&both), &[])], &none)).unwrap();
     assert_eq!(given.notes.changed_at, Some(at(1100)), "pods have to take in nothing new");
