@@ -140,7 +140,7 @@ async fn what_a_worker_held_when_it_was_killed_is_pending_again_and_done_once_by
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_frozen_worker_holds_is_taken_back_and_it_goes_on_when_it_thaws() {
-    let mut held = Held::by_a_worker(&[("JAM_CLAIM_TIMEOUT", "3")]).await;
+    let mut held = Held::by_a_worker(&[("JAM_CLAIM_TIMEOUT", "5")]).await;
     held.victim.signal("STOP").await;
     held.release_the_head().await;
     held.sessions("state = 'idle in transaction'").await;

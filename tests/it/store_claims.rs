@@ -39,7 +39,7 @@ fn frozen() -> (Engine, mpsc::Receiver<()>, mpsc::Sender<()>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_claim_of_a_silent_processor_is_taken_back_and_nothing_is_done_twice() {
     let dsn = postgres::migrated_database().await;
-    let (silent, other) = (patient_for(&dsn, 2).await, patient_for(&dsn, 60).await);
+    let (silent, other) = (patient_for(&dsn, 4).await, patient_for(&dsn, 60).await);
     submit(&other, 3).await;
     let (frozen, heard, go) = frozen();
     let batch = {
@@ -64,14 +64,14 @@ async fn the_claim_of_a_silent_processor_is_taken_back_and_nothing_is_done_twice
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_long_batch_keeps_its_claim_by_signs_of_life() {
     let dsn = postgres::migrated_database().await;
-    let (steady, other) = (patient_for(&dsn, 2).await, patient_for(&dsn, 60).await);
+    let (steady, other) = (patient_for(&dsn, 4).await, patient_for(&dsn, 60).await);
     submit(&other, 5).await;
-    // More than the two seconds in all, less for each.
+    // More than the four seconds in all, far less for each.
     let (begun, heard) = mpsc::channel();
     let slow = engine_that(move |_| {
         let _ = begun.send(());
         #[allow(clippy::disallowed_methods)] // the refiner is synchronous, and being slow is what it is for
-        std::thread::sleep(Duration::from_millis(700));
+        std::thread::sleep(Duration::from_millis(1_200));
         Ok(())
     });
     let batch = tokio::spawn(async move { steady.process(5, &slow).await });
