@@ -1,6 +1,6 @@
 -- The admin plane: what administrators did, and what they set at run time.
 --
--- Expand only: tables that no earlier release knows, and two indexes. The release before this one neither writes here nor
+-- Expand only: tables and a column that no earlier release knows, and two indexes. The release before this one neither writes here nor
 -- heeds what is set here; for as long as its pods run, so does what they were started with.
 
 -- Who did what, how it was before and how it is after; written in the transaction of the effect, and never deleted.
@@ -31,6 +31,23 @@ create table controls_version (
     version bigint not null
 );
 insert into controls_version (version) values (0);
+
+-- Reports of workers who got another output than the report of the package says; what is said for them stands in
+-- `attestations`, like every word.
+create table rival_reports (
+    id uuid primary key,
+    package_id uuid not null,
+    service_id text collate "C" not null,
+    status text collate "C" not null
+        constraint rival_reports_status_known check (status in ('refined', 'disputed')),
+    created_at timestamptz not null,
+    receipt_seq bigint,
+    body json not null
+);
+create index rival_reports_by_package on rival_reports (package_id, created_at, id);
+
+-- How an administrator ended the dispute.
+alter table disputes add column resolution json;
 
 -- Archived reports are listed for administrators.
 create index archived_reports_by_status on archived_reports (status, created_at, id);

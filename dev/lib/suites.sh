@@ -65,14 +65,17 @@ suite_e2e() {
     return
   fi
   # The kubelet's period is what a mounted Secret waits for.
-  export JAM_CLUSTER=e2e JAM_SYNC_FREQUENCY=1s JAM_NETWORK_POLICIES=enforced JAM_E2E_RECORD=$CACHE/run/e2e/record
+  export JAM_CLUSTER=$END_TO_END JAM_SYNC_FREQUENCY=1s JAM_NETWORK_POLICIES=enforced JAM_E2E_RECORD=$CACHE/run/$END_TO_END/record
   cargo build --workspace --bins && cargo test --workspace --test e2e --no-run || return 1
   end_to_end_up || return 1
   "$HERE/cluster/shell" -- bash "$HERE/lib/record.sh" "$JAM_E2E_RECORD" >"$CACHE/log/record.log" 2>&1 &
   local recorder=$!
-  # The ten minutes of steady:: and the fifty rotations pass beside the others; what would disturb them comes after them,
-  # and what the whole run has said is looked through at its end.
-  end_to_end_pass --test-threads=4 --skip alone:: --skip last:: || rc=1
+  # The ten minutes of steady:: and the fifty rotations pass beside the others, from the beginning on; what would disturb them
+  # comes after them, and what the whole run has said is looked through at its end.
+  end_to_end_pass --test-threads=2 steady:: rotation:: &
+  local long=$!
+  end_to_end_pass --test-threads=2 --skip steady:: --skip rotation:: --skip alone:: --skip last:: || rc=1
+  wait $long || rc=1
   end_to_end_pass --test-threads=1 alone:: || rc=1
   end_to_end_pass last:: || rc=1
   kill $recorder 2>/dev/null || true
@@ -80,6 +83,8 @@ suite_e2e() {
   end_to_end_down
   return $rc
 }
+# the cluster's name
+END_TO_END=${JAM_E2E_NAME:-e2e}
 # modules of tests/e2e that need the cluster of dev/cluster
 OWN_CLUSTER=(alone last migrations network rollback rollouts rotation steady)
 
@@ -113,7 +118,7 @@ short_hours() {
 
 end_to_end_down() {
   [ -n "${end_to_end_begun:-}" ] || return 0
-  JAM_CLUSTER=e2e "$HERE/cluster/down" && end_to_end_begun=
+  JAM_CLUSTER=$END_TO_END "$HERE/cluster/down" && end_to_end_begun=
 }
 
 # run_suite NAME: its output, and one line of result into $results/NAME

@@ -74,6 +74,9 @@ def before_call(ctx, case, kwargs):
         case.path_parameters["hash"] = hashlib.sha256(body).hexdigest()
         # Kept and sent back as it came, so it has to be a media type.
         case.headers["Content-Type"] = "application/octet-stream"
+    if case.method == "POST" and path == "/jam/admin/toggles":
+        # The kind of a value follows from its key, and the other overrides would stand in the way of the other cases.
+        case.body = {"key": "max_pending_packages", "value": 10000000}
     if case.method == "POST" and path == "/jam/packages" and isinstance(case.body, dict):
         # Preimages have to be stored and an expiry has to lie ahead.
         for holder in [case.body, *case.body.get("items", [])]:

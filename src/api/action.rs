@@ -66,6 +66,34 @@ pub enum Action {
     CleanupStatus,
     /// What administrators did.
     Audit,
+    /// The rate limit's buckets in use.
+    ListBuckets,
+    /// Empty one of them.
+    ResetBucket,
+    /// Overrides of settings.
+    ListToggles,
+    /// Override a setting.
+    SetToggle,
+    /// Take an override back.
+    DeleteToggle,
+    /// A service's quotas.
+    ReadQuotas,
+    /// Set them.
+    SetQuotas,
+    /// Take them back.
+    DeleteQuotas,
+    /// The tokens that may act for a service.
+    ListDelegates,
+    /// Add one.
+    AddDelegate,
+    /// Take one away.
+    RemoveDelegate,
+    /// A package's dispute.
+    ReadDispute,
+    /// End it with a report.
+    AcceptReport,
+    /// End it without one.
+    RejectReports,
 }
 
 /// Who may do it.
@@ -123,7 +151,7 @@ const ADMIN: Permission = Permission::Needs(Scope::Admin);
 
 /// Every action.
 #[rustfmt::skip]
-pub static TABLE: [Rule; 28] = [
+pub static TABLE: [Rule; 42] = [
     row(Action::Healthz,          Method::GET,    "/healthz",                       Permission::Open,       BodyRule::None),
     row(Action::Readyz,           Method::GET,    "/readyz",                        Permission::Open,       BodyRule::None),
     row(Action::Version,          Method::GET,    "/system/version",                Permission::Open,       BodyRule::None),
@@ -152,6 +180,20 @@ pub static TABLE: [Rule; 28] = [
     row(Action::RunCleanup,       Method::POST,   "/jam/admin/cleanup/run",         OFFICE,                 BodyRule::None),
     row(Action::CleanupStatus,    Method::GET,    "/jam/admin/cleanup/status",      OFFICE,                 BodyRule::None),
     row(Action::Audit,            Method::GET,    "/jam/admin/audit",               OFFICE,                 BodyRule::None),
+    row(Action::ListBuckets,      Method::GET,    "/jam/admin/rate-limits",         OFFICE,                 BodyRule::None),
+    row(Action::ResetBucket,      Method::POST,   "/jam/admin/rate-limits",         OFFICE,                 BodyRule::Json),
+    row(Action::ListToggles,      Method::GET,    "/jam/admin/toggles",             OFFICE,                 BodyRule::None),
+    row(Action::SetToggle,        Method::POST,   "/jam/admin/toggles",             OFFICE,                 BodyRule::Json),
+    row(Action::DeleteToggle,     Method::DELETE, "/jam/admin/toggles/{key}",       OFFICE,                 BodyRule::None),
+    row(Action::ReadQuotas,       Method::GET,    "/jam/admin/services/{id}/quotas", OFFICE,                BodyRule::None),
+    row(Action::SetQuotas,        Method::PUT,    "/jam/admin/services/{id}/quotas", OFFICE,                BodyRule::Json),
+    row(Action::DeleteQuotas,     Method::DELETE, "/jam/admin/services/{id}/quotas", OFFICE,                BodyRule::None),
+    row(Action::ListDelegates,    Method::GET,    "/jam/admin/services/{id}/delegates", OFFICE,             BodyRule::None),
+    row(Action::AddDelegate,      Method::POST,   "/jam/admin/services/{id}/delegates", OFFICE,             BodyRule::Json),
+    row(Action::RemoveDelegate,   Method::DELETE, "/jam/admin/services/{id}/delegates", OFFICE,             BodyRule::Json),
+    row(Action::ReadDispute,      Method::GET,    "/jam/admin/disputes/{package_id}", OFFICE,               BodyRule::None),
+    row(Action::AcceptReport,     Method::POST,   "/jam/admin/disputes/{package_id}/accept", OFFICE,        BodyRule::Json),
+    row(Action::RejectReports,    Method::POST,   "/jam/admin/disputes/{package_id}/reject", OFFICE,        BodyRule::None),
 ];
 
 /// Whether the path is one of JAM.

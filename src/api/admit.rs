@@ -64,6 +64,8 @@ pub struct Admitted<'a> {
     pub query: Query,
     /// Who is calling.
     pub caller: Caller,
+    /// The settings in force when it came.
+    pub settings: Arc<Settings>,
     /// The headers.
     pub headers: &'a HeaderMap,
     /// Bytes that the body may have.
@@ -133,7 +135,7 @@ impl Gate {
     /// limit is handed out either way.
     pub async fn admit<'a>(
         &self,
-        settings: &Settings,
+        settings: &Arc<Settings>,
         metrics: &Metrics,
         rule: &Rule,
         (parts, segment, peer): (&'a Parts, &'a str, IpAddr),
@@ -170,7 +172,8 @@ impl Gate {
                 Query::parse(parts.uri.query().unwrap_or_default())?
             }
         };
-        Ok(Admitted { segment, query, caller, headers: &parts.headers, cap, patience: self.patience, now })
+        let settings = settings.clone();
+        Ok(Admitted { segment, query, caller, settings, headers: &parts.headers, cap, patience: self.patience, now })
     }
 
     /// Waits for room for so many bytes of a body; gives them back when it is dropped.

@@ -1,7 +1,6 @@
 //! Cleanup: `jam-api cleanup`, and the same in process on the memory store. Run, say, log, remember.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jam_domain::retention::{Cleaned, CleanupRecord, CleanupRun, Retention};
@@ -14,7 +13,7 @@ use super::program::Ending;
 use super::settings::Loaded;
 use super::shapes::{CleanupCounts, LastCleanup};
 use super::state::store_name;
-use super::store;
+use super::{controls, store};
 use crate::shutdown;
 
 /// The clock of a run: its beginning decides what is old, its end is remembered.
@@ -29,6 +28,7 @@ pub async fn cleanup(loaded: Loaded, dry_run: bool, result_file: Option<&Path>) 
     }
     let stop = shutdown::on_signal().map_err(|e| Ending::Failed(format!("no signals: {e}")))?;
     let store = store::open(&settings, &wiring).await?;
+    let settings = with_quotas(store.as_ref(), settings).await?;
     match run(store.as_ref(), &settings, (Timestamp::now, dry_run), None, &stop).await {
         Ok(ended) => {
             print!("{}", said(&ended, dry_run));
@@ -46,11 +46,12 @@ pub async fn cleanup(loaded: Loaded, dry_run: bool, result_file: Option<&Path>) 
     }
 }
 
-/// Cleans up a store that lives in this process, again and again until the stop.
-pub async fn keep_clean(store: Arc<dyn Store>, settings: Settings, interval: Duration, stop: CancellationToken) {
-    while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
-        // Logged where it happens; the next one tries again.
-        let _ = run(store.as_ref(), &settings, (Timestamp::now, false), None, &stop).await;
+/// The settings with the quotas that administrators set: without knowing how long a service's packages are to be kept,
+/// nothing is cleaned up.
+async fn with_quotas(store: &dyn Store, settings: Settings) -> Result<Settings, Ending> {
+    match store.controls().await {
+        Ok(set) => Ok(controls::with_quotas(settings, &set)),
+        Err(error) => Err(Ending::Failed(format!("cleanup failed: {error}; nothing was done, run it again"))),
     }
 }
 

@@ -8,6 +8,7 @@ mod body;
 mod build;
 mod cleanup;
 mod connection;
+mod controls;
 mod cors;
 mod fault;
 mod health;

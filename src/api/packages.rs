@@ -27,15 +27,15 @@ pub async fn submit(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> 
     admitted.caller.may_touch(submission.service_id())?;
     let metrics = &api.pulse.metrics;
     let service = submission.service_id().clone();
-    api.gate.service_within(&api.settings, metrics, &admitted.caller, &service, admitted.now).await?;
+    api.gate.service_within(&admitted.settings, metrics, &admitted.caller, &service, admitted.now).await?;
     let Stamped { package, fingerprint, id_from_client } = submission.stamp(admitted.caller.id.clone(), admitted.now);
     let new = NewPackage {
         package,
         fingerprint,
         id_from_client,
         idempotency_key: key,
-        pending_cap: api.settings.max_pending_packages,
-        service_pending_cap: api.settings.service_pending_cap(&service),
+        pending_cap: admitted.settings.max_pending_packages,
+        service_pending_cap: admitted.settings.service_pending_cap(&service),
     };
     let submitted = api.store.submit(new, &api.engine).await.inspect_err(|error| capped(api, admitted, error))?;
     log(api, admitted, &submitted).await;
@@ -113,13 +113,13 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
     let include_receipt = query.flag("include_receipt")?;
     filter.service_id.iter().try_for_each(|service| admitted.caller.may_touch(service))?;
     let page = api.store.packages(&filter, asked).await?;
-    let receipts = if include_receipt && !api.settings.legacy_list_response {
+    let receipts = if include_receipt && !admitted.settings.legacy_list_response {
         let ids: Vec<PackageId> = page.items.iter().map(|package| package.id).collect();
         Some(api.store.package_receipts(&ids, filter.archived).await?)
     } else {
         None
     };
-    Ok(list(api.settings.legacy_list_response, &asked, &page, receipts))
+    Ok(list(admitted.settings.legacy_list_response, &asked, &page, receipts))
 }
 
 /// GET /jam/packages/{id}.

@@ -10,6 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 use serde_json::Value;
 
+use self::admin::Overridden;
 use super::fault::Plane;
 
 /// What every refusal and every failure answers.
@@ -166,6 +167,8 @@ pub struct JamStatus {
     pub accumulator_hash: HashAlgorithm,
     /// Sum of weights that accumulates a report.
     pub attestation_threshold: u32,
+    /// Settings that administrators have overridden at run time; the values above are those in force.
+    pub overrides: Vec<Overridden>,
     /// With `service_id`: the head of its chain, null before its first receipt.
     #[allow(clippy::option_option, reason = "whether it was asked for, and whether there is one")]
     #[schemars(with = "Option<AccumulatorRoot>")]

@@ -9,6 +9,7 @@ use jam_store::Store;
 use tokio::sync::Semaphore;
 
 use super::admit::Gate;
+use super::controls::Controls;
 use super::health::Health;
 use super::limiter::Limiter;
 use super::metrics::Metrics;
@@ -18,8 +19,8 @@ use super::tokens::Tokens;
 
 /// The API of one process.
 pub struct Api {
-    /// The settings in force.
-    pub settings: Settings,
+    /// The settings that it was started with, and what administrators set beside them.
+    pub controls: Controls,
     /// The memory.
     pub store: Arc<dyn Store>,
     /// Refine, attest, accumulate.
@@ -70,12 +71,18 @@ impl Api {
             metrics: Metrics::new(store.kind()),
             pending: Pending::default(),
         };
-        Ok(Self { settings, store, engine, gate, pulse })
+        let controls = Controls::of(settings);
+        Ok(Self { controls, store, engine, gate, pulse })
+    }
+
+    /// The settings in force now. One request takes them once.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.controls.in_force().settings.clone()
     }
 
     /// The store's name in logs and statuses.
     pub fn store_name(&self) -> &'static str {
-        store_name(self.settings.store)
+        store_name(self.controls.own().store)
     }
 }
 

@@ -1,9 +1,10 @@
 //! The tokens in force: from the settings and the token file, which is watched and read again without a restart.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use jam_domain::control::Delegate;
 use jam_domain::token::{TokenBook, TokenEntry, TokenHash};
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +20,17 @@ pub struct Tokens {
     file: Option<PathBuf>,
     /// The setting that names the file.
     key: &'static str,
+    parts: Mutex<Parts>,
     current: RwLock<Arc<TokenBook>>,
+}
+
+/// What changes while the program runs.
+#[derive(Default)]
+struct Parts {
+    /// The entries of the file.
+    listed: Vec<TokenEntry>,
+    /// The delegates that administrators made.
+    delegates: Vec<Delegate>,
 }
 
 impl Tokens {
@@ -55,9 +66,9 @@ impl Tokens {
         file: Option<PathBuf>,
         key: &'static str,
     ) -> Result<Self, String> {
-        let tokens = Self { fixed, left_out, file, key, current: RwLock::default() };
+        let tokens = Self { fixed, left_out, file, key, parts: Mutex::default(), current: RwLock::default() };
         let text = tokens.file.as_deref().map(read).transpose().map_err(|problem| format!("{key}: {problem}"))?;
-        tokens.replace(text.as_deref()).map_err(|problem| format!("{key}: {problem}"))?;
+        tokens.replace(text.as_deref().unwrap_or_default()).map_err(|problem| format!("{key}: {problem}"))?;
         Ok(tokens)
     }
 
@@ -66,17 +77,43 @@ impl Tokens {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn replace(&self, text: Option<&str>) -> Result<usize, String> {
-        let mut entries = self.fixed.clone();
-        if let Some(text) = text {
-            let listed = entries_of(text)?;
-            entries.retain(|fixed| !listed.iter().any(|entry| entry.sha256 == fixed.sha256));
-            entries.extend(listed);
+    /// Puts the entries of this file into force; keeps the ones before when they can't be used.
+    fn replace(&self, text: &str) -> Result<usize, String> {
+        let listed = entries_of(text)?;
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let book = self.book_of(&listed, &parts.delegates)?;
+        parts.listed = listed;
+        Ok(self.enforce(book))
+    }
+
+    /// Puts these delegates into force.
+    pub fn delegate(&self, delegates: Vec<Delegate>) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if parts.delegates == delegates {
+            return;
         }
-        let book = TokenBook::new(entries).map_err(|e| e.to_string())?.leaving_out(self.left_out.clone());
+        match self.book_of(&parts.listed, &delegates) {
+            Ok(book) => {
+                self.enforce(book);
+                parts.delegates = delegates;
+            }
+            // The entries are those that are in force: they agreed with each other before.
+            Err(error) => tracing::error!(error, "the delegates can't be put into force"),
+        }
+    }
+
+    fn book_of(&self, listed: &[TokenEntry], delegates: &[Delegate]) -> Result<TokenBook, String> {
+        let mut entries = self.fixed.clone();
+        entries.retain(|fixed| !listed.iter().any(|entry| entry.sha256 == fixed.sha256));
+        entries.extend_from_slice(listed);
+        let book = TokenBook::new(entries).map_err(|e| e.to_string())?;
+        Ok(book.leaving_out(self.left_out.clone()).with_delegates(delegates))
+    }
+
+    fn enforce(&self, book: TokenBook) -> usize {
         let count = book.len();
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(book);
-        Ok(count)
+        count
     }
 
     /// Looks at the file until the program stops. A file that can't be read keeps the last good one in force.
@@ -93,7 +130,7 @@ impl Tokens {
                     continue;
                 }
             };
-            match self.replace(Some(&text)) {
+            match self.replace(&text) {
                 Ok(count) if seen.as_ref() != Some(&text) => {
                     tracing::info!(file = self.key, tokens = count, "token file read again");
                 }

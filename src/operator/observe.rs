@@ -11,8 +11,9 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, ResourceExt};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::apply::is_owned_unasked;
 use super::children::Mark;
 use super::cleanup;
 use super::context::Context;
@@ -32,6 +33,7 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
     let jobs = children.iter().filter(|child| child.object.kind == Kind::Job).filter(own);
     let jobs: Vec<String> = jobs.map(|child| child.object.name.clone()).collect();
     let (api, worker) = (names::api(&key.name), names::worker(&key.name));
+    let made_before = instance.status.as_ref().is_some_and(|status| status.last_good.is_some());
     let book = names::token_hashes(&key.name);
     let ((dsn, database_port), consumers, hashes, own, admin, api, worker, cleanup, migrations) = tokio::try_join!(
         dsn(context, instance),
@@ -39,8 +41,8 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
         secret(context, &key, &book),
         users_tokens(context, &key, tokens::own_tokens(&instance.spec)),
         users_tokens(context, &key, tokens::admin_tokens(&instance.spec)),
-        deployment(context, &key, &api),
-        deployment(context, &key, &worker),
+        deployment(context, &key, &api, made_before),
+        deployment(context, &key, &worker, made_before && instance.spec.workers.replicas > 0),
         cleanup::look(context, instance),
         migrations::look(context, &key, &jobs),
     )?;
@@ -160,10 +162,16 @@ pub async fn secret(context: &Context, instance: &Key, name: &str) -> Result<Opt
     secrets.get_opt(name).await.map_err(Error::read(format_args!("Secret {name}")))
 }
 
-async fn deployment(context: &Context, instance: &Key, name: &str) -> Result<Option<Deployment>, Error> {
+async fn deployment(
+    context: &Context,
+    instance: &Key,
+    name: &str,
+    made_before: bool,
+) -> Result<Option<Deployment>, Error> {
     let object = ObjectRef { kind: Kind::Deployment, name: name.to_owned() };
-    if context.children.mark(instance, &object).is_none() {
-        // The watch knows every Deployment of ours; one that it does not know yet is read before it is written.
+    if context.children.mark(instance, &object).is_none() && !made_before {
+        // The watch knows every Deployment of ours but one whose labels somebody took away, and how many pods that one has is
+        // perhaps an autoscaler's to say.
         return Ok(None);
     }
     let deployments: Api<Deployment> = Api::namespaced(context.client.clone(), &instance.namespace);
@@ -212,14 +220,23 @@ async fn find(context: &Context, instance: &JamInstance, desired: &Desired) -> R
         return Ok(Finding::Foreign(foreign));
     }
     let good = match desired.write {
-        Write::CreateOnce => true,
+        Write::CreateOnce => {
+            let stays = serde_json::to_value(&live).is_ok_and(|live: Value| holds(&what_stays(&desired.body), &live));
+            // It would be removed and made again: only what this very instance has made.
+            stays || !live.owner_references().iter().any(|owner| owner.uid == uid)
+        }
         Write::Apply => serde_json::to_value(&live).is_ok_and(|live: Value| holds(&desired.body, &live)),
     };
-    if !good {
+    if !good || is_owned_unasked(instance, desired, &live.metadata) {
         return Ok(Finding::Differs { uid: live.uid().unwrap_or_default() });
     }
     context.memory.prove(&key, object, &desired.hash, Mark::of(&live.metadata));
     Ok(Finding::Good)
+}
+
+/// What nobody may change of an object that is written once: the labels by which it is found, and that it runs.
+fn what_stays(body: &Value) -> Value {
+    json!({"metadata": {"labels": body["metadata"]["labels"]}, "spec": {"suspend": false, "parallelism": body["spec"]["parallelism"]}})
 }
 
 /// On its way out, or left by an instance of the same name that is gone: the garbage collector takes it in a moment.

@@ -15,6 +15,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 
 use super::args::Namespaces;
 use super::children::Children;
+use super::farewell;
 use super::instruments::Instruments;
 use super::key::Key;
 use super::memory::Memory;
@@ -66,6 +67,7 @@ impl Sight {
             Change::Gone(key) => {
                 if let Some(last) = self.store.get(&key.reference()) {
                     writer.apply_watcher_event(&Event::Delete((*last).clone()));
+                    farewell::say(&self.instruments, &last, &self.children);
                 }
                 self.memory.forget(&key);
                 self.instruments.retries.forget(&key);
@@ -249,7 +251,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn every_watch_comes_back_after_an_outage_however_long_and_of_whatever_kind() {
-        for mode in [Mode::Hanging, Mode::Refusing, Mode::Failing] {
+        let answers = [409, 410, 429, 500, 503].map(Mode::Answering);
+        for mode in [Mode::Hanging, Mode::Refusing].into_iter().chain(answers) {
             for seconds in [10, 60, 90, 600, 7200] {
                 after_an_outage(mode, Duration::from_secs(seconds)).await;
             }

@@ -95,15 +95,16 @@ impl<'a> Subject<'a> {
 
     pub fn concrete(&self, path: &str) -> String {
         let id = if path.starts_with("/jam/reports") { &self.report } else { &self.package };
-        path.replace("{hash}", &self.hash).replace("{id}", id)
+        let path = path.replace("{hash}", &self.hash).replace("{key}", "rate_limit_per_minute");
+        path.replace("{id}", id).replace("{package_id}", &self.package)
     }
 
     pub fn request(&self, method: &str, path: &str) -> RequestBuilder {
         let body = match (method, path) {
-            ("PUT", _) => "blob".to_owned(),
+            ("PUT", path) if path.starts_with("/jam/preimages") => "blob".to_owned(),
             ("POST", path) if path.starts_with("/jam/packages") => package("other", "").to_string(),
             ("POST", path) if path.ends_with("/attestations") => word("w").to_string(),
-            _ => String::new(),
+            (_, path) => crate::api_refusals_admin::body_of(method, path),
         };
         self.sent(method, path, body)
     }
@@ -213,7 +214,8 @@ async fn success(book: &mut Book, subject: &Subject<'_>) {
         assert_eq!(book.try_one("POST /jam/reports/{id}/attestations", request).await.status, status);
     }
     for (method, path, _) in book.operations.clone() {
-        if method == "GET" || method == "HEAD" {
+        // No client makes a dispute; administer() does.
+        if (method == "GET" || method == "HEAD") && !path.contains("/disputes/") {
             let path_here = subject.concrete(&path);
             // A receipt's hash is its package's id.
             let path_here = if path == "/jam/receipts/{hash}" { format!("/jam/receipts/{NOWHERE}") } else { path_here };
@@ -233,7 +235,10 @@ async fn services(book: &mut Book, server: &Server) {
     for (method, path, _) in book.operations.clone() {
         let call = format!("{method} {path}");
         let code = word_of(&path, "jam_authz_service_denied");
-        if book.promised.contains(&(call.clone(), 403, code.clone())) && !path.ends_with("/restore") {
+        if book.promised.contains(&(call.clone(), 403, code.clone()))
+            && !path.contains("/restore")
+            && !path.contains("/disputes/")
+        {
             let path = subject.concrete(&path);
             let named =
                 if path.contains(NOWHERE) || method == "POST" { path } else { format!("{path}?service_id=other") };
@@ -258,6 +263,15 @@ async fn limits(book: &mut Book, subject: &Subject<'_>) {
             assert_eq!(book.try_one(call, subject.sent(method, path, "{")).await.status, 400);
         }
     }
+    for (method, path, _) in book.operations.clone() {
+        let (call, path) = (format!("{method} {path}"), subject.concrete(&path));
+        if book.promised.contains(&(call.clone(), 413, "jam_admin_body_too_large".into())) {
+            let large = subject.sent(&method, &path, vec![b' '; (1 << 20) + 1]);
+            assert_eq!(book.try_one(&call, large).await.status, 413, "{call}");
+            let broken = book.try_one(&call, subject.sent(&method, &path, "{")).await;
+            assert_eq!(broken.json()["code"], "jam_admin_bad_request", "{call}");
+        }
+    }
     let request = subject.sent("PUT", &blob, "b").header("content-type", "image/png");
     assert_eq!(book.try_one("PUT /jam/preimages/{hash}", request).await.status, 415);
     answer(subject.request("POST", "/jam/packages")).await.expect(201);
@@ -273,7 +287,8 @@ async fn faults(book: &mut Book) {
     let database = postgres::Server::private();
     let dsn = database.migrated_database().await;
     crate::api_raw::sabotage(&dsn).await;
-    let settings = [("JAM_STORE", "postgres"), ("JAM_PG_DSN", dsn.as_str())];
+    // A limit that is far away: there are buckets.
+    let settings = [("JAM_STORE", "postgres"), ("JAM_PG_DSN", dsn.as_str()), ("JAM_RATE_LIMIT_PER_MINUTE", "100000")];
     let server = with(&World::memory(), &settings).await;
     let subject = Subject::new(&server, Some(ALL));
     book.try_all((500, "jam_internal"), &subject, str::to_owned).await;

@@ -140,7 +140,7 @@ async fn answered(seen: &mut Seen, model: &Model, call: &Call) -> Expected {
         Call::Report(n) => seen.of_package(*n, "/report?include_receipt=true", model).await,
         Call::Attestations(n) => seen.of_package(*n, "/attestations", model).await,
         Call::Attest(n, worker, weight) => seen.attest(*n, &worker_of(*worker), *weight, model).await,
-        Call::Latest(n, report) => seen.latest(&hash_of(model, *n, *report), model).await,
+        Call::Latest(n, report) => seen.latest(*n, &hash_of(model, *n, *report), model).await,
         Call::Status(service) => {
             let query = service.map(|service| format!("?service_id=s{service}")).unwrap_or_default();
             let mut got = seen.get(&format!("/jam/status{query}"), model).await;

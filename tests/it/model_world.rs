@@ -177,7 +177,10 @@ impl Seen {
     }
 
     /// The latest receipt of a package, or of its report's content.
-    pub async fn latest(&mut self, hash: &str, model: &Model) -> Expected {
+    pub async fn latest(&mut self, n: usize, hash: &str, model: &Model) -> Expected {
+        // The hash of a content is known once the report was seen.
+        let report = self.server.get(&format!("/jam/packages/{}/report", self.id(n))).await;
+        self.shown(&report, model);
         let found = self.symbols.iter().find(|(_, symbol)| *symbol == hash);
         let plain = found.map_or("no-such-receipt".to_owned(), |(plain, _)| plain.clone());
         self.get(&format!("/jam/receipts/{plain}"), model).await

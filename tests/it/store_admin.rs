@@ -1,12 +1,14 @@
 //! Laws of the admin plane in both stores: every change leaves one line of the audit, in the transaction of its effect.
 
 use jam_domain::audit::{Act, AuditEntry, Deed};
+use jam_domain::control::{Change, ControlKey, Controls, Toggle};
 use jam_domain::retention::{Cleaned, CleanupRun};
+use jam_domain::token::TokenHash;
 use jam_domain::{PackageId, PreimageHash};
 use jam_store::{Restored, Store};
 use serde_json::{Value, json};
 
-use crate::store_fixture::{World, all_pages, by, engine, first, laws, put};
+use crate::store_fixture::{World, all_pages, by, engine, first, laws, put, service};
 use crate::store_retention::{aged, at, rule};
 use crate::support::postgres;
 
@@ -15,6 +17,9 @@ laws!(
     what_changed_nothing_leaves_no_line,
     the_audit_is_paged_newest_first_without_gap_or_repeat,
     of_changes_at_once_each_has_a_line_of_its_own,
+    what_is_set_is_read_by_every_replica_counted_and_in_the_audit,
+    what_is_not_set_is_not_taken_away_and_an_end_comes_only_to_what_it_was_meant_for,
+    of_ends_at_once_one_is_told,
 );
 
 pub async fn audit(store: &dyn Store) -> Vec<AuditEntry> {
@@ -97,6 +102,73 @@ async fn of_changes_at_once_each_has_a_line_of_its_own(world: World) {
     assert_eq!(targets.len(), 40);
 }
 
+async fn what_is_set_is_read_by_every_replica_counted_and_in_the_audit(world: World) {
+    let store = world.store();
+    assert_eq!(store.controls().await.unwrap(), Controls::default());
+    let hash = TokenHash::of("a-delegate");
+    let keys = [
+        ControlKey::Delegate(service("s"), hash),
+        ControlKey::Override(Toggle::Enabled),
+        ControlKey::Quota(service("B")),
+        ControlKey::Quota(service("a")),
+    ];
+    for (n, key) in keys.iter().enumerate() {
+        let change = Change::Set(json!({"name": "first", "n": n}));
+        assert_eq!(store.control(key, &change, &by(at(1))).await.unwrap(), None);
+        assert_eq!(store.controls_version().await.unwrap(), n as u64 + 1);
+    }
+    let again = Change::Set(json!({"name": "second"}));
+    let before = store.control(&keys[0], &again, &by(at(2))).await.unwrap().unwrap();
+    assert_eq!((before.value["name"].as_str(), before.set_at), (Some("first"), at(1)));
+    for n in 0..3 {
+        let Controls { version, list } = world.replica(n).controls().await.unwrap();
+        assert_eq!((version, list.len()), (5, 4));
+        let in_order: Vec<_> = list.iter().map(|control| control.key.clone()).collect();
+        assert_eq!(in_order, [&keys[0], &keys[1], &keys[2], &keys[3]].map(Clone::clone));
+        assert_eq!((&list[0].value, list[0].set_at), (&json!({"name": "second"}), at(2)));
+    }
+    let gone = store.control(&keys[0], &Change::Remove, &by(at(3))).await.unwrap();
+    assert_eq!(gone.unwrap().value, json!({"name": "second"}));
+    assert_eq!(world.replica(1).controls().await.unwrap().list.len(), 3);
+    let lines = audit(&*store).await;
+    let acts: Vec<_> = lines.iter().map(|line| (line.action, line.target.as_str())).collect();
+    let delegates = [(Act::RemoveDelegate, "s"), (Act::AddDelegate, "s")];
+    assert_eq!(acts[..2], delegates);
+    assert_eq!(acts[2..], [(Act::SetQuota, "a"), (Act::SetQuota, "B"), (Act::SetToggle, "enabled"), delegates[1]]);
+    assert_eq!((&lines[0].before, &lines[0].after), (&json!({"token_id": hash.id(), "name": "second"}), &Value::Null));
+    assert_eq!((&lines[4].before, &lines[4].after), (&Value::Null, &json!({"name": "first", "n": 1})));
+    assert!(!serde_json::to_string(&lines).unwrap().contains(&hash.to_string()), "the id is enough");
+}
+
+async fn what_is_not_set_is_not_taken_away_and_an_end_comes_only_to_what_it_was_meant_for(world: World) {
+    let store = world.store();
+    let key = ControlKey::Override(Toggle::MaxPreimageBytes);
+    for change in [Change::Remove, Change::End(json!(1))] {
+        assert_eq!(store.control(&key, &change, &by(at(1))).await.unwrap(), None);
+    }
+    assert_eq!((store.controls_version().await.unwrap(), audit(&*store).await.len()), (0, 0));
+    store.control(&key, &Change::Set(json!({"value": 2, "overrode": 1})), &by(at(1))).await.unwrap();
+    let other = Change::End(json!({"value": 9, "overrode": 1}));
+    assert_eq!(store.control(&key, &other, &by(at(2))).await.unwrap(), None, "somebody has set it anew");
+    let meant = Change::End(json!({"overrode": 1, "value": 2}));
+    assert!(store.control(&key, &meant, &by(at(2))).await.unwrap().is_some());
+    assert_eq!(audit(&*store).await[0].action, Act::EndToggle);
+    assert_eq!(store.controls().await.unwrap().list, []);
+}
+
+async fn of_ends_at_once_one_is_told(world: World) {
+    let key = ControlKey::Override(Toggle::Enabled);
+    let store = world.store();
+    store.control(&key, &Change::Set(json!(1)), &by(at(1))).await.unwrap();
+    let ends = (0..12).map(|n| {
+        let (store, key) = (world.replica(n), key.clone());
+        async move { store.control(&key, &Change::End(json!(1)), &by(at(2))).await.unwrap() }
+    });
+    let told = futures::future::join_all(ends).await;
+    assert_eq!(told.iter().filter(|before| before.is_some()).count(), 1);
+    assert_eq!((audit(&*store).await.len(), store.controls_version().await.unwrap()), (2, 2));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_line_cannot_be_written_the_change_does_not_happen() {
     let world = World::postgres().await;
@@ -119,6 +191,9 @@ async fn where_the_line_cannot_be_written_the_change_does_not_happen() {
     };
     assert!(store.record_cleanup(run(None), Some(&by(at(1)))).await.is_err());
     assert_eq!(store.cleanups().await.unwrap(), None);
+    let key = ControlKey::Quota(service("s"));
+    assert!(store.control(&key, &Change::Set(json!({})), &by(at(1))).await.is_err());
+    assert_eq!(store.controls().await.unwrap(), Controls::default());
     postgres::execute(dsn, "alter table audit drop constraint nothing").await;
     assert!(matches!(store.restore(id, &by(at(1))).await.unwrap(), Restored::Back(_)));
     assert_eq!(audit(&*store).await.len(), 1);

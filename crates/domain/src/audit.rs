@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::control::{Change, ControlKey};
 use crate::names::{PackageId, TokenId};
 use crate::record::Preimage;
 use crate::retention::{Cleaned, CleanupRun};
@@ -33,11 +34,55 @@ pub enum Act {
     /// A cleanup was run by hand.
     #[serde(rename = "cleanup.run")]
     RunCleanup,
+    /// A setting was overridden.
+    #[serde(rename = "toggle.set")]
+    SetToggle,
+    /// An override was taken back.
+    #[serde(rename = "toggle.delete")]
+    DeleteToggle,
+    /// An override ended because the setting's own value changed.
+    #[serde(rename = "toggle.end")]
+    EndToggle,
+    /// The quota of a service was set.
+    #[serde(rename = "quota.set")]
+    SetQuota,
+    /// The quota of a service was taken back.
+    #[serde(rename = "quota.delete")]
+    DeleteQuota,
+    /// A token may act for a service.
+    #[serde(rename = "delegate.add")]
+    AddDelegate,
+    /// A token may not act for a service any more.
+    #[serde(rename = "delegate.remove")]
+    RemoveDelegate,
+    /// A bucket of the rate limit was emptied.
+    #[serde(rename = "rate_limit.reset")]
+    ResetBucket,
+    /// A dispute was ended with a report.
+    #[serde(rename = "dispute.accept")]
+    AcceptReport,
+    /// A dispute was ended without a report.
+    #[serde(rename = "dispute.reject")]
+    RejectReports,
 }
 
 impl Act {
     /// Every act.
-    pub const ALL: [Self; 3] = [Self::DeletePreimage, Self::RestorePackage, Self::RunCleanup];
+    pub const ALL: [Self; 13] = [
+        Self::DeletePreimage,
+        Self::RestorePackage,
+        Self::RunCleanup,
+        Self::SetToggle,
+        Self::DeleteToggle,
+        Self::EndToggle,
+        Self::SetQuota,
+        Self::DeleteQuota,
+        Self::AddDelegate,
+        Self::RemoveDelegate,
+        Self::ResetBucket,
+        Self::AcceptReport,
+        Self::RejectReports,
+    ];
 
     /// The word in the audit.
     pub fn as_str(self) -> &'static str {
@@ -45,6 +90,16 @@ impl Act {
             Self::DeletePreimage => "preimage.delete",
             Self::RestorePackage => "package.restore",
             Self::RunCleanup => "cleanup.run",
+            Self::SetToggle => "toggle.set",
+            Self::DeleteToggle => "toggle.delete",
+            Self::EndToggle => "toggle.end",
+            Self::SetQuota => "quota.set",
+            Self::DeleteQuota => "quota.delete",
+            Self::AddDelegate => "delegate.add",
+            Self::RemoveDelegate => "delegate.remove",
+            Self::ResetBucket => "rate_limit.reset",
+            Self::AcceptReport => "dispute.accept",
+            Self::RejectReports => "dispute.reject",
         }
     }
 }
@@ -104,6 +159,29 @@ impl Deed {
             "deleted": {"packages": deleted_packages, "reports": deleted_reports, "preimages": deleted_preimages},
         });
         Self::of(by, Act::RunCleanup, "", Value::Null, after)
+    }
+
+    /// Something was set at run time, or is not any more.
+    pub fn controlled(by: &By, key: &ControlKey, before: Option<&Value>, change: &Change) -> Self {
+        let act = match (key, change) {
+            (ControlKey::Override(_), Change::Set(_)) => Act::SetToggle,
+            (ControlKey::Override(_), Change::Remove) => Act::DeleteToggle,
+            (ControlKey::Override(_), Change::End(_)) => Act::EndToggle,
+            (ControlKey::Quota(_), Change::Set(_)) => Act::SetQuota,
+            (ControlKey::Quota(_), Change::Remove | Change::End(_)) => Act::DeleteQuota,
+            (ControlKey::Delegate(..), Change::Set(_)) => Act::AddDelegate,
+            (ControlKey::Delegate(..), Change::Remove | Change::End(_)) => Act::RemoveDelegate,
+        };
+        let shown = |value: &Value| match key {
+            ControlKey::Override(_) | ControlKey::Quota(_) => value.clone(),
+            // The id only, as everywhere: the hash of a weak token can be searched for.
+            ControlKey::Delegate(_, hash) => json!({"token_id": hash.id(), "name": value["name"]}),
+        };
+        let after = match change {
+            Change::Set(value) => shown(value),
+            Change::Remove | Change::End(_) => Value::Null,
+        };
+        Self::of(by, act, key.target(), before.map(shown).unwrap_or_default(), after)
     }
 
     /// Any act.

@@ -258,15 +258,18 @@ impl Foreign {
     /// Judges an object of a wanted name by its metadata: `None` when it is this instance's.
     ///
     /// Ours is what this instance controls. Kept token Secrets have no controller: they are ours by their labels, so
-    /// that an instance made again takes them over.
+    /// that an instance made again takes them over, and also when somebody took these labels off what we have written.
     pub fn judge(object: &crate::ObjectRef, metadata: &ObjectMeta, instance: &str, uid: &str) -> Option<Self> {
         let label = |key: &str| metadata.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
         let labelled =
             label(names::MANAGED_BY.0) == Some(names::MANAGED_BY.1) && label(names::INSTANCE) == Some(instance);
+        let fields = metadata.managed_fields.iter().flatten();
+        let written = fields.into_iter().any(|entry| entry.manager.as_deref() == Some(names::FIELD_MANAGER));
+        let unlabelled = label(names::INSTANCE).is_none_or(|named| named == instance);
         let owner = match controller_of(metadata) {
             Some((_, controller)) if controller == uid => return None,
             Some((who, _)) => who,
-            None if labelled => return None,
+            None if labelled || (written && unlabelled) => return None,
             None => match label(names::MANAGED_BY.0) {
                 Some(manager) => format!("{manager}, by its label"),
                 None => "nobody that it names".into(),

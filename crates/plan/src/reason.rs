@@ -83,7 +83,7 @@ reasons! {
     Rotating => UnderWay;
     /// Nobody could say yet.
     NotAsked => UnderWay;
-    /// The instance is being deleted.
+    /// The instance is deleted; the event names the token Secrets that `deletionPolicy: Retain` keeps.
     Deleting => UnderWay;
     /// Pods are not ready; the message has the kubelet's words.
     PodsNotReady => Outside;

@@ -57,12 +57,17 @@ impl RenderError {
 
 /// The JamInstances of a manifest; other documents are passed over.
 pub fn instances(text: &str) -> Result<Vec<JamInstance>, RenderError> {
+    documents(text)?.into_iter().map(instance).collect()
+}
+
+/// The same as they are written, not yet read as instances.
+pub fn documents(text: &str) -> Result<Vec<Value>, RenderError> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|e| RenderError::Yaml(e.to_string()))?;
     let ours = |document: &Value| {
         let word = |key: &str| document.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         word("kind") == KIND && word("apiVersion").starts_with(&format!("{GROUP}/"))
     };
-    let found = documents.into_iter().filter(ours).map(instance).collect::<Result<Vec<_>, _>>()?;
+    let found: Vec<Value> = documents.into_iter().filter(ours).collect();
     if found.is_empty() { Err(RenderError::NoInstance) } else { Ok(found) }
 }
 

@@ -21,7 +21,7 @@ use jam_domain::{
     StoreKind, Timestamp, TokenId, WorkPackage, WorkReport,
 };
 
-pub use admin::Administration;
+pub use admin::{Administration, Dispute, Dissent, Resolved};
 pub use limits::{Limits, Reset, SharedBucket};
 pub use memory::MemoryStore;
 pub use postgres::{PostgresConfig, PostgresStore, migrate};

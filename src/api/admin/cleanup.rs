@@ -21,7 +21,7 @@ const BUSY_RETRY: u32 = 10;
 pub async fn run(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
     admitted.caller.may_touch_all()?;
     let dry_run = admitted.query.flag("dry_run")?;
-    let (store, settings, by) = (api.store.clone(), api.settings.clone(), admitted.by());
+    let (store, settings, by) = (api.store.clone(), admitted.settings.clone(), admitted.by());
     let running = tokio::spawn(async move {
         let stop = CancellationToken::new();
         cleanup::run(store.as_ref(), &settings, (Timestamp::now, dry_run), Some(&by), &stop).await
@@ -62,7 +62,7 @@ pub async fn status(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Faul
     let record = api.store.cleanups().await?;
     let retained = Retained::of(record, admitted.now, api.pulse.health.stale_after());
     Ok(ok(&CleanupStands {
-        enabled: cleanup::enabled(&api.settings, admitted.now),
+        enabled: cleanup::enabled(&admitted.settings, admitted.now),
         ok: retained.problem.is_none(),
         problem: retained.problem,
         last: retained.shown(),

@@ -44,6 +44,20 @@ pub fn described(action: Action) -> Call {
         Action::RunCleanup => admin::run_cleanup(),
         Action::CleanupStatus => admin::cleanup_status(),
         Action::Audit => admin::audit(),
+        Action::ListBuckets => admin::buckets(),
+        Action::ResetBucket => admin::reset_bucket(),
+        Action::ListToggles => admin::toggles(),
+        Action::SetToggle => admin::set_toggle(),
+        Action::DeleteToggle => admin::delete_toggle(),
+        Action::ReadQuotas => admin::quotas(),
+        Action::SetQuotas => admin::set_quotas(),
+        Action::DeleteQuotas => admin::delete_quotas(),
+        Action::ListDelegates => admin::delegates(),
+        Action::AddDelegate => admin::add_delegate(),
+        Action::RemoveDelegate => admin::remove_delegate(),
+        Action::ReadDispute => admin::dispute(),
+        Action::AcceptReport => admin::accept_report(),
+        Action::RejectReports => admin::reject_reports(),
     }
 }
 
@@ -135,13 +149,15 @@ fn attest() -> Call {
         REPORTS,
         "Attest a report",
         "A further worker's word. When the sum of weights reaches `attestation_threshold` the report is accumulated: the \
-         package becomes `applied` and the report gets its receipt.",
+         package becomes `applied` and the report gets its receipt. A worker that got another output says so in \
+         `refine_output_hash`: its word counts for a report of its own, and the package is disputed until an administrator \
+         ends that.",
     )
     .takes(Parameter::path("id", "The report.", json!({"type": "string", "format": "uuid"})))
     .reads::<AttestationRequest>()
     .answers(Answer::json::<ReportBundle>(201, "Recorded: the report with everything that was said about it."))
     .refuses(Code::NotFound, "there is no such report, or none of a service that the token may touch")
-    .refuses(Code::Conflict, "this worker has attested this report already")
+    .refuses(Code::Conflict, "this worker has attested this package already, or got another output and the report is applied")
 }
 
 fn reports() -> Call {

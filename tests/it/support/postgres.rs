@@ -88,7 +88,7 @@ impl Server {
         let place = self.place("disk");
         assert!(
             is_root(),
-            "a disk of its own is a mount, and only root may mount: run the tests as root, or leave these out with `--skip disk`"
+            "a disk of its own is a mount, and only root may mount: run the tests as root, or leave these out with `--skip a_full_disk`"
         );
         fs::create_dir_all(&place).expect("our own directory");
         let mount = ["-t", "tmpfs", "-o", "size=24m,mode=755", "tmpfs"];

@@ -6,12 +6,16 @@ use jam_domain::token::TokenHash;
 use jam_domain::{ServiceId, TokenId};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 
 use super::{Desired, Kind, Write, identity};
 use crate::crd::{DeletionPolicy, Scope};
 use crate::names::{self, Component};
 use crate::resolve::{Resolved, ResolvedConsumer};
+
+/// Where Kubernetes looks for words about an object.
+const DESCRIPTION: &str = "kubernetes.io/description";
 
 /// An entry of the token file, as the server reads it.
 #[derive(Serialize)]
@@ -35,7 +39,10 @@ pub(super) fn all(resolved: &Resolved) -> Vec<Desired> {
 /// A consumer's Secret without its data: its tokens are moved by [`crate::tokens::TokenWork`] alone.
 fn consumer_secret(resolved: &Resolved, consumer: &ResolvedConsumer) -> Desired {
     let mut metadata = match resolved.deletion_policy {
-        DeletionPolicy::Retain => identity::unowned(resolved, &consumer.secret, Component::Tokens),
+        DeletionPolicy::Retain => ObjectMeta {
+            annotations: Some(identity::annotation(DESCRIPTION, &kept(&resolved.name, &consumer.name))),
+            ..identity::unowned(resolved, &consumer.secret, Component::Tokens)
+        },
         DeletionPolicy::Delete => identity::metadata(resolved, &consumer.secret, Component::Tokens),
     };
     metadata.labels.get_or_insert_default().insert(names::CONSUMER.into(), consumer.name.clone());
@@ -60,6 +67,14 @@ fn add(entries: &mut Vec<Entry>, entry: Entry) {
     if entries.iter().all(|known| known.sha256 != entry.sha256) {
         entries.push(entry);
     }
+}
+
+/// What a Secret says of itself that stays when its instance goes: an event is gone after an hour, this is not.
+fn kept(instance: &str, consumer: &str) -> String {
+    format!(
+        "The token of consumer {consumer} of JamInstance {instance}. Kept when the instance is deleted (deletionPolicy: Retain): the \
+         next instance of this name takes it over."
+    )
 }
 
 /// The Secret that the API pods mount: hashes only. It has one name for good, so that a new token rolls no pod.

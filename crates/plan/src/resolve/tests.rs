@@ -158,7 +158,7 @@ fn no_consumer_is_needed_where_no_token_is_required() {
 }
 
 #[test]
-fn what_the_image_leaves_out_is_the_operators_default_and_a_digest_wins() {
+fn what_the_image_leaves_out_is_the_operators_default_and_a_digest_stands_for_the_tag() {
     let image = |image: Value| {
         let instance = but(&in_memory(), json!({"image": image}));
         resolved(&instance, &cluster_for(&instance)).image.reference
@@ -167,7 +167,7 @@ fn what_the_image_leaves_out_is_the_operators_default_and_a_digest_wins() {
     assert_eq!(image(json!({})), "registry.example/jam-api:1.0.0");
     assert_eq!(image(json!({"tag": "2"})), "registry.example/jam-api:2");
     assert_eq!(image(json!({"repository": "other/jam"})), "other/jam:1.0.0");
-    assert_eq!(image(json!({"digest": digest, "tag": "2"})), format!("registry.example/jam-api@{digest}"));
+    assert_eq!(image(json!({"digest": digest})), format!("registry.example/jam-api@{digest}"));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod admin;
 mod cleanup;
+mod disputes;
 mod index;
 mod packages;
 mod preimages;

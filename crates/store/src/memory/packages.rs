@@ -37,6 +37,8 @@ pub(super) fn submit(state: &mut State, new: NewPackage, engine: &Engine) -> Res
         receipt: receipt.as_ref().map(|receipt| receipt.seq),
         report: None,
         dispute: None,
+        rivals: Vec::new(),
+        resolution: None,
         restored_at: None,
     };
     state.package_index.insert(&package.service_id, package.status, row.place());

@@ -5,6 +5,7 @@ use jam_domain::refine::{Attested, Engine, reached};
 use jam_domain::{Attestation, PackageId, PackageStatus, ReportId, Timestamp, WorkPackage, WorkReport};
 
 use super::MemoryStore;
+use super::disputes::has_spoken;
 use super::index::Cut;
 use super::receipts::turn;
 use super::state::{ReportRow, State, narrowed};
@@ -83,7 +84,7 @@ fn write_report(state: &mut State, attested: Attested, engine: &Engine, now: Tim
     applied
 }
 
-fn accumulate(state: &mut State, engine: &Engine, report: &WorkReport, now: Timestamp) -> u64 {
+pub(super) fn accumulate(state: &mut State, engine: &Engine, report: &WorkReport, now: Timestamp) -> u64 {
     state.ledgers.append(&report.service_id, |chain| engine.accumulator.accumulate(chain, report, now)).seq
 }
 
@@ -103,13 +104,15 @@ pub(super) fn attest(
     engine: &Engine,
 ) -> Attest {
     let mut state = store.state();
-    let Some(row) = state.reports.get_mut(&id) else { return Attest::NoSuchReport };
+    let Some(row) = state.reports.get(&id) else { return Attest::NoSuchReport };
     if visible.as_ref().is_some_and(|services| !services.contains(&row.report.service_id)) {
         return Attest::NoSuchReport;
     }
-    if row.attestations.iter().any(|earlier| earlier.worker_id == attestation.worker_id) {
+    let (package, worker) = (row.report.package_id, attestation.worker_id.clone());
+    if has_spoken(&state, package, &worker) {
         return Attest::Twice;
     }
+    let Some(row) = state.reports.get_mut(&id) else { return Attest::NoSuchReport };
     row.attestations.push(attestation);
     let waits = row.report.status == PackageStatus::Refined;
     if waits && reached(engine.threshold, row.attestations.iter().map(|attestation| attestation.weight)) {

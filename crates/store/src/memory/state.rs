@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
+use jam_domain::dispute::Resolution;
 use jam_domain::page::TimeCursor;
 use jam_domain::retention::CleanupRecord;
 use jam_domain::{
@@ -10,7 +11,7 @@ use jam_domain::{
     WorkPackage, WorkReport,
 };
 
-use super::admin::Audit;
+use super::admin::{Audit, Set};
 use super::index::TimeIndex;
 use super::receipts::Ledgers;
 use crate::ReportBundle;
@@ -40,6 +41,8 @@ pub(super) struct State {
     pub(super) archived_reports: TimeIndex,
     /// Whose reports these are.
     pub(super) archived_report_ids: HashMap<ReportId, PackageId>,
+    /// What administrators set at run time.
+    pub(super) controls: Set,
     /// What administrators did.
     pub(super) audit: Audit,
     /// What is remembered of cleanups.
@@ -69,6 +72,9 @@ pub(super) struct PackageRow {
     pub(super) receipt: Option<u64>,
     pub(super) report: Option<ReportId>,
     pub(super) dispute: Option<String>,
+    /// Reports of workers who got another output, oldest first.
+    pub(super) rivals: Vec<ReportRow>,
+    pub(super) resolution: Option<Resolution>,
     pub(super) restored_at: Option<Timestamp>,
 }
 
@@ -131,7 +137,8 @@ impl State {
         Some(self.bundle_of(self.archive.get(&package)?.report.as_ref()?))
     }
 
-    fn bundle_of(&self, row: &ReportRow) -> ReportBundle {
+    /// The report of this row with everything said about it.
+    pub(super) fn bundle_of(&self, row: &ReportRow) -> ReportBundle {
         let ReportRow { report, attestations, receipt } = row;
         ReportBundle {
             report: report.clone(),

@@ -13,7 +13,7 @@ use super::error::Failure;
 use super::packages::{COLUMNS, package_of};
 use super::pool::{Begin, begin};
 use super::value::{At, count, word};
-use super::{audit, packages, preimages};
+use super::{audit, disputes, packages, preimages};
 use crate::work::preimages_of;
 use crate::{Archived, Restored};
 
@@ -147,6 +147,7 @@ pub(super) async fn delete(connection: &mut PgConnection, ids: &[Uuid]) -> Resul
         .fetch_all(&mut *connection)
         .await?;
     query("delete from attestations where report_id = any($1)").bind(&reports).execute(&mut *connection).await?;
+    disputes::delete(connection, &gone).await?;
     // The release before this one accepts the id of an archived package again: then the dispute is the living one's.
     query(
         "delete from disputes d where d.package_id = any($1)

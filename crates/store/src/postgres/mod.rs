@@ -6,6 +6,8 @@ mod audit;
 mod blobs;
 mod cleanup;
 mod cleanups;
+mod controls;
+mod disputes;
 mod error;
 mod limits;
 mod lists;

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::PostgresStore;
 use super::error::Failure;
 use super::pool::{Begin, begin};
-use super::{packages, receipts, reports};
+use super::{disputes, packages, receipts, reports};
 use crate::work::work;
 use crate::{Attest, Processed, ReportBundle, StoreError};
 
@@ -127,7 +127,7 @@ impl Sorted {
 }
 
 /// Hangs the reports' receipts on their chains and returns the seq of each. The heads are locked here, after refining.
-async fn accumulate(
+pub(super) async fn accumulate(
     connection: &mut PgConnection,
     reports: &[&WorkReport],
     engine: &Engine,
@@ -174,6 +174,10 @@ pub(super) async fn attest(
         return Ok(Attest::NoSuchReport);
     }
     let package = report.package_id;
+    let speaks_again = report.status == PackageStatus::Disputed;
+    if speaks_again && disputes::has_spoken(&mut transaction, package, &attestation.worker_id).await? {
+        return Ok(Attest::Twice);
+    }
     if reports::attest(&mut transaction, &[Attestation { report_id: id, ..attestation.clone() }]).await? == 0 {
         return Ok(Attest::Twice);
     }
