@@ -21,7 +21,6 @@ fn spec() -> Value {
         "tokens": {"consumers": [{"name": "demo"}, {"name": "other"}]},
         "ingress": {"enabled": true, "host": "jam.example"},
         "networkPolicy": {"allowFrom": [{"podSelector": {"matchLabels": {"app": "a"}}}]},
-        "monitoring": {"dashboard": true},
     })
 }
 
