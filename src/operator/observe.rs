@@ -234,9 +234,16 @@ async fn find(context: &Context, instance: &JamInstance, desired: &Desired) -> R
     Ok(Finding::Good)
 }
 
-/// What nobody may change of an object that is written once: the labels by which it is found, and that it runs.
+/// What nobody may change of an object that is written once: the labels by which it is found, and that it runs. Nothing of
+/// what another release would render otherwise: a migration is not begun again for an upgrade.
 fn what_stays(body: &Value) -> Value {
-    json!({"metadata": {"labels": body["metadata"]["labels"]}, "spec": {"suspend": false, "parallelism": body["spec"]["parallelism"]}})
+    let labels = body["metadata"]["labels"].as_object().into_iter().flatten();
+    let found_by = [names::MANAGED_BY.0, names::INSTANCE, names::MIGRATION_KEY, names::MIGRATION_PREVIEW];
+    let labels: serde_json::Map<_, _> = labels
+        .filter(|(key, _)| found_by.contains(&key.as_str()))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    json!({"metadata": {"labels": labels}, "spec": {"suspend": false}})
 }
 
 /// On its way out, or left by an instance of the same name that is gone: the garbage collector takes it in a moment.

@@ -21,7 +21,6 @@ fn spec() -> Value {
         "tokens": {"consumers": [{"name": "demo"}, {"name": "other"}]},
         "ingress": {"enabled": true, "host": "jam.example"},
         "networkPolicy": {"allowFrom": [{"podSelector": {"matchLabels": {"app": "a"}}}]},
-        "monitoring": {"dashboard": true},
     })
 }
 
@@ -65,7 +64,7 @@ async fn killed_after_each_write(client: &Client, namespace: &str, account: &Acc
 async fn an_operator_that_is_killed_after_each_write_ends_in_the_same_objects() {
     let plane = control_plane();
     let (client, undisturbed) = plane.with_crd().await;
-    let (_, disturbed) = plane.namespace().await;
+    let (_, disturbed) = plane.with_add_ons().await;
     let _kubelets = [Kubelet::play(&client, &undisturbed, 0, ""), Kubelet::play(&client, &disturbed, 0, "")];
     let account = Account::new(plane, &client, &undisturbed, "operator").await;
     let operator = account.start(plane, QUIET);
