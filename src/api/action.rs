@@ -58,6 +58,42 @@ pub enum Action {
     ListReceipts,
     /// One receipt.
     ReadReceipt,
+    /// Bring an archived package back.
+    RestorePackage,
+    /// Clean up now.
+    RunCleanup,
+    /// How cleaning up stands.
+    CleanupStatus,
+    /// What administrators did.
+    Audit,
+    /// The rate limit's buckets in use.
+    ListBuckets,
+    /// Empty one of them.
+    ResetBucket,
+    /// Overrides of settings.
+    ListToggles,
+    /// Override a setting.
+    SetToggle,
+    /// Take an override back.
+    DeleteToggle,
+    /// A service's quotas.
+    ReadQuotas,
+    /// Set them.
+    SetQuotas,
+    /// Take them back.
+    DeleteQuotas,
+    /// The tokens that may act for a service.
+    ListDelegates,
+    /// Add one.
+    AddDelegate,
+    /// Take one away.
+    RemoveDelegate,
+    /// A package's dispute.
+    ReadDispute,
+    /// End it with a report.
+    AcceptReport,
+    /// End it without one.
+    RejectReports,
 }
 
 /// Who may do it.
@@ -69,6 +105,8 @@ pub enum Permission {
     OpenHealth,
     /// Who carries the scope.
     Needs(Scope),
+    /// Who is an administrator by the admin token file.
+    Administers,
 }
 
 /// What body it takes.
@@ -101,18 +139,19 @@ pub struct Rule {
 
 const fn row(action: Action, method: Method, path: &'static str, permission: Permission, body: BodyRule) -> Rule {
     // Health and version are asked for by machines that must never be told to slow down.
-    let limited = matches!(permission, Permission::Needs(_));
+    let limited = matches!(permission, Permission::Needs(_) | Permission::Administers);
     Rule { action, method, path, permission, limited, body }
 }
 
 const READ: Permission = Permission::Needs(Scope::Read);
 const SUBMIT: Permission = Permission::Needs(Scope::Submit);
 const PROCESS: Permission = Permission::Needs(Scope::Process);
+const OFFICE: Permission = Permission::Administers;
 const ADMIN: Permission = Permission::Needs(Scope::Admin);
 
 /// Every action.
 #[rustfmt::skip]
-pub static TABLE: [Rule; 24] = [
+pub static TABLE: [Rule; 42] = [
     row(Action::Healthz,          Method::GET,    "/healthz",                       Permission::Open,       BodyRule::None),
     row(Action::Readyz,           Method::GET,    "/readyz",                        Permission::Open,       BodyRule::None),
     row(Action::Version,          Method::GET,    "/system/version",                Permission::Open,       BodyRule::None),
@@ -137,7 +176,35 @@ pub static TABLE: [Rule; 24] = [
     row(Action::Process,          Method::POST,   "/jam/process",                   PROCESS,                BodyRule::None),
     row(Action::ListReceipts,     Method::GET,    "/jam/receipts",                  READ,                   BodyRule::None),
     row(Action::ReadReceipt,      Method::GET,    "/jam/receipts/{hash}",           READ,                   BodyRule::None),
+    row(Action::RestorePackage,   Method::POST,   "/jam/admin/packages/{id}/restore", OFFICE,               BodyRule::None),
+    row(Action::RunCleanup,       Method::POST,   "/jam/admin/cleanup/run",         OFFICE,                 BodyRule::None),
+    row(Action::CleanupStatus,    Method::GET,    "/jam/admin/cleanup/status",      OFFICE,                 BodyRule::None),
+    row(Action::Audit,            Method::GET,    "/jam/admin/audit",               OFFICE,                 BodyRule::None),
+    row(Action::ListBuckets,      Method::GET,    "/jam/admin/rate-limits",         OFFICE,                 BodyRule::None),
+    row(Action::ResetBucket,      Method::POST,   "/jam/admin/rate-limits",         OFFICE,                 BodyRule::Json),
+    row(Action::ListToggles,      Method::GET,    "/jam/admin/toggles",             OFFICE,                 BodyRule::None),
+    row(Action::SetToggle,        Method::POST,   "/jam/admin/toggles",             OFFICE,                 BodyRule::Json),
+    row(Action::DeleteToggle,     Method::DELETE, "/jam/admin/toggles/{key}",       OFFICE,                 BodyRule::None),
+    row(Action::ReadQuotas,       Method::GET,    "/jam/admin/services/{id}/quotas", OFFICE,                BodyRule::None),
+    row(Action::SetQuotas,        Method::PUT,    "/jam/admin/services/{id}/quotas", OFFICE,                BodyRule::Json),
+    row(Action::DeleteQuotas,     Method::DELETE, "/jam/admin/services/{id}/quotas", OFFICE,                BodyRule::None),
+    row(Action::ListDelegates,    Method::GET,    "/jam/admin/services/{id}/delegates", OFFICE,             BodyRule::None),
+    row(Action::AddDelegate,      Method::POST,   "/jam/admin/services/{id}/delegates", OFFICE,             BodyRule::Json),
+    row(Action::RemoveDelegate,   Method::DELETE, "/jam/admin/services/{id}/delegates", OFFICE,             BodyRule::Json),
+    row(Action::ReadDispute,      Method::GET,    "/jam/admin/disputes/{package_id}", OFFICE,               BodyRule::None),
+    row(Action::AcceptReport,     Method::POST,   "/jam/admin/disputes/{package_id}/accept", OFFICE,        BodyRule::Json),
+    row(Action::RejectReports,    Method::POST,   "/jam/admin/disputes/{package_id}/reject", OFFICE,        BodyRule::None),
 ];
+
+/// Whether the path is one of JAM.
+pub fn is_jam(path: &str) -> bool {
+    path == "/jam" || path.starts_with("/jam/")
+}
+
+/// Whether the path is one of the admin plane.
+pub fn is_admin(path: &str) -> bool {
+    path == "/jam/admin" || path.starts_with("/jam/admin/")
+}
 
 /// Where a request leads.
 #[derive(Debug)]
@@ -197,9 +264,19 @@ mod tests {
     #[test]
     fn every_row_is_found_by_its_own_method_and_path() {
         for rule in &TABLE {
-            let path = rule.path.replace("{hash}", "x").replace("{id}", "x");
+            let (before, after) = rule.path.split_once('{').unwrap_or((rule.path, "}"));
+            let path =
+                format!("{before}{}{}", if before == rule.path { "" } else { "x" }, after.split_once('}').unwrap().1);
             assert_eq!(found(&rule.method, &path).map(|(action, _)| action), Some(rule.action));
         }
+    }
+
+    #[test]
+    fn what_administrators_do_is_under_one_path_and_nothing_else_is() {
+        for rule in &TABLE {
+            assert_eq!(is_admin(rule.path), rule.permission == Permission::Administers, "{}", rule.path);
+        }
+        assert!(is_jam("/jam/admin") && is_admin("/jam/admin") && !is_admin("/jam/administer"));
     }
 
     #[test]

@@ -11,8 +11,8 @@ use axum::http::request::Parts;
 use jam_domain::client::{AddressBlock, client_address, limit_block};
 use jam_domain::limit::{Rate, Verdict};
 use jam_domain::page::Visible;
-use jam_domain::token::{Known, Scope, TokenBook, TokenEntry, Unaccepted};
-use jam_domain::{Code, Refusal, ServiceId, Settings, Timestamp, TokenId};
+use jam_domain::token::{Known, Scope, TokenBook, TokenEntry, TokenHash, Unaccepted};
+use jam_domain::{By, Code, Refusal, ServiceId, Settings, Timestamp, TokenId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -29,6 +29,8 @@ const TURN: Duration = Duration::from_secs(30);
 pub struct Gate {
     /// The tokens in force.
     pub tokens: Arc<Tokens>,
+    /// The tokens of administrators; `None`: there is no admin plane.
+    pub admins: Option<Arc<Tokens>>,
     /// The rate limiter.
     pub limiter: Limiter,
     /// Proxies whose forwarding headers are believed.
@@ -48,6 +50,8 @@ pub struct Caller {
     pub id: TokenId,
     /// The services that the token may touch; `None` is all.
     pub services: Visible,
+    /// Whether the token is an administrator's.
+    pub admin: bool,
     /// Whose bucket the requests count in.
     bucket: Key,
 }
@@ -60,6 +64,8 @@ pub struct Admitted<'a> {
     pub query: Query,
     /// Who is calling.
     pub caller: Caller,
+    /// The settings in force when it came.
+    pub settings: Arc<Settings>,
     /// The headers.
     pub headers: &'a HeaderMap,
     /// Bytes that the body may have.
@@ -72,11 +78,24 @@ pub struct Admitted<'a> {
 
 impl Caller {
     fn anonymous(address: IpAddr) -> Self {
-        Self { id: TokenId::anonymous(), services: None, bucket: Key::Address(limit_block(address)) }
+        Self { id: TokenId::anonymous(), services: None, admin: false, bucket: Key::Address(limit_block(address)) }
     }
 
     fn of_entry(entry: &TokenEntry) -> Self {
-        Self { id: entry.id.clone(), services: entry.services.clone(), bucket: Key::Token(entry.id.clone()) }
+        Self {
+            id: entry.id.clone(),
+            services: entry.services.clone(),
+            admin: entry.carries(Scope::Admin),
+            bucket: Key::Token(entry.id.clone()),
+        }
+    }
+
+    /// Refuses a token that may touch some services only, where what it asks for concerns all of them.
+    pub fn may_touch_all(&self) -> Result<(), Refusal> {
+        let Some(services) = &self.services else { return Ok(()) };
+        let names: Vec<_> = services.iter().map(ServiceId::as_str).collect();
+        let message = format!("this concerns every service, and this token may touch only {}", names.join(", "));
+        Err(Refusal::new(Code::ServiceDenied, message))
     }
 
     /// Refuses a service that the token may not touch.
@@ -84,6 +103,23 @@ impl Caller {
         match &self.services {
             Some(services) if !services.contains(service) => Err(denied(services, service)),
             Some(_) | None => Ok(()),
+        }
+    }
+}
+
+impl Admitted<'_> {
+    /// Who asks, and when: for the audit.
+    pub fn by(&self) -> By {
+        By { token_id: self.caller.id.clone(), at: self.now }
+    }
+
+    /// Whether archived packages are asked for, which are for administrators only.
+    pub fn archived(&self) -> Result<bool, Refusal> {
+        match self.query.flag("archived")? {
+            true if !self.caller.admin => {
+                Err(Refusal::new(Code::AuthForbidden, "archived=true needs a token with scope admin"))
+            }
+            archived => Ok(archived),
         }
     }
 }
@@ -97,9 +133,9 @@ fn denied(services: &BTreeSet<ServiceId>, service: &ServiceId) -> Refusal {
 impl Gate {
     /// Lets a request in, or refuses it. The order is the contract's: token, scope, rate, size; the verdict of the rate
     /// limit is handed out either way.
-    pub fn admit<'a>(
+    pub async fn admit<'a>(
         &self,
-        settings: &Settings,
+        settings: &Arc<Settings>,
         metrics: &Metrics,
         rule: &Rule,
         (parts, segment, peer): (&'a Parts, &'a str, IpAddr),
@@ -114,7 +150,7 @@ impl Gate {
         if rule.limited
             && let Some(rate) = Rate::per_minute(settings.rate_limit_per_minute)
         {
-            self.within(&caller, rate, now, metrics, verdict)?;
+            self.within(&caller, rate, now, metrics, verdict).await?;
         }
         let cap = cap_of(rule.body, settings, &caller);
         fits(rule.body, cap, &parts.headers).inspect_err(|_| {
@@ -132,9 +168,12 @@ impl Gate {
         let query = match rule.permission {
             // What everyone may ask takes no parameters: whatever a probe appends is not looked at.
             Permission::Open => Query::default(),
-            Permission::OpenHealth | Permission::Needs(_) => Query::parse(parts.uri.query().unwrap_or_default())?,
+            Permission::OpenHealth | Permission::Needs(_) | Permission::Administers => {
+                Query::parse(parts.uri.query().unwrap_or_default())?
+            }
         };
-        Ok(Admitted { segment, query, caller, headers: &parts.headers, cap, patience: self.patience, now })
+        let settings = settings.clone();
+        Ok(Admitted { segment, query, caller, settings, headers: &parts.headers, cap, patience: self.patience, now })
     }
 
     /// Waits for room for so many bytes of a body; gives them back when it is dropped.
@@ -160,11 +199,22 @@ impl Gate {
             Permission::Open => None,
             Permission::OpenHealth => (!settings.health_public).then_some(Scope::Read),
             Permission::Needs(scope) => Some(scope),
+            Permission::Administers => Some(Scope::Admin),
         };
         let address = self.address_of(peer, &parts.headers);
         let Some(scope) = needed else { return Ok(Caller::anonymous(address)) };
         let token = bearer(&parts.headers);
+        if let Some(caller) = self.administrator(token, scope, now)? {
+            return Ok(caller);
+        }
         let book = self.tokens.book();
+        if permission == Permission::Administers {
+            let Some(token) = token else { return Err(missing()) };
+            return Err(match book.decide(token, now) {
+                Ok(Known(entry)) => no_administrator(entry.id.clone()),
+                Err(why) => unaccepted(why, TokenHash::of(token).id()),
+            });
+        }
         if !settings.auth_required {
             return without_auth(&book, token, scope, address, now);
         }
@@ -172,11 +222,29 @@ impl Gate {
         match book.decide(token, now) {
             Ok(Known(entry)) if entry.carries(scope) => Ok(Caller::of_entry(entry)),
             Ok(Known(entry)) => Err(lacks(scope, entry.id.clone())),
-            Err(why) => Err(unaccepted(why, jam_domain::token::TokenHash::of(token).id())),
+            Err(why) => Err(unaccepted(why, TokenHash::of(token).id())),
         }
     }
 
-    fn within(
+    /// The caller when the token is one of the admin token file. Being in that file is what makes an administrator: an entry
+    /// that names no scopes carries all of them.
+    fn administrator(
+        &self,
+        token: Option<&str>,
+        scope: Scope,
+        now: Timestamp,
+    ) -> Result<Option<Caller>, (AuthFailure, TokenId, Refusal)> {
+        let (Some(admins), Some(token)) = (&self.admins, token) else { return Ok(None) };
+        let book = admins.book();
+        let Ok(Known(entry)) = book.decide(token, now) else { return Ok(None) };
+        let carries = |scope| entry.scopes.as_ref().is_none_or(|scopes| scopes.contains(&scope));
+        if !carries(scope) {
+            return Err(lacks(scope, entry.id.clone()));
+        }
+        Ok(Some(Caller { admin: carries(Scope::Admin), ..Caller::of_entry(entry) }))
+    }
+
+    async fn within(
         &self,
         caller: &Caller,
         rate: Rate,
@@ -184,13 +252,13 @@ impl Gate {
         metrics: &Metrics,
         out: &mut Option<Verdict>,
     ) -> Result<(), Refusal> {
-        let verdict = self.limiter.count(caller.bucket.clone(), rate, now);
+        let verdict = self.limiter.count(caller.bucket.clone(), rate, now).await;
         *out = Some(verdict);
         over(verdict, caller, "rate", metrics)
     }
 
     /// Counts a submission against the service's own limit of packages a minute.
-    pub fn service_within(
+    pub async fn service_within(
         &self,
         settings: &Settings,
         metrics: &Metrics,
@@ -200,7 +268,8 @@ impl Gate {
     ) -> Result<(), Refusal> {
         match Rate::per_minute(settings.service_packages_per_minute(service)) {
             Some(rate) => {
-                over(self.limiter.count(Key::Service(service.clone()), rate, now), caller, "service_rate", metrics)
+                let verdict = self.limiter.count(Key::Service(service.clone()), rate, now).await;
+                over(verdict, caller, "service_rate", metrics)
             }
             None => Ok(()),
         }
@@ -254,6 +323,11 @@ fn missing() -> (AuthFailure, TokenId, Refusal) {
 
 fn lacks(scope: Scope, id: TokenId) -> (AuthFailure, TokenId, Refusal) {
     let refusal = Refusal::new(Code::AuthForbidden, format!("this needs a token with scope {scope}"));
+    (AuthFailure::Scope, id, refusal)
+}
+
+fn no_administrator(id: TokenId) -> (AuthFailure, TokenId, Refusal) {
+    let refusal = Refusal::new(Code::AuthForbidden, "this needs an administrator's token, one of admin_tokens_file");
     (AuthFailure::Scope, id, refusal)
 }
 

@@ -2,11 +2,13 @@
 //! store → the answer.
 
 pub mod action;
+mod admin;
 mod admit;
 mod body;
 mod build;
 mod cleanup;
 mod connection;
+mod controls;
 mod cors;
 mod fault;
 mod health;

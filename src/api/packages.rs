@@ -27,15 +27,15 @@ pub async fn submit(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> 
     admitted.caller.may_touch(submission.service_id())?;
     let metrics = &api.pulse.metrics;
     let service = submission.service_id().clone();
-    api.gate.service_within(&api.settings, metrics, &admitted.caller, &service, admitted.now)?;
+    api.gate.service_within(&admitted.settings, metrics, &admitted.caller, &service, admitted.now).await?;
     let Stamped { package, fingerprint, id_from_client } = submission.stamp(admitted.caller.id.clone(), admitted.now);
     let new = NewPackage {
         package,
         fingerprint,
         id_from_client,
         idempotency_key: key,
-        pending_cap: api.settings.max_pending_packages,
-        service_pending_cap: api.settings.service_pending_cap(&service),
+        pending_cap: admitted.settings.max_pending_packages,
+        service_pending_cap: admitted.settings.service_pending_cap(&service),
     };
     let submitted = api.store.submit(new, &api.engine).await.inspect_err(|error| capped(api, admitted, error))?;
     log(api, admitted, &submitted).await;
@@ -107,37 +107,37 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
         created_after: query.value("created_after")?,
         created_before: query.value("created_before")?,
         visible: admitted.caller.services.clone(),
-        archived: false,
+        archived: admitted.archived()?,
     };
     let asked = query.page()?;
     let include_receipt = query.flag("include_receipt")?;
     filter.service_id.iter().try_for_each(|service| admitted.caller.may_touch(service))?;
     let page = api.store.packages(&filter, asked).await?;
-    let receipts = if include_receipt && !api.settings.legacy_list_response {
+    let receipts = if include_receipt && !admitted.settings.legacy_list_response {
         let ids: Vec<PackageId> = page.items.iter().map(|package| package.id).collect();
-        Some(api.store.package_receipts(&ids).await?)
+        Some(api.store.package_receipts(&ids, filter.archived).await?)
     } else {
         None
     };
-    Ok(list(api.settings.legacy_list_response, &asked, &page, receipts))
+    Ok(list(admitted.settings.legacy_list_response, &asked, &page, receipts))
 }
 
 /// GET /jam/packages/{id}.
 pub async fn read(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
     let include_receipt = admitted.query.flag("include_receipt")?;
-    let package = find(api, admitted).await?;
+    let (package, archived) = find(api, admitted).await?;
     if !include_receipt {
         return Ok(ok(&package));
     }
-    let receipt = api.store.package_receipt(package.id).await?;
+    let receipt = api.store.package_receipts(&[package.id], archived).await?.into_iter().next();
     Ok(ok(&PackageWithReceipt { package, receipt }))
 }
 
 /// GET /jam/packages/{id}/report.
 pub async fn report(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
     let include_receipt = admitted.query.flag("include_receipt")?;
-    let package = find(api, admitted).await?;
-    let Some(bundle) = api.store.report_of(package.id).await? else {
+    let (package, archived) = find(api, admitted).await?;
+    let Some(bundle) = report_of(api, package.id, archived).await? else {
         return Err(unrefined(api, &package).await?.into());
     };
     let jam_store::ReportBundle { report, attestations, receipt } = bundle;
@@ -156,16 +156,30 @@ async fn unrefined(api: &Api, package: &WorkPackage) -> Result<Refusal, Fault> {
 
 /// GET /jam/packages/{id}/attestations.
 pub async fn attestations(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
-    let package = find(api, admitted).await?;
-    let bundle = api.store.report_of(package.id).await?;
+    let (package, archived) = find(api, admitted).await?;
+    let bundle = report_of(api, package.id, archived).await?;
     let items = bundle.map(|bundle| bundle.attestations).unwrap_or_default();
     Ok(ok(&Attestations { items }))
 }
 
-/// The package that the path names. A malformed id names none.
-async fn find(api: &Api, admitted: &Admitted<'_>) -> Result<WorkPackage, Fault> {
+/// The package that the path names, and whether it is archived: then only administrators see it, when they ask for it. A
+/// malformed id names none.
+async fn find(api: &Api, admitted: &Admitted<'_>) -> Result<(WorkPackage, bool), Fault> {
+    let also_archived = admitted.archived()?;
     let id: PackageId = admitted.segment.parse().map_err(|_| not_found("package"))?;
-    let package = api.store.package(id).await?.ok_or_else(|| not_found("package"))?;
+    let (package, archived) = match api.store.package(id).await? {
+        Some(package) => (package, false),
+        None if also_archived => {
+            let archived = api.store.archived(id).await?;
+            (archived.ok_or_else(|| not_found("package"))?.package, true)
+        }
+        None => return Err(not_found("package").into()),
+    };
     admitted.caller.may_touch(&package.service_id)?;
-    Ok(package)
+    Ok((package, archived))
+}
+
+async fn report_of(api: &Api, id: PackageId, archived: bool) -> Result<Option<jam_store::ReportBundle>, Fault> {
+    let bundle = if archived { api.store.archived_report(id).await } else { api.store.report_of(id).await };
+    Ok(bundle?)
 }

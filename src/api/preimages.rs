@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::admit::{Admitted, announced};
 use super::body::checked;
-use super::fault::{Fault, json_response, not_found, ok, refused};
+use super::fault::{Fault, Plane, json_response, not_found, ok, refused};
 use super::metrics::QuotaReject;
 use super::state::Api;
 
@@ -35,7 +35,7 @@ pub async fn put(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> Res
     let media_type = media_type_of(api, admitted)?;
     let size_hint = announced(admitted.headers);
     // The memory store holds every blob whole anyway; while it arrives it counts whole.
-    let held = if api.settings.store == StoreKind::Memory { size_hint.unwrap_or(admitted.cap) } else { WINDOW };
+    let held = if admitted.settings.store == StoreKind::Memory { size_hint.unwrap_or(admitted.cap) } else { WINDOW };
     let _turn = api.gate.turn(held.min(size_hint.unwrap_or(u64::MAX))).await?;
     let upload = Upload { hash, size_hint, media_type, uploader: admitted.caller.id.clone(), now: admitted.now };
     let put =
@@ -118,7 +118,7 @@ pub async fn meta(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault>
 /// DELETE /jam/preimages/{hash}.
 pub async fn delete(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
     let hash = hash_of(admitted)?;
-    match api.store.delete_preimage(hash).await? {
+    match api.store.delete_preimage(hash, &admitted.by()).await? {
         Some(true) => {
             tracing::info!(%hash, store = api.store_name(), token_hash = admitted.caller.id.as_str(), "preimage deleted");
             let mut response = Response::new(Body::empty());
@@ -172,7 +172,7 @@ fn media_type_of(api: &Api, admitted: &Admitted<'_>) -> Result<String, Refusal> 
     if media_type.len() > MAX_MEDIA_TYPE || !media_type.split(';').next().is_some_and(|essence| essence.contains('/')) {
         return Err(wrong());
     }
-    if api.settings.accepts_media_type(media_type) {
+    if admitted.settings.accepts_media_type(media_type) {
         return Ok(media_type.to_owned());
     }
     api.pulse.metrics.quota_reject(QuotaReject::UnsupportedMedia);
@@ -183,7 +183,7 @@ fn media_type_of(api: &Api, admitted: &Admitted<'_>) -> Result<String, Refusal> 
         quota_hit = true,
         "preimage refused"
     );
-    let allowed = api.settings.allowed_media_types.join(", ");
+    let allowed = admitted.settings.allowed_media_types.join(", ");
     Err(Refusal::new(Code::UnsupportedMediaType, format!("{media_type} is not allowed here, only {allowed}")))
 }
 
@@ -200,7 +200,7 @@ fn range_header<'a>(headers: &'a HeaderMap, preimage: &Preimage) -> Option<&'a s
 
 fn out_of_range(preimage: &Preimage) -> Response {
     let refusal = Refusal::field("Range", format!("lies outside of the {} bytes", preimage.size));
-    let mut response = refused(&refusal);
+    let mut response = refused(&refusal, Plane::Jam);
     *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
     set(response.headers_mut(), CONTENT_RANGE, &format!("bytes */{}", preimage.size));
     response

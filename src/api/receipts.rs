@@ -12,7 +12,7 @@ use super::state::Api;
 
 /// GET /jam/receipts.
 pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
-    kept(api)?;
+    kept(admitted)?;
     let query = &admitted.query;
     let service_id = query.value("service_id")?;
     let ascending = match (query.text("order"), &service_id) {
@@ -31,12 +31,12 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
     let filter = ReceiptFilter { service_id, hash, ascending, visible: admitted.caller.services.clone() };
     let asked = query.page()?;
     let page = api.store.receipts(&filter, asked.clone()).await?;
-    Ok(list(api.settings.legacy_list_response, &asked, &page, None))
+    Ok(list(admitted.settings.legacy_list_response, &asked, &page, None))
 }
 
 /// GET /jam/receipts/{hash}.
 pub async fn read(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
-    kept(api)?;
+    kept(admitted)?;
     let filter = ReceiptFilter {
         service_id: None,
         hash: Some(admitted.segment.to_owned()),
@@ -48,8 +48,8 @@ pub async fn read(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault>
     Ok(ok(&receipt))
 }
 
-fn kept(api: &Api) -> Result<(), Refusal> {
-    if api.settings.accumulators_enabled {
+fn kept(admitted: &Admitted<'_>) -> Result<(), Refusal> {
+    if admitted.settings.accumulators_enabled {
         Ok(())
     } else {
         Err(Refusal::new(Code::NotFound, "receipts are not kept here: accumulators_enabled is false"))

@@ -5,8 +5,8 @@ use axum::response::Response;
 use hyper::body::Incoming;
 use jam_domain::page::ReportFilter;
 use jam_domain::word::attestation;
-use jam_domain::{Code, PackageStatus, Refusal, ReportId};
-use jam_store::{Attest, ReportBundle};
+use jam_domain::{Attestation, Code, PackageStatus, Refusal, ReportId};
+use jam_store::{Attest, Dissent, ReportBundle};
 
 use super::admit::Admitted;
 use super::body::received;
@@ -22,21 +22,22 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
         service_id: query.value("service_id")?,
         status: query.value("status")?,
         visible: admitted.caller.services.clone(),
+        archived: admitted.archived()?,
     };
     let asked = query.page()?;
     filter.service_id.iter().try_for_each(|service| admitted.caller.may_touch(service))?;
     let page = api.store.reports(&filter, asked).await?;
-    Ok(list(api.settings.legacy_list_response, &asked, &page, None))
+    Ok(list(admitted.settings.legacy_list_response, &asked, &page, None))
 }
 
 /// POST /jam/reports/{id}/attestations.
 pub async fn attest(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> Result<Response, Fault> {
     let id: ReportId = admitted.segment.parse().map_err(|_| not_found("report"))?;
     let (bytes, turn) = received(api, admitted, body).await?;
-    let said = attestation(&bytes, id, admitted.now)?;
+    let (said, output) = attestation(&bytes, id, admitted.now)?;
     drop((bytes, turn));
     let worker = said.worker_id.clone();
-    let bundle = match api.store.attest(id, said, &admitted.caller.services, &api.engine).await? {
+    let bundle = match word(api, admitted, id, said, output.as_deref()).await? {
         Attest::Recorded(bundle) => bundle,
         Attest::Twice => {
             let message = format!("worker {worker} has attested this report already");
@@ -55,4 +56,29 @@ pub async fn attest(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> 
     );
     let body = shapes::ReportBundle { report, attestations, receipt: Some(receipt) };
     Ok(json_response(StatusCode::CREATED, &body))
+}
+
+/// A word for the report, or for another output: that one makes the package disputed.
+async fn word(
+    api: &Api,
+    admitted: &Admitted<'_>,
+    id: ReportId,
+    said: Attestation,
+    output: Option<&str>,
+) -> Result<Attest, Fault> {
+    let services = &admitted.caller.services;
+    if let Some(output) = output {
+        match api.store.dissent(id, said.clone(), output, services).await? {
+            Dissent::Agrees => {}
+            Dissent::TooLate => {
+                let message = "the report is applied already, with another refine_output_hash: it can't be disputed";
+                return Err(Refusal::new(Code::Conflict, message).into());
+            }
+            Dissent::Recorded(attest) => {
+                tracing::warn!(report_id = %id, worker = said.worker_id, output, "a worker got another output");
+                return Ok(attest);
+            }
+        }
+    }
+    Ok(api.store.attest(id, said, services, &api.engine).await?)
 }

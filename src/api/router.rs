@@ -11,16 +11,17 @@ use axum::response::Response;
 use futures::FutureExt;
 use hyper::body::Incoming;
 use jam_domain::limit::Verdict;
-use jam_domain::{Code, Refusal};
+use jam_domain::{Code, Refusal, Settings};
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use super::action::{self, Action, Route, Rule};
+use super::action::{self, Action, Route, is_admin, is_jam};
+use super::admit::Admitted;
 use super::body::drain;
-use super::fault::{Fault, not_found};
+use super::fault::{Fault, Plane, not_found};
 use super::state::Api;
 use super::trace::TraceId;
-use super::{cors, openapi, packages, preimages, process, receipts, reports, status};
+use super::{admin, cors, openapi, packages, preimages, process, receipts, reports, status};
 
 /// The route label of what leads nowhere.
 const UNMATCHED: &str = "unmatched";
@@ -30,6 +31,7 @@ const UNMATCHED: &str = "unmatched";
 struct Outcome {
     route: Option<&'static str>,
     verdict: Option<Verdict>,
+    plane: Plane,
 }
 
 /// Answers one request of this peer. Never fails: every fault is an answer.
@@ -38,20 +40,20 @@ pub async fn answer(api: Arc<Api>, peer: IpAddr, request: Request<Incoming>) -> 
     let (parts, mut body) = request.into_parts();
     let trace_id = TraceId::of(&parts.headers);
     let span = tracing::info_span!("request", %trace_id);
-    let mut outcome = Outcome::default();
+    let (mut outcome, settings) = (Outcome::default(), api.settings());
     let answered = async {
-        let walk = AssertUnwindSafe(route(&api, peer, &parts, &mut body, &mut outcome)).catch_unwind();
+        let walk = AssertUnwindSafe(route(&api, &settings, (peer, &parts), &mut body, &mut outcome)).catch_unwind();
         // Nothing of ours should panic; should it, then one request has failed and not the connection or the process.
         let answered = walk.await.unwrap_or_else(|_| Err(Fault::Panicked));
         answered.inspect_err(|fault| log(fault, &parts, outcome.route))
     };
     let answered = answered.instrument(span).await;
     let refused = answered.is_err();
-    let mut response = answered.unwrap_or_else(|fault| fault.response());
+    let mut response = answered.unwrap_or_else(|fault| fault.response(outcome.plane));
     if refused {
         drain(body, &parts.headers);
     }
-    finish(&api, &parts, &outcome, trace_id, &mut response);
+    finish(&settings, &parts, &outcome, trace_id, &mut response);
     let route = outcome.route.unwrap_or(UNMATCHED);
     api.pulse.metrics.answered(route, &parts.method, response.status().as_u16(), started.elapsed());
     response
@@ -59,62 +61,78 @@ pub async fn answer(api: Arc<Api>, peer: IpAddr, request: Request<Incoming>) -> 
 
 async fn route(
     api: &Api,
-    peer: IpAddr,
-    parts: &Parts,
+    settings: &Arc<Settings>,
+    (peer, parts): (IpAddr, &Parts),
     body: &mut Incoming,
     outcome: &mut Outcome,
 ) -> Result<Response, Fault> {
     one_host(parts)?;
     let path = parts.uri.path();
-    if !api.settings.enabled && is_jam(path) {
+    if !mounted(api, settings, path) {
         return Err(not_found("path").into());
+    }
+    if is_admin(path) {
+        outcome.plane = Plane::Admin;
     }
     let (rule, segment) = match action::find(&parts.method, path) {
         Route::Found(rule, segment) => (rule, segment),
         Route::NoSuchPath => return Err(not_found("path").into()),
         Route::WrongMethod(path, allowed) => {
             outcome.route = Some(path);
-            let preflight = cors::preflight(&api.settings, &parts.method, &parts.headers, &allowed);
+            let preflight = cors::preflight(settings, &parts.method, &parts.headers, &allowed);
             return preflight.ok_or(Fault::Method(allowed));
         }
     };
     outcome.route = Some(rule.path);
-    handle(api, rule, (parts, segment, peer), body, outcome).await
+    let admitted =
+        api.gate.admit(settings, &api.pulse.metrics, rule, (parts, segment, peer), &mut outcome.verdict).await?;
+    handle(api, rule.action, &admitted, body).await
 }
 
-async fn handle(
-    api: &Api,
-    rule: &Rule,
-    request: (&Parts, &str, IpAddr),
-    body: &mut Incoming,
-    outcome: &mut Outcome,
-) -> Result<Response, Fault> {
-    let admitted = api.gate.admit(&api.settings, &api.pulse.metrics, rule, request, &mut outcome.verdict)?;
-    match rule.action {
+async fn handle(api: &Api, action: Action, admitted: &Admitted<'_>, body: &mut Incoming) -> Result<Response, Fault> {
+    match action {
         Action::Healthz => Ok(status::healthz()),
         Action::Readyz => Ok(status::readyz(api).await),
         Action::Version => Ok(status::version()),
-        Action::SystemStatus => Ok(status::system(api, &admitted).await),
+        Action::SystemStatus => Ok(status::system(api, admitted).await),
         Action::OpenApi => Ok(openapi::served()),
         Action::Docs => Ok(openapi::docs()),
         Action::JamHealthz => Ok(status::jam_healthz(api).await),
-        Action::JamStatus => status::jam(api, &admitted).await,
-        Action::PutPreimage => preimages::put(api, &admitted, body).await,
-        Action::HeadPreimage => preimages::head(api, &admitted).await,
-        Action::ReadPreimage => preimages::read(api, &admitted).await,
+        Action::JamStatus => status::jam(api, admitted).await,
+        Action::PutPreimage => preimages::put(api, admitted, body).await,
+        Action::HeadPreimage => preimages::head(api, admitted).await,
+        Action::ReadPreimage => preimages::read(api, admitted).await,
         // Hyper leaves the body of an answer to HEAD out.
-        Action::PreimageMeta | Action::HeadPreimageMeta => preimages::meta(api, &admitted).await,
-        Action::DeletePreimage => preimages::delete(api, &admitted).await,
-        Action::SubmitPackage => packages::submit(api, &admitted, body).await,
-        Action::ListPackages => packages::all(api, &admitted).await,
-        Action::ReadPackage => packages::read(api, &admitted).await,
-        Action::ReadReport => packages::report(api, &admitted).await,
-        Action::ListAttestations => packages::attestations(api, &admitted).await,
-        Action::AttestReport => reports::attest(api, &admitted, body).await,
-        Action::ListReports => reports::all(api, &admitted).await,
-        Action::Process => process::call(api, &admitted).await,
-        Action::ListReceipts => receipts::all(api, &admitted).await,
-        Action::ReadReceipt => receipts::read(api, &admitted).await,
+        Action::PreimageMeta | Action::HeadPreimageMeta => preimages::meta(api, admitted).await,
+        Action::DeletePreimage => preimages::delete(api, admitted).await,
+        Action::SubmitPackage => packages::submit(api, admitted, body).await,
+        Action::ListPackages => packages::all(api, admitted).await,
+        Action::ReadPackage => packages::read(api, admitted).await,
+        Action::ReadReport => packages::report(api, admitted).await,
+        Action::ListAttestations => packages::attestations(api, admitted).await,
+        Action::AttestReport => reports::attest(api, admitted, body).await,
+        Action::ListReports => reports::all(api, admitted).await,
+        Action::Process => process::call(api, admitted).await,
+        Action::ListReceipts => receipts::all(api, admitted).await,
+        Action::ReadReceipt => receipts::read(api, admitted).await,
+        Action::RestorePackage => admin::packages::restore(api, admitted).await,
+        Action::RunCleanup => admin::cleanup::run(api, admitted).await,
+        Action::CleanupStatus => admin::cleanup::status(api, admitted).await,
+        Action::Audit => admin::audit(api, admitted).await,
+        Action::ListBuckets => admin::limits::all(api, admitted).await,
+        Action::ResetBucket => admin::limits::reset(api, admitted, body).await,
+        Action::ListToggles => admin::toggles::all(api, admitted).await,
+        Action::SetToggle => admin::toggles::set(api, admitted, body).await,
+        Action::DeleteToggle => admin::toggles::delete(api, admitted).await,
+        Action::ReadQuotas => admin::quotas::read(api, admitted).await,
+        Action::SetQuotas => admin::quotas::set(api, admitted, body).await,
+        Action::DeleteQuotas => admin::quotas::delete(api, admitted).await,
+        Action::ListDelegates => admin::delegates::all(api, admitted).await,
+        Action::AddDelegate => admin::delegates::add(api, admitted, body).await,
+        Action::RemoveDelegate => admin::delegates::remove(api, admitted, body).await,
+        Action::ReadDispute => admin::disputes::read(api, admitted).await,
+        Action::AcceptReport => admin::disputes::accept(api, admitted, body).await,
+        Action::RejectReports => admin::disputes::reject(api, admitted).await,
     }
 }
 
@@ -127,8 +145,13 @@ fn one_host(parts: &Parts) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn is_jam(path: &str) -> bool {
-    path == "/jam" || path.starts_with("/jam/")
+/// Whether there is such a path here at all: JAM may be off, and administrators may have no tokens. An override that turns
+/// JAM off leaves them a way to turn it on again; the setting itself does not.
+fn mounted(api: &Api, settings: &Settings, path: &str) -> bool {
+    if is_admin(path) {
+        return api.controls.own().enabled && api.gate.admins.is_some();
+    }
+    settings.enabled || !is_jam(path)
 }
 
 /// Faults of ours are logged here, once, with everything that the client is not told. Refusals of clients are logged where
@@ -153,9 +176,9 @@ fn log(fault: &Fault, parts: &Parts, route: Option<&str>) {
     }
 }
 
-fn finish(api: &Api, parts: &Parts, outcome: &Outcome, trace_id: TraceId, response: &mut Response) {
+fn finish(settings: &Settings, parts: &Parts, outcome: &Outcome, trace_id: TraceId, response: &mut Response) {
     let headers = response.headers_mut();
-    cors::mark(&api.settings, &parts.headers, headers);
+    cors::mark(settings, &parts.headers, headers);
     if let Some(id) = trace_id.header() {
         headers.insert("x-trace-id", id);
     }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jam_domain::StoreKind;
+use jam_domain::{StoreKind, Timestamp};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::program::Ending;
 use super::settings::{Loaded, Wiring};
 use super::state::Api;
-use super::{cleanup, metrics_server, router, server, store};
+use super::{cleanup, controls, metrics_server, router, server, store};
 use crate::shutdown;
 
 /// How often this process cleans up, and when it takes a cleanup for overdue; `None` is never.
@@ -35,27 +35,40 @@ pub async fn serve(loaded: Loaded, pauses: Pauses) -> Result<(), Ending> {
     }
     let api = Api::new(settings, &wiring, store, pauses.stale).map_err(|line| Ending::Refused(vec![line]))?;
     let api = Arc::new(api);
+    controls::begin(&api).await;
+    tokio::spawn(controls::watch(api.clone(), signal.clone()));
     let listener = bind("listen", &wiring.listen).await?;
     let metrics_listener = match &wiring.metrics_listen {
         Some(address) => Some(bind("metrics_listen", address).await?),
         None => None,
     };
     announce(&listener, metrics_listener.as_ref());
-    tokio::spawn(api.gate.tokens.clone().watch(signal.clone()));
+    for tokens in [Some(&api.gate.tokens), api.gate.admins.as_ref()].into_iter().flatten() {
+        tokio::spawn(tokens.clone().watch(signal.clone()));
+    }
     // Any other store outlives this process, and is cleaned up by whoever is scheduled to do it.
-    if let (StoreKind::Memory, Some(interval)) = (api.settings.store, pauses.cleanup) {
-        tokio::spawn(cleanup::keep_clean(api.store.clone(), api.settings.clone(), interval, signal.clone()));
+    if let (StoreKind::Memory, Some(interval)) = (api.store.kind(), pauses.cleanup) {
+        tokio::spawn(keep_clean(api.clone(), interval, signal.clone()));
     }
     let stop = CancellationToken::new();
     tokio::spawn(stop_after(signal, api.clone(), delay(&wiring), stop.clone()));
+    let limits = api.gate.limiter.keep(stop.clone());
     let metrics = async {
         if let Some(listener) = metrics_listener {
             metrics_server::run(listener, api.clone(), stop.clone()).await;
         }
     };
-    tokio::join!(run(listener, api.clone(), stop.clone()), metrics);
+    tokio::join!(run(listener, api.clone(), stop.clone()), metrics, limits);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Cleans up a store that lives in this process, again and again until the stop, by the settings of the moment.
+async fn keep_clean(api: Arc<Api>, interval: Duration, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
+        // Logged where it happens; the next one tries again.
+        let _ = cleanup::run(api.store.as_ref(), &api.settings(), (Timestamp::now, false), None, &stop).await;
+    }
 }
 
 /// Serves the API on this listener until the stop.

@@ -1,5 +1,7 @@
 //! The shapes of answers that are no record of `domain` themselves; handlers serialise them, the OpenAPI document describes them.
 
+pub mod admin;
+
 use jam_domain::{
     AccumulatorRoot, Attestation, Code, HashAlgorithm, Receipt, Refusal, StoreKind, Timestamp, TokenId, WorkPackage,
     WorkReport,
@@ -7,6 +9,9 @@ use jam_domain::{
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 use serde_json::Value;
+
+use self::admin::Overridden;
+use super::fault::Plane;
 
 /// What every refusal and every failure answers.
 #[derive(Serialize, JsonSchema)]
@@ -30,14 +35,15 @@ pub struct Problem<'a> {
 
 impl<'a> Problem<'a> {
     /// The body of a refusal.
-    pub fn of(refusal: &'a Refusal) -> Self {
+    pub fn of(refusal: &'a Refusal, plane: Plane) -> Self {
         let Refusal { code, message, retry_after, details } = refusal;
-        Self { error: message, code: code.as_str(), retry_after: *retry_after, details: details.as_ref() }
+        Self { error: message, code: plane.word(*code), retry_after: *retry_after, details: details.as_ref() }
     }
 }
 
 fn code(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "enum": Code::ALL.map(Code::as_str)})
+    let words = Code::ALL.map(Code::as_str).into_iter().chain(Code::ALL.map(Code::admin_str));
+    json_schema!({"type": "string", "enum": words.collect::<Vec<_>>()})
 }
 
 fn details(_: &mut SchemaGenerator) -> Schema {
@@ -161,6 +167,8 @@ pub struct JamStatus {
     pub accumulator_hash: HashAlgorithm,
     /// Sum of weights that accumulates a report.
     pub attestation_threshold: u32,
+    /// Settings that administrators have overridden at run time; the values above are those in force.
+    pub overrides: Vec<Overridden>,
     /// With `service_id`: the head of its chain, null before its first receipt.
     #[allow(clippy::option_option, reason = "whether it was asked for, and whether there is one")]
     #[schemars(with = "Option<AccumulatorRoot>")]

@@ -9,6 +9,7 @@ use jam_store::Store;
 use tokio::sync::Semaphore;
 
 use super::admit::Gate;
+use super::controls::Controls;
 use super::health::Health;
 use super::limiter::Limiter;
 use super::metrics::Metrics;
@@ -18,8 +19,8 @@ use super::tokens::Tokens;
 
 /// The API of one process.
 pub struct Api {
-    /// The settings in force.
-    pub settings: Settings,
+    /// The settings that it was started with, and what administrators set beside them.
+    pub controls: Controls,
     /// The memory.
     pub store: Arc<dyn Store>,
     /// Refine, attest, accumulate.
@@ -53,7 +54,8 @@ impl Api {
         let budget = u32::try_from(wiring.max_bytes_in_flight.div_ceil(1024)).unwrap_or(u32::MAX).max(1);
         let gate = Gate {
             tokens,
-            limiter: Limiter::default(),
+            admins: Tokens::open_admin(wiring)?.map(Arc::new),
+            limiter: Limiter::of(store.as_ref()),
             trusted_proxies: wiring.trusted_proxies.clone(),
             transfers: Arc::new(Semaphore::new(budget as usize)),
             transfer_budget: budget,
@@ -69,12 +71,18 @@ impl Api {
             metrics: Metrics::new(store.kind()),
             pending: Pending::default(),
         };
-        Ok(Self { settings, store, engine, gate, pulse })
+        let controls = Controls::of(settings);
+        Ok(Self { controls, store, engine, gate, pulse })
+    }
+
+    /// The settings in force now. One request takes them once.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.controls.in_force().settings.clone()
     }
 
     /// The store's name in logs and statuses.
     pub fn store_name(&self) -> &'static str {
-        store_name(self.settings.store)
+        store_name(self.controls.own().store)
     }
 }
 

@@ -55,8 +55,11 @@ pub async fn system(api: &Api, admitted: &Admitted<'_>) -> Response {
     let health =
         SystemHealth { store_ok: checks.good(), cleanup_ok: retained.problem.is_none(), last_cleanup: retained.last() };
     let jam = SystemJam {
-        status: JamStatus { accumulator_roots: Some(roots.unwrap_or_default()), ..settings_of(api) },
-        cleanup_enabled: cleanup::enabled(&api.settings, Timestamp::now()),
+        status: JamStatus {
+            accumulator_roots: Some(roots.unwrap_or_default()),
+            ..settings_of(api, &admitted.settings)
+        },
+        cleanup_enabled: cleanup::enabled(&admitted.settings, Timestamp::now()),
         cleanup: retained.shown(),
         health,
     };
@@ -83,7 +86,7 @@ pub async fn jam_healthz(api: &Api) -> Response {
 
 /// GET /jam/status: the settings, and the root of one chain or of all.
 pub async fn jam(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
-    let mut status = settings_of(api);
+    let mut status = settings_of(api, &admitted.settings);
     if let Some(service) = admitted.query.value("service_id")? {
         admitted.caller.may_touch(&service)?;
         status.accumulator_root = Some(api.store.root(&service).await?);
@@ -94,10 +97,10 @@ pub async fn jam(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
     Ok(ok(&status))
 }
 
-fn settings_of(api: &Api) -> JamStatus {
+fn settings_of(api: &Api, settings: &Settings) -> JamStatus {
     let Settings {
         enabled,
-        store: _,
+        store,
         auth_required,
         rate_limit_per_minute,
         max_preimage_bytes,
@@ -113,10 +116,10 @@ fn settings_of(api: &Api) -> JamStatus {
         allowed_origins: _,
         health_public: _,
         profile: _,
-    } = &api.settings;
+    } = settings;
     JamStatus {
         enabled: *enabled,
-        store: api.settings.store,
+        store: *store,
         rate_limit_per_minute: *rate_limit_per_minute,
         rate_limit_per_min: *rate_limit_per_minute,
         max_preimage_bytes: *max_preimage_bytes,
@@ -126,6 +129,7 @@ fn settings_of(api: &Api) -> JamStatus {
         accumulators_enabled: *accumulators_enabled,
         accumulator_hash: *accumulator_hash,
         attestation_threshold: *attestation_threshold,
+        overrides: api.controls.in_force().shown(),
         accumulator_root: None,
         accumulator_roots: None,
     }

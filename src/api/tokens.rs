@@ -1,9 +1,10 @@
 //! The tokens in force: from the settings and the token file, which is watched and read again without a restart.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use jam_domain::control::Delegate;
 use jam_domain::token::{TokenBook, TokenEntry, TokenHash};
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +18,19 @@ pub struct Tokens {
     fixed: Vec<TokenEntry>,
     left_out: Vec<TokenHash>,
     file: Option<PathBuf>,
+    /// The setting that names the file.
+    key: &'static str,
+    parts: Mutex<Parts>,
     current: RwLock<Arc<TokenBook>>,
+}
+
+/// What changes while the program runs.
+#[derive(Default)]
+struct Parts {
+    /// The entries of the file.
+    listed: Vec<TokenEntry>,
+    /// The delegates that administrators made.
+    delegates: Vec<Delegate>,
 }
 
 impl Tokens {
@@ -38,9 +51,24 @@ impl Tokens {
             let left_out = left_out.collect();
             (allowed, left_out)
         };
-        let tokens = Self { fixed, left_out, file: wiring.tokens_file.clone(), current: RwLock::default() };
-        let text = tokens.file.as_deref().map(read).transpose()?;
-        tokens.replace(text.as_deref())?;
+        Self::of(fixed, left_out, wiring.tokens_file.clone(), "tokens_file")
+    }
+
+    /// The tokens of administrators; `None` when no file names any.
+    pub fn open_admin(wiring: &Wiring) -> Result<Option<Self>, String> {
+        let file = wiring.admin_tokens_file.clone();
+        file.map(|file| Self::of(Vec::new(), Vec::new(), Some(file), "admin_tokens_file")).transpose()
+    }
+
+    fn of(
+        fixed: Vec<TokenEntry>,
+        left_out: Vec<TokenHash>,
+        file: Option<PathBuf>,
+        key: &'static str,
+    ) -> Result<Self, String> {
+        let tokens = Self { fixed, left_out, file, key, parts: Mutex::default(), current: RwLock::default() };
+        let text = tokens.file.as_deref().map(read).transpose().map_err(|problem| format!("{key}: {problem}"))?;
+        tokens.replace(text.as_deref().unwrap_or_default()).map_err(|problem| format!("{key}: {problem}"))?;
         Ok(tokens)
     }
 
@@ -49,17 +77,43 @@ impl Tokens {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn replace(&self, text: Option<&str>) -> Result<usize, String> {
-        let mut entries = self.fixed.clone();
-        if let Some(text) = text {
-            let listed = entries_of(text)?;
-            entries.retain(|fixed| !listed.iter().any(|entry| entry.sha256 == fixed.sha256));
-            entries.extend(listed);
+    /// Puts the entries of this file into force; keeps the ones before when they can't be used.
+    fn replace(&self, text: &str) -> Result<usize, String> {
+        let listed = entries_of(text)?;
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let book = self.book_of(&listed, &parts.delegates)?;
+        parts.listed = listed;
+        Ok(self.enforce(book))
+    }
+
+    /// Puts these delegates into force.
+    pub fn delegate(&self, delegates: Vec<Delegate>) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if parts.delegates == delegates {
+            return;
         }
-        let book = TokenBook::new(entries).map_err(|e| format!("tokens_file: {e}"))?.leaving_out(self.left_out.clone());
+        match self.book_of(&parts.listed, &delegates) {
+            Ok(book) => {
+                self.enforce(book);
+                parts.delegates = delegates;
+            }
+            // The entries are those that are in force: they agreed with each other before.
+            Err(error) => tracing::error!(error, "the delegates can't be put into force"),
+        }
+    }
+
+    fn book_of(&self, listed: &[TokenEntry], delegates: &[Delegate]) -> Result<TokenBook, String> {
+        let mut entries = self.fixed.clone();
+        entries.retain(|fixed| !listed.iter().any(|entry| entry.sha256 == fixed.sha256));
+        entries.extend_from_slice(listed);
+        let book = TokenBook::new(entries).map_err(|e| e.to_string())?;
+        Ok(book.leaving_out(self.left_out.clone()).with_delegates(delegates))
+    }
+
+    fn enforce(&self, book: TokenBook) -> usize {
         let count = book.len();
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(book);
-        Ok(count)
+        count
     }
 
     /// Looks at the file until the program stops. A file that can't be read keeps the last good one in force.
@@ -72,15 +126,17 @@ impl Tokens {
                 Ok(text) if seen.as_ref() == Some(&text) && complaint.is_none() => continue,
                 Ok(text) => text,
                 Err(problem) => {
-                    complain(&mut complaint, problem);
+                    complain(self.key, &mut complaint, problem);
                     continue;
                 }
             };
-            match self.replace(Some(&text)) {
-                Ok(count) if seen.as_ref() != Some(&text) => tracing::info!(tokens = count, "token file read again"),
+            match self.replace(&text) {
+                Ok(count) if seen.as_ref() != Some(&text) => {
+                    tracing::info!(file = self.key, tokens = count, "token file read again");
+                }
                 Ok(_) => {}
                 Err(problem) => {
-                    complain(&mut complaint, problem);
+                    complain(self.key, &mut complaint, problem);
                     continue;
                 }
             }
@@ -90,23 +146,23 @@ impl Tokens {
 }
 
 /// Logs a problem once, not at every look.
-fn complain(last: &mut Option<String>, problem: String) {
+fn complain(file: &str, last: &mut Option<String>, problem: String) {
     if last.as_ref() != Some(&problem) {
-        tracing::error!(error = problem, "the token file can't be used; the last good one stays in force");
+        tracing::error!(file, error = problem, "the token file can't be used; the last good one stays in force");
         *last = Some(problem);
     }
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    std::fs::read_to_string(path).map_err(|e| format!("tokens_file: can't read {}: {e}", path.display()))
+    std::fs::read_to_string(path).map_err(|e| format!("can't read {}: {e}", path.display()))
 }
 
 async fn read_quietly(path: &Path) -> Result<String, String> {
-    tokio::fs::read_to_string(path).await.map_err(|e| format!("tokens_file: can't read {}: {e}", path.display()))
+    tokio::fs::read_to_string(path).await.map_err(|e| format!("can't read {}: {e}", path.display()))
 }
 
 fn entries_of(text: &str) -> Result<Vec<TokenEntry>, String> {
     // JSON is YAML, so one reader does for both. An empty file is an empty list.
-    let entries: Option<Vec<TokenEntry>> = super::settings::yaml(text).map_err(|e| format!("tokens_file: {e}"))?;
+    let entries: Option<Vec<TokenEntry>> = super::settings::yaml(text)?;
     Ok(entries.unwrap_or_default())
 }

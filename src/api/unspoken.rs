@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use jam_domain::{Code, Refusal};
 
+use super::fault::Plane;
 use super::shapes::Problem;
 
 /// Longest head that hyper writes for such an answer.
@@ -25,7 +26,7 @@ pub fn said(bytes: &[u8]) -> Option<Bytes> {
     if !empty || !rest.is_empty() {
         return None;
     }
-    let body = serde_json::to_vec(&Problem::of(&Refusal::new(Code::BadRequest, message))).ok()?;
+    let body = serde_json::to_vec(&Problem::of(&Refusal::new(Code::BadRequest, message), Plane::Jam)).ok()?;
     let kept = lines.split("\r\n").filter(|line| !line.to_ascii_lowercase().starts_with("content-length:"));
     let kept: Vec<_> = kept.collect();
     let (head, length) = (kept.join("\r\n"), body.len());

@@ -2,11 +2,12 @@
 
 use jam_plan::desired::prunable;
 use jam_plan::observed::{CleanupState, DeploymentState};
-use jam_plan::{Desired, JamInstance, Kind, Objects, Observed, Reason, Refusal, Write, names};
+use jam_plan::{Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Reason, Refusal, Write, names};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::CronJob;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::children::Mark;
 use super::context::Context;
@@ -44,7 +45,15 @@ pub async fn all(
         let answer = match finding {
             Finding::Good | Finding::Foreign(_) => continue,
             Finding::Absent => create(context, &key, desired, minted).await,
-            Finding::Differs { uid } => put_right(context, &key, desired, uid).await,
+            Finding::Differs { uid } => match desired.write {
+                Write::Apply => put_right(context, instance, desired, uid).await,
+                Write::CreateOnce => {
+                    // It cannot be put right in place. The watch reports its end, and it is made again.
+                    remove(context, &key, &desired.object, uid.clone()).await?;
+                    tracing::info!(instance = %key, object = %desired.object, "removed: changed by hand");
+                    continue;
+                }
+            },
         };
         let live = match answer {
             Ok(live) => live,
@@ -101,15 +110,36 @@ async fn post(api: &kube::Api<DynamicObject>, body: &Value) -> Result<DynamicObj
 /// An object of ours that differs. The uid makes the server refuse when it is another object by now.
 async fn put_right(
     context: &Context,
-    instance: &Key,
+    instance: &JamInstance,
     desired: &Desired,
     uid: &str,
 ) -> Result<DynamicObject, kube::Error> {
     let mut body = desired.body.clone();
     body["metadata"]["uid"] = uid.into();
     let params = PatchParams::apply(names::FIELD_MANAGER).force();
-    let api = api_of(context, desired.object.kind, &instance.namespace);
-    api.patch(&desired.object.name, &params, &Patch::Apply(&body)).await
+    let api = api_of(context, desired.object.kind, &Key::of(instance).namespace);
+    let live = api.patch(&desired.object.name, &params, &Patch::Apply(&body)).await?;
+    if !is_owned_unasked(instance, desired, &live.metadata) {
+        return Ok(live);
+    }
+    // What a create wrote is not taken back by an apply that says nothing of it.
+    let owners: Vec<_> = live
+        .metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .filter(|owner| Some(&owner.uid) != instance.metadata.uid.as_ref())
+        .collect();
+    let version = &live.metadata.resource_version;
+    let disowned = json!({"metadata": {"uid": uid, "resourceVersion": version, "ownerReferences": owners}});
+    let params = PatchParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PatchParams::default() };
+    api.patch(&desired.object.name, &params, &Patch::Merge(&disowned)).await
+}
+
+/// Whether the instance still takes along what is to stay when it goes.
+pub fn is_owned_unasked(instance: &JamInstance, desired: &Desired, live: &ObjectMeta) -> bool {
+    let ours = |owner: &OwnerReference| Some(&owner.uid) == instance.metadata.uid.as_ref();
+    desired.body["metadata"].get("ownerReferences").is_none() && live.owner_references.iter().flatten().any(ours)
 }
 
 /// Takes the answer in: what was written is known at once, not only when the watch brings it back.
@@ -148,22 +178,26 @@ pub async fn prune(
     let key = Key::of(instance);
     let uid = instance.metadata.uid.as_deref().unwrap_or_default();
     for child in prunable(objects, observed, uid) {
-        let object = &child.object;
-        let params = DeleteParams {
-            preconditions: Some(Preconditions { uid: Some(child.uid.clone()), resource_version: None }),
-            propagation_policy: Some(PropagationPolicy::Background),
-            ..DeleteParams::default()
-        };
-        match api_of(context, object.kind, &key.namespace).delete(&object.name, &params).await {
-            Ok(_) => tracing::info!(instance = %key, %object, "removed: no longer wanted"),
-            // Gone already, or another object by now.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-            Err(error) => return Err(Error::write(object)(error)),
-        }
-        context.children.gone(object.kind, &Key::new(key.namespace.clone(), object.name.clone()));
-        context.memory.drop_child(&key, object);
+        remove(context, &key, &child.object, child.uid.clone()).await?;
+        tracing::info!(instance = %key, object = %child.object, "removed: no longer wanted");
+        context.children.gone(child.object.kind, &Key::new(key.namespace.clone(), child.object.name.clone()));
+        context.memory.drop_child(&key, &child.object);
     }
     Ok(())
+}
+
+/// Removes just this object, by uid. One that is gone already, or is another by now, is none of our business.
+async fn remove(context: &Context, instance: &Key, object: &ObjectRef, uid: String) -> Result<(), Error> {
+    let params = DeleteParams {
+        preconditions: Some(Preconditions { uid: Some(uid), resource_version: None }),
+        propagation_policy: Some(PropagationPolicy::Background),
+        ..DeleteParams::default()
+    };
+    match api_of(context, object.kind, &instance.namespace).delete(&object.name, &params).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        Err(error) => Err(Error::write(object)(error)),
+    }
 }
 
 #[cfg(test)]

@@ -28,8 +28,8 @@ pub enum Mode {
     Hanging,
     /// It closes connections at once.
     Refusing,
-    /// It answers 500.
-    Failing,
+    /// It answers everything with this code.
+    Answering(u16),
 }
 
 type Bodies = StreamBody<BoxStream<'static, Result<Frame<Bytes>, BoxError>>>;
@@ -99,7 +99,7 @@ impl Server {
             Mode::Up => {}
             Mode::Hanging => std::future::pending().await,
             Mode::Refusing => return Err("connection refused".into()),
-            Mode::Failing => return Ok(status(StatusCode::INTERNAL_SERVER_ERROR, "etcd is not there")),
+            Mode::Answering(code) => return Ok(status(StatusCode::from_u16(code)?, "not now")),
         }
         let (head, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();

@@ -14,6 +14,7 @@ mod error;
 mod evidence;
 #[cfg(test)]
 mod fake;
+mod farewell;
 mod forecast;
 mod health;
 mod instruments;
@@ -22,7 +23,9 @@ mod lease;
 mod malformed;
 mod memory;
 mod metrics;
+mod migrations;
 mod observe;
+pub mod offline;
 mod pods;
 mod preview;
 mod publish;

@@ -3,11 +3,13 @@
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 
+use jam_plan::render;
+
 use super::args::{Output, PlanArgs};
 use super::difference::{coloured, lines};
 use super::forecast::{Action, Change, Preview};
 use super::watch::chain;
-use super::{Trouble, forecast};
+use super::{Trouble, forecast, offline};
 
 /// The exit code when something differs, as `kubectl diff` has it.
 const DIFFERENT: u8 = 1;
@@ -23,8 +25,10 @@ pub async fn plan(args: &PlanArgs) -> Result<u8, Trouble> {
     let text = read(args).map_err(|error| told(chain(&error)))?;
     let defaults = args.image.defaults(&args.rollout, &args.rotation);
     if !args.diff {
-        let objects = jam_plan::render::render(&text, &defaults).map_err(|error| told(error.to_string()))?;
-        super::print(&jam_plan::render::to_yaml(&objects))?;
+        let documents = render::documents(&text).map_err(|error| told(error.to_string()))?;
+        offline::refuse(&documents).map_err(|faults| told(format!("the API server would refuse it: {faults}")))?;
+        let objects = render::render(&text, &defaults).map_err(|error| told(error.to_string()))?;
+        super::print(&format!("{}{}", offline::UNCHECKED, render::to_yaml(&objects)))?;
         return Ok(0);
     }
     let previews = Box::pin(forecast::previews(&text, defaults)).await.map_err(told)?;

@@ -15,6 +15,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 
 use super::args::Namespaces;
 use super::children::Children;
+use super::farewell;
 use super::instruments::Instruments;
 use super::key::Key;
 use super::memory::Memory;
@@ -66,6 +67,7 @@ impl Sight {
             Change::Gone(key) => {
                 if let Some(last) = self.store.get(&key.reference()) {
                     writer.apply_watcher_event(&Event::Delete((*last).clone()));
+                    farewell::say(&self.instruments, &last, &self.children);
                 }
                 self.memory.forget(&key);
                 self.instruments.retries.forget(&key);
@@ -95,7 +97,8 @@ impl Sight {
     fn secret(&self, secret: &Key) {
         let refers = |instance: &JamInstance| {
             let dsn = resolve::dsn_reference(instance).is_some_and(|(name, _)| name == secret.name);
-            let own = tokens::own_tokens(&instance.spec).is_some_and(|(_, name)| name == secret.name);
+            let users = [tokens::own_tokens(&instance.spec), tokens::admin_tokens(&instance.spec)];
+            let own = users.into_iter().flatten().any(|(_, name)| name == secret.name);
             instance.metadata.namespace.as_ref() == Some(&secret.namespace) && (dsn || own)
         };
         let concerned = self.store.state_filter(|instance| instance.0.as_ref().is_ok_and(refers));
@@ -248,7 +251,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn every_watch_comes_back_after_an_outage_however_long_and_of_whatever_kind() {
-        for mode in [Mode::Hanging, Mode::Refusing, Mode::Failing] {
+        let answers = [409, 410, 429, 500, 503].map(Mode::Answering);
+        for mode in [Mode::Hanging, Mode::Refusing].into_iter().chain(answers) {
             for seconds in [10, 60, 90, 600, 7200] {
                 after_an_outage(mode, Duration::from_secs(seconds)).await;
             }

@@ -89,8 +89,11 @@ async fn migrate_applies_once_says_what_and_exits_3_when_it_never_can() {
     let migrate = async |arguments: &[&str]| ran(arguments, &[("JAM_STORE", "postgres"), ("JAM_PG_DSN", &dsn)]).await;
     let (code, out, err) = migrate(&["migrate", "--status"]).await;
     assert!(code == 1 && out.contains("schema version none") && err.contains("jam-api migrate"), "{out}{err}");
-    let (code, out, _) = migrate(&["migrate", "--dry-run"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("result");
+    let (code, out, _) = migrate(&["migrate", "--dry-run", "--result-file", file.to_str().unwrap()]).await;
     assert!(code == 0 && out.contains("would apply: 1 "), "{out}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), out, "the operator reads the same");
     let (one, two) = tokio::join!(migrate(&["migrate"]), migrate(&["migrate"]));
     assert_eq!((one.0, two.0), (0, 0), "{one:?} {two:?}");
     assert_eq!([&one.1, &two.1].iter().filter(|out| out.contains("applied: 1 ")).count(), 1, "{one:?} {two:?}");

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::crd_generated::{compare, repository};
 
 /// Where helm is; it is built when it is not there.
-fn helm() -> &'static str {
+pub fn helm() -> &'static str {
     static HELM: OnceLock<String> = OnceLock::new();
     HELM.get_or_init(|| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("dev/cluster/build");
@@ -63,6 +63,13 @@ fn named_namespaces_get_a_role_each_and_the_cluster_none_of_their_rights() {
     assert!(!wide.contains("secrets") && wide.contains("customresourcedefinitions"), "{wide}");
     let binding = all["ValidatingAdmissionPolicyBinding jam-jam-operator"].to_string();
     assert!(binding.contains(r#""values":["a","b"]"#), "{binding}");
+}
+
+#[test]
+fn there_is_no_webhook() {
+    let all = rendered(&["metrics.serviceMonitor.enabled=true"]).unwrap();
+    let hooks: Vec<_> = all.keys().filter(|name| name.contains("Webhook")).collect();
+    assert!(all.len() > 8 && hooks.is_empty(), "{hooks:?}");
 }
 
 #[test]

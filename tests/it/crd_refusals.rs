@@ -7,6 +7,23 @@ use serde_json::{Value, json};
 
 use crate::support::cluster::{TESTER, control_plane};
 
+/// Schedules that Kubernetes takes.
+const SCHEDULES: [&str; 10] = [
+    "17 3 * * *",
+    "*/5 * * * *",
+    "0 0 1 1 *",
+    "0,30 8-18/2 * * 1-5",
+    "0 4 * jan,JUL sun",
+    "@daily",
+    "@hourly",
+    "0 22 * * MON-FRI",
+    "0 0 1-7 * 0",
+    "5 4 * JAN-MAR *",
+];
+
+/// Time zones that it takes.
+const ZONES: [&str; 5] = ["Etc/UTC", "UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires", "Etc/GMT+5"];
+
 /// A manifest that is accepted.
 fn right() -> Value {
     json!({
@@ -250,6 +267,59 @@ async fn a_wrong_manifest_is_refused_with_the_message_its_author_would_want() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// Plans a manifest without a cluster: what is said against it, or nothing.
+fn refusal_of_plan(manifest: &Value) -> Option<String> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, manifest.to_string().as_bytes()).unwrap();
+    let mut plan = std::process::Command::new(env!("CARGO_BIN_EXE_jam-operator"));
+    let ended = plan.args(["plan", "-f"]).arg(file.path()).env_clear().output().unwrap();
+    if ended.status.success() {
+        assert!(
+            String::from_utf8_lossy(&ended.stdout).contains("# Planned without a cluster"),
+            "it says what it could not check"
+        );
+        return None;
+    }
+    assert_eq!((ended.status.code(), ended.stdout.len()), (Some(1), 0));
+    Some(String::from_utf8_lossy(&ended.stderr).into_owned())
+}
+
+#[test]
+fn a_wrong_manifest_is_refused_by_plan_without_a_cluster_too() {
+    assert_eq!(refusal_of_plan(&right()), None);
+    let table = [wrong_settings(), wrong_combinations(), wrong_objects(), wrong_fields()].concat();
+    let mut faults = Vec::new();
+    for (spec, words) in table {
+        let Some(said) = refusal_of_plan(&but(json!({"spec": spec}))) else {
+            faults.push(format!("{spec} is accepted"));
+            continue;
+        };
+        // The words differ, the place is the same.
+        let field = words[0].rsplit('.').next().unwrap().split('[').next().unwrap();
+        if words[0].starts_with("spec.") && !said.contains(field) {
+            faults.push(format!("{spec}: no {field:?} in: {said}"));
+        }
+    }
+    for name in ["1st", "a.b", &"a".repeat(41)] {
+        if refusal_of_plan(&but(json!({"metadata": {"name": name}}))).is_none() {
+            faults.push(format!("the name {name} is accepted"));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn every_manifest_that_the_api_server_takes_is_taken_by_plan_without_a_cluster() {
+    for (name, text) in crate::plan_snapshots::manifests() {
+        let documents = jam_plan::render::documents(&text).unwrap();
+        assert_eq!(jam::operator::offline::refuse(&documents), Ok(()), "{name}");
+    }
+    for (schedule, zone) in SCHEDULES.iter().flat_map(|schedule| ZONES.map(|zone| (schedule, zone))) {
+        let manifest = but(json!({"spec": {"cleanup": {"schedule": schedule, "timeZone": zone}}}));
+        assert_eq!(jam::operator::offline::refuse(&[manifest]), Ok(()), "{schedule} {zone}");
+    }
+}
+
 #[tokio::test]
 async fn a_name_that_the_service_could_not_have_is_refused() {
     let (client, namespace) = control_plane().with_crd().await;
@@ -262,22 +332,11 @@ async fn a_name_that_the_service_could_not_have_is_refused() {
 #[tokio::test]
 async fn every_way_to_write_a_schedule_is_accepted() {
     let (client, namespace) = control_plane().with_crd().await;
-    for schedule in [
-        "17 3 * * *",
-        "*/5 * * * *",
-        "0 0 1 1 *",
-        "0,30 8-18/2 * * 1-5",
-        "0 4 * jan,JUL sun",
-        "@daily",
-        "@hourly",
-        "0 22 * * MON-FRI",
-        "0 0 1-7 * 0",
-        "5 4 * JAN-MAR *",
-    ] {
+    for schedule in SCHEDULES {
         let said = refusal(&client, &namespace, &but(json!({"spec": {"cleanup": {"schedule": schedule}}}))).await;
         assert_eq!(said, None, "{schedule}");
     }
-    for zone in ["Etc/UTC", "UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires", "Etc/GMT+5"] {
+    for zone in ZONES {
         assert_eq!(
             refusal(&client, &namespace, &but(json!({"spec": {"cleanup": {"timeZone": zone}}}))).await,
             None,

@@ -97,7 +97,7 @@ async fn the_migration_comes_before_the_pods_and_its_refusal_is_final() {
 }
 
 /// Answers for the pods at an address of this machine, as the API server's /readyz does.
-async fn answer_for_pods(address: &str, healthy: Arc<AtomicBool>) {
+pub async fn answer_for_pods(address: &str, healthy: Arc<AtomicBool>) {
     let listener = tokio::net::TcpListener::bind((address, 8080)).await.unwrap();
     let readyz = axum::routing::get(move || {
         let healthy = Arc::clone(&healthy);

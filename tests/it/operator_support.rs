@@ -62,17 +62,27 @@ pub struct Operator {
 pub struct Account {
     user: String,
     kubeconfig: String,
-    namespace: String,
+    watched: String,
 }
 
 impl Account {
     /// An account of this name in the namespace, with the rights of the table there.
     pub async fn new(plane: &ControlPlane, client: &Client, namespace: &str, name: &str) -> Self {
+        allow(client, namespace, name, false).await;
+        Self::at_home(plane, client, namespace, namespace, name).await
+    }
+
+    /// An account that is at home in one namespace, has the table's rights in all, and watches `watched`.
+    pub async fn everywhere(plane: &ControlPlane, client: &Client, home: &str, watched: &str, name: &str) -> Self {
+        allow(client, home, name, true).await;
+        Self::at_home(plane, client, home, watched, name).await
+    }
+
+    async fn at_home(plane: &ControlPlane, client: &Client, namespace: &str, watched: &str, name: &str) -> Self {
         let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
         let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
         let account = ServiceAccount { metadata, ..ServiceAccount::default() };
         accounts.create(&PostParams::default(), &account).await.unwrap();
-        allow(client, namespace, name).await;
         let spec = TokenRequestSpec { expiration_seconds: Some(7200), ..TokenRequestSpec::default() };
         let request = TokenRequest { spec, ..TokenRequest::default() };
         let answer = accounts.create_token_request(name, &PostParams::default(), &request).await.unwrap();
@@ -88,11 +98,11 @@ impl Account {
         Self {
             user: format!("system:serviceaccount:{namespace}:{name}"),
             kubeconfig: kubeconfig.to_string(),
-            namespace: namespace.into(),
+            watched: watched.into(),
         }
     }
 
-    /// Starts the program as this account, watching its own namespace.
+    /// Starts the program as this account, watching the account's namespaces.
     pub fn start(&self, plane: &ControlPlane, arguments: &[&str]) -> Operator {
         let files = tempfile::tempdir().unwrap();
         let (kubeconfig, output) = (files.path().join("kubeconfig"), files.path().join("output"));
@@ -100,7 +110,7 @@ impl Account {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let health = format!("127.0.0.1:{port}");
         let process = Command::new(env!("CARGO_BIN_EXE_jam-operator"))
-            .args(["run", "--health-listen", &health, "--watch-namespaces", &self.namespace, "--log-format", "json"])
+            .args(["run", "--health-listen", &health, "--watch-namespaces", &self.watched, "--log-format", "json"])
             .args(["--api-image", "localhost/jam-api:dev", "--log", "debug,hyper=info,h2=info,rustls=info,tower=info"])
             .args(arguments)
             .env_clear()
@@ -115,8 +125,8 @@ impl Account {
     }
 }
 
-/// Gives the account the table's rights: those of watched namespaces and its own only in this one.
-async fn allow(client: &Client, namespace: &str, name: &str) {
+/// Gives the account the table's rights: those of watched namespaces and its own only in this one, or everywhere.
+async fn allow(client: &Client, namespace: &str, name: &str, everywhere: bool) {
     let allowed = |right: rbac::Right| PolicyRule {
         api_groups: Some(vec![right.group.into()]),
         resources: Some(vec![right.resource.into()]),
@@ -124,7 +134,8 @@ async fn allow(client: &Client, namespace: &str, name: &str) {
         verbs: right.verbs.iter().map(|verb| (*verb).into()).collect(),
         non_resource_urls: None,
     };
-    let (cluster, local): (Vec<_>, Vec<_>) = rbac::table().into_iter().partition(|right| right.scope == Scope::Cluster);
+    let (cluster, local): (Vec<_>, Vec<_>) =
+        rbac::table().into_iter().partition(|right| everywhere || right.scope == Scope::Cluster);
     let rules = |rights: Vec<rbac::Right>| Some(rights.into_iter().map(allowed).collect());
     let subjects = Some(vec![Subject {
         kind: "ServiceAccount".into(),
@@ -290,6 +301,10 @@ pub fn kstatus(instance: &JamInstance) -> &'static str {
     let status = instance.status.clone().unwrap_or_default();
     let word = |kind: &str| status.conditions.iter().find(|told| told.type_ == kind).map(|told| told.status.clone());
     let is = |kind: &str| word(kind).as_deref() == Some("True");
+    // Without any status kstatus says Current: the schema's default is what keeps it from that (adr/0022).
+    if instance.status.is_none() {
+        return "Current";
+    }
     let unseen = status.observed_generation.is_some_and(|seen| Some(seen) != instance.metadata.generation);
     if instance.metadata.deletion_timestamp.is_some() {
         "Terminating"

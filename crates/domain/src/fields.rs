@@ -23,7 +23,7 @@ pub(crate) fn object_of(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
 }
 
 /// The whole number that a JSON value is. JSON has one kind of number: 7.0 is 7.
-fn whole(value: &Value) -> Option<u64> {
+pub(crate) fn whole(value: &Value) -> Option<u64> {
     const EXACT: f64 = 9_007_199_254_740_992.0; // above 2^53 not every whole number has a float of its own
     let float = || value.as_f64().filter(|float| float.fract() == 0.0 && (0.0..=EXACT).contains(float));
     value.as_u64().or_else(|| format!("{:.0}", float()?).parse().ok())

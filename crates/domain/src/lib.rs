@@ -1,14 +1,17 @@
 //! The rules of JAM, as words and pure functions: no IO, no async, no clock; time is an argument.
 
+pub mod audit;
 pub mod byte_range;
 pub mod canonical;
 pub mod client;
+pub mod control;
 pub mod digest;
+pub mod dispute;
 mod fields;
 pub mod limit;
 pub mod names;
 pub mod page;
-mod quota;
+pub mod quota;
 pub mod receipt;
 pub mod record;
 pub mod refine;
@@ -22,6 +25,7 @@ pub mod token;
 mod unambiguous;
 pub mod word;
 
+pub use audit::By;
 pub use digest::{HashAlgorithm, PreimageHash};
 pub use names::{ItemId, PackageId, ReportId, ServiceId, TokenId};
 pub use record::{

@@ -1,6 +1,10 @@
 //! The rate limit: GCRA, a smooth leaky bucket, as a pure function of the bucket's state and the time.
 
+mod lease;
+
 use crate::time::Timestamp;
+
+pub use lease::{Ask, Grant, Lease};
 
 const MINUTE_MICROS: i64 = 60_000_000;
 
@@ -35,6 +39,11 @@ impl Bucket {
     pub fn is_idle(self, now: Timestamp) -> bool {
         self.0 <= now.as_micros()
     }
+
+    /// The bucket that is empty at this time.
+    pub fn until(empty: Timestamp) -> Self {
+        Self(empty.as_micros())
+    }
 }
 
 impl Rate {
@@ -46,21 +55,41 @@ impl Rate {
     /// Decides about one request. `bucket` is the key's state, `None` when it has none.
     pub fn decide(self, bucket: Option<Bucket>, now: Timestamp) -> Verdict {
         let now = now.as_micros();
-        let limit = i64::from(self.per_minute);
-        let interval = (MINUTE_MICROS / limit).max(1);
-        let burst = interval * limit;
         // A clock that was set back must not lock a key out for longer than one full bucket takes.
-        let filled_until = bucket.map_or(now, |b| b.0.clamp(now, now + burst));
-        let after = filled_until + interval;
-        let admitted = after - now <= burst;
-        let kept = if admitted { after } else { filled_until };
-        let room = (burst - (kept - now)) / interval;
+        let filled_until = bucket.map_or(now, |b| b.0.clamp(now, now + self.burst()));
+        let after = filled_until + self.interval();
+        if after - now <= self.burst() { self.verdict(after, now, None) } else { self.refusal(filled_until, now) }
+    }
+
+    /// How a bucket is, without a request.
+    pub fn look(self, bucket: Bucket, now: Timestamp) -> Verdict {
+        self.verdict(bucket.0.max(now.as_micros()), now.as_micros(), None)
+    }
+
+    /// Microseconds that one request fills.
+    fn interval(self) -> i64 {
+        (MINUTE_MICROS / i64::from(self.per_minute)).max(1)
+    }
+
+    /// Microseconds that a full bucket holds.
+    fn burst(self) -> i64 {
+        self.interval() * i64::from(self.per_minute)
+    }
+
+    /// The refusal of a request that would fill a bucket which is filled until then.
+    fn refusal(self, filled_until: i64, now: i64) -> Verdict {
+        let after = filled_until + self.interval();
+        self.verdict(filled_until, now, Some(seconds_up(after - now - self.burst()).max(1)))
+    }
+
+    fn verdict(self, filled_until: i64, now: i64, retry_after: Option<u32>) -> Verdict {
+        let room = (self.burst() - (filled_until - now)) / self.interval();
         Verdict {
-            bucket: Bucket(kept),
+            bucket: Bucket(filled_until),
             limit: self.per_minute,
             remaining: u32::try_from(room.max(0)).unwrap_or(u32::MAX),
-            reset: seconds_up(kept - now),
-            retry_after: (!admitted).then(|| seconds_up(after - now - burst).max(1)),
+            reset: seconds_up(filled_until - now),
+            retry_after,
         }
     }
 }

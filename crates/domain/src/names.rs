@@ -89,6 +89,11 @@ impl TokenId {
         Self("anonymous".into())
     }
 
+    /// Who ends an override: the settings of the process, when they changed.
+    pub fn settings() -> Self {
+        Self("settings".into())
+    }
+
     /// The id of the token with this SHA-256.
     pub fn of_hash(sha256: &[u8; 32]) -> Self {
         Self(hex::encode(&sha256[..4]))

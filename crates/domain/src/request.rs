@@ -1,10 +1,11 @@
 //! What clients send, as the types that the OpenAPI document is written from; `submission` and `word` read and prove it.
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 
+use crate::control::Toggle;
 use crate::digest::PreimageHash;
-use crate::names::{MAX_NAME, PackageId, ServiceId};
+use crate::names::{MAX_NAME, PackageId, ReportId, ServiceId};
 use crate::submission::{MAX_FEE, MAX_ITEMS, MAX_MEMO, MAX_NONCE, MAX_SIGNATURE};
 use crate::time::Timestamp;
 use crate::word::MAX_WEIGHT;
@@ -83,6 +84,62 @@ pub struct AttestationRequest {
     #[schemars(length(min = 1, max = MAX_NAME), regex(pattern = NAME))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine_version: Option<String>,
+    /// The output that the worker got, 64 lower-case hex digits; the report's when it is left out. Another one than the
+    /// report's makes the package disputed.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refine_output_hash: Option<String>,
+}
+
+/// The report that ends a dispute.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct AcceptRequest {
+    /// One of the reports of the package.
+    pub report_id: ReportId,
+}
+
+/// A setting to override.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct ToggleRequest {
+    /// The setting.
+    pub key: Toggle,
+    /// Its value from now on: true or false for `enabled`, else a whole number.
+    #[schemars(schema_with = "toggle_value")]
+    pub value: serde_json::Value,
+}
+
+fn toggle_value(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": ["boolean", "integer"], "minimum": 0})
+}
+
+/// A token that may act for a service.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct DelegateRequest {
+    /// The SHA-256 of the token, 64 hex digits.
+    pub sha256: PreimageHash,
+    /// For people, 1 to 128 characters.
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[!-~]+$"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// A delegate to take away.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct DelegateName {
+    /// The SHA-256 of the token, 64 hex digits.
+    pub sha256: PreimageHash,
+}
+
+/// A bucket to empty.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct BucketName {
+    /// Its key, e.g. `token:0badcafe`.
+    pub key: String,
 }
 
 /// Base64 with padding in its only spelling: bits that stand for nothing are zero.
@@ -92,11 +149,9 @@ const NO_NUL: &str = r"^[^\u0000]*$";
 
 #[cfg(test)]
 mod tests {
-    use schemars::Schema;
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::names::ReportId;
     use crate::submission::Submission;
     use crate::word::attestation;
 
@@ -142,6 +197,7 @@ mod tests {
             weight: Some(MAX_WEIGHT),
             engine: Some("e".into()),
             engine_version: Some("1".into()),
+            refine_output_hash: Some("ab".repeat(32)),
         };
         let sent = serde_json::to_value(word).unwrap();
         assert!(attestation(sent.to_string().as_bytes(), ReportId::new(), Timestamp::from_micros(1)).is_ok());

@@ -1,14 +1,15 @@
 //! Tokens: the entries of the token file, and the decision whether a presented token may do something at a time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
+use crate::control::Delegate;
 use crate::names::{ServiceId, TokenId, text_form};
 use crate::time::Timestamp;
 
@@ -200,6 +201,31 @@ impl TokenBook {
         Ok(Self { entries, global: Vec::new() })
     }
 
+    /// The same book with delegates: a token with an entry there may touch those services, and those that its own entry
+    /// names, and no others. One that no other entry knows has the default scopes.
+    #[must_use]
+    pub fn with_delegates<'a>(mut self, delegates: impl IntoIterator<Item = &'a Delegate>) -> Self {
+        let mut places: BTreeMap<TokenHash, usize> = self.entries.iter().map(|e| e.sha256).zip(0..).collect();
+        for Delegate { service_id, sha256, name } in delegates {
+            let at = *places.entry(*sha256).or_insert_with(|| {
+                let (id, services) = (sha256.id(), Some(BTreeSet::new()));
+                let entry = TokenEntry {
+                    id,
+                    sha256: *sha256,
+                    name: name.clone(),
+                    scopes: None,
+                    services,
+                    not_before: None,
+                    not_after: None,
+                };
+                self.entries.push(entry);
+                self.entries.len() - 1
+            });
+            self.entries[at].services.get_or_insert_default().insert(service_id.clone());
+        }
+        self
+    }
+
     /// Remembers global tokens that an allowlist leaves out, so that they are refused as forbidden and not as unknown.
     #[must_use]
     pub fn leaving_out(mut self, global: impl IntoIterator<Item = TokenHash>) -> Self {
@@ -207,22 +233,28 @@ impl TokenBook {
         self
     }
 
-    /// Finds the token. Every entry is compared, each in constant time: the time taken says nothing about a match.
+    /// Finds the token.
     pub fn decide(&self, token: &str, now: Timestamp) -> Result<Known<'_>, Unaccepted> {
-        let hash = TokenHash::of(token);
-        let mut found = None;
-        for entry in &self.entries {
-            if bool::from(entry.sha256.0.ct_eq(&hash.0)) {
-                found = Some(entry);
-            }
-        }
-        let global = self.global.iter().fold(false, |any, known| any | bool::from(known.0.ct_eq(&hash.0)));
+        let (found, global) = self.find(&TokenHash::of(token), |known, hash| known.0.ct_eq(&hash.0));
         match found {
             Some(entry) if entry.accepted_at(now) => Ok(Known(entry)),
             Some(_) => Err(Unaccepted::Expired),
             None if global => Err(Unaccepted::NotAllowed),
             None => Err(Unaccepted::Unknown),
         }
+    }
+
+    /// The entry with this hash, and whether it is a global one. Every entry is compared whatever the others said, each in
+    /// constant time, and where it stands is chosen without a branch: the time taken says nothing about a match.
+    fn find(&self, hash: &TokenHash, equal: impl Fn(&TokenHash, &TokenHash) -> Choice) -> (Option<&TokenEntry>, bool) {
+        let (mut at, mut global) = (u64::MAX, Choice::from(0));
+        for (n, entry) in (0_u64..).zip(&self.entries) {
+            at.conditional_assign(&n, equal(&entry.sha256, hash));
+        }
+        for known in &self.global {
+            global |= equal(known, hash);
+        }
+        (usize::try_from(at).ok().and_then(|at| self.entries.get(at)), global.into())
     }
 
     /// Ids of the tokens accepted at that time, sorted: what a rotation asks every replica for.
@@ -265,6 +297,25 @@ mod tests {
     }
 
     #[test]
+    fn every_entry_is_compared_in_constant_time_whichever_matches() {
+        let tokens = ["alpha-token", "beta-token", "gamma-token"];
+        let book = TokenBook::new(tokens.map(entry).to_vec()).unwrap();
+        let book = book.leaving_out(["global-token", "other-global"].map(TokenHash::of));
+        for (token, is) in
+            tokens.map(|token| (token, true)).into_iter().chain([("global-token", false), ("none", false)])
+        {
+            let compared = std::cell::RefCell::new(Vec::new());
+            let (found, _) = book.find(&TokenHash::of(token), |known, hash| {
+                compared.borrow_mut().push(*known);
+                known.0.ct_eq(&hash.0)
+            });
+            assert_eq!(found.map(|entry| entry.sha256), is.then(|| TokenHash::of(token)));
+            let all = tokens.into_iter().chain(["global-token", "other-global"]).map(TokenHash::of);
+            assert_eq!(compared.into_inner(), all.collect::<Vec<_>>(), "{token}: each once, in the same order");
+        }
+    }
+
+    #[test]
     fn a_token_is_accepted_from_not_before_until_before_not_after() {
         let book = TokenBook::new(vec![TokenEntry {
             not_before: Some(at(10)),
@@ -293,6 +344,26 @@ mod tests {
     fn a_global_token_outside_the_allowlist_is_forbidden_not_unknown() {
         let book = TokenBook::new(vec![entry("alpha-token")]).unwrap().leaving_out([TokenHash::of("global-token")]);
         assert_eq!(book.decide("global-token", at(0)), Err(Unaccepted::NotAllowed));
+    }
+
+    #[test]
+    fn a_delegate_may_touch_its_service_and_what_its_own_entry_names_and_nothing_else() {
+        let service = |name: &str| name.parse::<ServiceId>().unwrap();
+        let delegate =
+            |token: &str, name: &str| Delegate { service_id: service(name), sha256: TokenHash::of(token), name: None };
+        let bound = TokenEntry { services: Some([service("own")].into()), ..entry("bound-token") };
+        let book = TokenBook::new(vec![entry("free-token"), bound]).unwrap();
+        let given = [("stranger", "a"), ("stranger", "b"), ("bound-token", "a"), ("free-token", "a")];
+        let given = given.map(|(token, name)| delegate(token, name));
+        let book = book.with_delegates(&given);
+        let services = |token: &str| {
+            let Known(entry) = book.decide(token, at(0)).unwrap();
+            entry.services.iter().flatten().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(services("stranger"), ["a", "b"]);
+        assert_eq!(services("bound-token"), ["a", "own"]);
+        assert_eq!(services("free-token"), ["a"], "a delegate entry narrows");
+        assert!(!book.decide("stranger", at(0)).unwrap().0.carries(Scope::Admin));
     }
 
     #[test]

@@ -11,13 +11,16 @@ use crate::time::Timestamp;
 pub const MAX_WEIGHT: u32 = 1000;
 
 /// Reads the body of an attestation of this report.
-pub fn attestation(body: &[u8], report_id: ReportId, now: Timestamp) -> Result<Attestation, Refusal> {
+///
+/// Beside it the output that the worker got, when it says so.
+pub fn attestation(body: &[u8], report_id: ReportId, now: Timestamp) -> Result<(Attestation, Option<String>), Refusal> {
     let mut fields = Fields::new(object_of(body)?, "");
     fields.refuse_server_made(&["report_id", "created_at"])?;
     let weight = fields.number("weight", u64::from(MAX_WEIGHT))?.unwrap_or(1);
     if weight == 0 {
         return Err(Refusal::field("weight", "must be at least 1"));
     }
+    let output = fields.text("refine_output_hash", output_hash)?;
     let said = Attestation {
         report_id,
         worker_id: fields.required_text("worker_id", plain_name)?,
@@ -28,7 +31,12 @@ pub fn attestation(body: &[u8], report_id: ReportId, now: Timestamp) -> Result<A
         engine_version: fields.text("engine_version", plain_name)?.unwrap_or_else(|| "unknown".into()),
     };
     fields.finish()?;
-    Ok(said)
+    Ok((said, output))
+}
+
+fn output_hash(text: &str) -> Result<String, String> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    if digits && text.len() == 64 { Ok(text.to_owned()) } else { Err("must be 64 lower-case hex digits".into()) }
 }
 
 #[cfg(test)]
@@ -38,7 +46,7 @@ mod tests {
     use super::*;
 
     fn read(body: &Value) -> Result<Attestation, Refusal> {
-        attestation(body.to_string().as_bytes(), ReportId::new(), Timestamp::from_micros(1))
+        attestation(body.to_string().as_bytes(), ReportId::new(), Timestamp::from_micros(1)).map(|(said, _)| said)
     }
 
     #[test]
@@ -64,6 +72,7 @@ mod tests {
             (json!({"worker_id": "w", "signature": "YQ==", "created_at": "x"}), "created_at"),
             (json!({"worker_id": "w", "signature": "YQ==", "report_id": "x"}), "report_id"),
             (json!({"worker_id": "w", "signature": "YQ==", "mood": 1}), "mood"),
+            (json!({"worker_id": "w", "signature": "YQ==", "refine_output_hash": "AB"}), "refine_output_hash"),
         ];
         for (body, field) in cases {
             assert_eq!(read(&body).unwrap_err().details, Some(json!({"field": field})));

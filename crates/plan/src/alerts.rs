@@ -107,7 +107,7 @@ pub const OF_OPERATOR: [Alert; 10] = [
         expression: "max(jam_operator_instances{$S,condition=\"TokensReady\",status=\"False\"}) > 0",
         lasting: "1h",
         severity: "warning",
-        summary: "Tokens are neither made nor rotated for an hour: a pod does not say which ones it accepts",
+        summary: "Tokens are neither made nor rotated for an hour: a pod does not say which ones it accepts, or goes on with others",
     },
     Alert {
         name: "JamKindNotServed",

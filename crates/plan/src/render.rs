@@ -57,12 +57,17 @@ impl RenderError {
 
 /// The JamInstances of a manifest; other documents are passed over.
 pub fn instances(text: &str) -> Result<Vec<JamInstance>, RenderError> {
+    documents(text)?.into_iter().map(instance).collect()
+}
+
+/// The same as they are written, not yet read as instances.
+pub fn documents(text: &str) -> Result<Vec<Value>, RenderError> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|e| RenderError::Yaml(e.to_string()))?;
     let ours = |document: &Value| {
         let word = |key: &str| document.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         word("kind") == KIND && word("apiVersion").starts_with(&format!("{GROUP}/"))
     };
-    let found = documents.into_iter().filter(ours).map(instance).collect::<Result<Vec<_>, _>>()?;
+    let found: Vec<Value> = documents.into_iter().filter(ours).collect();
     if found.is_empty() { Err(RenderError::NoInstance) } else { Ok(found) }
 }
 
@@ -93,14 +98,16 @@ fn imagined(instance: &JamInstance, defaults: &Defaults) -> Result<Vec<Desired>,
     let mut observed = Observed::nothing(Timestamp::from_micros(0));
     observed.dsn = Some(SecretKey::Present { hash: "0".repeat(10) });
     observed.tokens = tokens::consumers(&instance.spec).into_iter().map(|consumer| held(consumer.name)).collect();
-    observed.own_tokens = tokens::own_tokens(&instance.spec).map(|(_, secret)| OwnTokens {
+    let imagined = |secret: &str| OwnTokens {
         secret: secret.to_owned(),
         exists: true,
         hashes: vec![("imagined".into(), imagined_hash(secret))],
         unusable: Vec::new(),
-    });
+    };
+    observed.own_tokens = tokens::own_tokens(&instance.spec).map(|(_, secret)| imagined(secret));
+    observed.admin_tokens = tokens::admin_tokens(&instance.spec).map(|(_, secret)| imagined(secret));
     // The plan of one who has not approved yet shows what approval would lead to.
-    if let MigrationStep::AwaitApproval { key } = resolve(&instance, &observed, defaults)?.migration.step {
+    if let MigrationStep::AwaitApproval { key, preview: _ } = resolve(&instance, &observed, defaults)?.migration.step {
         instance.metadata.annotations.get_or_insert_default().insert(names::APPROVE_MIGRATION.into(), key);
     }
     Ok(forecast(&instance, &observed, defaults)?.objects)

@@ -16,6 +16,9 @@ pub fn crd() -> CustomResourceDefinition {
         .pointer_mut("/spec/versions/0/schema/openAPIV3Schema")
         .expect("a generated CRD has one version with a schema");
     tidy(schema, false);
+    // Before the operator's first word nothing is ready: without a status kstatus, and with it `helm --wait`, takes an object
+    // for finished the moment it is created (adr/0022).
+    schema["properties"]["status"]["default"] = json!({"observedGeneration": -1});
     rules::install(schema);
     serde_json::from_value(document).expect("a tidied CRD is a CRD")
 }

@@ -14,7 +14,8 @@ pub(super) const NO_DATABASE: &str =
 const LONGEST_NAME: usize = 40;
 
 /// Environment variables of the server that the spec has no field for: a user may set them.
-pub(crate) const FREE_VARIABLES: [&str; 7] = [
+pub(crate) const FREE_VARIABLES: [&str; 8] = [
+    "JAM_CLAIM_TIMEOUT",
     "JAM_CLIENT_TIMEOUT",
     "JAM_LOG",
     "JAM_LOG_FORMAT",
@@ -61,7 +62,7 @@ pub(super) fn not_implemented(spec: &JamInstanceSpec) -> Result<(), Refusal> {
         workers: _,
         database: _,
         blob_store,
-        tokens,
+        tokens: _,
         migrations: _,
         cleanup: _,
         service: _,
@@ -73,10 +74,9 @@ pub(super) fn not_implemented(spec: &JamInstanceSpec) -> Result<(), Refusal> {
         deletion_policy: _,
         paused: _,
     } = spec;
-    let (tokens, monitoring) = (tokens.as_ref(), monitoring.as_ref());
+    let monitoring = monitoring.as_ref();
     let later = [
         (blob_store.is_some(), "blobStore"),
-        (tokens.is_some_and(|tokens| tokens.admin_tokens_secret_ref.is_some()), "tokens.adminTokensSecretRef"),
         (monitoring.is_some_and(|monitoring| monitoring.otlp_endpoint.is_some()), "monitoring.otlpEndpoint"),
     ];
     match later.into_iter().find(|(asked, _)| *asked) {
@@ -123,7 +123,18 @@ pub(super) fn contradictions(spec: &JamInstanceSpec, settings: &Settings) -> Res
     if spec.http_route.as_ref().is_some_and(|route| route.enabled && route.parent_refs.is_empty()) {
         return Err(invalid("spec.httpRoute.parentRefs needs at least one Gateway when the HTTPRoute is enabled"));
     }
+    if spec.image.as_ref().is_some_and(|image| image.tag.is_some() && image.digest.is_some()) {
+        return Err(invalid("spec.image: set tag or digest, not both: the digest alone decides what is pulled"));
+    }
+    contradicting_tokens(spec, settings)
+}
+
+fn contradicting_tokens(spec: &JamInstanceSpec, settings: &Settings) -> Result<(), Refusal> {
     let own = crate::tokens::own_tokens(spec).is_some();
+    let rotates = spec.tokens.as_ref().is_some_and(|tokens| tokens.rotation.is_some());
+    if rotates && crate::tokens::consumers(spec).is_empty() {
+        return Err(invalid("spec.tokens.rotation replaces the tokens of consumers: name at least one"));
+    }
     if own && !crate::tokens::consumers(spec).is_empty() {
         return Err(invalid(
             "spec.tokens: use either consumers or your own tokens (allowedTokensSecretRef, globalTokensSecretRef), not both",

@@ -176,7 +176,7 @@ mod tests {
     fn the_oldest_pending_are_found_without_the_finished() {
         let (service, mut index): (ServiceId, _) = ("s".parse().unwrap(), TimeIndex::default());
         for n in 0..1000 {
-            let place = TimeCursor { created_at: Timestamp::from_micros(n), id: Uuid::from_u128(n as u128) };
+            let place = TimeCursor { created_at: Timestamp::from_micros(n), id: Uuid::nil() };
             index.insert(&service, PackageStatus::Pending, place);
             if n < 990 {
                 index.move_entry(&service, PackageStatus::Pending, PackageStatus::Applied, place);

@@ -1,6 +1,8 @@
 //! The store in this process's memory: everything behind one lock that is never held while waiting or refining.
 
+mod admin;
 mod cleanup;
+mod disputes;
 mod index;
 mod packages;
 mod preimages;
@@ -9,23 +11,24 @@ mod receipts;
 mod state;
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use jam_domain::audit::Deed;
 use jam_domain::page::{
     PackageFilter, Page, PageRequest, ReceiptCursor, ReceiptFilter, ReportFilter, TimeCursor, Visible,
 };
 use jam_domain::refine::Engine;
 use jam_domain::retention::{Cleaned, CleanupRecord, CleanupRun, Retention};
 use jam_domain::{
-    AccumulatorRoot, Attestation, PackageId, Preimage, PreimageHash, Receipt, ReportId, ServiceId, StoreKind,
-    Timestamp, WorkPackage, WorkReport,
+    AccumulatorRoot, Attestation, By, PackageId, Preimage, PreimageHash, Receipt, ReportId, ServiceId, StoreKind,
+    WorkPackage, WorkReport,
 };
 
 use self::state::State;
 use crate::{
-    Archived, Attest, BlobBody, CleanupError, Clock, NewPackage, Processed, Put, PutError, ReportBundle, Restored,
-    SchemaVersion, Store, Stored, SubmitError, Submitted, Upload, UploadBody, machine_clock,
+    Archived, Attest, BlobBody, CleanupError, Clock, Limits, NewPackage, Processed, Put, PutError, ReportBundle,
+    Restored, SchemaVersion, Store, Stored, SubmitError, Submitted, Upload, UploadBody, machine_clock,
 };
 
 /// Keeps everything until the process ends.
@@ -86,8 +89,8 @@ impl Store for MemoryStore {
         Ok(self.state().preimages.get(&hash).map(|blob| (blob.record.clone(), preimages::read(blob, range))))
     }
 
-    async fn delete_preimage(&self, hash: PreimageHash) -> Stored<Option<bool>> {
-        Ok(preimages::delete(&mut self.state(), hash))
+    async fn delete_preimage(&self, hash: PreimageHash, by: &By) -> Stored<Option<bool>> {
+        Ok(admin::delete_preimage(&mut self.state(), hash, by))
     }
 
     async fn submit(&self, new: NewPackage, engine: &Engine) -> Result<Submitted, SubmitError> {
@@ -99,12 +102,12 @@ impl Store for MemoryStore {
     }
 
     async fn package_receipt(&self, id: PackageId) -> Stored<Option<Receipt>> {
-        Ok(packages::receipt(&self.state(), id))
+        Ok(packages::receipt(&self.state(), id, false))
     }
 
-    async fn package_receipts(&self, ids: &[PackageId]) -> Stored<Vec<Receipt>> {
+    async fn package_receipts(&self, ids: &[PackageId], archived: bool) -> Stored<Vec<Receipt>> {
         let state = self.state();
-        Ok(ids.iter().filter_map(|id| packages::receipt(&state, *id)).collect())
+        Ok(ids.iter().filter_map(|id| packages::receipt(&state, *id, archived)).collect())
     }
 
     async fn packages(
@@ -155,8 +158,11 @@ impl Store for MemoryStore {
         cleanup::cleanup(self, retention, dry_run).await
     }
 
-    async fn record_cleanup(&self, run: CleanupRun) -> Stored<()> {
+    async fn record_cleanup(&self, run: CleanupRun, by: Option<&By>) -> Stored<()> {
         let mut state = self.state();
+        if let Some(by) = by {
+            state.audit.write(Deed::ran_cleanup(by, &run));
+        }
         state.cleanups = Some(CleanupRecord::with(state.cleanups.as_ref(), run));
         Ok(())
     }
@@ -171,8 +177,12 @@ impl Store for MemoryStore {
         Ok(archived.map(|a| Archived { package: a.row.package.clone(), archived_at: a.archived_at }))
     }
 
-    async fn restore(&self, id: PackageId, now: Timestamp) -> Stored<Restored> {
-        Ok(cleanup::restore(&mut self.state(), id, now))
+    async fn archived_report(&self, package: PackageId) -> Stored<Option<ReportBundle>> {
+        Ok(self.state().archived_bundle(package))
+    }
+
+    async fn restore(&self, id: PackageId, by: &By) -> Stored<Restored> {
+        Ok(cleanup::restore(&mut self.state(), id, by))
     }
 
     async fn receipts(
@@ -189,5 +199,9 @@ impl Store for MemoryStore {
 
     async fn roots(&self, visible: &Visible, limit: u32) -> Stored<Vec<AccumulatorRoot>> {
         Ok(self.state().ledgers.roots(visible, limit))
+    }
+
+    fn limits(&self) -> Option<Arc<dyn Limits>> {
+        None
     }
 }

@@ -37,6 +37,8 @@ pub(super) fn submit(state: &mut State, new: NewPackage, engine: &Engine) -> Res
         receipt: receipt.as_ref().map(|receipt| receipt.seq),
         report: None,
         dispute: None,
+        rivals: Vec::new(),
+        resolution: None,
         restored_at: None,
     };
     state.package_index.insert(&package.service_id, package.status, row.place());
@@ -85,8 +87,8 @@ fn check(state: &State, new: &NewPackage) -> Result<(), SubmitError> {
     Ok(())
 }
 
-pub(super) fn receipt(state: &State, id: PackageId) -> Option<Receipt> {
-    let row = state.packages.get(&id)?;
+pub(super) fn receipt(state: &State, id: PackageId, archived: bool) -> Option<Receipt> {
+    let row = if archived { &state.archive.get(&id)?.row } else { state.packages.get(&id)? };
     state.receipt(&row.package.service_id, row.receipt?)
 }
 

@@ -5,6 +5,7 @@ use jam_domain::refine::{Attested, Engine, reached};
 use jam_domain::{Attestation, PackageId, PackageStatus, ReportId, Timestamp, WorkPackage, WorkReport};
 
 use super::MemoryStore;
+use super::disputes::has_spoken;
 use super::index::Cut;
 use super::receipts::turn;
 use super::state::{ReportRow, State, narrowed};
@@ -83,7 +84,7 @@ fn write_report(state: &mut State, attested: Attested, engine: &Engine, now: Tim
     applied
 }
 
-fn accumulate(state: &mut State, engine: &Engine, report: &WorkReport, now: Timestamp) -> u64 {
+pub(super) fn accumulate(state: &mut State, engine: &Engine, report: &WorkReport, now: Timestamp) -> u64 {
     state.ledgers.append(&report.service_id, |chain| engine.accumulator.accumulate(chain, report, now)).seq
 }
 
@@ -103,13 +104,15 @@ pub(super) fn attest(
     engine: &Engine,
 ) -> Attest {
     let mut state = store.state();
-    let Some(row) = state.reports.get_mut(&id) else { return Attest::NoSuchReport };
+    let Some(row) = state.reports.get(&id) else { return Attest::NoSuchReport };
     if visible.as_ref().is_some_and(|services| !services.contains(&row.report.service_id)) {
         return Attest::NoSuchReport;
     }
-    if row.attestations.iter().any(|earlier| earlier.worker_id == attestation.worker_id) {
+    let (package, worker) = (row.report.package_id, attestation.worker_id.clone());
+    if has_spoken(&state, package, &worker) {
         return Attest::Twice;
     }
+    let Some(row) = state.reports.get_mut(&id) else { return Attest::NoSuchReport };
     row.attestations.push(attestation);
     let waits = row.report.status == PackageStatus::Refined;
     if waits && reached(engine.threshold, row.attestations.iter().map(|attestation| attestation.weight)) {
@@ -129,11 +132,12 @@ pub(super) fn list_reports(
     filter: &ReportFilter,
     page: PageRequest<TimeCursor>,
 ) -> Page<WorkReport, TimeCursor> {
-    let ReportFilter { service_id, status, visible } = filter;
+    let ReportFilter { service_id, status, visible, archived } = filter;
     let services = narrowed(service_id.as_ref(), visible.as_ref());
     let cut = Cut { status: *status, after: None, before: None, start: page.start, count: page.limit as usize + 1 };
-    let mut places = state.report_index.cut(services.as_deref(), &cut);
+    let index = if *archived { &state.archived_reports } else { &state.report_index };
+    let mut places = index.cut(services.as_deref(), &cut);
     let next = turn(&mut places, page.limit);
-    let items = places.iter().filter_map(|place| state.reports.get(&ReportId(place.id)));
+    let items = places.iter().filter_map(|place| state.stored_report(ReportId(place.id)));
     Page { items: items.map(|row| row.report.clone()).collect(), next }
 }

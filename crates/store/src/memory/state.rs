@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
+use jam_domain::dispute::Resolution;
 use jam_domain::page::TimeCursor;
 use jam_domain::retention::CleanupRecord;
 use jam_domain::{
@@ -10,6 +11,7 @@ use jam_domain::{
     WorkPackage, WorkReport,
 };
 
+use super::admin::{Audit, Set};
 use super::index::TimeIndex;
 use super::receipts::Ledgers;
 use crate::ReportBundle;
@@ -35,6 +37,14 @@ pub(super) struct State {
     pub(super) archive: HashMap<PackageId, ArchivedRow>,
     /// Archived packages by service, status and time.
     pub(super) archive_index: TimeIndex,
+    /// Reports of archived packages by service, status and time.
+    pub(super) archived_reports: TimeIndex,
+    /// Whose reports these are.
+    pub(super) archived_report_ids: HashMap<ReportId, PackageId>,
+    /// What administrators set at run time.
+    pub(super) controls: Set,
+    /// What administrators did.
+    pub(super) audit: Audit,
     /// What is remembered of cleanups.
     pub(super) cleanups: Option<CleanupRecord>,
     /// The receipt chains.
@@ -62,6 +72,9 @@ pub(super) struct PackageRow {
     pub(super) receipt: Option<u64>,
     pub(super) report: Option<ReportId>,
     pub(super) dispute: Option<String>,
+    /// Reports of workers who got another output, oldest first.
+    pub(super) rivals: Vec<ReportRow>,
+    pub(super) resolution: Option<Resolution>,
     pub(super) restored_at: Option<Timestamp>,
 }
 
@@ -108,14 +121,30 @@ impl State {
         self.packages.get(&id).or_else(|| self.archive.get(&id).map(|archived| &archived.row))
     }
 
+    /// A report that is stored, its package archived or not.
+    pub(super) fn stored_report(&self, id: ReportId) -> Option<&ReportRow> {
+        let archived = || self.archive.get(self.archived_report_ids.get(&id)?)?.report.as_ref();
+        self.reports.get(&id).or_else(archived)
+    }
+
     /// The report with everything said about it.
     pub(super) fn bundle(&self, id: ReportId) -> Option<ReportBundle> {
-        let ReportRow { report, attestations, receipt } = self.reports.get(&id)?;
-        Some(ReportBundle {
+        Some(self.bundle_of(self.reports.get(&id)?))
+    }
+
+    /// The same of an archived package.
+    pub(super) fn archived_bundle(&self, package: PackageId) -> Option<ReportBundle> {
+        Some(self.bundle_of(self.archive.get(&package)?.report.as_ref()?))
+    }
+
+    /// The report of this row with everything said about it.
+    pub(super) fn bundle_of(&self, row: &ReportRow) -> ReportBundle {
+        let ReportRow { report, attestations, receipt } = row;
+        ReportBundle {
             report: report.clone(),
             attestations: attestations.clone(),
             receipt: receipt.and_then(|seq| self.receipt(&report.service_id, seq)),
-        })
+        }
     }
 
     /// One link of a chain.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use jam_domain::audit::Deed;
 use jam_domain::retention::Retention;
-use jam_domain::{PackageId, PackageStatus, PreimageHash, ServiceId, Timestamp, WorkPackage};
+use jam_domain::{By, PackageId, PackageStatus, PreimageHash, ServiceId, WorkPackage};
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{AssertSqlSafe, Row, query, query_as, query_scalar};
 use uuid::Uuid;
@@ -12,7 +13,7 @@ use super::error::Failure;
 use super::packages::{COLUMNS, package_of};
 use super::pool::{Begin, begin};
 use super::value::{At, count, word};
-use super::{packages, preimages};
+use super::{audit, disputes, packages, preimages};
 use crate::work::preimages_of;
 use crate::{Archived, Restored};
 
@@ -146,6 +147,7 @@ pub(super) async fn delete(connection: &mut PgConnection, ids: &[Uuid]) -> Resul
         .fetch_all(&mut *connection)
         .await?;
     query("delete from attestations where report_id = any($1)").bind(&reports).execute(&mut *connection).await?;
+    disputes::delete(connection, &gone).await?;
     // The release before this one accepts the id of an archived package again: then the dispute is the living one's.
     query(
         "delete from disputes d where d.package_id = any($1)
@@ -200,17 +202,17 @@ pub(super) async fn find(pool: &PgPool, id: PackageId) -> Result<Option<Archived
 }
 
 /// Brings a package and its report back, unless its id or key was given away meanwhile.
-pub(super) async fn restore(pool: &PgPool, id: PackageId, now: Timestamp) -> Result<Restored, Failure> {
-    let mut transaction = begin(pool, Begin::Plain).await?;
+pub(super) async fn restore(pool: &PgPool, id: PackageId, by: &By) -> Result<Restored, Failure> {
+    let mut transaction = begin(pool, Begin::Admin).await?;
     let sql = format!(
-        "with back as (delete from archived_packages where id = $1 returning {PACKAGE}),
+        "with back as (delete from archived_packages where id = $1 returning {PACKAGE}, archived_at),
          made as (
             insert into packages ({PACKAGE}, restored_at) select {PACKAGE}, $2 from back
             on conflict do nothing returning id
          )
-         select (select count(*) from back), (select count(*) from made)"
+         select (select count(*) from back), (select count(*) from made), (select archived_at from back)"
     );
-    let counted = query(AssertSqlSafe(sql)).bind(id.0).bind(At::from(now)).fetch_one(&mut *transaction).await?;
+    let counted = query(AssertSqlSafe(sql)).bind(id.0).bind(At::from(by.at)).fetch_one(&mut *transaction).await?;
     match (counted.try_get::<i64, _>(0)?, counted.try_get::<i64, _>(1)?) {
         (0, _) => return Ok(Restored::NotArchived),
         (_, 0) => return Ok(Restored::Taken),
@@ -221,6 +223,8 @@ pub(super) async fn restore(pool: &PgPool, id: PackageId, now: Timestamp) -> Res
          insert into reports ({REPORT}) select {REPORT} from back"
     );
     query(AssertSqlSafe(sql)).bind(id.0).execute(&mut *transaction).await?;
+    let archived_at = counted.try_get::<At, _>(2)?.timestamp();
+    audit::write(&mut transaction, &Deed::restored_package(by, id, archived_at)).await?;
     transaction.commit().await?;
     let package = packages::find(pool, id).await?;
     Ok(package.map_or(Restored::NotArchived, Restored::Back))

@@ -1,11 +1,13 @@
 //! Cleanup: walks what is old in pages, and archives or deletes it in short transactions that nobody waits for.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jam_domain::retention::{Cleaned, Retention};
 use jam_domain::{PackageStatus, PreimageHash, ServiceId, Timestamp};
 use sqlx::postgres::PgConnection;
 use sqlx::{ConnectOptions, Connection, query, query_scalar};
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::PostgresStore;
@@ -17,7 +19,11 @@ use super::{preimages, upload};
 use crate::{CleanupError, Stored};
 
 /// Packages that are looked at, and at most moved or deleted, at once.
-const PACKAGES: u32 = 250;
+const PACKAGES: u32 = 100;
+/// For each unit of time that a slice took, how many the database is left to others: a cleanup has hours, a submitter waits.
+const REST: u32 = 2;
+/// The longest rest: behind a slow disk a cleanup still ends.
+const MOST_REST: Duration = Duration::from_secs(1);
 /// Bytes of packages that are moved or deleted at once, unless one alone is longer: a deletion reads them, in a pod with
 /// little memory.
 const BYTES: u64 = 8 * 1024 * 1024;
@@ -135,14 +141,16 @@ impl Run<'_> {
             }
             (ids.len() as u64, reports)
         } else {
-            let (connection, retention) = (&mut self.connection, self.retention);
+            let (connection, retention, began) = (&mut self.connection, self.retention, Instant::now());
             let moved = async {
                 let mut transaction = connection.begin_with(Begin::Staging.statement()).await?;
                 let moved = archive::archive(&mut transaction, ids, retention).await?;
                 transaction.commit().await?;
                 Ok(moved)
             };
-            self.store.aside(moved).await?
+            let moved = self.store.aside(moved).await?;
+            rest(began).await;
+            moved
         };
         self.cleaned.archived_packages += packages;
         self.cleaned.archived_reports += reports;
@@ -172,7 +180,7 @@ impl Run<'_> {
         if self.dry.is_some() {
             return self.weigh(ids).await;
         }
-        let connection = &mut self.connection;
+        let (connection, began) = (&mut self.connection, Instant::now());
         let deleted = async {
             let mut transaction = connection.begin_with(Begin::Staging.statement()).await?;
             let deleted = archive::delete(&mut transaction, ids).await?;
@@ -180,6 +188,7 @@ impl Run<'_> {
             Ok(deleted)
         };
         let (packages, reports) = self.store.aside(deleted).await?;
+        rest(began).await;
         self.cleaned.deleted_packages += packages;
         self.cleaned.deleted_reports += reports;
         Ok(())
@@ -221,6 +230,11 @@ impl Run<'_> {
             }
         }
     }
+}
+
+/// Leaves the database to others for a while after a slice.
+async fn rest(began: Instant) {
+    sleep((began.elapsed() * REST).min(MOST_REST)).await;
 }
 
 /// Where the walk goes on after this page; nowhere after one that is not full.

@@ -52,6 +52,12 @@ pub(super) fn package_of(row: &PgRow) -> Result<WorkPackage, Failure> {
     })
 }
 
+/// The same within a transaction.
+pub(super) async fn read(connection: &mut PgConnection, id: PackageId) -> Result<Option<WorkPackage>, Failure> {
+    let sql = format!("select {COLUMNS} from packages t where t.id = $1");
+    query(AssertSqlSafe(sql)).bind(id.0).fetch_optional(connection).await?.as_ref().map(package_of).transpose()
+}
+
 pub(super) async fn find(pool: &PgPool, id: PackageId) -> Result<Option<WorkPackage>, Failure> {
     let sql = format!("select {COLUMNS} from packages t where t.id = $1");
     query(AssertSqlSafe(sql)).bind(id.0).fetch_optional(pool).await?.as_ref().map(package_of).transpose()

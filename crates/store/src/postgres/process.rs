@@ -9,12 +9,12 @@ use jam_domain::{
     Attestation, PackageId, PackageStatus, Receipt, ReportId, ServiceId, Timestamp, WorkPackage, WorkReport,
 };
 use sqlx::postgres::{PgConnection, PgTransaction};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::PostgresStore;
 use super::error::Failure;
 use super::pool::{Begin, begin};
-use super::{packages, receipts, reports};
+use super::{disputes, packages, receipts, reports};
 use crate::work::work;
 use crate::{Attest, Processed, ReportBundle, StoreError};
 
@@ -32,15 +32,20 @@ pub(super) async fn process(
     let busy = || StoreError::Unavailable("every processor's connection is in use".into());
     let turn = timeout(store.patience, store.processors.acquire()).await;
     let _turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
-    let (transaction, packages) = store.begun(claim(store, limit, visible)).await?;
+    let (mut transaction, packages) = store.begun(claim(store, limit, visible)).await?;
     if packages.is_empty() {
         return Ok(Vec::new());
     }
     let mut outcomes = Vec::with_capacity(packages.len());
+    let mut heard = Instant::now();
     for package in &packages {
         outcomes.push(work(engine, package, (store.clock)()));
         // A batch of slow packages must neither starve the other tasks of this thread nor outlive its caller.
         tokio::task::yield_now().await;
+        if heard.elapsed() >= store.claim_timeout / 4 {
+            store.bounded(sign_of_life(&mut transaction)).await?;
+            heard = Instant::now();
+        }
     }
     store.bounded(write(store, transaction, &packages, outcomes, engine)).await
 }
@@ -50,9 +55,15 @@ async fn claim(
     limit: u32,
     visible: &Visible,
 ) -> Result<(PgTransaction<'static>, Vec<WorkPackage>), Failure> {
-    let mut transaction = begin(&store.pool, Begin::Process).await?;
+    let mut transaction = begin(&store.pool, Begin::Process(store.claim_timeout)).await?;
     let packages = packages::claim(&mut transaction, limit, visible).await?;
     Ok((transaction, packages))
+}
+
+/// A claim of which nothing is heard is taken back: a processor may be frozen for ever, and its packages with it.
+async fn sign_of_life(transaction: &mut PgTransaction<'static>) -> Result<(), Failure> {
+    sqlx::query("select 1").execute(&mut **transaction).await?;
+    Ok(())
 }
 
 async fn write(
@@ -116,7 +127,7 @@ impl Sorted {
 }
 
 /// Hangs the reports' receipts on their chains and returns the seq of each. The heads are locked here, after refining.
-async fn accumulate(
+pub(super) async fn accumulate(
     connection: &mut PgConnection,
     reports: &[&WorkReport],
     engine: &Engine,
@@ -163,6 +174,10 @@ pub(super) async fn attest(
         return Ok(Attest::NoSuchReport);
     }
     let package = report.package_id;
+    let speaks_again = report.status == PackageStatus::Disputed;
+    if speaks_again && disputes::has_spoken(&mut transaction, package, &attestation.worker_id).await? {
+        return Ok(Attest::Twice);
+    }
     if reports::attest(&mut transaction, &[Attestation { report_id: id, ..attestation.clone() }]).await? == 0 {
         return Ok(Attest::Twice);
     }
@@ -180,10 +195,18 @@ pub(super) async fn attest(
     Ok(bundle.map_or(Attest::NoSuchReport, Attest::Recorded))
 }
 
-/// The report of a package, as of one moment.
-pub(super) async fn report_of(store: &PostgresStore, package: PackageId) -> Result<Option<ReportBundle>, Failure> {
+/// The report of a package, archived or not, as of one moment.
+pub(super) async fn report_of(
+    store: &PostgresStore,
+    package: PackageId,
+    archived: bool,
+) -> Result<Option<ReportBundle>, Failure> {
     let mut transaction = begin(&store.pool, Begin::Plain).await?;
-    let bundle = reports::of_package(&mut transaction, package).await?;
+    let bundle = if archived {
+        reports::of_archived(&mut transaction, package).await?
+    } else {
+        reports::of_package(&mut transaction, package).await?
+    };
     transaction.rollback().await?;
     Ok(bundle)
 }

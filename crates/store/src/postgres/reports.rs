@@ -63,26 +63,111 @@ pub(super) async fn list(
     filter: &ReportFilter,
     page: PageRequest<TimeCursor>,
 ) -> Result<Page<WorkReport, TimeCursor>, Failure> {
-    let ReportFilter { service_id, status, visible } = filter;
+    let ReportFilter { service_id, status, visible, archived } = filter;
     let cut = Cut { service_id: service_id.as_ref(), status: *status, after: None, before: None, visible };
-    let rows = lists::rows(pool, &Listed { table: "reports", columns: COLUMNS }, &cut, page).await?;
+    let table = if *archived { "archived_reports" } else { "reports" };
+    let rows = lists::rows(pool, &Listed { table, columns: COLUMNS }, &cut, page).await?;
     let reports = rows.iter().map(report_of).collect::<Result<Vec<_>, _>>()?;
     Ok(lists::page(reports, page.limit, |last| TimeCursor { created_at: last.created_at, id: last.id.0 }))
 }
 
 /// The report of a package with everything said about it, as of one moment.
 pub(super) async fn of_package(connection: &mut PgConnection, id: PackageId) -> Result<Option<ReportBundle>, Failure> {
+    bundle(connection, "reports", id).await
+}
+
+/// The same of an archived package.
+pub(super) async fn of_archived(connection: &mut PgConnection, id: PackageId) -> Result<Option<ReportBundle>, Failure> {
+    bundle(connection, "archived_reports", id).await
+}
+
+async fn bundle(connection: &mut PgConnection, table: &str, id: PackageId) -> Result<Option<ReportBundle>, Failure> {
+    Ok(bundles(connection, table, id).await?.into_iter().next())
+}
+
+/// The reports of workers who got another output than the report of the package says, oldest first.
+pub(super) async fn rivals(connection: &mut PgConnection, id: PackageId) -> Result<Vec<ReportBundle>, Failure> {
+    bundles(connection, "rival_reports", id).await
+}
+
+async fn bundles(connection: &mut PgConnection, table: &str, id: PackageId) -> Result<Vec<ReportBundle>, Failure> {
     let sql = format!(
-        "select {COLUMNS}, {receipt} from reports t
-         left join receipts r on r.service_id = t.service_id and r.seq = t.receipt_seq where t.package_id = $1",
+        "select {COLUMNS}, {receipt} from {table} t
+         left join receipts r on r.service_id = t.service_id and r.seq = t.receipt_seq
+         where t.package_id = $1 order by t.created_at, t.id",
         receipt = receipts::JOINED
     );
-    let Some(row) = query(AssertSqlSafe(sql)).bind(id.0).fetch_optional(&mut *connection).await? else {
-        return Ok(None);
-    };
-    let report = report_of(&row)?;
-    let receipt = receipts::joined(&row)?;
-    Ok(Some(ReportBundle { attestations: attestations(connection, report.id).await?, report, receipt }))
+    let rows = query(AssertSqlSafe(sql)).bind(id.0).fetch_all(&mut *connection).await?;
+    let mut found = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let report = report_of(row)?;
+        let receipt = receipts::joined(row)?;
+        found.push(ReportBundle { attestations: attestations(connection, report.id).await?, report, receipt });
+    }
+    Ok(found)
+}
+
+/// The package of a report.
+pub(super) async fn package_of(connection: &mut PgConnection, id: ReportId) -> Result<Option<PackageId>, Failure> {
+    let found = query_scalar("select package_id from reports where id = $1").bind(id.0);
+    Ok(found.fetch_optional(connection).await?.map(PackageId))
+}
+
+/// Writes the report of a worker who got another output.
+pub(super) async fn insert_rival(connection: &mut PgConnection, report: &WorkReport) -> Result<(), Failure> {
+    let WorkReport {
+        id,
+        package_id,
+        service_id,
+        refine_output_hash,
+        refine_output_compact,
+        traces,
+        created_at,
+        status,
+    } = report.clone();
+    query(
+        "insert into rival_reports (id, package_id, service_id, status, created_at, body)
+         values ($1, $2, $3, $4, $5, $6::json)",
+    )
+    .bind(id.0)
+    .bind(package_id.0)
+    .bind(service_id.as_str())
+    .bind(status.as_str())
+    .bind(At::from(created_at))
+    .bind(body(&ReportBody { refine_output_hash, refine_output_compact, traces })?)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Makes a rival the report of its package, and the report before a rival.
+pub(super) async fn take_the_place(
+    connection: &mut PgConnection,
+    package: PackageId,
+    chosen: ReportId,
+) -> Result<(), Failure> {
+    const MOVED: &str = "id, package_id, service_id, status, created_at, receipt_seq, body";
+    let away = format!(
+        "with own as (delete from reports where package_id = $1 returning {MOVED})
+         insert into rival_reports ({MOVED}) select {MOVED} from own"
+    );
+    query(AssertSqlSafe(away)).bind(package.0).execute(&mut *connection).await?;
+    let here = format!(
+        "with chosen as (delete from rival_reports where id = $1 returning {MOVED})
+         insert into reports ({MOVED}) select {MOVED} from chosen"
+    );
+    query(AssertSqlSafe(here)).bind(chosen.0).execute(connection).await?;
+    Ok(())
+}
+
+/// Gives a report another status.
+pub(super) async fn set_status(
+    connection: &mut PgConnection,
+    id: ReportId,
+    status: PackageStatus,
+) -> Result<(), Failure> {
+    query("update reports set status = $2 where id = $1").bind(id.0).bind(status.as_str()).execute(connection).await?;
+    Ok(())
 }
 
 /// Locks a report, so that its attestations are summed under one hand.

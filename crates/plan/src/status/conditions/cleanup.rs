@@ -16,7 +16,7 @@ pub(super) fn cleanup(instance: &JamInstance, resolved: Option<&Resolved>, obser
         return stored(instance, kind).unwrap_or_else(|| unknown(kind, Reason::NotAsked, "nothing was scheduled yet"));
     };
     if resolved.settings.store == StoreKind::Memory {
-        return no(kind, Reason::NotScheduled, "the memory store needs no CronJob");
+        return no(kind, Reason::NotScheduled, "the memory store has no CronJob: its own process cleans up");
     }
     let Some(Cleanup { schedule, time_zone, suspend, dry_run }) = &resolved.cleanup else {
         return no(kind, Reason::NotScheduled, "spec.cleanup is not set: nothing is archived or deleted");
