@@ -1,7 +1,10 @@
 /* A consumer in a pod, for tests of rotations: jam-consumer ADDRESS PORT PATH FILE
 
    Asks ADDRESS:PORT for PATH fifty times a second, each time on a new connection and with the Authorization header that FILE holds at
-   that moment, and says once a second what it was answered. It never says what the file holds. */
+   that moment, and says once a second what it was answered. It never says what the file holds.
+
+   While the kubelet puts a new folder in the place of the old one there may be no file for an instant: whoever has found its way to the
+   old folder finds it empty. The header of the request before is used then. */
 #include <arpa/inet.h>
 #include <signal.h>
 #include <stdio.h>
@@ -55,7 +58,7 @@ int main(int count, char **arguments) {
       strcpy(before, token);
       tokens++;
     }
-    int status = ask(&server, arguments[3], token);
+    int status = ask(&server, arguments[3], before);
     if (status >= 200 && status < 300) good++;
     else if (status == 401) unauthorized++;
     else if (status) other++;

@@ -23,15 +23,23 @@ async fn the_autoscaler_owns_replicas_and_the_operator_leaves_them_alone() {
     instance.apply(&spec);
     instance.wait_ready();
 
-    // The number passes to the autoscaler, which needs no metrics to bring it to its minimum.
+    // Until the autoscaler has spoken the operator keeps within its bounds.
     instance.patch(&json!({"spec": {"replicas": null, "autoscaling": {"minReplicas": 2, "maxReplicas": 4}}}));
-    eventually("the autoscaler's two pods", || async { (replicas(&instance) == 2).then_some(()) }).await;
+    eventually("two pods", || async { (replicas(&instance) == 2).then_some(()) }).await;
     instance.patch(&json!({"spec": {"autoscaling": {"minReplicas": 3}}}));
-    eventually("the autoscaler's three pods", || async { (replicas(&instance) == 3).then_some(()) }).await;
+    eventually("three pods", || async { (replicas(&instance) == 3).then_some(()) }).await;
+    eventually("the change to be settled", || async {
+        let jam = object(&instance.namespace, "jam", instance.name)?;
+        let seen = jam["status"]["observedGeneration"] == jam["metadata"]["generation"];
+        (seen && instance.condition("Ready").0 == "True").then_some(())
+    })
+    .await;
+    // As an autoscaler speaks, by the scale of the Deployment; this cluster has no metrics that would make it.
     kubectl_ok(&["-n", &instance.namespace, "scale", "deployment", instance.name, "--replicas=4"]);
+    tokio::time::sleep(Duration::from_secs(5)).await;
     instance.patch(&json!({"spec": {"runtime": {"jam": {"retentionDays": 31}}}}));
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert_eq!(replicas(&instance), 4, "a changed spec is no reason to touch them");
+    assert_eq!(replicas(&instance), 4, "neither time nor a changed spec is a reason to touch them");
     eventually("four pods to serve", || async { (instance.pods().len() == 4).then_some(()) }).await;
     instance.wait_ready();
     let owners = kubectl_ok(&[

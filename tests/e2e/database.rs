@@ -1,11 +1,12 @@
 //! Claim 6: a database that goes away makes pods unready, never restarts them, and everything comes back by itself.
 
 use std::collections::BTreeMap;
+use std::process::Output;
 
 use serde_json::{Value, json};
 
 use crate::path::{first_package, postgres_spec};
-use crate::support::{Instance, apply, eventually, kubectl_ok, object};
+use crate::support::{Instance, apply, eventually, kubectl, kubectl_ok, object};
 
 /// The PostgreSQL of `dev/cluster/addons/postgres.yaml`, one in the namespace of each test that needs it.
 pub struct Postgres {
@@ -54,11 +55,17 @@ impl Postgres {
         &self.namespace
     }
 
-    /// Asks it as its administrator, in one of its databases; the answer's bare text.
-    pub fn asked(&self, database: &str, statement: &str) -> String {
+    /// Asks it as its administrator, in one of its databases.
+    pub fn ask(&self, database: &str, statement: &str) -> Output {
         let psql = ["psql", "-At", "-h", "/tmp", "-U", "postgres", "-d", database, "-c", statement];
-        let answer = kubectl_ok(&[&["-n", &self.namespace, "exec", "pg-0", "--"], &psql[..]].concat());
-        answer.trim().to_owned()
+        kubectl(&[&["-n", &self.namespace, "exec", "pg-0", "--"], &psql[..]].concat())
+    }
+
+    /// The bare text of its answer, which must be one.
+    pub fn asked(&self, database: &str, statement: &str) -> String {
+        let output = self.ask(database, statement);
+        assert!(output.status.success(), "{statement}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
     /// Cuts it off: nobody reaches it through its Service any more. Its data stays.

@@ -67,7 +67,7 @@ impl Load {
             let Got { good, bad } = task.await.expect("a client does not panic");
             let _ =
                 writeln!(said, "{what}: {good} good, {} bad {:#?}", bad.len(), bad.iter().take(8).collect::<Vec<_>>());
-            assert!(good > 50, "too little load to say anything: {said}");
+            assert!(good > 10, "too little load to say anything: {said}");
             failed += bad.len();
             submitted = good;
         }

@@ -14,10 +14,9 @@ use crate::traffic::Load;
 const MIGRATION_LOCK: i64 = 72_069_576_371_507_464;
 
 /// Makes a node silent, or lets it be heard again. Its containers run on: nobody can know that from outside.
-fn kubelet(verb: &str, node: &str) {
+fn kubelet(verb: &str, node: &str) -> bool {
     let script = repository_file("dev/cluster/kubelet");
-    let done = Command::new(script).args([verb, node]).status().expect("bash is there");
-    assert!(done.success(), "dev/cluster/kubelet {verb} {node}");
+    Command::new(script).args([verb, node]).status().is_ok_and(|done| done.success())
 }
 
 /// Puts everything right again, also when the test fails in between.
@@ -61,7 +60,9 @@ impl<'a> Held<'a> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.1.asked("postgres", "select pg_terminate_backend(pid) from pg_stat_activity where query like '%pg_sleep%' and pid <> pg_backend_pid()");
+        let end = "select pg_terminate_backend(pid) from pg_stat_activity where query like '%pg_sleep%' and pid <> pg_backend_pid()";
+        let _ = self.1.ask("postgres", end);
+        let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
@@ -122,7 +123,7 @@ async fn while_a_node_is_dead_no_second_migration_starts_and_the_old_version_ser
 
     let _heard = Heard;
     let first = migration_on_node_2(&instance, &database).await;
-    kubelet("stop", "2");
+    assert!(kubelet("stop", "2"), "the kubelet of node 2 is killed");
     eventually("the node to count as dead", || async { (!node_is_ready("node2")).then_some(()) }).await;
     eventually("its pods to be given up", || async {
         let pod = object(&instance.namespace, "pod", first["metadata"]["name"].as_str()?)?;
@@ -139,7 +140,7 @@ async fn while_a_node_is_dead_no_second_migration_starts_and_the_old_version_ser
     let old = |pod: &Value| pod["metadata"]["labels"]["pod-template-hash"] == image;
     assert!(instance.pods().iter().all(old), "no pod of the new revision: {}", instance.describe());
 
-    kubelet("start", "2");
+    assert!(kubelet("start", "2"), "the kubelet of node 2 is started");
     eventually("another migration after the end of the first", || async {
         let pods = migrating(&instance);
         assert!(pods.len() <= 1, "{pods:#?}");
