@@ -88,7 +88,6 @@ impl Limiter {
     }
 
     /// Buckets that are not empty, by key, at most so many: of every process where they are shared.
-    #[allow(dead_code)] // GET /jam/admin/rate-limits asks for it
     pub async fn buckets(&self, most: u32, now: Timestamp) -> Stored<Vec<InUse>> {
         match self {
             Self::Own(table) => {
@@ -105,7 +104,6 @@ impl Limiter {
     }
 
     /// Empties a bucket, in every process within two seconds; says whether there was one.
-    #[allow(dead_code)] // POST /jam/admin/rate-limits asks for it
     pub async fn reset(&self, key: &str) -> Stored<bool> {
         match self {
             Self::Own(table) => {
