@@ -59,12 +59,12 @@ mod tests {
 
     fn secret(name: &str, owned: bool) -> ObjectMeta {
         let labels = [(names::MANAGED_BY.0, names::MANAGED_BY.1), (names::INSTANCE, "main")];
-        let owner = OwnerReference { controller: Some(true), uid: "uid".into(), ..OwnerReference::default() };
+        let reference = OwnerReference { controller: Some(true), uid: "uid".into(), ..OwnerReference::default() };
         ObjectMeta {
             name: Some(name.into()),
             namespace: Some("jam".into()),
             labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
-            owner_references: owned.then(|| vec![owner]),
+            owner_references: owned.then(|| vec![reference]),
             ..ObjectMeta::default()
         }
     }

@@ -59,8 +59,8 @@ async fn what_happens_to_a_package_is_told_in_order_and_a_reader_resumes_at_any_
     let from = |at: usize| events[at..].to_vec();
     assert_eq!(Stream::open(&server, &format!("?after={}", greeting.id)).await.events(5).await, from(0));
     assert_eq!(Stream::open(&server, "?after=0").await.events(5).await, from(0));
-    for at in 0..4 {
-        let last = &events[at].id;
+    for (at, event) in events.iter().enumerate().take(4) {
+        let last = &event.id;
         assert_eq!(Stream::open(&server, &format!("?after={last}")).await.events(4 - at).await, from(at + 1));
         assert_eq!(Stream::of(&server, TOKEN, "?after=0", Some(last)).await.events(4 - at).await, from(at + 1));
     }

@@ -57,7 +57,7 @@ impl Stream {
         loop {
             if let Some((block, rest)) = self.text.split_once("\n\n") {
                 let message = parsed(block);
-                self.text = rest.to_owned();
+                self.text = rest.to_string();
                 return Some(message);
             }
             let chunk = self.response.chunk().await.ok()??;

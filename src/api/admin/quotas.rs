@@ -11,7 +11,7 @@ use crate::api::admit::Admitted;
 use crate::api::body::received;
 use crate::api::controls;
 use crate::api::fault::{Fault, not_found, ok};
-use crate::api::shapes::admin::Quotas;
+use crate::api::shapes::admin::ServiceLimitsView;
 use crate::api::state::Api;
 
 /// GET /jam/admin/services/{id}/quotas.
@@ -41,10 +41,10 @@ pub async fn delete(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Faul
     Ok(gone())
 }
 
-fn shown(api: &Api, service_id: ServiceId) -> Quotas {
+fn shown(api: &Api, service_id: ServiceId) -> ServiceLimitsView {
     let in_force = api.controls.in_force();
     let limits = Quota::default().over(&service_id, in_force.settings.services.get(&service_id));
-    Quotas {
+    ServiceLimitsView {
         quotas: in_force.quotas.get(&service_id).copied().unwrap_or_default(),
         in_force: limits.into(),
         service_id,

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::call::{Answer, Call, Parameter};
 use super::calls::{listed, of, package_id, paging};
 use crate::api::shapes::admin::{
-    BucketInUse, CleanupRan, CleanupStands, Delegated, Disputed, Items, Overridden, Quotas,
+    BucketInUse, CleanupRan, CleanupStands, Delegated, Disputed, Items, Overridden, ServiceLimitsView,
 };
 
 const ADMIN: &str = "admin";
@@ -107,7 +107,7 @@ pub(super) fn delete_toggle() -> Call {
 pub(super) fn quotas() -> Call {
     Call::new(ADMIN, "Read the quotas of a service", "What is set at run time, and what is in force.")
         .takes(service())
-        .answers(Answer::json::<Quotas>(200, "The quotas."))
+        .answers(Answer::json::<ServiceLimitsView>(200, "The quotas."))
         .refuses(Code::ServiceDenied, OTHER_SERVICE)
 }
 
@@ -120,7 +120,7 @@ pub(super) fn set_quotas() -> Call {
     )
     .takes(service())
     .reads::<Quota>()
-    .answers(Answer::json::<Quotas>(200, "The quotas."))
+    .answers(Answer::json::<ServiceLimitsView>(200, "The quotas."))
     .refuses(Code::ServiceDenied, OTHER_SERVICE)
 }
 

@@ -83,7 +83,7 @@ impl Overridden {
 
 /// What a service may use.
 #[derive(Serialize, JsonSchema)]
-pub struct Quotas {
+pub struct ServiceLimitsView {
     /// The service.
     pub service_id: ServiceId,
     /// What is set for it at run time; what is left out is the settings' value.

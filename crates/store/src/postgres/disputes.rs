@@ -46,13 +46,12 @@ pub(super) async fn dissent(
     }
     let rivals = reports::rivals(&mut transaction, package).await?;
     let known = rivals.into_iter().map(|bundle| bundle.report).find(|report| report.refine_output_hash == hash);
-    let target = match known {
-        Some(known) => known,
-        None => {
-            let new = rival(&own, hash, word.created_at);
-            reports::insert_rival(&mut transaction, &new).await?;
-            new
-        }
+    let target = if let Some(known) = known {
+        known
+    } else {
+        let new = rival(&own, hash, word.created_at);
+        reports::insert_rival(&mut transaction, &new).await?;
+        new
     };
     if own.status != PackageStatus::Disputed {
         let reason = conflict(&own, &word.worker_id, hash);
