@@ -263,8 +263,8 @@ impl Foreign {
         let label = |key: &str| metadata.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
         let labelled =
             label(names::MANAGED_BY.0) == Some(names::MANAGED_BY.1) && label(names::INSTANCE) == Some(instance);
-        let fields = metadata.managed_fields.iter().flatten();
-        let written = fields.into_iter().any(|entry| entry.manager.as_deref() == Some(names::FIELD_MANAGER));
+        let mut fields = metadata.managed_fields.iter().flatten();
+        let written = fields.any(|entry| entry.manager.as_deref() == Some(names::FIELD_MANAGER));
         let unlabelled = label(names::INSTANCE).is_none_or(|named| named == instance);
         let owner = match controller_of(metadata) {
             Some((_, controller)) if controller == uid => return None,
