@@ -9,7 +9,7 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
 use crate::operator_support::{Account, apply, condition, eventually};
-use crate::rotation_support::{Node, SECONDS, annotate, answer, at_stage, database, key, spec};
+use crate::rotation_support::{Node, SECONDS, annotate, answer, answer_of, at_stage, database, key, spec};
 use crate::support::cluster::control_plane;
 
 /// What a pod answers to a request that needs the scope `process`.
@@ -149,8 +149,9 @@ async fn administrators_tokens_reach_the_pods_as_hashes_and_a_changed_secret_cou
     let demo = key(&client, &namespace, "demo", "token").await.unwrap();
     assert!(!knows(&book, &demo), "no consumer is an administrator");
     for address in node.addresses().into_values() {
-        assert_eq!(answer(&address, &demo).await, 200);
-        assert_eq!(answer(&address, "an-administrators-token-1").await, 401, "an administrator is no consumer");
+        let audit = async |token: &str| answer_of(&address, "/jam/admin/audit", token).await;
+        assert_eq!((audit("an-administrators-token-1").await, audit("an-administrators-token-2").await), (200, 200));
+        assert_eq!((answer(&address, &demo).await, audit(&demo).await), (200, 403), "no consumer administers");
     }
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
     let generation = async || deployments.get("main").await.unwrap().metadata.generation;
@@ -161,6 +162,11 @@ async fn administrators_tokens_reach_the_pods_as_hashes_and_a_changed_secret_cou
         (knows(&book, "an-administrators-token-3") && !knows(&book, "an-administrators-token-1")).then_some(())
     })
     .await;
+    for address in node.addresses().into_values() {
+        let audit = async |token: &str| answer_of(&address, "/jam/admin/audit", token).await;
+        eventually("it is let in", async || (audit("an-administrators-token-3").await == 200).then_some(())).await;
+        assert_eq!(audit("an-administrators-token-1").await, 401, "what is no longer there is not");
+    }
     operator.quiet().await;
     assert_eq!(generation().await, before, "no pod is replaced for a token");
     assert!(operator.forbidden().is_empty() && !operator.logged().contains("an-administrators-token"));

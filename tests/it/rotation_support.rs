@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jam_plan::JamInstance;
+use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
@@ -69,7 +70,7 @@ impl Node {
             let mut number = 0;
             loop {
                 let hashes = secrets.get_opt(&format!("{instance}-token-hashes")).await.ok().flatten();
-                let file = hashes.and_then(|secret| secret.data?.remove("tokens.json")).map(|bytes| bytes.0);
+                let files = hashes.and_then(|secret| secret.data);
                 let listed = pods.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
                 let names: BTreeSet<String> = listed.iter().map(ResourceExt::name_any).collect();
                 known.lock().unwrap().retain(|name, _| names.contains(name));
@@ -79,18 +80,18 @@ impl Node {
                         if pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Pending") {
                             tell(&pods, &name, json!({"phase": "Succeeded"})).await;
                         }
-                    } else if let Some(file) = &file {
+                    } else if let Some(files) = &files {
                         let is_new = !known.lock().unwrap().contains_key(&name);
                         if is_new {
                             number += 1;
                             let address = format!("127.62.{block}.{number}");
-                            let process = start(&out, &name, &address, file);
+                            let process = start(&out, &name, &address, files);
                             known.lock().unwrap().insert(name.clone(), process);
                             listening(&address).await;
                             tell(&pods, &name, ready(&address)).await;
                         }
                         if !left_alone.lock().unwrap().contains(&name) {
-                            put(&known.lock().unwrap()[&name].folder, file);
+                            put(&known.lock().unwrap()[&name].folder, files);
                         }
                     }
                 }
@@ -124,14 +125,15 @@ impl Node {
     }
 }
 
-fn start(logs: &std::path::Path, pod: &str, address: &str, file: &[u8]) -> Running {
+fn start(logs: &std::path::Path, pod: &str, address: &str, files: &Files) -> Running {
     let folder = tempfile::tempdir().unwrap();
-    put(&folder, file);
+    put(&folder, files);
     let log = File::create(logs.join(format!("{pod}.log"))).unwrap();
     let process = Command::new(env!("CARGO_BIN_EXE_jam-api"))
         .args(["serve", "--enabled", "true", "--store", "memory", "--rate-limit-per-minute", "0"])
         .args(["--listen", &format!("{address}:8080"), "--metrics-listen", "", "--log", "debug"])
         .args(["--tokens-file".as_ref(), folder.path().join("tokens.json").as_os_str()])
+        .args(["--admin-tokens-file".as_ref(), folder.path().join("admin-tokens.json").as_os_str()])
         .env_clear()
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
@@ -141,14 +143,18 @@ fn start(logs: &std::path::Path, pod: &str, address: &str, file: &[u8]) -> Runni
     Running { process, address: address.to_owned(), folder }
 }
 
-/// As the kubelet does: whole or not at all.
-fn put(folder: &tempfile::TempDir, file: &[u8]) {
-    let (new, target) = (folder.path().join("new"), folder.path().join("tokens.json"));
-    if fs::read(&target).is_ok_and(|there| there == file) {
-        return;
+/// What the Secret of hashes holds.
+type Files = BTreeMap<String, ByteString>;
+
+/// As the kubelet does: each file whole or not at all.
+fn put(folder: &tempfile::TempDir, files: &Files) {
+    for (name, ByteString(file)) in files {
+        let (new, target) = (folder.path().join("new"), folder.path().join(name));
+        if !fs::read(&target).is_ok_and(|there| there == *file) {
+            fs::write(&new, file).unwrap();
+            fs::rename(&new, &target).unwrap();
+        }
     }
-    fs::write(&new, file).unwrap();
-    fs::rename(&new, &target).unwrap();
 }
 
 /// Not with `eventually`: what it takes cannot move between threads.
@@ -224,6 +230,11 @@ pub async fn at_stage(client: &Client, namespace: &str, stage: &str) -> jam_plan
 
 /// What a pod answers to a request with this token.
 pub async fn answer(address: &str, token: &str) -> u16 {
-    let request = reqwest::Client::new().get(format!("http://{address}:8080/jam/status")).bearer_auth(token);
+    answer_of(address, "/jam/status", token).await
+}
+
+/// The same at another path.
+pub async fn answer_of(address: &str, path: &str, token: &str) -> u16 {
+    let request = reqwest::Client::new().get(format!("http://{address}:8080{path}")).bearer_auth(token);
     request.send().await.map_or(0, |answer| answer.status().as_u16())
 }
