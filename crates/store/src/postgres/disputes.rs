@@ -112,8 +112,24 @@ pub(super) async fn resolve(
     engine: &Engine,
 ) -> Result<Resolved, Failure> {
     let mut transaction = begin(&store.pool, Begin::Admin).await?;
-    packages::lock(&mut transaction, id).await?;
-    let Some(dispute) = dispute_of(&mut transaction, id).await? else { return Ok(Resolved::NotDisputed) };
+    let resolved = end(store, &mut transaction, (id, accepted), by, engine).await?;
+    match resolved {
+        Resolved::Ended(_) => transaction.commit().await?,
+        // At once: who looks for pending packages passes over those that somebody holds.
+        Resolved::Before | Resolved::NoSuchReport | Resolved::NotDisputed => transaction.rollback().await?,
+    }
+    Ok(resolved)
+}
+
+async fn end(
+    store: &PostgresStore,
+    transaction: &mut PgConnection,
+    (id, accepted): (PackageId, Option<ReportId>),
+    by: &By,
+    engine: &Engine,
+) -> Result<Resolved, Failure> {
+    packages::lock(transaction, id).await?;
+    let Some(dispute) = dispute_of(transaction, id).await? else { return Ok(Resolved::NotDisputed) };
     if dispute.resolution.is_some() {
         return Ok(Resolved::Before);
     }
@@ -122,11 +138,11 @@ pub(super) async fn resolve(
         let Some(place) = chosen else { return Ok(Resolved::NoSuchReport) };
         let report = WorkReport { status: PackageStatus::Applied, ..dispute.reports[place].report.clone() };
         if place > 0 {
-            reports::take_the_place(&mut transaction, id, accepted).await?;
+            reports::take_the_place(transaction, id, accepted).await?;
         }
-        let seqs = process::accumulate(&mut transaction, &[&report], engine, || (store.clock)()).await?;
-        reports::apply(&mut transaction, &report, seqs.get(&accepted).copied()).await?;
-        packages::move_all(&mut transaction, &[(id, PackageStatus::Applied)]).await?;
+        let seqs = process::accumulate(transaction, &[&report], engine, || (store.clock)()).await?;
+        reports::apply(transaction, &report, seqs.get(&accepted).copied()).await?;
+        packages::move_all(transaction, &[(id, PackageStatus::Applied)]).await?;
     }
     let resolution = Resolution::of(accepted, by);
     query("update disputes set resolution = $2::json where package_id = $1")
@@ -134,9 +150,8 @@ pub(super) async fn resolve(
         .bind(body(&resolution)?)
         .execute(&mut *transaction)
         .await?;
-    audit::write(&mut transaction, &resolution.deed(by, id, &dispute.reason)).await?;
-    let ended = dispute_of(&mut transaction, id).await?;
-    transaction.commit().await?;
+    audit::write(transaction, &resolution.deed(by, id, &dispute.reason)).await?;
+    let ended = dispute_of(transaction, id).await?;
     Ok(ended.map_or(Resolved::NotDisputed, Resolved::Ended))
 }
 
