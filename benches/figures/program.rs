@@ -21,7 +21,7 @@ impl Program {
     /// `jam-api serve` as it is shipped: token, limiter and metrics on, logs down to warnings, on the database or in memory.
     pub fn api(path: &Path, dsn: Option<&str>) -> Self {
         let mut command = jam_api(path, dsn);
-        command.arg("serve").env("JAM_LISTEN", "127.0.0.1:0").env("JAM_RATE_LIMIT_PER_MINUTE", "100000000");
+        command.arg("serve").env("JAM_LISTEN", "127.0.0.1:0").env("JAM_RATE_LIMIT_PER_MINUTE", "10000000");
         // A cap that is never reached, but counted up to, as in production.
         command.env("JAM_MAX_PENDING_PACKAGES", "10000");
         Self::listening(command)

@@ -34,6 +34,8 @@ pub enum Action {
     ReadPreimage,
     /// A preimage's record.
     PreimageMeta,
+    /// Whether a preimage has a record.
+    HeadPreimageMeta,
     /// Remove a preimage.
     DeletePreimage,
     /// Submit a package.
@@ -58,6 +60,14 @@ pub enum Action {
     ReadReceipt,
     /// Follow what happens.
     FollowEvents,
+    /// Bring an archived package back.
+    RestorePackage,
+    /// Clean up now.
+    RunCleanup,
+    /// How cleaning up stands.
+    CleanupStatus,
+    /// What administrators did.
+    Audit,
 }
 
 /// Who may do it.
@@ -69,6 +79,8 @@ pub enum Permission {
     OpenHealth,
     /// Who carries the scope.
     Needs(Scope),
+    /// Who is an administrator by the admin token file.
+    Administers,
 }
 
 /// What body it takes.
@@ -101,18 +113,19 @@ pub struct Rule {
 
 const fn row(action: Action, method: Method, path: &'static str, permission: Permission, body: BodyRule) -> Rule {
     // Health and version are asked for by machines that must never be told to slow down.
-    let limited = matches!(permission, Permission::Needs(_));
+    let limited = matches!(permission, Permission::Needs(_) | Permission::Administers);
     Rule { action, method, path, permission, limited, body }
 }
 
 const READ: Permission = Permission::Needs(Scope::Read);
 const SUBMIT: Permission = Permission::Needs(Scope::Submit);
 const PROCESS: Permission = Permission::Needs(Scope::Process);
+const OFFICE: Permission = Permission::Administers;
 const ADMIN: Permission = Permission::Needs(Scope::Admin);
 
 /// Every action.
 #[rustfmt::skip]
-pub static TABLE: [Rule; 24] = [
+pub static TABLE: [Rule; 29] = [
     row(Action::Healthz,          Method::GET,    "/healthz",                       Permission::Open,       BodyRule::None),
     row(Action::Readyz,           Method::GET,    "/readyz",                        Permission::Open,       BodyRule::None),
     row(Action::Version,          Method::GET,    "/system/version",                Permission::Open,       BodyRule::None),
@@ -126,6 +139,7 @@ pub static TABLE: [Rule; 24] = [
     row(Action::ReadPreimage,     Method::GET,    "/jam/preimages/{hash}",          READ,                   BodyRule::None),
     row(Action::DeletePreimage,   Method::DELETE, "/jam/preimages/{hash}",          ADMIN,                  BodyRule::None),
     row(Action::PreimageMeta,     Method::GET,    "/jam/preimages/{hash}/meta",     READ,                   BodyRule::None),
+    row(Action::HeadPreimageMeta, Method::HEAD,   "/jam/preimages/{hash}/meta",     READ,                   BodyRule::None),
     row(Action::SubmitPackage,    Method::POST,   "/jam/packages",                  SUBMIT,                 BodyRule::Json),
     row(Action::ListPackages,     Method::GET,    "/jam/packages",                  READ,                   BodyRule::None),
     row(Action::ReadPackage,      Method::GET,    "/jam/packages/{id}",             READ,                   BodyRule::None),
@@ -137,7 +151,21 @@ pub static TABLE: [Rule; 24] = [
     row(Action::ListReceipts,     Method::GET,    "/jam/receipts",                  READ,                   BodyRule::None),
     row(Action::ReadReceipt,      Method::GET,    "/jam/receipts/{hash}",           READ,                   BodyRule::None),
     row(Action::FollowEvents,     Method::GET,    "/jam/events",                    READ,                   BodyRule::None),
+    row(Action::RestorePackage,   Method::POST,   "/jam/admin/packages/{id}/restore", OFFICE,               BodyRule::None),
+    row(Action::RunCleanup,       Method::POST,   "/jam/admin/cleanup/run",         OFFICE,                 BodyRule::None),
+    row(Action::CleanupStatus,    Method::GET,    "/jam/admin/cleanup/status",      OFFICE,                 BodyRule::None),
+    row(Action::Audit,            Method::GET,    "/jam/admin/audit",               OFFICE,                 BodyRule::None),
 ];
+
+/// Whether the path is one of JAM.
+pub fn is_jam(path: &str) -> bool {
+    path == "/jam" || path.starts_with("/jam/")
+}
+
+/// Whether the path is one of the admin plane.
+pub fn is_admin(path: &str) -> bool {
+    path == "/jam/admin" || path.starts_with("/jam/admin/")
+}
 
 /// Where a request leads.
 #[derive(Debug)]
@@ -197,9 +225,19 @@ mod tests {
     #[test]
     fn every_row_is_found_by_its_own_method_and_path() {
         for rule in &TABLE {
-            let path = rule.path.replace("{hash}", "x").replace("{id}", "x");
+            let (before, after) = rule.path.split_once('{').unwrap_or((rule.path, "}"));
+            let path =
+                format!("{before}{}{}", if before == rule.path { "" } else { "x" }, after.split_once('}').unwrap().1);
             assert_eq!(found(&rule.method, &path).map(|(action, _)| action), Some(rule.action));
         }
+    }
+
+    #[test]
+    fn what_administrators_do_is_under_one_path_and_nothing_else_is() {
+        for rule in &TABLE {
+            assert_eq!(is_admin(rule.path), rule.permission == Permission::Administers, "{}", rule.path);
+        }
+        assert!(is_jam("/jam/admin") && is_admin("/jam/admin") && !is_admin("/jam/administer"));
     }
 
     #[test]
@@ -220,7 +258,7 @@ mod tests {
 
     #[test]
     fn get_answers_head_and_a_wrong_method_learns_the_right_ones() {
-        assert_eq!(found(&Method::HEAD, "/jam/preimages/x/meta"), Some((Action::PreimageMeta, "x".into())));
+        assert_eq!(found(&Method::HEAD, "/jam/preimages/x/meta"), Some((Action::HeadPreimageMeta, "x".into())));
         assert_eq!(found(&Method::HEAD, "/jam/preimages/x"), Some((Action::HeadPreimage, "x".into())));
         let Route::WrongMethod(path, allowed) = find(&Method::POST, "/jam/preimages/x") else { panic!("found") };
         assert_eq!(path, "/jam/preimages/{hash}");

@@ -11,9 +11,10 @@ use axum::http::request::Parts;
 use jam_domain::client::{AddressBlock, client_address, limit_block};
 use jam_domain::limit::{Rate, Verdict};
 use jam_domain::page::Visible;
-use jam_domain::token::{Known, Scope, TokenBook, TokenEntry, Unaccepted};
-use jam_domain::{Code, Refusal, ServiceId, Settings, Timestamp, TokenId};
-use tokio::sync::Semaphore;
+use jam_domain::token::{Known, Scope, TokenBook, TokenEntry, TokenHash, Unaccepted};
+use jam_domain::{By, Code, Refusal, ServiceId, Settings, Timestamp, TokenId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::action::{BodyRule, MAX_JSON, Permission, Rule};
 use super::limiter::{Key, Limiter};
@@ -21,17 +22,22 @@ use super::metrics::{AuthFailure, Metrics, QuotaReject};
 use super::query::Query;
 use super::tokens::Tokens;
 
+/// How long a body waits for its turn.
+const TURN: Duration = Duration::from_secs(30);
+
 /// What admission decides with.
 pub struct Gate {
     /// The tokens in force.
     pub tokens: Arc<Tokens>,
+    /// The tokens of administrators; `None`: there is no admin plane.
+    pub admins: Option<Arc<Tokens>>,
     /// The rate limiter.
     pub limiter: Limiter,
     /// Proxies whose forwarding headers are believed.
     pub trusted_proxies: Vec<AddressBlock>,
-    /// KiB of uploads and downloads that may still be held.
+    /// KiB of bodies that may still be held.
     pub transfers: Arc<Semaphore>,
-    /// KiB of uploads and downloads that may be held at all.
+    /// KiB of bodies that may be held at all.
     pub transfer_budget: u32,
     /// How long a client may keep us waiting.
     pub patience: Duration,
@@ -46,6 +52,8 @@ pub struct Caller {
     pub services: Visible,
     /// What the token file says of it; `None` without a token.
     pub entry: Option<TokenEntry>,
+    /// Whether the token is an administrator's.
+    pub admin: bool,
     /// Whose bucket the requests count in.
     bucket: Key,
 }
@@ -70,12 +78,31 @@ pub struct Admitted<'a> {
 
 impl Caller {
     fn anonymous(address: IpAddr) -> Self {
-        Self { id: TokenId::anonymous(), services: None, entry: None, bucket: Key::Address(limit_block(address)) }
+        Self {
+            id: TokenId::anonymous(),
+            services: None,
+            entry: None,
+            admin: false,
+            bucket: Key::Address(limit_block(address)),
+        }
     }
 
     fn of_entry(entry: &TokenEntry) -> Self {
-        let (id, services) = (entry.id.clone(), entry.services.clone());
-        Self { bucket: Key::Token(id.clone()), id, services, entry: Some(entry.clone()) }
+        Self {
+            id: entry.id.clone(),
+            services: entry.services.clone(),
+            entry: Some(entry.clone()),
+            admin: entry.carries(Scope::Admin),
+            bucket: Key::Token(entry.id.clone()),
+        }
+    }
+
+    /// Refuses a token that may touch some services only, where what it asks for concerns all of them.
+    pub fn may_touch_all(&self) -> Result<(), Refusal> {
+        let Some(services) = &self.services else { return Ok(()) };
+        let names: Vec<_> = services.iter().map(ServiceId::as_str).collect();
+        let message = format!("this concerns every service, and this token may touch only {}", names.join(", "));
+        Err(Refusal::new(Code::ServiceDenied, message))
     }
 
     /// Refuses a service that the token may not touch.
@@ -83,6 +110,23 @@ impl Caller {
         match &self.services {
             Some(services) if !services.contains(service) => Err(denied(services, service)),
             Some(_) | None => Ok(()),
+        }
+    }
+}
+
+impl Admitted<'_> {
+    /// Who asks, and when: for the audit.
+    pub fn by(&self) -> By {
+        By { token_id: self.caller.id.clone(), at: self.now }
+    }
+
+    /// Whether archived packages are asked for, which are for administrators only.
+    pub fn archived(&self) -> Result<bool, Refusal> {
+        match self.query.flag("archived")? {
+            true if !self.caller.admin => {
+                Err(Refusal::new(Code::AuthForbidden, "archived=true needs a token with scope admin"))
+            }
+            archived => Ok(archived),
         }
     }
 }
@@ -131,9 +175,22 @@ impl Gate {
         let query = match rule.permission {
             // What everyone may ask takes no parameters: whatever a probe appends is not looked at.
             Permission::Open => Query::default(),
-            Permission::OpenHealth | Permission::Needs(_) => Query::parse(parts.uri.query().unwrap_or_default())?,
+            Permission::OpenHealth | Permission::Needs(_) | Permission::Administers => {
+                Query::parse(parts.uri.query().unwrap_or_default())?
+            }
         };
         Ok(Admitted { segment, query, caller, headers: &parts.headers, cap, patience: self.patience, now })
+    }
+
+    /// Waits for room for so many bytes of a body; gives them back when it is dropped.
+    pub async fn turn(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Refusal> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).clamp(1, self.transfer_budget);
+        match timeout(TURN, self.transfers.clone().acquire_many_owned(kib)).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => {
+                Err(Refusal::new(Code::StoreUnavailable, "too many transfers are under way: try again").retry_after(5))
+            }
+        }
     }
 
     fn who(
@@ -148,11 +205,22 @@ impl Gate {
             Permission::Open => None,
             Permission::OpenHealth => (!settings.health_public).then_some(Scope::Read),
             Permission::Needs(scope) => Some(scope),
+            Permission::Administers => Some(Scope::Admin),
         };
         let address = self.address_of(peer, &parts.headers);
         let Some(scope) = needed else { return Ok(Caller::anonymous(address)) };
         let token = bearer(&parts.headers);
+        if let Some(caller) = self.administrator(token, scope, now)? {
+            return Ok(caller);
+        }
         let book = self.tokens.book();
+        if permission == Permission::Administers {
+            let Some(token) = token else { return Err(missing()) };
+            return Err(match book.decide(token, now) {
+                Ok(Known(entry)) => no_administrator(entry.id.clone()),
+                Err(why) => unaccepted(why, TokenHash::of(token).id()),
+            });
+        }
         if !settings.auth_required {
             return without_auth(&book, token, scope, address, now);
         }
@@ -160,8 +228,26 @@ impl Gate {
         match book.decide(token, now) {
             Ok(Known(entry)) if entry.carries(scope) => Ok(Caller::of_entry(entry)),
             Ok(Known(entry)) => Err(lacks(scope, entry.id.clone())),
-            Err(why) => Err(unaccepted(why, jam_domain::token::TokenHash::of(token).id())),
+            Err(why) => Err(unaccepted(why, TokenHash::of(token).id())),
         }
+    }
+
+    /// The caller when the token is one of the admin token file. Being in that file is what makes an administrator: an entry
+    /// that names no scopes carries all of them.
+    fn administrator(
+        &self,
+        token: Option<&str>,
+        scope: Scope,
+        now: Timestamp,
+    ) -> Result<Option<Caller>, (AuthFailure, TokenId, Refusal)> {
+        let (Some(admins), Some(token)) = (&self.admins, token) else { return Ok(None) };
+        let book = admins.book();
+        let Ok(Known(entry)) = book.decide(token, now) else { return Ok(None) };
+        let carries = |scope| entry.scopes.as_ref().is_none_or(|scopes| scopes.contains(&scope));
+        if !carries(scope) {
+            return Err(lacks(scope, entry.id.clone()));
+        }
+        Ok(Some(Caller { admin: carries(Scope::Admin), ..Caller::of_entry(entry) }))
     }
 
     async fn within(
@@ -246,6 +332,11 @@ fn lacks(scope: Scope, id: TokenId) -> (AuthFailure, TokenId, Refusal) {
     (AuthFailure::Scope, id, refusal)
 }
 
+fn no_administrator(id: TokenId) -> (AuthFailure, TokenId, Refusal) {
+    let refusal = Refusal::new(Code::AuthForbidden, "this needs an administrator's token, one of admin_tokens_file");
+    (AuthFailure::Scope, id, refusal)
+}
+
 fn unaccepted(why: Unaccepted, id: TokenId) -> (AuthFailure, TokenId, Refusal) {
     // A token that is not accepted is as good as none: 401, so that a client reads its credentials again.
     match why {
@@ -272,10 +363,14 @@ fn cap_of(body: BodyRule, settings: &Settings, caller: &Caller) -> u64 {
     }
 }
 
+/// The length of the body, when it is announced.
+pub fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 /// Refuses a body that announces more than fits; what does not announce its size is counted while it streams.
 fn fits(body: BodyRule, cap: u64, headers: &HeaderMap) -> Result<(), Refusal> {
-    let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
-    match (body, announced) {
+    match (body, announced(headers)) {
         (BodyRule::Json | BodyRule::Blob, Some(size)) if size > cap => Err(too_large(cap)),
         (BodyRule::None | BodyRule::Json | BodyRule::Blob, _) => Ok(()),
     }

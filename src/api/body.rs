@@ -12,9 +12,11 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use jam_domain::{Code, PreimageHash, Refusal};
 use sha2::{Digest, Sha256};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 
-use super::admit::too_large;
+use super::admit::{Admitted, announced, too_large};
+use super::state::Api;
 
 /// Bytes that have to come for each time that we are patient: slower than this is a client that only holds a place.
 const PROGRESS: usize = 64 << 10;
@@ -70,8 +72,18 @@ impl<'a> Arriving<'a> {
     }
 }
 
+/// Reads a JSON body that was let in, once there is room for it; the room is given back with the permit.
+pub async fn received(
+    api: &Api,
+    admitted: &Admitted<'_>,
+    body: &mut Incoming,
+) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
+    let turn = api.gate.turn(announced(admitted.headers).unwrap_or(admitted.cap).min(admitted.cap)).await?;
+    Ok((whole(body, admitted.cap, admitted.patience).await?, turn))
+}
+
 /// Reads a JSON body of at most `cap` bytes.
-pub async fn whole(body: &mut Incoming, cap: u64, patience: Duration) -> Result<Bytes, Refusal> {
+async fn whole(body: &mut Incoming, cap: u64, patience: Duration) -> Result<Bytes, Refusal> {
     let (mut body, mut read) = (Arriving::new(body, patience), BytesMut::new());
     while let Some(bytes) = body.next().await? {
         if read.len() as u64 + bytes.len() as u64 > cap {

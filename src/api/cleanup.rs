@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jam_domain::retention::{Cleaned, CleanupRecord, CleanupRun, Retention};
-use jam_domain::{Settings, StoreKind, Timestamp};
+use jam_domain::{By, Settings, StoreKind, Timestamp};
 use jam_store::{CleanupError, Store};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,7 @@ use super::store;
 use crate::shutdown;
 
 /// The clock of a run: its beginning decides what is old, its end is remembered.
-type Clock = fn() -> Timestamp;
+pub type Clock = fn() -> Timestamp;
 
 /// Runs one cleanup and says on stdout what it did. The stop signal ends it between two statements: what is done stays done.
 pub async fn cleanup(loaded: Loaded, dry_run: bool, result_file: Option<&Path>) -> Result<(), Ending> {
@@ -29,7 +29,7 @@ pub async fn cleanup(loaded: Loaded, dry_run: bool, result_file: Option<&Path>) 
     }
     let stop = shutdown::on_signal().map_err(|e| Ending::Failed(format!("no signals: {e}")))?;
     let store = store::open(&settings, &wiring).await?;
-    match run(store.as_ref(), &settings, Timestamp::now, dry_run, &stop).await {
+    match run(store.as_ref(), &settings, (Timestamp::now, dry_run), None, &stop).await {
         Ok(ended) => {
             print!("{}", said(&ended, dry_run));
             if let Some(file) = result_file
@@ -50,16 +50,16 @@ pub async fn cleanup(loaded: Loaded, dry_run: bool, result_file: Option<&Path>) 
 pub async fn keep_clean(store: Arc<dyn Store>, settings: Settings, interval: Duration, stop: CancellationToken) {
     while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
         // Logged where it happens; the next one tries again.
-        let _ = run(store.as_ref(), &settings, Timestamp::now, false, &stop).await;
+        let _ = run(store.as_ref(), &settings, (Timestamp::now, false), None, &stop).await;
     }
 }
 
-/// One run: logged once, and remembered unless it was dry.
-async fn run(
+/// One run: logged once, and remembered unless it was dry; in the audit, too, when an administrator asked for it.
+pub async fn run(
     store: &dyn Store,
     settings: &Settings,
-    clock: Clock,
-    dry_run: bool,
+    (clock, dry_run): (Clock, bool),
+    by: Option<&By>,
     stop: &CancellationToken,
 ) -> Result<CleanupRun, CleanupError> {
     let retention = settings.retention(clock());
@@ -76,7 +76,7 @@ async fn run(
     let (started_at, cutoff) = (retention.now(), retention.cutoff());
     let ended = CleanupRun { started_at, finished_at: clock(), cutoff, cleaned, error };
     log(store, &ended, dry_run);
-    if !dry_run && let Err(error) = store.record_cleanup(ended.clone()).await {
+    if !dry_run && let Err(error) = store.record_cleanup(ended.clone(), by).await {
         tracing::warn!(%error, "the cleanup could not be remembered: /system/status shows the one before");
     }
     match result {
@@ -124,7 +124,8 @@ fn log(store: &dyn Store, ended: &CleanupRun, dry_run: bool) {
     }
 }
 
-fn milliseconds(ended: &CleanupRun) -> u64 {
+/// How long a run took.
+pub fn milliseconds(ended: &CleanupRun) -> u64 {
     u64::try_from((ended.finished_at.as_micros() - ended.started_at.as_micros()) / 1000).unwrap_or(0)
 }
 
@@ -149,6 +150,8 @@ fn noted(ended: &CleanupRun, dry_run: bool) -> Value {
         ended.cleaned;
     json!({
         "dry_run": dry_run,
+        "cutoff": ended.cutoff,
+        "duration_ms": milliseconds(ended),
         "archived": {"packages": archived_packages, "reports": archived_reports},
         "deleted": {"packages": deleted_packages, "reports": deleted_reports, "preimages": deleted_preimages},
     })

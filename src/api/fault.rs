@@ -13,6 +13,26 @@ use super::shapes::Problem;
 /// Seconds after which a client may ask a store again that did not answer.
 const STORE_RETRY: u32 = 2;
 
+/// Which codes an answer speaks in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Plane {
+    /// `jam_…`
+    #[default]
+    Jam,
+    /// `jam_admin_…`
+    Admin,
+}
+
+impl Plane {
+    /// The word of this code here.
+    pub fn word(self, code: Code) -> &'static str {
+        match self {
+            Self::Jam => code.as_str(),
+            Self::Admin => code.admin_str(),
+        }
+    }
+}
+
 /// Why a request is not answered as it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
@@ -90,8 +110,8 @@ impl Fault {
     }
 
     /// The answer.
-    pub fn response(&self) -> Response {
-        let mut response = refused(&self.refusal());
+    pub fn response(&self, plane: Plane) -> Response {
+        let mut response = refused(&self.refusal(), plane);
         if let Self::Method(allowed) = self {
             let allowed: Vec<_> = allowed.iter().map(Method::as_str).collect();
             if let Ok(value) = HeaderValue::from_str(&allowed.join(", ")) {
@@ -108,9 +128,9 @@ pub fn not_found(what: &str) -> Refusal {
 }
 
 /// The answer to a refusal, in the one shape of every error.
-pub fn refused(refusal: &Refusal) -> Response {
+pub fn refused(refusal: &Refusal, plane: Plane) -> Response {
     let status = StatusCode::from_u16(refusal.code.status()).expect("codes have statuses between 400 and 503");
-    let mut response = json_response(status, &Problem::of(refusal));
+    let mut response = json_response(status, &Problem::of(refusal, plane));
     if let Some(seconds) = refusal.retry_after {
         response.headers_mut().insert(RETRY_AFTER, seconds.into());
     }

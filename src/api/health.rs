@@ -50,6 +50,11 @@ impl Health {
         Self { store, stale_after, draining: AtomicBool::new(false), last: Mutex::new(None) }
     }
 
+    /// How long after the last good cleanup the next one is overdue.
+    pub fn stale_after(&self) -> Option<Duration> {
+        self.stale_after
+    }
+
     /// From now on the process is not ready: it is about to stop.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);

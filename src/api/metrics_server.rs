@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use jam_store::Store;
 
-use super::fault::{Fault, not_found};
+use super::fault::{Fault, Plane, not_found};
 use super::metrics::Metrics;
 use super::state::Api;
 use super::{server, status};
@@ -37,8 +37,8 @@ pub async fn run(listener: TcpListener, api: Arc<Api>, stop: CancellationToken) 
 pub async fn answer(method: &Method, path: &str, store: &dyn Store, metrics: &Metrics) -> Response {
     let reads = [Method::GET, Method::HEAD];
     match path {
-        _ if !["/metrics", "/healthz"].contains(&path) => Fault::Refused(not_found("path")).response(),
-        _ if !reads.contains(method) => Fault::Method(reads.into()).response(),
+        _ if !["/metrics", "/healthz"].contains(&path) => Fault::Refused(not_found("path")).response(Plane::Jam),
+        _ if !reads.contains(method) => Fault::Method(reads.into()).response(Plane::Jam),
         "/metrics" => scrape(store, metrics).await,
         _ => status::healthz(),
     }

@@ -2,10 +2,12 @@
 //! store → the answer.
 
 pub mod action;
+mod admin;
 mod admit;
 mod body;
 mod build;
 mod cleanup;
+mod connection;
 mod cors;
 mod events;
 mod fault;
@@ -35,6 +37,7 @@ mod status;
 mod store;
 mod tokens;
 mod trace;
+mod unspoken;
 mod work;
 
 pub use program::{Program, main};

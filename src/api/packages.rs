@@ -11,7 +11,7 @@ use jam_store::{NewPackage, SubmitError, Submitted};
 use serde_json::json;
 
 use super::admit::Admitted;
-use super::body::whole;
+use super::body::received;
 use super::fault::{Fault, json_response, not_found, ok};
 use super::lists::list;
 use super::shapes::{Attestations, PackageWithReceipt, ReportBundle};
@@ -21,7 +21,9 @@ use super::state::Api;
 pub async fn submit(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> Result<Response, Fault> {
     let include_receipt = admitted.query.flag("include_receipt")?;
     let key = key_of(admitted)?;
-    let submission = Submission::parse(&whole(body, admitted.cap, admitted.patience).await?)?;
+    let (bytes, turn) = received(api, admitted, body).await?;
+    let submission = Submission::parse(&bytes)?;
+    drop((bytes, turn));
     admitted.caller.may_touch(submission.service_id())?;
     let metrics = &api.pulse.metrics;
     let service = submission.service_id().clone();
@@ -41,7 +43,11 @@ pub async fn submit(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> 
 }
 
 fn key_of(admitted: &Admitted<'_>) -> Result<Option<String>, Refusal> {
-    let Some(value) = admitted.headers.get("idempotency-key") else { return Ok(None) };
+    let mut values = admitted.headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Refusal::field("Idempotency-Key", "must be sent once"));
+    }
     // A key that is not text is as wrong as one that is too long, and refused by the same rule.
     idempotency_key(value.to_str().unwrap_or_default()).map(Some)
 }
@@ -101,7 +107,7 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
         created_after: query.value("created_after")?,
         created_before: query.value("created_before")?,
         visible: admitted.caller.services.clone(),
-        archived: false,
+        archived: admitted.archived()?,
     };
     let asked = query.page()?;
     let include_receipt = query.flag("include_receipt")?;
@@ -109,7 +115,7 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
     let page = api.store.packages(&filter, asked).await?;
     let receipts = if include_receipt && !api.settings.legacy_list_response {
         let ids: Vec<PackageId> = page.items.iter().map(|package| package.id).collect();
-        Some(api.store.package_receipts(&ids).await?)
+        Some(api.store.package_receipts(&ids, filter.archived).await?)
     } else {
         None
     };
@@ -119,19 +125,19 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
 /// GET /jam/packages/{id}.
 pub async fn read(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
     let include_receipt = admitted.query.flag("include_receipt")?;
-    let package = find(api, admitted).await?;
+    let (package, archived) = find(api, admitted).await?;
     if !include_receipt {
         return Ok(ok(&package));
     }
-    let receipt = api.store.package_receipt(package.id).await?;
+    let receipt = api.store.package_receipts(&[package.id], archived).await?.into_iter().next();
     Ok(ok(&PackageWithReceipt { package, receipt }))
 }
 
 /// GET /jam/packages/{id}/report.
 pub async fn report(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
     let include_receipt = admitted.query.flag("include_receipt")?;
-    let package = find(api, admitted).await?;
-    let Some(bundle) = api.store.report_of(package.id).await? else {
+    let (package, archived) = find(api, admitted).await?;
+    let Some(bundle) = report_of(api, package.id, archived).await? else {
         return Err(unrefined(api, &package).await?.into());
     };
     let jam_store::ReportBundle { report, attestations, receipt } = bundle;
@@ -150,16 +156,30 @@ async fn unrefined(api: &Api, package: &WorkPackage) -> Result<Refusal, Fault> {
 
 /// GET /jam/packages/{id}/attestations.
 pub async fn attestations(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
-    let package = find(api, admitted).await?;
-    let bundle = api.store.report_of(package.id).await?;
+    let (package, archived) = find(api, admitted).await?;
+    let bundle = report_of(api, package.id, archived).await?;
     let items = bundle.map(|bundle| bundle.attestations).unwrap_or_default();
     Ok(ok(&Attestations { items }))
 }
 
-/// The package that the path names. A malformed id names none.
-async fn find(api: &Api, admitted: &Admitted<'_>) -> Result<WorkPackage, Fault> {
+/// The package that the path names, and whether it is archived: then only administrators see it, when they ask for it. A
+/// malformed id names none.
+async fn find(api: &Api, admitted: &Admitted<'_>) -> Result<(WorkPackage, bool), Fault> {
+    let also_archived = admitted.archived()?;
     let id: PackageId = admitted.segment.parse().map_err(|_| not_found("package"))?;
-    let package = api.store.package(id).await?.ok_or_else(|| not_found("package"))?;
+    let (package, archived) = match api.store.package(id).await? {
+        Some(package) => (package, false),
+        None if also_archived => {
+            let archived = api.store.archived(id).await?;
+            (archived.ok_or_else(|| not_found("package"))?.package, true)
+        }
+        None => return Err(not_found("package").into()),
+    };
     admitted.caller.may_touch(&package.service_id)?;
-    Ok(package)
+    Ok((package, archived))
+}
+
+async fn report_of(api: &Api, id: PackageId, archived: bool) -> Result<Option<jam_store::ReportBundle>, Fault> {
+    let bundle = if archived { api.store.archived_report(id).await } else { api.store.report_of(id).await };
+    Ok(bundle?)
 }

@@ -1,26 +1,42 @@
-//! A connection that gives up on a client which stops reading: its answer holds memory that others wait for.
+//! A socket that gives up on a client which does not take its answer: the answer holds memory that others wait for.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A stream whose writes fail once the peer has taken nothing for a while.
+use super::connection::Turns;
+use super::unspoken;
+
+/// Bytes that have to be taken for each time that we are patient, as of a body that comes.
+const PROGRESS: usize = 64 << 10;
+
+/// A stream whose writes fail once the peer has let us wait too long for too little.
 pub struct Patient {
     stream: TcpStream,
     stall: Duration,
     deadline: Pin<Box<Sleep>>,
-    waiting: bool,
+    /// When the wait began that is going on.
+    waiting: Option<Instant>,
+    /// Time waited since enough was taken last.
+    waited: Duration,
+    taken: usize,
+    turns: Arc<Turns>,
+    /// What is written instead of an answer of hyper's own, and the length of that.
+    instead: Option<(Bytes, usize)>,
 }
 
 impl Patient {
-    /// Gives up after so long without a byte taken.
-    pub fn new(stream: TcpStream, stall: Duration) -> Self {
-        Self { stream, stall, deadline: Box::pin(sleep(stall)), waiting: false }
+    /// Gives up after waiting so long for less than 64 KiB to be taken.
+    pub fn new(stream: TcpStream, stall: Duration, turns: Arc<Turns>) -> Self {
+        let deadline = Box::pin(sleep(stall));
+        Self { stream, stall, deadline, waiting: None, waited: Duration::ZERO, taken: 0, turns, instead: None }
     }
 
     fn watched(
@@ -29,15 +45,50 @@ impl Patient {
         write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         if let Poll::Ready(written) = write(Pin::new(&mut self.stream), context) {
-            self.waiting = false;
+            if let Some(since) = self.waiting.take() {
+                self.waited += since.elapsed();
+            }
+            self.took(*written.as_ref().unwrap_or(&0));
             return Poll::Ready(written);
         }
-        if !self.waiting {
-            self.waiting = true;
-            self.deadline.as_mut().reset(Instant::now() + self.stall);
+        if self.waiting.is_none() {
+            let now = Instant::now();
+            self.waiting = Some(now);
+            self.deadline.as_mut().reset(now + self.stall.saturating_sub(self.waited));
         }
         ready!(self.deadline.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped reading")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped reading, or reads too slowly")))
+    }
+
+    fn took(&mut self, count: usize) {
+        self.taken += count;
+        if self.taken >= PROGRESS {
+            (self.taken, self.waited) = (0, Duration::ZERO);
+        }
+    }
+
+    /// Writes our words in place of hyper's, and then says that hyper's were written.
+    fn speak(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        while let Some((mut left, stands_for)) = self.instead.take() {
+            if left.is_empty() {
+                return Poll::Ready(Ok(stands_for));
+            }
+            let written = self.watched(context, |stream, context| stream.poll_write(context, &left));
+            if let Poll::Ready(Ok(count)) = written {
+                left.advance(count);
+            }
+            self.instead = Some((left, stands_for));
+            ready!(written)?;
+        }
+        Poll::Ready(Ok(0))
+    }
+
+    /// Whether these bytes are an answer of hyper's own, which has no body.
+    fn is_unspoken(&mut self, bytes: &[u8]) -> bool {
+        if self.instead.is_none() && !self.turns.is_streaming() {
+            self.instead = unspoken::said(bytes).map(|answer| (answer, bytes.len()));
+        }
+        self.instead.is_some()
     }
 }
 
@@ -49,6 +100,9 @@ impl AsyncRead for Patient {
 
 impl AsyncWrite for Patient {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.is_unspoken(bytes) {
+            return self.speak(context);
+        }
         self.watched(context, |stream, context| stream.poll_write(context, bytes))
     }
 
@@ -57,6 +111,11 @@ impl AsyncWrite for Patient {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let Some(first) = parts.first()
+            && self.is_unspoken(first)
+        {
+            return self.speak(context);
+        }
         self.watched(context, |stream, context| stream.poll_write_vectored(context, parts))
     }
 
@@ -76,14 +135,14 @@ impl AsyncWrite for Patient {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
 
     use super::*;
 
     async fn pair() -> (Patient, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (Patient::new(listener.accept().await.unwrap().0, Duration::from_millis(200)), client)
+        (Patient::new(listener.accept().await.unwrap().0, Duration::from_millis(200), Arc::default()), client)
     }
 
     #[tokio::test]
@@ -91,6 +150,31 @@ mod tests {
         let (mut server, _client) = pair().await;
         let error = server.write_all(&vec![0; 64 << 20]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_a_little_now_and_then_is_given_up_as_well() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        // Buffers of the kernel would pass the little on in large pieces.
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut client = socket.connect(listener.local_addr().unwrap()).await.unwrap();
+        let accepted = listener.accept().await.unwrap().0;
+        let mut server = Patient::new(accepted, Duration::from_millis(300), Arc::default());
+        let reader = tokio::spawn(async move {
+            let mut bytes = vec![0; 512];
+            while client.read(&mut bytes).await.is_ok_and(|count| count > 0) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        let error = loop {
+            match server.write(&[0; 512]).await {
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        reader.abort();
     }
 
     #[tokio::test]

@@ -14,20 +14,17 @@ use jam_domain::{Code, Preimage, PreimageHash, Refusal, StoreKind};
 use jam_store::{BlobBody, Put, Upload};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use super::admit::Admitted;
+use super::admit::{Admitted, announced};
 use super::body::checked;
-use super::fault::{Fault, json_response, not_found, ok, refused};
+use super::fault::{Fault, Plane, json_response, not_found, ok, refused};
 use super::metrics::QuotaReject;
 use super::state::Api;
 
 /// Bytes of a transfer that are held at once, whatever the blob's size: what the store and the socket buffer.
 const WINDOW: u64 = 1 << 20;
-/// How long a transfer waits for its turn.
-const TURN: Duration = Duration::from_secs(30);
 /// Characters of a media type at most.
 const MAX_MEDIA_TYPE: usize = 255;
 
@@ -36,10 +33,10 @@ pub async fn put(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> Res
     let started = Instant::now();
     let hash = hash_of(admitted)?;
     let media_type = media_type_of(api, admitted)?;
-    let size_hint = number(admitted.headers);
+    let size_hint = announced(admitted.headers);
     // The memory store holds every blob whole anyway; while it arrives it counts whole.
     let held = if api.settings.store == StoreKind::Memory { size_hint.unwrap_or(admitted.cap) } else { WINDOW };
-    let _turn = turn(api, held.min(size_hint.unwrap_or(u64::MAX))).await?;
+    let _turn = api.gate.turn(held.min(size_hint.unwrap_or(u64::MAX))).await?;
     let upload = Upload { hash, size_hint, media_type, uploader: admitted.caller.id.clone(), now: admitted.now };
     let put =
         api.store.put_preimage(upload, checked(body, hash, admitted.cap, admitted.patience)).await.map_err(Fault::from);
@@ -121,7 +118,7 @@ pub async fn meta(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault>
 /// DELETE /jam/preimages/{hash}.
 pub async fn delete(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
     let hash = hash_of(admitted)?;
-    match api.store.delete_preimage(hash).await? {
+    match api.store.delete_preimage(hash, &admitted.by()).await? {
         Some(true) => {
             tracing::info!(%hash, store = api.store_name(), token_hash = admitted.caller.id.as_str(), "preimage deleted");
             let mut response = Response::new(Body::empty());
@@ -139,7 +136,7 @@ async fn record(api: &Api, admitted: &Admitted<'_>) -> Result<Preimage, Fault> {
 }
 
 async fn send(api: &Api, hash: PreimageHash, range: Option<Range<u64>>) -> Result<Response, Fault> {
-    let turn = turn(api, range.as_ref().map_or(WINDOW, |r| (r.end - r.start).min(WINDOW))).await?;
+    let turn = api.gate.turn(range.as_ref().map_or(WINDOW, |r| (r.end - r.start).min(WINDOW))).await?;
     let asked = range.clone().unwrap_or(0..u64::MAX);
     let (preimage, bytes) = api.store.read_preimage(hash, asked).await?.ok_or_else(|| not_found("preimage"))?;
     let mut response = Response::new(sent(bytes, turn));
@@ -161,16 +158,6 @@ fn sent(bytes: BlobBody, turn: OwnedSemaphorePermit) -> Body {
         let _held = &held;
         chunk.inspect_err(|error| tracing::error!(%error, "a preimage broke off on its way out"))
     }))
-}
-
-async fn turn(api: &Api, bytes: u64) -> Result<OwnedSemaphorePermit, Refusal> {
-    let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).clamp(1, api.gate.transfer_budget);
-    match timeout(TURN, api.gate.transfers.clone().acquire_many_owned(kib)).await {
-        Ok(Ok(permit)) => Ok(permit),
-        Ok(Err(_)) | Err(_) => {
-            Err(Refusal::new(Code::StoreUnavailable, "too many transfers are under way: try again").retry_after(5))
-        }
-    }
 }
 
 fn hash_of(admitted: &Admitted<'_>) -> Result<PreimageHash, Refusal> {
@@ -200,10 +187,6 @@ fn media_type_of(api: &Api, admitted: &Admitted<'_>) -> Result<String, Refusal> 
     Err(Refusal::new(Code::UnsupportedMediaType, format!("{media_type} is not allowed here, only {allowed}")))
 }
 
-fn number(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
 fn is_known(admitted: &Admitted<'_>, preimage: &Preimage) -> bool {
     let etag = preimage.hash.to_string();
     let lines = admitted.headers.get_all(IF_NONE_MATCH);
@@ -217,7 +200,7 @@ fn range_header<'a>(headers: &'a HeaderMap, preimage: &Preimage) -> Option<&'a s
 
 fn out_of_range(preimage: &Preimage) -> Response {
     let refusal = Refusal::field("Range", format!("lies outside of the {} bytes", preimage.size));
-    let mut response = refused(&refusal);
+    let mut response = refused(&refusal, Plane::Jam);
     *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
     set(response.headers_mut(), CONTENT_RANGE, &format!("bytes */{}", preimage.size));
     response

@@ -1,12 +1,13 @@
 //! The program `jam-api`: its commands, and what it exits with.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-use super::settings::{self, Loaded, Purpose, SettingsArgs};
+use super::settings::{self, Loaded, Purpose, SettingsArgs, Strays};
 use super::{build, cleanup, openapi, serve, store, work};
 use crate::telemetry::{self, TelemetryArgs};
 
@@ -72,6 +73,9 @@ struct MigrateArgs {
     /// Only say what would be applied.
     #[arg(long)]
     dry_run: bool,
+    /// Also write what is said here: in a pod, the file of its termination message.
+    #[arg(long, env = "JAM_MIGRATE_RESULT_FILE", value_name = "FILE", conflicts_with = "status")]
+    result_file: Option<PathBuf>,
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
@@ -158,10 +162,11 @@ fn run(program: Program) -> Result<(), Ending> {
             let loaded = load(&settings, Purpose::Work)?;
             runtime()?.block_on(work::work(loaded, interval, batch))
         }
-        Command::Migrate(MigrateArgs { status, dry_run, settings, telemetry }) => {
+        Command::Migrate(MigrateArgs { status, dry_run, result_file, settings, telemetry }) => {
             start_logs(&telemetry)?;
             let loaded = load(&settings, Purpose::Work)?;
-            runtime()?.block_on(store::migrate(&loaded, store::Migration::of(status, dry_run)))
+            let migration = store::Migration::of(status, dry_run);
+            runtime()?.block_on(store::migrate(&loaded, migration, result_file.as_deref()))
         }
         Command::Openapi => {
             print!("{}", openapi::text());
@@ -180,7 +185,28 @@ fn run(program: Program) -> Result<(), Ending> {
 }
 
 fn load(args: &SettingsArgs, purpose: Purpose) -> Result<Loaded, Ending> {
-    settings::load(args, purpose).map_err(|wrong| Ending::Refused(wrong.iter().map(ToString::to_string).collect()))
+    let Strays { mistakes, unread } = Strays::among(variables(), &known_variables());
+    let loaded = settings::load(args, purpose);
+    let wrong: Vec<_> = mistakes.iter().chain(loaded.as_ref().err().into_iter().flatten()).collect();
+    if !wrong.is_empty() {
+        return Err(Ending::Refused(wrong.into_iter().map(ToString::to_string).collect()));
+    }
+    if !unread.is_empty() {
+        tracing::warn!(variables = unread.join(" "), "these variables are no settings of jam-api: nothing reads them");
+    }
+    loaded.map_err(|_| Ending::Refused(Vec::new()))
+}
+
+/// The names in the environment that are text: another is no setting of ours.
+fn variables() -> impl Iterator<Item = String> {
+    std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())
+}
+
+/// The variables that any command of this program reads.
+fn known_variables() -> BTreeSet<String> {
+    let program = Program::command();
+    let arguments = program.get_subcommands().flat_map(clap::Command::get_arguments);
+    arguments.filter_map(|argument| argument.get_env()?.to_str().map(str::to_owned)).collect()
 }
 
 fn start_logs(args: &TelemetryArgs) -> Result<(), Ending> {

@@ -9,7 +9,7 @@ use jam_domain::{Code, PackageStatus, Refusal, ReportId};
 use jam_store::{Attest, ReportBundle};
 
 use super::admit::Admitted;
-use super::body::whole;
+use super::body::received;
 use super::fault::{Fault, json_response, not_found};
 use super::lists::list;
 use super::shapes;
@@ -22,6 +22,7 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
         service_id: query.value("service_id")?,
         status: query.value("status")?,
         visible: admitted.caller.services.clone(),
+        archived: admitted.archived()?,
     };
     let asked = query.page()?;
     filter.service_id.iter().try_for_each(|service| admitted.caller.may_touch(service))?;
@@ -32,7 +33,9 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
 /// POST /jam/reports/{id}/attestations.
 pub async fn attest(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> Result<Response, Fault> {
     let id: ReportId = admitted.segment.parse().map_err(|_| not_found("report"))?;
-    let said = attestation(&whole(body, admitted.cap, admitted.patience).await?, id, admitted.now)?;
+    let (bytes, turn) = received(api, admitted, body).await?;
+    let said = attestation(&bytes, id, admitted.now)?;
+    drop((bytes, turn));
     let worker = said.worker_id.clone();
     let bundle = match api.store.attest(id, said, &admitted.caller.services, &api.engine).await? {
         Attest::Recorded(bundle) => bundle,

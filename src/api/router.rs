@@ -4,22 +4,23 @@ use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use axum::http::header::HOST;
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, Request};
+use axum::http::{HeaderValue, Request, Version};
 use axum::response::Response;
 use futures::FutureExt;
 use hyper::body::Incoming;
-use jam_domain::Code;
 use jam_domain::limit::Verdict;
+use jam_domain::{Code, Refusal};
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use super::action::{self, Action, Route, Rule};
+use super::action::{self, Action, Route, Rule, is_admin, is_jam};
 use super::body::drain;
-use super::fault::{Fault, not_found};
+use super::fault::{Fault, Plane, not_found};
 use super::state::Api;
 use super::trace::TraceId;
-use super::{cors, events, openapi, packages, preimages, process, receipts, reports, status};
+use super::{admin, cors, events, openapi, packages, preimages, process, receipts, reports, status};
 
 /// The route label of what leads nowhere.
 const UNMATCHED: &str = "unmatched";
@@ -29,6 +30,7 @@ const UNMATCHED: &str = "unmatched";
 struct Outcome {
     route: Option<&'static str>,
     verdict: Option<Verdict>,
+    plane: Plane,
 }
 
 /// Answers one request of this peer. Never fails: every fault is an answer.
@@ -46,7 +48,7 @@ pub async fn answer(api: Arc<Api>, peer: IpAddr, request: Request<Incoming>) -> 
     };
     let answered = answered.instrument(span).await;
     let refused = answered.is_err();
-    let mut response = answered.unwrap_or_else(|fault| fault.response());
+    let mut response = answered.unwrap_or_else(|fault| fault.response(outcome.plane));
     if refused {
         drain(body, &parts.headers);
     }
@@ -63,9 +65,13 @@ async fn route(
     body: &mut Incoming,
     outcome: &mut Outcome,
 ) -> Result<Response, Fault> {
+    one_host(parts)?;
     let path = parts.uri.path();
-    if !api.settings.enabled && is_jam(path) {
+    if !mounted(api, path) {
         return Err(not_found("path").into());
+    }
+    if is_admin(path) {
+        outcome.plane = Plane::Admin;
     }
     let (rule, segment) = match action::find(&parts.method, path) {
         Route::Found(rule, segment) => (rule, segment),
@@ -100,7 +106,8 @@ async fn handle(
         Action::PutPreimage => preimages::put(api, &admitted, body).await,
         Action::HeadPreimage => preimages::head(api, &admitted).await,
         Action::ReadPreimage => preimages::read(api, &admitted).await,
-        Action::PreimageMeta => preimages::meta(api, &admitted).await,
+        // Hyper leaves the body of an answer to HEAD out.
+        Action::PreimageMeta | Action::HeadPreimageMeta => preimages::meta(api, &admitted).await,
         Action::DeletePreimage => preimages::delete(api, &admitted).await,
         Action::SubmitPackage => packages::submit(api, &admitted, body).await,
         Action::ListPackages => packages::all(api, &admitted).await,
@@ -113,11 +120,25 @@ async fn handle(
         Action::ListReceipts => receipts::all(api, &admitted).await,
         Action::ReadReceipt => receipts::read(api, &admitted).await,
         Action::FollowEvents => events::follow(api, &admitted).await,
+        Action::RestorePackage => admin::packages::restore(api, &admitted).await,
+        Action::RunCleanup => admin::cleanup::run(api, &admitted).await,
+        Action::CleanupStatus => admin::cleanup::status(api, &admitted).await,
+        Action::Audit => admin::audit(api, &admitted).await,
     }
 }
 
-fn is_jam(path: &str) -> bool {
-    path == "/jam" || path.starts_with("/jam/")
+/// RFC 9112, 3.2: a request of HTTP/1.1 names its host, once.
+fn one_host(parts: &Parts) -> Result<(), Refusal> {
+    let named = parts.headers.get_all(HOST).iter().count();
+    if named > 1 || (named == 0 && parts.version == Version::HTTP_11) {
+        return Err(Refusal::new(Code::BadRequest, "the request must have one Host header"));
+    }
+    Ok(())
+}
+
+/// Whether there is such a path here at all: JAM may be off, and administrators may have no tokens.
+fn mounted(api: &Api, path: &str) -> bool {
+    (api.settings.enabled || !is_jam(path)) && (api.gate.admins.is_some() || !is_admin(path))
 }
 
 /// Faults of ours are logged here, once, with everything that the client is not told. Refusals of clients are logged where

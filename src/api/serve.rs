@@ -41,7 +41,9 @@ pub async fn serve(loaded: Loaded, pauses: Pauses) -> Result<(), Ending> {
         None => None,
     };
     announce(&listener, metrics_listener.as_ref());
-    tokio::spawn(api.gate.tokens.clone().watch(signal.clone()));
+    for tokens in [Some(&api.gate.tokens), api.gate.admins.as_ref()].into_iter().flatten() {
+        tokio::spawn(tokens.clone().watch(signal.clone()));
+    }
     // Any other store outlives this process, and is cleaned up by whoever is scheduled to do it.
     if let (StoreKind::Memory, Some(interval)) = (api.settings.store, pauses.cleanup) {
         tokio::spawn(cleanup::keep_clean(api.store.clone(), api.settings.clone(), interval, signal.clone()));

@@ -1,6 +1,5 @@
 //! The server: connections in, requests to a service, and a stop that finishes what is in flight.
 
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,18 +7,14 @@ use std::time::Duration;
 use axum::http::Request;
 use axum::response::Response;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::patient::Patient;
+use super::connection;
 
-/// Bytes that hyper reads ahead of one connection at most; also the largest head.
-const READ_AHEAD: usize = 32 * 1024;
 /// Connections at once; more wait in the kernel's queue. With what is read ahead of each, strangers who have shown no token
 /// hold 64 MiB, or twice that in the slack of their buffers: the smallest pod survives that.
 const MOST_CONNECTIONS: usize = 2000;
@@ -27,8 +22,10 @@ const MOST_CONNECTIONS: usize = 2000;
 const LAST_REQUESTS: Duration = Duration::from_secs(30);
 /// How long to wait when no connection can be taken, e.g. for want of file descriptors.
 const BREATH: Duration = Duration::from_millis(50);
+/// How long connections that the kernel made before the stop are taken after it, and how long without one is the last.
+const LAST_CONNECTIONS: Duration = Duration::from_secs(1);
 
-/// Serves connections of the listener until the stop, then finishes the requests that are in flight. A client may take
+/// Serves connections of the listener until the stop, then finishes the requests that were sent before. A client may take
 /// `patience` for a request's head, idle so long between two requests, and leave an answer unread so long.
 pub async fn run<S, F>(listener: TcpListener, service: S, patience: Duration, stop: CancellationToken)
 where
@@ -36,39 +33,36 @@ where
     F: Future<Output = Response> + Send + 'static,
 {
     let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-    let open = GracefulShutdown::new();
-    while let Some((stream, peer, place)) = stop.run_until_cancelled(next(&listener, &room)).await {
-        let service = service.clone();
-        let answer = service_fn(move |request| {
-            // Boxed: a connection that reads a stream for hours does not go on holding what it took to make the answer.
-            let answering = Box::pin(service(peer, request));
-            async move { Ok::<_, Infallible>(answering.await) }
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(patience)
-            // A client that has sent everything and closed its side still waits for the answer.
-            .half_close(true)
-            .max_buf_size(READ_AHEAD)
-            // The buffer grows by doubling and may hold more than it asks for: the limit of a head is a limit of its own.
-            .max_header_size(READ_AHEAD)
-            .serve_connection(TokioIo::new(Patient::new(stream, patience)), answer);
-        let connection = open.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection ended early");
-            }
+    let open = TaskTracker::new();
+    let begin = |(stream, peer, place): Arrived| {
+        let serving = connection::serve(stream, peer, service.clone(), patience, stop.clone());
+        open.spawn(async move {
+            serving.await;
             drop(place);
         });
+    };
+    while let Some(arrived) = stop.run_until_cancelled(next(&listener, &room)).await {
+        begin(arrived);
+    }
+    // Whoever is in the kernel's queue has been told that it is connected: closing the listener would cut it off.
+    let end = Instant::now() + LAST_CONNECTIONS;
+    while Instant::now() < end
+        && let Ok(arrived) = timeout(BREATH, next(&listener, &room)).await
+    {
+        begin(arrived);
     }
     drop(listener);
-    if tokio::time::timeout(LAST_REQUESTS, open.shutdown()).await.is_err() {
+    open.close();
+    if timeout(LAST_REQUESTS, open.wait()).await.is_err() {
         tracing::warn!("requests were still in flight 30 s after the stop");
     }
 }
 
+/// A connection, who is at its other end, and its place among those that are served at once.
+type Arrived = (TcpStream, IpAddr, Option<OwnedSemaphorePermit>);
+
 /// The next connection, once there is room for it.
-async fn next(listener: &TcpListener, room: &Arc<Semaphore>) -> (TcpStream, IpAddr, Option<OwnedSemaphorePermit>) {
+async fn next(listener: &TcpListener, room: &Arc<Semaphore>) -> Arrived {
     let place = room.clone().acquire_owned().await.ok();
     loop {
         match listener.accept().await {

@@ -1,5 +1,7 @@
 //! The shapes of answers that are no record of `domain` themselves; handlers serialise them, the OpenAPI document describes them.
 
+pub mod admin;
+
 use jam_domain::{
     AccumulatorRoot, Attestation, Code, HashAlgorithm, Receipt, Refusal, StoreKind, Timestamp, TokenId, WorkPackage,
     WorkReport,
@@ -7,6 +9,8 @@ use jam_domain::{
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 use serde_json::Value;
+
+use super::fault::Plane;
 
 /// What every refusal and every failure answers.
 #[derive(Serialize, JsonSchema)]
@@ -30,14 +34,15 @@ pub struct Problem<'a> {
 
 impl<'a> Problem<'a> {
     /// The body of a refusal.
-    pub fn of(refusal: &'a Refusal) -> Self {
+    pub fn of(refusal: &'a Refusal, plane: Plane) -> Self {
         let Refusal { code, message, retry_after, details } = refusal;
-        Self { error: message, code: code.as_str(), retry_after: *retry_after, details: details.as_ref() }
+        Self { error: message, code: plane.word(*code), retry_after: *retry_after, details: details.as_ref() }
     }
 }
 
 fn code(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "enum": Code::ALL.map(Code::as_str)})
+    let words = Code::ALL.map(Code::as_str).into_iter().chain(Code::ALL.map(Code::admin_str));
+    json_schema!({"type": "string", "enum": words.collect::<Vec<_>>()})
 }
 
 fn details(_: &mut SchemaGenerator) -> Schema {

@@ -56,6 +56,7 @@ impl Api {
         let budget = u32::try_from(wiring.max_bytes_in_flight.div_ceil(1024)).unwrap_or(u32::MAX).max(1);
         let gate = Gate {
             tokens,
+            admins: Tokens::open_admin(wiring)?.map(Arc::new),
             limiter: Limiter::of(store.as_ref()),
             trusted_proxies: wiring.trusted_proxies.clone(),
             transfers: Arc::new(Semaphore::new(budget as usize)),

@@ -1,6 +1,8 @@
 //! The store that the settings name, opened; and its migrations.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jam_domain::{Settings, StoreKind};
 use jam_store::postgres::migrate::{self, MigrateError, Status, Step};
@@ -22,7 +24,11 @@ pub async fn open(settings: &Settings, wiring: &Wiring) -> Result<Arc<dyn Store>
 
 fn config(wiring: &Wiring) -> Result<PostgresConfig, Ending> {
     let dsn = wiring.pg_dsn.as_ref().ok_or_else(|| Ending::Refused(vec!["pg_dsn is missing".into()]))?;
-    Ok(PostgresConfig { max_connections: wiring.pg_max_connections, ..PostgresConfig::new(dsn.reveal()) })
+    Ok(PostgresConfig {
+        max_connections: wiring.pg_max_connections,
+        claim_timeout: Duration::from_secs(wiring.claim_timeout_seconds.into()),
+        ..PostgresConfig::new(dsn.reveal())
+    })
 }
 
 /// What `migrate` is asked for.
@@ -48,48 +54,53 @@ impl Migration {
 }
 
 /// `jam-api migrate`: says on stdout what it did, would do, or found.
-pub async fn migrate(loaded: &Loaded, migration: Migration) -> Result<(), Ending> {
+pub async fn migrate(loaded: &Loaded, migration: Migration, result_file: Option<&Path>) -> Result<(), Ending> {
     if loaded.settings.store == StoreKind::Memory {
         println!("store is memory: there is nothing to migrate");
         return Ok(());
     }
     let config = config(&loaded.wiring)?;
     match migration {
-        Migration::Apply => apply(&config).await,
+        Migration::Apply => {
+            let steps = migrate::apply(&config).await.map_err(ending)?;
+            note(result_file, &format!("{}schema version {}\n", said("applied", &steps), migrate::wanted()));
+            Ok(())
+        }
         Migration::Status => status(&config).await,
         Migration::DryRun => {
             let steps = migrate::plan(&config).await.map_err(ending)?;
-            say("would apply", &steps);
+            note(result_file, &said("would apply", &steps));
             Ok(())
         }
     }
-}
-
-async fn apply(config: &PostgresConfig) -> Result<(), Ending> {
-    let steps = migrate::apply(config).await.map_err(ending)?;
-    say("applied", &steps);
-    println!("schema version {}", migrate::wanted());
-    Ok(())
 }
 
 async fn status(config: &PostgresConfig) -> Result<(), Ending> {
     let Status { version, applied, pending } = migrate::status(config).await.map_err(ending)?;
     let found = version.found.map_or_else(|| "none".to_owned(), |found| found.to_string());
     println!("schema version {found}, this build needs {}", version.wanted);
-    say("is applied", &applied);
-    say("is pending", &pending);
+    print!("{}{}", said("is applied", &applied), said("is pending", &pending));
     if version.found == Some(version.wanted) {
         return Ok(());
     }
     Err(Ending::Failed("the schema is not the one this build needs: run `jam-api migrate`".into()))
 }
 
-fn say(what: &str, steps: &[Step]) {
+fn said(what: &str, steps: &[Step]) -> String {
     if steps.is_empty() {
-        println!("nothing {what}");
+        return format!("nothing {what}\n");
     }
-    for Step { version, description } in steps {
-        println!("{what}: {version} {description}");
+    let lines = steps.iter().map(|Step { version, description }| format!("{what}: {version} {description}"));
+    lines.collect::<Vec<_>>().join("\n") + "\n"
+}
+
+/// Says it on stdout and, for whoever started it, in a file: the operator reads it in the pod's termination message.
+fn note(file: Option<&Path>, text: &str) {
+    print!("{text}");
+    if let Some(file) = file
+        && let Err(error) = std::fs::write(file, text)
+    {
+        tracing::warn!(file = %file.display(), %error, "the result could not be written there");
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Tokens {
     fixed: Vec<TokenEntry>,
     left_out: Vec<TokenHash>,
     file: Option<PathBuf>,
+    /// The setting that names the file.
+    key: &'static str,
     current: RwLock<Arc<TokenBook>>,
 }
 
@@ -38,9 +40,24 @@ impl Tokens {
             let left_out = left_out.collect();
             (allowed, left_out)
         };
-        let tokens = Self { fixed, left_out, file: wiring.tokens_file.clone(), current: RwLock::default() };
-        let text = tokens.file.as_deref().map(read).transpose()?;
-        tokens.replace(text.as_deref())?;
+        Self::of(fixed, left_out, wiring.tokens_file.clone(), "tokens_file")
+    }
+
+    /// The tokens of administrators; `None` when no file names any.
+    pub fn open_admin(wiring: &Wiring) -> Result<Option<Self>, String> {
+        let file = wiring.admin_tokens_file.clone();
+        file.map(|file| Self::of(Vec::new(), Vec::new(), Some(file), "admin_tokens_file")).transpose()
+    }
+
+    fn of(
+        fixed: Vec<TokenEntry>,
+        left_out: Vec<TokenHash>,
+        file: Option<PathBuf>,
+        key: &'static str,
+    ) -> Result<Self, String> {
+        let tokens = Self { fixed, left_out, file, key, current: RwLock::default() };
+        let text = tokens.file.as_deref().map(read).transpose().map_err(|problem| format!("{key}: {problem}"))?;
+        tokens.replace(text.as_deref()).map_err(|problem| format!("{key}: {problem}"))?;
         Ok(tokens)
     }
 
@@ -56,7 +73,7 @@ impl Tokens {
             entries.retain(|fixed| !listed.iter().any(|entry| entry.sha256 == fixed.sha256));
             entries.extend(listed);
         }
-        let book = TokenBook::new(entries).map_err(|e| format!("tokens_file: {e}"))?.leaving_out(self.left_out.clone());
+        let book = TokenBook::new(entries).map_err(|e| e.to_string())?.leaving_out(self.left_out.clone());
         let count = book.len();
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(book);
         Ok(count)
@@ -72,15 +89,17 @@ impl Tokens {
                 Ok(text) if seen.as_ref() == Some(&text) && complaint.is_none() => continue,
                 Ok(text) => text,
                 Err(problem) => {
-                    complain(&mut complaint, problem);
+                    complain(self.key, &mut complaint, problem);
                     continue;
                 }
             };
             match self.replace(Some(&text)) {
-                Ok(count) if seen.as_ref() != Some(&text) => tracing::info!(tokens = count, "token file read again"),
+                Ok(count) if seen.as_ref() != Some(&text) => {
+                    tracing::info!(file = self.key, tokens = count, "token file read again");
+                }
                 Ok(_) => {}
                 Err(problem) => {
-                    complain(&mut complaint, problem);
+                    complain(self.key, &mut complaint, problem);
                     continue;
                 }
             }
@@ -90,23 +109,23 @@ impl Tokens {
 }
 
 /// Logs a problem once, not at every look.
-fn complain(last: &mut Option<String>, problem: String) {
+fn complain(file: &str, last: &mut Option<String>, problem: String) {
     if last.as_ref() != Some(&problem) {
-        tracing::error!(error = problem, "the token file can't be used; the last good one stays in force");
+        tracing::error!(file, error = problem, "the token file can't be used; the last good one stays in force");
         *last = Some(problem);
     }
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    std::fs::read_to_string(path).map_err(|e| format!("tokens_file: can't read {}: {e}", path.display()))
+    std::fs::read_to_string(path).map_err(|e| format!("can't read {}: {e}", path.display()))
 }
 
 async fn read_quietly(path: &Path) -> Result<String, String> {
-    tokio::fs::read_to_string(path).await.map_err(|e| format!("tokens_file: can't read {}: {e}", path.display()))
+    tokio::fs::read_to_string(path).await.map_err(|e| format!("can't read {}: {e}", path.display()))
 }
 
 fn entries_of(text: &str) -> Result<Vec<TokenEntry>, String> {
     // JSON is YAML, so one reader does for both. An empty file is an empty list.
-    let entries: Option<Vec<TokenEntry>> = super::settings::yaml(text).map_err(|e| format!("tokens_file: {e}"))?;
+    let entries: Option<Vec<TokenEntry>> = super::settings::yaml(text)?;
     Ok(entries.unwrap_or_default())
 }

@@ -14,6 +14,7 @@ mod preimage;
 mod process;
 mod progress;
 mod receipt;
+mod records;
 mod reference;
 mod report;
 mod status;

@@ -1,4 +1,6 @@
-//! `jam verify`: recomputes a service's receipt chain from what the server stores.
+//! `jam verify`: recomputes a service's receipt chain from what the server stores, and compares the records it was made for.
+
+use std::fmt::Write as _;
 
 use jam_domain::receipt::{Chain, verify_next};
 use jam_domain::{AccumulatorRoot, HashAlgorithm, Receipt, ServiceId};
@@ -10,9 +12,11 @@ use crate::cli::args::VerifyArgs;
 use crate::cli::client::Client;
 use crate::cli::fault::Fault;
 use crate::cli::lists::{MAX_LIMIT, Pages, Query};
+use crate::cli::records::{Ledger, Mismatch};
 use crate::cli::status;
 
-/// `jam verify`. Reads the head first: links that are added meanwhile come after it and are checked too.
+/// `jam verify`. Reads the head first: links that are added meanwhile come after it and are checked too. The records come last, so that
+/// each was there when its receipt was read.
 pub async fn run(client: &Client, args: VerifyArgs) -> Result<Answer, Fault> {
     let service = args.service;
     let status = status::read(client, Some(service.to_string())).await?;
@@ -21,66 +25,114 @@ pub async fn run(client: &Client, args: VerifyArgs) -> Result<Answer, Fault> {
     }
     let algorithm: HashAlgorithm = field(&status, "accumulator_hash")?;
     let head: Option<AccumulatorRoot> = field(&status, "accumulator_root")?;
-    let mut chain = Chain::empty(service.clone());
     let Some(head) = head else { return Err(Fault::not_found(format!("service {service} has no receipts"))) };
-    match walk(client, algorithm, &service, &mut chain, &head).await? {
-        Ok(()) => Ok(sound(&service, &chain, algorithm)),
-        Err(problem) => Ok(broken(service, &chain, algorithm, problem)),
+    let mut walk =
+        Walk { client, algorithm, chain: Chain::empty(service.clone()), ledger: Ledger::new(algorithm), head };
+    match walk.whole(&service).await? {
+        Ok(()) => Ok(sound(&service, &walk)),
+        Err(problem) => Ok(broken(service, algorithm, problem)),
     }
 }
 
-/// Checks link after link up to the head and beyond it; the inner error says where the chain breaks.
-async fn walk(
-    client: &Client,
+/// How one kind of record is compared.
+type Check = fn(&mut Ledger, &Value) -> Result<(), Mismatch>;
+
+/// A chain being checked.
+struct Walk<'c> {
+    client: &'c Client,
     algorithm: HashAlgorithm,
-    service: &ServiceId,
-    chain: &mut Chain,
-    head: &AccumulatorRoot,
-) -> Result<Result<(), String>, Fault> {
-    let filters = vec![("service_id", Some(service.to_string())), ("order", Some("asc".into()))];
-    let mut pages = Pages::new(client, Query { name: "receipts", filters }, MAX_LIMIT, 0);
-    while let Some(page) = pages.next_page().await? {
-        for value in page.items {
-            if let Err(problem) = step(algorithm, chain, value, head) {
-                return Ok(Err(problem));
+    chain: Chain,
+    ledger: Ledger,
+    head: AccumulatorRoot,
+}
+
+/// Where a chain breaks.
+struct Problem {
+    /// The receipts before it.
+    verified: u64,
+    text: String,
+}
+
+impl From<Mismatch> for Problem {
+    fn from(Mismatch { seq, problem }: Mismatch) -> Self {
+        Self { verified: seq - 1, text: format!("seq {seq}: {problem}") }
+    }
+}
+
+impl Walk<'_> {
+    /// Checks the links, then what they were given for; the inner error says where it breaks.
+    async fn whole(&mut self, service: &ServiceId) -> Result<Result<(), Problem>, Fault> {
+        if let Err(problem) = self.links(service).await? {
+            return Ok(Err(problem));
+        }
+        for (name, check) in [("packages", Ledger::package as Check), ("reports", Ledger::report)] {
+            let filters = vec![("service_id", Some(service.to_string()))];
+            let mut pages = Pages::new(self.client, Query { name, filters }, MAX_LIMIT, 0);
+            while let Some(page) = pages.next_page().await? {
+                if let Err(mismatch) = page.items.iter().try_for_each(|record| check(&mut self.ledger, record)) {
+                    return Ok(Err(mismatch.into()));
+                }
             }
         }
+        Ok(Ok(()))
     }
-    Ok(if chain.seq() < head.seq {
-        Err(format!("the receipts end at seq {}, the server's root is at seq {}", chain.seq(), head.seq))
-    } else {
-        Ok(())
-    })
+
+    /// Checks link after link up to the head and beyond it.
+    async fn links(&mut self, service: &ServiceId) -> Result<Result<(), Problem>, Fault> {
+        let filters = vec![("service_id", Some(service.to_string())), ("order", Some("asc".into()))];
+        let mut pages = Pages::new(self.client, Query { name: "receipts", filters }, MAX_LIMIT, 0);
+        while let Some(page) = pages.next_page().await? {
+            for value in page.items {
+                if let Err(problem) = self.step(value) {
+                    return Ok(Err(problem));
+                }
+            }
+        }
+        let (reached, head) = (self.chain.seq(), self.head.seq);
+        Ok(if reached < head {
+            let text = format!("the receipts end at seq {reached}, the server's root is at seq {head}");
+            Err(Problem { verified: reached, text })
+        } else {
+            Ok(())
+        })
+    }
+
+    fn step(&mut self, value: Value) -> Result<(), Problem> {
+        let verified = self.chain.seq();
+        let problem = |text: String| Problem { verified, text };
+        let receipt: Receipt = serde_json::from_value(value)
+            .map_err(|why| problem(format!("after seq {verified}: a receipt cannot be read: {why}")))?;
+        verify_next(self.algorithm, &mut self.chain, &receipt).map_err(|found| problem(found.to_string()))?;
+        let AccumulatorRoot { service_id: _, seq, root, updated_at: _ } = &self.head;
+        if self.chain.seq() == *seq && self.chain.root() != root {
+            let computed = self.chain.root();
+            return Err(problem(format!("seq {seq}: the server's root is {root}, the receipts give {computed}")));
+        }
+        Ok(self.ledger.note(receipt)?)
+    }
 }
 
-fn step(algorithm: HashAlgorithm, chain: &mut Chain, value: Value, head: &AccumulatorRoot) -> Result<(), String> {
-    let receipt: Receipt = serde_json::from_value(value)
-        .map_err(|why| format!("after seq {}: a receipt cannot be read: {why}", chain.seq()))?;
-    verify_next(algorithm, chain, &receipt).map_err(|problem| problem.to_string())?;
-    if chain.seq() == head.seq && chain.root() != head.root {
-        let (seq, stored, computed) = (head.seq, &head.root, chain.root());
-        return Err(format!("seq {seq}: the server's root is {stored}, the receipts give {computed}"));
-    }
-    Ok(())
-}
-
-fn sound(service: &ServiceId, chain: &Chain, algorithm: HashAlgorithm) -> Answer {
-    let (count, root) = (chain.seq(), chain.root());
+fn sound(service: &ServiceId, walk: &Walk<'_>) -> Answer {
+    let Walk { client: _, algorithm, chain, ledger, head: _ } = walk;
+    let (count, root, gone) = (chain.seq(), chain.root(), ledger.unseen());
     let json = json!({
         "service_id": service, "verified": true, "receipts": count, "root": root, "accumulator_hash": algorithm,
+        "records_gone": gone,
     });
     let receipts = if count == 1 { "1 receipt".to_owned() } else { format!("{count} receipts") };
-    Answer::json(json)
-        .with_text(format!("service {service}: {receipts} verified, root {root} ({algorithm})\n"))
-        .with_names(vec![root.to_owned()])
+    let mut text = format!("service {service}: {receipts} verified, root {root} ({algorithm})\n");
+    if gone > 0 {
+        let _ = writeln!(text, "{gone} of their packages and reports are no longer listed: those were not compared");
+    }
+    Answer::json(json).with_text(text).with_names(vec![root.to_owned()])
 }
 
-fn broken(service: ServiceId, chain: &Chain, algorithm: HashAlgorithm, problem: String) -> Answer {
+fn broken(service: ServiceId, algorithm: HashAlgorithm, problem: Problem) -> Answer {
+    let Problem { verified, text: problem } = problem;
     let json = json!({
-        "service_id": service, "verified": false, "receipts": chain.seq(), "root": chain.root(),
-        "accumulator_hash": algorithm, "problem": problem,
+        "service_id": service, "verified": false, "receipts": verified, "accumulator_hash": algorithm, "problem": problem,
     });
-    let text = format!("service {service}: {} receipts verified up to the break\n", chain.seq());
+    let text = format!("service {service}: {verified} receipts verified up to the break\n");
     Answer::json(json).with_text(text).with_fault(Fault::Chain { service, problem })
 }
 

@@ -22,6 +22,7 @@ mod lease;
 mod malformed;
 mod memory;
 mod metrics;
+mod migrations;
 mod observe;
 mod pods;
 mod preview;

@@ -3,13 +3,10 @@
 use futures::future::try_join_all;
 use jam_domain::Timestamp;
 use jam_plan::desired::Revision;
-use jam_plan::observed::{
-    Child, DeploymentState, Foreign, HashBook, JobState, MigrationJob, OwnTokens, SecretKey, TokenSecret,
-};
+use jam_plan::observed::{Child, DeploymentState, Foreign, HashBook, OwnTokens, SecretKey, TokenSecret};
 use jam_plan::rotation::{Plain, Slots};
 use jam_plan::{Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Write, names, resolve, tokens};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
@@ -22,8 +19,8 @@ use super::context::Context;
 use super::drift::holds;
 use super::error::Error;
 use super::key::Key;
-use super::pods;
 use super::token_pods::{self, Retired};
+use super::{migrations, pods};
 
 /// Reads everything that decides about an instance.
 pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observed, Error> {
@@ -36,22 +33,22 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
     let jobs: Vec<String> = jobs.map(|child| child.object.name.clone()).collect();
     let (api, worker) = (names::api(&key.name), names::worker(&key.name));
     let book = names::token_hashes(&key.name);
-    let ((dsn, database_port), consumers, hashes, own_tokens, api, worker, cleanup, migration_jobs) = tokio::try_join!(
+    let ((dsn, database_port), consumers, hashes, own, admin, api, worker, cleanup, migrations) = tokio::try_join!(
         dsn(context, instance),
         consumers(context, instance),
         secret(context, &key, &book),
-        own_tokens(context, instance),
+        users_tokens(context, &key, tokens::own_tokens(&instance.spec)),
+        users_tokens(context, &key, tokens::admin_tokens(&instance.spec)),
         deployment(context, &key, &api),
         deployment(context, &key, &worker),
         cleanup::look(context, instance),
-        try_join_all(jobs.iter().map(|job| migration_job(context, &key, job))),
+        migrations::look(context, &key, &jobs),
     )?;
-    let ours = |deployment: Option<Deployment>| {
-        let deployment = deployment?;
+    let ours = |deployment: &Deployment| {
         let object = ObjectRef { kind: Kind::Deployment, name: deployment.name_any() };
-        let foreign = Foreign::judge(&object, &deployment.metadata, &key.name, uid);
-        foreign.is_none().then(|| DeploymentState::of(&deployment))
+        Foreign::judge(&object, &deployment.metadata, &key.name, uid).is_none()
     };
+    let (api, worker) = (api.filter(ours), worker.filter(ours));
     let mut observed = Observed {
         dsn,
         database_port,
@@ -60,10 +57,13 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
         tokens: consumers.held,
         foreign: consumers.foreign,
         hashes: hashes.as_ref().map(HashBook::of),
-        own_tokens,
-        migration_jobs: migration_jobs.into_iter().flatten().collect(),
-        api: ours(api),
-        worker: ours(worker),
+        own_tokens: own,
+        admin_tokens: admin,
+        migration_jobs: migrations.jobs,
+        migration_previews: migrations.previews,
+        adoptable: adoptable(context, instance, api.as_ref(), worker.as_ref()).await?,
+        api: api.as_ref().map(DeploymentState::of),
+        worker: worker.as_ref().map(DeploymentState::of),
         children,
         ..Observed::nothing(Timestamp::now())
     };
@@ -82,9 +82,13 @@ async fn dsn(context: &Context, instance: &JamInstance) -> Result<(Option<Secret
     Ok((Some(SecretKey::of(secret.as_ref(), &key, salt)), port))
 }
 
-async fn own_tokens(context: &Context, instance: &JamInstance) -> Result<Option<OwnTokens>, Error> {
-    let Some((_, name)) = tokens::own_tokens(&instance.spec) else { return Ok(None) };
-    let found = secret(context, &Key::of(instance), name).await?;
+async fn users_tokens(
+    context: &Context,
+    instance: &Key,
+    reference: Option<(&str, &str)>,
+) -> Result<Option<OwnTokens>, Error> {
+    let Some((_, name)) = reference else { return Ok(None) };
+    let found = secret(context, instance, name).await?;
     Ok(Some(OwnTokens::of(name, found.as_ref())))
 }
 
@@ -135,6 +139,21 @@ pub async fn revisions(context: &Context, instance: &JamInstance, names: &[Strin
     Ok(found.iter().flatten().filter_map(|map| Revision::of(map, &key.name)).collect())
 }
 
+/// What runs, as a revision, where a release that stored none has made it.
+async fn adoptable(
+    context: &Context,
+    instance: &JamInstance,
+    api: Option<&Deployment>,
+    worker: Option<&Deployment>,
+) -> Result<Option<Revision>, Error> {
+    let Some(api) = api.filter(|_| resolve::is_applied_without_revision(instance)) else { return Ok(None) };
+    let Some(name) = DeploymentState::of(api).config else { return Ok(None) };
+    let key = Key::of(instance);
+    let maps: Api<ConfigMap> = Api::namespaced(context.client.clone(), &key.namespace);
+    let map = maps.get_opt(&name).await.map_err(Error::read(format_args!("ConfigMap {name}")))?;
+    Ok(map.and_then(|map| Revision::adopt(api, worker, &map, &key.name)))
+}
+
 /// One Secret, by name.
 pub async fn secret(context: &Context, instance: &Key, name: &str) -> Result<Option<Secret>, Error> {
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &instance.namespace);
@@ -149,20 +168,6 @@ async fn deployment(context: &Context, instance: &Key, name: &str) -> Result<Opt
     }
     let deployments: Api<Deployment> = Api::namespaced(context.client.clone(), &instance.namespace);
     deployments.get_opt(name).await.map_err(Error::read(object))
-}
-
-async fn migration_job(context: &Context, instance: &Key, name: &str) -> Result<Option<MigrationJob>, Error> {
-    let jobs: Api<Job> = Api::namespaced(context.client.clone(), &instance.namespace);
-    let found = jobs.get_opt(name).await.map_err(Error::read(format_args!("Job {name}")))?;
-    let Some(job) = found.filter(|job| job.labels().contains_key(names::MIGRATION_KEY)) else { return Ok(None) };
-    let told = MigrationJob::of(&job, None, None);
-    Ok(Some(match told.state {
-        JobState::Failed { .. } => {
-            let words = pods::last_words(context, instance, name).await;
-            MigrationJob::of(&job, words.exit_code, words.text.as_deref())
-        }
-        JobState::Running | JobState::Complete => told,
-    }))
 }
 
 /// What is to be done about one wanted object.

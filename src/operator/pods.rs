@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 /// Pods that are asked or shown, of however many there are.
 pub const ENOUGH: u32 = 5;
+/// Pods that are looked at.
+const SEEN: u32 = 100;
 
 /// Fills in what pods say, when there is reason to ask them.
 pub async fn look(context: &Context, instance: &JamInstance, observed: &mut Observed) {
@@ -36,21 +38,24 @@ pub async fn look(context: &Context, instance: &JamInstance, observed: &mut Obse
             // A pod is ready only while its store answers.
             observed.database = Some(Probe { reachable: true, message: "every API pod is ready".into() });
             if is_news(instance, &api)
-                && let Ok(pods) = api_pods(context, &Key::of(instance)).await
+                && let Ok(mut pods) = api_pods(context, &Key::of(instance)).await
             {
+                pods.truncate(ENOUGH as usize);
                 observed.pod_schema = ask(context, &pods).await.1;
             }
         }
         return;
     }
-    let pods = match api_pods(context, &Key::of(instance)).await {
+    let mut pods = match api_pods(context, &Key::of(instance)).await {
         Ok(pods) => pods,
         Err(error) => {
             tracing::debug!(error = chain(&error), "the pods cannot be listed");
             return;
         }
     };
+    observed.lapsed = pods.iter().any(has_lapsed);
     observed.trouble = pods.iter().find_map(trouble);
+    pods.truncate(ENOUGH as usize);
     if postgres {
         if pods.iter().any(is_ready) {
             observed.database = Some(Probe { reachable: true, message: "a ready API pod says so".into() });
@@ -73,7 +78,7 @@ fn is_news(instance: &JamInstance, api: &DeploymentState) -> bool {
 async fn api_pods(context: &Context, instance: &Key) -> Result<Vec<Pod>, kube::Error> {
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
     let labels = selector(&names::selector(&instance.name, Component::Api));
-    let mut found = pods.list(&ListParams::default().labels(&labels).limit(ENOUGH)).await?.items;
+    let mut found = pods.list(&ListParams::default().labels(&labels).limit(SEEN)).await?.items;
     // The newest pod is the one whose trouble matters.
     found.sort_by_key(|pod| std::cmp::Reverse(pod.metadata.creation_timestamp.clone()));
     Ok(found)
@@ -88,6 +93,21 @@ pub fn selector(labels: &BTreeMap<String, String>) -> String {
 pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     pod.metadata.deletion_timestamp.is_none() && conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// Whether the containers of a pod that goes on running were ready and are not any more. What was evicted, deleted or is on a
+/// node that does not answer is no such pod, nor is the one in its place.
+///
+/// A pod begins initialised and unready, so its containers' readiness has an earlier date, or the same, until it first changes.
+fn has_lapsed(pod: &Pod) -> bool {
+    let Some(status) = pod.status.as_ref().filter(|_| pod.metadata.deletion_timestamp.is_none()) else { return false };
+    let of = |kind: &str| status.conditions.iter().flatten().find(|condition| condition.type_ == kind);
+    let (Some(ready), Some(begun)) = (of("ContainersReady"), of("Initialized")) else { return false };
+    let later = match (&ready.last_transition_time, &begun.last_transition_time) {
+        (Some(ready), Some(begun)) => ready.0 > begun.0,
+        (None | Some(_), None) | (None, Some(_)) => false,
+    };
+    status.phase.as_deref() == Some("Running") && ready.status == "False" && later
 }
 
 /// Why a pod is not ready, in the kubelet's or the scheduler's words.
@@ -197,6 +217,32 @@ mod tests {
         assert_eq!(schema(said(json!(3))), Some((Some(3), false)));
         assert_eq!(schema(json!({"checks": said(Value::Null)})), Some((None, true)));
         assert_eq!(schema(json!({"schema": {"ok": false, "reason": "not known"}})), None);
+    }
+
+    fn pod(phase: &str, ready: (&str, &str), deleted: Option<&str>) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "main-1", "deletionTimestamp": deleted},
+            "status": {"phase": phase, "conditions": [
+                {"type": "Initialized", "status": "True", "lastTransitionTime": "2026-01-01T00:00:05Z"},
+                {"type": "ContainersReady", "status": ready.0, "lastTransitionTime": ready.1},
+            ]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn only_a_pod_that_was_ready_and_runs_on_unready_has_lapsed() {
+        let (begun, later) = ("2026-01-01T00:00:05Z", "2026-01-01T00:01:00Z");
+        assert!(has_lapsed(&pod("Running", ("False", later), None)));
+        for (why, pod) in [
+            ("it is ready", pod("Running", ("True", later), None)),
+            ("it never was ready", pod("Running", ("False", begun), None)),
+            ("it is drained or deleted", pod("Running", ("False", later), Some(later))),
+            ("its node evicted it", pod("Failed", ("False", later), None)),
+            ("nobody has said a word yet", Pod::default()),
+        ] {
+            assert!(!has_lapsed(&pod), "{why}");
+        }
     }
 
     #[test]

@@ -95,7 +95,8 @@ impl Sight {
     fn secret(&self, secret: &Key) {
         let refers = |instance: &JamInstance| {
             let dsn = resolve::dsn_reference(instance).is_some_and(|(name, _)| name == secret.name);
-            let own = tokens::own_tokens(&instance.spec).is_some_and(|(_, name)| name == secret.name);
+            let users = [tokens::own_tokens(&instance.spec), tokens::admin_tokens(&instance.spec)];
+            let own = users.into_iter().flatten().any(|(_, name)| name == secret.name);
             instance.metadata.namespace.as_ref() == Some(&secret.namespace) && (dsn || own)
         };
         let concerned = self.store.state_filter(|instance| instance.0.as_ref().is_ok_and(refers));

@@ -16,8 +16,16 @@ pub struct Postgres {
 impl Postgres {
     /// Applies the add-on and waits until it is ready.
     pub async fn started(namespace: &str) -> Self {
+        Self::started_on(namespace, None).await
+    }
+
+    /// The same on a certain node.
+    pub async fn started_on(namespace: &str, node: Option<&str>) -> Self {
         let password = format!("{:032x}", rand::random::<u128>());
-        for object in objects(namespace, &password) {
+        for mut object in objects(namespace, &password) {
+            if let (Some(node), true) = (node, object["kind"] == "StatefulSet") {
+                object["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": node});
+            }
             apply(&object);
         }
         eventually("PostgreSQL to be ready", || async {
@@ -29,31 +37,38 @@ impl Postgres {
 
     /// The Secret that `dsnSecretRef` names.
     pub fn secret(&self) -> Value {
-        let dsn = format!("postgres://postgres:{}@pg.{}.svc:5432/app", self.password, self.namespace);
+        self.secret_for("jam-db", "app")
+    }
+
+    /// A Secret with the DSN of one of its databases.
+    pub fn secret_for(&self, name: &str, database: &str) -> Value {
+        let dsn = format!("postgres://postgres:{}@pg.{}.svc:5432/{database}", self.password, self.namespace);
         json!({
             "apiVersion": "v1", "kind": "Secret",
-            "metadata": {"name": "jam-db", "namespace": self.namespace}, "stringData": {"dsn": dsn},
+            "metadata": {"name": name, "namespace": self.namespace}, "stringData": {"dsn": dsn},
         })
+    }
+
+    /// The namespace that it runs in.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Asks it as its administrator, in one of its databases; the answer's bare text.
+    pub fn asked(&self, database: &str, statement: &str) -> String {
+        let psql = ["psql", "-At", "-h", "/tmp", "-U", "postgres", "-d", database, "-c", statement];
+        let answer = kubectl_ok(&[&["-n", &self.namespace, "exec", "pg-0", "--"], &psql[..]].concat());
+        answer.trim().to_owned()
     }
 
     /// Cuts it off: nobody reaches it through its Service any more. Its data stays.
     pub fn cut_off(&self) {
         self.select("nobody");
         // Sessions that are open already would go on: the server ends them.
-        kubectl_ok(&[
-            "-n",
-            &self.namespace,
-            "exec",
-            "pg-0",
-            "--",
-            "psql",
-            "-h",
-            "/tmp",
-            "-U",
+        self.asked(
             "postgres",
-            "-c",
             "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and backend_type = 'client backend'",
-        ]);
+        );
     }
 
     /// Brings it back.

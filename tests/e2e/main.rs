@@ -1,11 +1,21 @@
 //! The claims, on a real two-node cluster: run through `dev/test`, inside `dev/cluster/shell`, with the operator installed by helm.
 
+mod alone;
+mod audit;
+mod autoscaling;
 mod children;
 mod cleanup;
+mod consumer;
 mod database;
+mod last;
+mod migrations;
+mod network;
 mod path;
 mod removal;
 mod rollback;
+mod rollouts;
 mod rotation;
+mod steady;
 mod support;
 mod toggle;
+mod traffic;

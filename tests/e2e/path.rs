@@ -35,7 +35,7 @@ pub fn memory_spec() -> Value {
 /// Two replicas on the database of [`Postgres`].
 pub fn postgres_spec() -> Value {
     json!({
-        "runtime": {"jam": {"enabled": true, "store": "postgres", "rateLimitPerMinute": 0}},
+        "runtime": {"jam": {"enabled": true, "store": "postgres", "rateLimitPerMinute": 0, "maxPendingPackages": 0}},
         "replicas": 2,
         "database": {"dsnSecretRef": {"name": "jam-db", "key": "dsn"}},
         "tokens": {"consumers": [{"name": "demo"}]},

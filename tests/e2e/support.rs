@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 /// How long a claim may take before it counts as broken. Generous: it bounds, it does not measure.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Runs kubectl and hands back what it said.
 pub fn kubectl(arguments: &[&str]) -> Output {
@@ -75,12 +75,17 @@ impl Instance {
 
     /// Only the namespace, for claims that put something else there first.
     pub fn in_new_namespace(purpose: &str) -> Self {
+        Self::named("jam", purpose)
+    }
+
+    /// The same for an instance of another name, where what is done selects pods of every namespace.
+    pub fn named(name: &'static str, purpose: &str) -> Self {
         let namespace = format!("e2e-{purpose}-{:x}", std::process::id());
         apply(&json!({
             "apiVersion": "v1", "kind": "Namespace",
             "metadata": {"name": namespace, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
         }));
-        Self { namespace, name: "jam" }
+        Self { namespace, name }
     }
 
     /// Applies the instance with this spec.

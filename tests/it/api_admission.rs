@@ -6,11 +6,23 @@ use serde_json::{Value, json};
 
 use crate::api_support::{Server, TOKEN, World, answer, file, laws, package, token_file, until};
 
-laws!(a_bound_token_touches_and_sees_its_own_services_only, the_rate_limit_is_per_token_and_says_when_to_come_back,);
+laws!(
+    a_bound_token_touches_and_sees_its_own_services_only,
+    switched_off_every_jam_path_is_as_if_never_mounted,
+    a_token_is_required_known_and_sent_as_bearer,
+    global_tokens_count_where_there_is_no_allowlist,
+    a_token_whose_time_is_over_is_as_good_as_none,
+    a_scope_lets_in_to_its_own_calls_only,
+    without_auth_everyone_may_all_but_administer,
+    a_changed_token_file_counts_within_two_seconds_and_a_broken_one_not_at_all,
+    the_rate_limit_is_per_token_and_says_when_to_come_back,
+    without_tokens_the_rate_limit_is_per_client_behind_trusted_proxies_only,
+    checks_come_in_the_order_of_the_contract,
+    only_an_origin_of_the_allowlist_is_ever_echoed,
+);
 
-#[tokio::test(flavor = "multi_thread")]
-async fn switched_off_every_jam_path_is_as_if_never_mounted() {
-    let server = Server::with(&[("JAM_ENABLED", "false")]).await;
+async fn switched_off_every_jam_path_is_as_if_never_mounted(world: World) {
+    let server = world.with(&[("JAM_ENABLED", "false")]).await;
     let nowhere = server.get("/no/such/path").await.refused(404, "jam_not_found");
     for (method, path) in [
         ("GET", "/jam"),
@@ -35,9 +47,8 @@ async fn switched_off_every_jam_path_is_as_if_never_mounted() {
     assert_eq!(server.get("/system/status").await.expect(200).json()["jam"]["enabled"], false);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_required_known_and_sent_as_bearer() {
-    let server = Server::with(&[("API_TOKENS", "a-global-token;a-token-of-the-api-tests")]).await;
+async fn a_token_is_required_known_and_sent_as_bearer(world: World) {
+    let server = world.with(&[("API_TOKENS", "a-global-token;a-token-of-the-api-tests")]).await;
     let status = async |header: Option<&str>| {
         let request = server.bare("GET", "/jam/status");
         answer(match header {
@@ -61,17 +72,15 @@ async fn a_token_is_required_known_and_sent_as_bearer() {
     assert_eq!(server.metric("jam_auth_failures_total{reason=\"unknown\"").await, Some(3.0));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn global_tokens_count_where_there_is_no_allowlist() {
-    let server = Server::with(&[("JAM_ALLOWED_TOKENS", ""), ("API_TOKENS", "one-global, two-global")]).await;
+async fn global_tokens_count_where_there_is_no_allowlist(world: World) {
+    let server = world.with(&[("JAM_ALLOWED_TOKENS", ""), ("API_TOKENS", "one-global, two-global")]).await;
     for token in ["one-global", "two-global"] {
         answer(server.bare("GET", "/jam/status").bearer_auth(token)).await.expect(200);
     }
     server.get("/jam/status").await.refused(401, "jam_auth_missing");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_token_whose_time_is_over_is_as_good_as_none() {
+async fn a_token_whose_time_is_over_is_as_good_as_none(world: World) {
     let entry = |token: &str, key: &str, seconds: i64| {
         let hash = TokenHash::of(token);
         json!({"id": hash.id(), "sha256": hash, key: Timestamp::now().plus_seconds(seconds)})
@@ -79,7 +88,7 @@ async fn a_token_whose_time_is_over_is_as_good_as_none() {
     let entries =
         json!([entry("ended", "not_after", -1), entry("ends", "not_after", 60), entry("begins", "not_before", 60)]);
     let (_dir, path) = file("tokens.json", &entries.to_string());
-    let server = Server::with(&[("JAM_TOKENS_FILE", path.to_str().unwrap())]).await;
+    let server = world.with(&[("JAM_TOKENS_FILE", path.to_str().unwrap())]).await;
     let status = async |token: &str| answer(server.bare("GET", "/jam/status").bearer_auth(token)).await;
     for over in ["ended", "begins"] {
         let refused = status(over).await;
@@ -90,8 +99,7 @@ async fn a_token_whose_time_is_over_is_as_good_as_none() {
     assert_eq!(server.metric("jam_auth_failures_total{reason=\"expired\"").await, Some(2.0));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_scope_lets_in_to_its_own_calls_only() {
+async fn a_scope_lets_in_to_its_own_calls_only(world: World) {
     let scopes: [(&str, &[&str]); 4] = [
         ("reader", &["read"]),
         ("submitter", &["submit"]),
@@ -100,7 +108,7 @@ async fn a_scope_lets_in_to_its_own_calls_only() {
     ];
     let entries: Vec<_> = scopes.iter().map(|(token, scopes)| (*token, Some(*scopes), None)).collect();
     let (_dir, path) = file("tokens.json", &token_file(&entries));
-    let server = Server::with(&[("JAM_TOKENS_FILE", path.to_str().unwrap())]).await;
+    let server = world.with(&[("JAM_TOKENS_FILE", path.to_str().unwrap())]).await;
     let hash = server.upload(b"scoped").await;
     let blob = format!("/jam/preimages/{hash}");
     let calls = [
@@ -171,9 +179,8 @@ async fn a_bound_token_touches_and_sees_its_own_services_only(world: World) {
         .refused(404, "jam_not_found");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn without_auth_everyone_may_all_but_administer() {
-    let server = Server::with(&[("JAM_AUTH_REQUIRED", "false"), ("JAM_ALLOWED_TOKENS", "")]).await;
+async fn without_auth_everyone_may_all_but_administer(world: World) {
+    let server = world.with(&[("JAM_AUTH_REQUIRED", "false"), ("JAM_ALLOWED_TOKENS", "")]).await;
     let post = server.bare("POST", "/jam/packages").body(package("s", "").to_string());
     assert_eq!(answer(post).await.expect(201).json()["created_by"], "anonymous");
     answer(server.bare("GET", "/jam/status").bearer_auth("whatever")).await.expect(200);
@@ -181,10 +188,9 @@ async fn without_auth_everyone_may_all_but_administer() {
     answer(server.bare("DELETE", &format!("/jam/preimages/{hash}"))).await.refused(403, "jam_auth_forbidden");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_changed_token_file_counts_within_two_seconds_and_a_broken_one_not_at_all() {
+async fn a_changed_token_file_counts_within_two_seconds_and_a_broken_one_not_at_all(world: World) {
     let (dir, path) = file("tokens.yaml", &token_file(&[("first-token", None, None)]));
-    let server = Server::with(&[("JAM_TOKENS_FILE", path.to_str().unwrap()), ("JAM_ALLOWED_TOKENS", "")]).await;
+    let server = world.with(&[("JAM_TOKENS_FILE", path.to_str().unwrap()), ("JAM_ALLOWED_TOKENS", "")]).await;
     let status = async |token: &str| answer(server.bare("GET", "/jam/status").bearer_auth(token)).await.status;
     assert_eq!((status("first-token").await, status("second-token").await), (200, 401));
     // As Kubernetes does it: a new file is linked into the place of the old one.
@@ -227,28 +233,26 @@ async fn the_rate_limit_is_per_token_and_says_when_to_come_back(world: World) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn without_tokens_the_rate_limit_is_per_client_behind_trusted_proxies_only() {
+async fn without_tokens_the_rate_limit_is_per_client_behind_trusted_proxies_only(world: World) {
     let base = [("JAM_AUTH_REQUIRED", "false"), ("JAM_ALLOWED_TOKENS", ""), ("JAM_RATE_LIMIT_PER_MINUTE", "1")];
     let from = async |server: &Server, client: &str| {
         answer(server.bare("GET", "/jam/status").header("x-forwarded-for", client)).await.status
     };
-    let open = Server::with(&base).await;
+    let open = world.with(&base).await;
     assert_eq!([from(&open, "1.1.1.1").await, from(&open, "2.2.2.2").await], [200, 429]);
-    let behind = Server::with(&[&base[..], &[("JAM_TRUSTED_PROXIES", "127.0.0.0/8")]].concat()).await;
+    let behind = world.with(&[&base[..], &[("JAM_TRUSTED_PROXIES", "127.0.0.0/8")]].concat()).await;
     assert_eq!([from(&behind, "1.1.1.1").await, from(&behind, "2.2.2.2").await], [200, 200]);
     assert_eq!(from(&behind, "9.9.9.9, 1.1.1.1").await, 429);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn checks_come_in_the_order_of_the_contract() {
+async fn checks_come_in_the_order_of_the_contract(world: World) {
     let (_dir, path) = file("tokens.json", &token_file(&[("reader", Some(&["read"]), None)]));
     let settings = [
         ("JAM_TOKENS_FILE", path.to_str().unwrap()),
         ("JAM_RATE_LIMIT_PER_MINUTE", "1"),
         ("JAM_MAX_PREIMAGE_BYTES", "1"),
     ];
-    let server = Server::with(&settings).await;
+    let server = world.with(&settings).await;
     let blob = "/jam/preimages/nothex";
     // Each request is wrong in every respect from its check onwards.
     answer(server.bare("POST", "/jam/nowhere").body("{")).await.refused(404, "jam_not_found");
@@ -259,9 +263,8 @@ async fn checks_come_in_the_order_of_the_contract() {
     answer(server.request("PUT", blob).body("large")).await.refused(429, "jam_rate_limit");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn only_an_origin_of_the_allowlist_is_ever_echoed() {
-    let server = Server::with(&[("JAM_ALLOWED_ORIGINS", "https://app.example")]).await;
+async fn only_an_origin_of_the_allowlist_is_ever_echoed(world: World) {
+    let server = world.with(&[("JAM_ALLOWED_ORIGINS", "https://app.example")]).await;
     let preflight = async |origin: &str| {
         let asked = server.bare("OPTIONS", "/jam/packages").header("origin", origin);
         answer(asked.header("access-control-request-method", "POST")).await

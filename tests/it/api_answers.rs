@@ -2,14 +2,22 @@
 
 use serde_json::json;
 
-use crate::api_support::{Server, World, answer, package};
+use crate::api_support::{World, answer, laws, package};
+
+laws!(
+    what_is_wrong_with_a_request_is_said_by_status_and_code,
+    a_wrong_method_learns_the_right_ones,
+    a_validation_error_names_its_field,
+    health_version_and_status_answer_as_the_contract_says,
+    every_answer_carries_the_trace_that_it_belongs_to,
+    jams_health_is_for_readers_only_where_it_is_not_public,
+);
 
 const NOWHERE: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 const NO_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_with_a_request_is_said_by_status_and_code() {
-    let server = Server::start().await;
+async fn what_is_wrong_with_a_request_is_said_by_status_and_code(world: World) {
+    let server = world.serve().await;
     let deep = "[".repeat(200_000);
     let many: Vec<String> = (0..10_000).map(|n| format!("\"k{n}\":1")).collect();
     let cases: Vec<(&str, String, Vec<u8>, u16, &str)> = vec![
@@ -65,9 +73,8 @@ async fn what_is_wrong_with_a_request_is_said_by_status_and_code() {
     assert!(!server.log().contains("\"level\":\"error\""), "{}", server.log());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_method_learns_the_right_ones() {
-    let server = Server::start().await;
+async fn a_wrong_method_learns_the_right_ones(world: World) {
+    let server = world.serve().await;
     for (method, path, allowed) in [
         ("POST", "/healthz", "GET, HEAD"),
         ("DELETE", "/jam/packages", "POST, GET, HEAD"),
@@ -81,9 +88,8 @@ async fn a_wrong_method_learns_the_right_ones() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_validation_error_names_its_field() {
-    let server = Server::start().await;
+async fn a_validation_error_names_its_field(world: World) {
+    let server = world.serve().await;
     let mut wrong = package("s", "");
     wrong["items"][0]["kind"] = json!("");
     let refused = server.post("/jam/packages", &wrong).await.refused(400, "jam_validation_error");
@@ -96,9 +102,8 @@ async fn a_validation_error_names_its_field() {
     assert!(refused["error"].as_str().unwrap().contains(&hash));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn health_version_and_status_answer_as_the_contract_says() {
-    let server = Server::start().await;
+async fn health_version_and_status_answer_as_the_contract_says(world: World) {
+    let server = world.serve().await;
     let open = async |path: &str| answer(server.bare("GET", path)).await.expect(200).json();
     assert_eq!(open("/healthz").await, json!({"status": "ok"}));
     let ready = open("/readyz").await;
@@ -118,21 +123,19 @@ async fn health_version_and_status_answer_as_the_contract_says() {
     }
     assert_eq!(status["jam"]["health"], json!({"store_ok": true, "cleanup_ok": true, "last_cleanup": null}));
     assert_eq!(jam["rate_limit_per_min"], jam["rate_limit_per_minute"]);
-    assert_eq!(jam["store"], "memory");
+    assert_eq!(jam["store"], world.store());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_answer_carries_the_trace_that_it_belongs_to() {
-    let server = Server::start().await;
+async fn every_answer_carries_the_trace_that_it_belongs_to(world: World) {
+    let server = world.serve().await;
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let request = server.bare("GET", "/jam/status").header("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"));
     assert_eq!(answer(request).await.header("x-trace-id"), trace);
     crate::api_support::until("the log line", async || server.log().contains(trace).then_some(())).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn jams_health_is_for_readers_only_where_it_is_not_public() {
-    let server = Server::with(&[("JAM_HEALTH_PUBLIC", "false")]).await;
+async fn jams_health_is_for_readers_only_where_it_is_not_public(world: World) {
+    let server = world.with(&[("JAM_HEALTH_PUBLIC", "false")]).await;
     answer(server.bare("GET", "/jam/healthz")).await.refused(401, "jam_auth_missing");
     assert_eq!(server.get("/jam/healthz").await.expect(200).json()["status"], "ok");
     // Probes of the process itself stay open.

@@ -44,7 +44,8 @@ async fn a_cleanup_says_what_it_did_and_the_server_tells_of_it() {
     assert_eq!(code, 0, "{err}");
     let noted = jam_plan::observed::CleanupOutcome::of(&std::fs::read_to_string(&file).unwrap());
     let noted = noted.expect("the operator reads what the program writes");
-    assert!(noted.dry_run && noted.deleted["packages"] == 0, "{noted:?}");
+    assert!(noted.dry_run && noted.deleted["packages"] == 0 && noted.archived["packages"] == 2, "{noted:?}");
+    assert!(noted.cutoff.is_some() && noted.duration_ms.is_some(), "{noted:?}");
     assert!(out.starts_with("cutoff 20") && out.contains("\nwould have archived 2 packages, 2 reports\n"), "{out}");
     assert_eq!(server.get(&format!("/jam/packages/{}", ids[0])).await.status, 200, "a dry run changes nothing");
     assert_eq!(status(&server).await["cleanup"], Value::Null, "and is not remembered");

@@ -76,6 +76,21 @@ fn every_status_and_code_has_a_section_with_cause_example_and_what_to_do_next() 
     }
 }
 
+#[test]
+fn every_code_of_the_admin_plane_is_listed() {
+    let page = std::fs::read_to_string(repository("docs/ERRORS.md")).unwrap();
+    let listed: Vec<&str> = page.lines().filter(|line| line.contains("| `jam_admin_")).collect();
+    // Administrators neither submit nor upload, nor follow events.
+    let elsewhere = [Code::PendingLimit, Code::UnsupportedMediaType, Code::EventsGone];
+    let mut codes: Vec<Code> = Code::ALL.into_iter().filter(|code| !elsewhere.contains(code)).collect();
+    codes.sort_unstable_by_key(|code| (code.status(), code.as_str()));
+    assert_eq!(listed.len(), codes.len());
+    for (line, code) in listed.iter().zip(codes) {
+        let begin = format!("| {} | `{}` | `{}`", code.status(), code.admin_str(), code.as_str());
+        assert!(line.starts_with(&begin), "{line}: {begin}");
+    }
+}
+
 /// A server where each refusal of a client can be had.
 async fn strict() -> Server {
     let services: &[&str] = &["demo"];

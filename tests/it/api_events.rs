@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::api_raw::{connect, head, memory};
 use crate::api_support::{PATIENCE, Server, TOKEN, World, answer, file, laws, package, token_file};
-use crate::events_support::{Message, Stream, client, types};
+use crate::events_support::{Message, Stream, client, settled, types};
 use crate::store_retention::rule;
 use crate::support::postgres::execute;
 
@@ -59,8 +59,7 @@ async fn what_happens_to_a_package_is_told_in_order_and_a_reader_resumes_at_any_
     let from = |at: usize| events[at..].to_vec();
     assert_eq!(Stream::open(&server, &format!("?after={}", greeting.id)).await.events(5).await, from(0));
     assert_eq!(Stream::open(&server, "?after=0").await.events(5).await, from(0));
-    for at in 0..4 {
-        let last = &events[at].id;
+    for (at, last) in events[..4].iter().map(|told| &told.id).enumerate() {
         assert_eq!(Stream::open(&server, &format!("?after={last}")).await.events(4 - at).await, from(at + 1));
         assert_eq!(Stream::of(&server, TOKEN, "?after=0", Some(last)).await.events(4 - at).await, from(at + 1));
     }
@@ -112,12 +111,14 @@ async fn an_id_that_is_not_kept_is_gone_and_what_is_no_id_is_refused(world: Worl
     processed(&server).await;
     if let Some(dsn) = world.dsn() {
         let store = PostgresStore::connect(PostgresConfig::new(dsn)).await.unwrap();
+        settled(dsn).await;
         store.cleanup(&rule(4000), false).await.unwrap();
     }
     for gone in ["0000000000000001-000001", "7000000000000000-000001"] {
         server.get(&format!("/jam/events?after={gone}")).await.refused(410, "jam_events_gone");
     }
-    if world.dsn().is_some() {
+    if let Some(dsn) = world.dsn() {
+        settled(dsn).await;
         let forgotten = server.request("GET", "/jam/events").header("last-event-id", &all[0].id);
         answer(forgotten).await.refused(410, "jam_events_gone");
         // The last step stays: who has read everything can always go on.

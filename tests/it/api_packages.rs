@@ -86,6 +86,11 @@ async fn the_same_submission_is_answered_from_the_store(world: World) {
     assert_eq!(twins.iter().filter(|twin| twin.header("idempotency-replayed") == "true").count(), 15);
     assert!(twins.iter().all(|twin| twin.json() == twins[0].json()));
     keyed(&server, "order 7", &package("s", "4")).await.refused(409, "jam_conflict");
+    let mut named = package("s", "3");
+    named[ID] = json!(PackageId::new());
+    keyed(&server, "order 7", &named).await.refused(409, "jam_conflict");
+    let twice = server.request("POST", "/jam/packages").header("idempotency-key", "a").header("idempotency-key", "b");
+    answer(twice.body(package("s", "5").to_string())).await.refused(400, "jam_validation_error");
     for wrong in ["", &"k".repeat(129)] {
         keyed(&server, wrong, &package("s", "5")).await.refused(400, "jam_validation_error");
     }

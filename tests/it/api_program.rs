@@ -89,8 +89,11 @@ async fn migrate_applies_once_says_what_and_exits_3_when_it_never_can() {
     let migrate = async |arguments: &[&str]| ran(arguments, &[("JAM_STORE", "postgres"), ("JAM_PG_DSN", &dsn)]).await;
     let (code, out, err) = migrate(&["migrate", "--status"]).await;
     assert!(code == 1 && out.contains("schema version none") && err.contains("jam-api migrate"), "{out}{err}");
-    let (code, out, _) = migrate(&["migrate", "--dry-run"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("result");
+    let (code, out, _) = migrate(&["migrate", "--dry-run", "--result-file", file.to_str().unwrap()]).await;
     assert!(code == 0 && out.contains("would apply: 1 "), "{out}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), out, "the operator reads the same");
     let (one, two) = tokio::join!(migrate(&["migrate"]), migrate(&["migrate"]));
     assert_eq!((one.0, two.0), (0, 0), "{one:?} {two:?}");
     assert_eq!([&one.1, &two.1].iter().filter(|out| out.contains("applied: 1 ")).count(), 1, "{one:?} {two:?}");
@@ -204,6 +207,41 @@ async fn the_stop_finishes_what_is_in_flight_and_takes_nothing_new() {
         assert!(said.starts_with("HTTP/1.1 201"), "{said}");
         assert!(server.ended().await.success());
     }
+}
+
+/// Asks on one connection, with pauses, until an answer says that the server closes it: how many were answered.
+async fn asked_until_closed(host: String, pause: Duration) -> Result<u32, String> {
+    let mut stream = TcpStream::connect(&host).await.map_err(|e| e.to_string())?;
+    for answered in 0.. {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.map_err(|e| e.to_string())?;
+        let (mut said, mut bytes) = (String::new(), [0; 4096]);
+        while !said.ends_with('}') {
+            match stream.read(&mut bytes).await {
+                Ok(count @ 1..) => said.push_str(&String::from_utf8_lossy(&bytes[..count])),
+                other => return Err(format!("request {answered} got {other:?} after {said:?}")),
+            }
+        }
+        if said.to_lowercase().contains("connection: close") {
+            return Ok(answered + 1);
+        }
+        tokio::time::sleep(pause).await;
+    }
+    Err("it never ended".into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stop_tells_kept_connections_to_close_and_loses_no_request_on_them() {
+    let mut server = Server::start().await;
+    let host = server.address.trim_start_matches("http://").to_owned();
+    let clients: Vec<_> =
+        (1..=32).map(|n| tokio::spawn(asked_until_closed(host.clone(), Duration::from_millis(n * 10)))).collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    server.signal("TERM").await;
+    for client in clients {
+        let answered = client.await.unwrap();
+        assert!(answered.as_ref().is_ok_and(|count| *count > 1), "{answered:?}");
+    }
+    assert!(server.ended().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

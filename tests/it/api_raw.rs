@@ -51,6 +51,20 @@ pub async fn read_to_end(stream: &mut TcpStream) -> RawAnswer {
     RawAnswer::of(&bytes)
 }
 
+/// Reads one answer with a length, and leaves the connection open.
+pub async fn read_answer(stream: &mut TcpStream) -> RawAnswer {
+    let mut bytes = Vec::new();
+    loop {
+        let count = timeout(PATIENCE, stream.read_buf(&mut bytes)).await.expect("an answer in time").unwrap();
+        let answer = RawAnswer::of(&bytes);
+        let length = answer.head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let whole = length.is_some_and(|length| length.trim().parse() == Ok(answer.body.len()));
+        if count == 0 || whole {
+            return answer;
+        }
+    }
+}
+
 /// Sends these bytes, asks for the connection to end, and reads the answer.
 pub async fn raw(address: &str, bytes: &[u8]) -> RawAnswer {
     let mut stream = connect(address).await;

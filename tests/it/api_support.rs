@@ -239,7 +239,8 @@ impl Server {
     }
 }
 
-fn collect(mut from: tokio::process::ChildStderr, log: Arc<Mutex<String>>) {
+/// Keeps what a program says on its standard error.
+pub fn collect(mut from: tokio::process::ChildStderr, log: Arc<Mutex<String>>) {
     tokio::spawn(async move {
         let mut bytes = vec![0; 65536];
         while let Ok(count @ 1..) = from.read(&mut bytes).await {

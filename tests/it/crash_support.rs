@@ -63,7 +63,7 @@ impl Record {
     }
 
     /// One submission; false when nobody answered.
-    async fn submit(&self, server: &Server, key: &str, body: &Value) -> bool {
+    pub async fn submit(&self, server: &Server, key: &str, body: &Value) -> bool {
         self.open.lock().unwrap().insert(key.to_owned(), body.clone());
         let request = server.request("POST", "/jam/packages").header("idempotency-key", key).body(body.to_string());
         let Some((status, bytes)) = self.told(request).await else { return false };

@@ -6,7 +6,8 @@ use reqwest::Response;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::api_support::{PATIENCE, Server, TOKEN};
+use crate::api_support::{PATIENCE, Server, TOKEN, until};
+use crate::support::postgres;
 
 /// One message of a stream.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -15,6 +16,14 @@ pub struct Message {
     /// "" when there is only an id.
     pub event: String,
     pub data: Value,
+}
+
+/// Waits until every transaction of the database server that has begun to write by now has ended: readers go no further
+/// than the oldest, and the tests share a server.
+pub async fn settled(dsn: &str) {
+    let mark = postgres::number(dsn, "select pg_current_xact_id()::text::bigint").await;
+    let oldest = "select pg_snapshot_xmin(pg_current_snapshot())::text::bigint";
+    until("the end of older transactions", async || (postgres::number(dsn, oldest).await > mark).then_some(())).await;
 }
 
 /// An open stream.
@@ -55,9 +64,9 @@ impl Stream {
     /// The next message; `None` when the stream ended or broke.
     pub async fn message(&mut self) -> Option<Message> {
         loop {
-            if let Some((block, rest)) = self.text.split_once("\n\n") {
-                let message = parsed(block);
-                self.text = rest.to_owned();
+            if let Some(end) = self.text.find("\n\n") {
+                let message = parsed(&self.text[..end]);
+                self.text.drain(..end + 2);
                 return Some(message);
             }
             let chunk = self.response.chunk().await.ok()??;

@@ -9,12 +9,14 @@ use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
-/// The environment variable by which a pod asks for a fate: `crash`, `pull`, `never` or `flap`.
+/// The environment variable by which a pod asks for a fate: `crash`, `pull`, `never`, `flap` or `slow`.
 pub const FATE: &str = "FATE";
 /// What a pod that crashes says last.
 pub const LAST_WORDS: &str = "broken on purpose";
 /// How long a pod that flaps stays as it is.
 const FLAP: Duration = Duration::from_millis(1500);
+/// Seconds that a slow pod takes to become ready.
+const SLOW: i64 = 3;
 
 /// Plays the kubelet in one namespace: every pod of a Deployment runs and is ready; pods of Jobs end as told.
 pub struct Kubelet(tokio::task::JoinHandle<()>);
@@ -41,15 +43,17 @@ impl Kubelet {
                     let job = pod.labels().contains_key("batch.kubernetes.io/job-name");
                     let ready = place.as_ref().is_none_or(|(_, ready)| ready.load(Ordering::SeqCst));
                     let address = place.as_ref().map(|(address, _)| *address);
-                    let status = match fate(&pod) {
+                    let mut status = match fate(&pod) {
                         _ if job => ended(exit_code, words),
                         Some("crash") => crashed(),
                         Some("pull") => waiting("ImagePullBackOff", "no such image"),
                         Some("never") => running(address, false),
                         Some("flap") => running(address, flapped),
+                        Some("slow") => running(address, is_older(&pod, SLOW)),
                         Some(_) | None => running(address, ready),
                     };
                     if pod.metadata.deletion_timestamp.is_none() && is_news(&pod, &status) {
+                        date(&pod, &mut status);
                         // It may be gone by now.
                         let body = Patch::Merge(json!({"status": status}));
                         let _ = pods.patch_status(&pod.name_any(), &PatchParams::default(), &body).await;
@@ -73,6 +77,31 @@ fn fate(pod: &Pod) -> Option<&str> {
     environment.iter().find(|variable| variable.name == FATE)?.value.as_deref()
 }
 
+fn created(pod: &Pod) -> jiff::Timestamp {
+    pod.metadata.creation_timestamp.as_ref().unwrap().0
+}
+
+fn is_older(pod: &Pod, seconds: i64) -> bool {
+    jiff::Timestamp::now().as_second() >= created(pod).as_second() + seconds
+}
+
+/// Gives the conditions their dates as the kubelet does: a pod begins initialised and unready, a date moves with its word.
+fn date(pod: &Pod, status: &mut Value) {
+    let before = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+    let Some(conditions) = status["conditions"].as_array_mut() else { return };
+    for condition in conditions {
+        let told = before.iter().find(|told| condition["type"] == told.type_.as_str());
+        let at = match told {
+            Some(told) if condition["status"] == told.status.as_str() => {
+                told.last_transition_time.as_ref().unwrap().0.to_string()
+            }
+            None if condition["type"] == "Initialized" || condition["status"] == "False" => created(pod).to_string(),
+            Some(_) | None => now(),
+        };
+        condition["lastTransitionTime"] = at.into();
+    }
+}
+
 /// Whether the pod is not yet as it is to be: its phase, its readiness, the state of its container.
 fn is_news(pod: &Pod, wanted: &Value) -> bool {
     let gist = |status: &Value| {
@@ -92,25 +121,28 @@ fn crashed() -> Value {
     container["restartCount"] = 3.into();
     container["lastState"] =
         json!({"terminated": {"exitCode": 1, "message": LAST_WORDS, "startedAt": now, "finishedAt": now}});
-    json!({"phase": "Running", "conditions": [not_ready()], "containerStatuses": [container]})
+    json!({"phase": "Running", "conditions": conditions(false), "containerStatuses": [container]})
 }
 
 fn waiting(reason: &str, message: &str) -> Value {
     let state = json!({"waiting": {"reason": reason, "message": message}});
-    json!({"phase": "Pending", "conditions": [not_ready()], "containerStatuses": [container(&state, false)]})
+    json!({"phase": "Pending", "conditions": conditions(false), "containerStatuses": [container(&state, false)]})
 }
 
-fn not_ready() -> Value {
-    json!({"type": "Ready", "status": "False", "lastTransitionTime": now()})
+fn conditions(ready: bool) -> Value {
+    let word = if ready { "True" } else { "False" };
+    json!([
+        {"type": "Initialized", "status": "True"},
+        {"type": "ContainersReady", "status": word},
+        {"type": "Ready", "status": word},
+    ])
 }
 
 fn running(address: Option<&str>, ready: bool) -> Value {
-    let now = now();
-    let word = if ready { "True" } else { "False" };
     let mut status = json!({
         "phase": "Running",
-        "conditions": [{"type": "Ready", "status": word, "lastTransitionTime": now}],
-        "containerStatuses": [container(&json!({"running": {"startedAt": now}}), ready)],
+        "conditions": conditions(ready),
+        "containerStatuses": [container(&json!({"running": {"startedAt": now()}}), ready)],
     });
     if let Some(address) = address {
         status["podIP"] = address.into();

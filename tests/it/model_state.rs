@@ -4,19 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use crate::model_words::{Draft, Expiry, Part, Way, When, Who};
+
+const DENIED: &str = "jam_authz_service_denied";
 /// Packages that may be pending at once: low, so that the cap is met often.
 pub const CAP: usize = 4;
-
-/// What a client submits: numbers into small pools, so that calls meet each other's traces.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Draft {
-    pub service: u8,
-    pub nonce: u8,
-    pub id: Option<u8>,
-    pub key: Option<u8>,
-    /// Blobs of the package, and of its one item.
-    pub blobs: (Vec<u8>, Vec<u8>),
-}
 
 /// An answer with symbols: status, and the body or code.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +27,7 @@ pub fn refusal(status: u16, code: &str) -> Expected {
 
 #[derive(Debug)]
 struct Package {
+    by: Who,
     draft: Draft,
     status: &'static str,
     receipt: usize,
@@ -47,19 +40,32 @@ struct Report {
     receipt: Option<usize>,
 }
 
+/// A stored blob: who brought it, and how many packages refer to it.
+#[derive(Debug)]
+struct Blob {
+    by: Who,
+    refcount: usize,
+}
+
+fn size_of(blob: u8) -> u64 {
+    u64::from(blob) * 100
+}
+
 /// Everything that the API remembers.
 #[derive(Debug)]
 pub struct Model {
+    /// Who makes the next call.
+    pub who: Who,
     /// The weight that applies a report; the server's own worker has 1.
     threshold: u64,
-    blobs: BTreeMap<u8, usize>,
+    blobs: BTreeMap<u8, Blob>,
     packages: Vec<Package>,
     chains: BTreeMap<u8, Vec<Value>>,
 }
 
 impl Model {
     pub fn new(threshold: u64) -> Self {
-        Self { threshold, blobs: BTreeMap::new(), packages: Vec::new(), chains: BTreeMap::new() }
+        Self { who: Who::Anybody, threshold, blobs: BTreeMap::new(), packages: Vec::new(), chains: BTreeMap::new() }
     }
 
     pub fn packages(&self) -> usize {
@@ -68,14 +74,40 @@ impl Model {
 
     /// The content symbol of a package: equal for what the refiner takes for equal.
     pub fn content(&self, n: usize) -> String {
-        let Draft { service, nonce, id: _, key: _, blobs } = &self.packages[n].draft;
+        let Draft { service, nonce, id: _, key: _, expiry: _, blobs } = &self.packages[n].draft;
         format!("H({service},{nonce},{:?},{:?})", blobs.0, blobs.1)
     }
 
-    pub fn upload(&mut self, blob: u8) -> Expected {
+    pub fn upload(&mut self, blob: u8, way: Way) -> Expected {
+        if way == Way::Wrong {
+            return refusal(400, "jam_validation_error");
+        }
         let status = if self.blobs.contains_key(&blob) { 200 } else { 201 };
-        self.blobs.entry(blob).or_default();
+        self.blobs.entry(blob).or_insert(Blob { by: self.who, refcount: 0 });
         answer(status, self.blob(blob))
+    }
+
+    /// Which part of a blob comes, as its Content-Range says; the bytes are compared where they are.
+    pub fn bytes(&self, blob: u8, part: Part, head: bool) -> Expected {
+        if !self.blobs.contains_key(&blob) {
+            return refusal(404, "jam_not_found");
+        }
+        let size = size_of(blob);
+        let asked = match part {
+            Part::Unless(true) => return answer(304, json!("")),
+            Part::Whole | Part::Unless(false) => None,
+            Part::Range(first, last) if last < first => None,
+            Part::Range(first, last) => Some((first, last.saturating_add(1).min(size))),
+            Part::From(first) => Some((first, size)),
+            Part::Last(count) => Some((size - count.min(size), size)),
+        };
+        match asked {
+            Some((first, end)) if !head && first < end => {
+                answer(206, json!(format!("bytes {first}-{}/{size}", end - 1)))
+            }
+            Some(_) if !head => answer(416, json!(format!("bytes */{size}"))),
+            Some(_) | None => answer(200, json!("")),
+        }
     }
 
     pub fn meta(&self, blob: u8) -> Expected {
@@ -83,18 +115,25 @@ impl Model {
     }
 
     fn blob(&self, blob: u8) -> Value {
-        json!({"hash": format!("B{blob}"), "refcount": self.blobs[&blob], "size": u64::from(blob) * 100,
-            "media_type": "text/x", "created_at": "<time>", "uploader": "<token>", "storage_class": "<class>"})
+        let Blob { by, refcount } = &self.blobs[&blob];
+        json!({"hash": format!("B{blob}"), "refcount": refcount, "size": size_of(blob),
+            "media_type": "text/x", "created_at": "<time>", "uploader": by.symbol(), "storage_class": "<class>"})
     }
 
     pub fn submit(&mut self, draft: &Draft) -> Expected {
-        let by_key = |p: &Package| draft.key.is_some() && p.draft.key == draft.key;
+        if !self.who.sees(draft.service) {
+            return refusal(403, DENIED);
+        }
+        let by_key = |p: &Package| draft.key.is_some() && p.draft.key == draft.key && p.by == self.who;
         let by_id = |p: &Package| draft.id.is_some() && p.draft.id == draft.id;
         let earlier = self.packages.iter().position(by_key).or_else(|| self.packages.iter().position(by_id));
         if let Some(n) = earlier {
-            let Draft { service, nonce, id: _, key: _, blobs } = &self.packages[n].draft;
-            let same = (*service, *nonce, blobs) == (draft.service, draft.nonce, &draft.blobs);
+            let Draft { service, nonce, id: _, key: _, expiry, blobs } = &self.packages[n].draft;
+            let same = (*service, *nonce, *expiry, blobs) == (draft.service, draft.nonce, draft.expiry, &draft.blobs);
             return if same { answer(200, self.with_receipt(n)) } else { refusal(409, "jam_conflict") };
+        }
+        if draft.expiry == Some(Expiry::Past) {
+            return refusal(400, "jam_validation_error");
         }
         let mut used: Vec<u8> = draft.blobs.0.iter().chain(&draft.blobs.1).copied().collect();
         used.sort_unstable();
@@ -106,11 +145,11 @@ impl Model {
             return refusal(409, "jam_pending_limit");
         }
         for blob in used {
-            *self.blobs.entry(blob).or_default() += 1;
+            self.blobs.entry(blob).and_modify(|blob| blob.refcount += 1);
         }
         let n = self.packages.len();
         let receipt = self.append(draft.service, "package", "pending", &format!("P{n}"), None);
-        self.packages.push(Package { draft: draft.clone(), status: "pending", receipt, report: None });
+        self.packages.push(Package { by: self.who, draft: draft.clone(), status: "pending", receipt, report: None });
         answer(201, self.with_receipt(n))
     }
 
@@ -129,13 +168,19 @@ impl Model {
     }
 
     pub fn package(&self, n: usize) -> Value {
-        let Package { draft: Draft { service, nonce, id: _, key: _, blobs }, status, .. } = &self.packages[n];
+        let Package { by, draft, status, .. } = &self.packages[n];
+        let Draft { service, nonce, id: _, key: _, expiry, blobs } = draft;
         let named = |blobs: &[u8]| blobs.iter().map(|blob| json!(format!("B{blob}"))).collect::<Vec<_>>();
         let id = format!("P{n}");
         let item = json!({"id": format!("I{n}"), "package_id": id, "kind": "k", "params_hash": "p",
             "preimage_hashes": named(&blobs.1)});
-        json!({"id": id, "service_id": format!("s{service}"), "items": [item], "created_by": "<token>",
-            "nonce": nonce.to_string(), "status": status, "created_at": "<time>", "preimage_hashes": named(&blobs.0)})
+        let mut package = json!({"id": id, "service_id": format!("s{service}"), "items": [item],
+            "created_by": by.symbol(), "nonce": nonce.to_string(), "status": status, "created_at": "<time>",
+            "preimage_hashes": named(&blobs.0)});
+        if let Some(expiry) = expiry {
+            package["expiry"] = json!(expiry.text());
+        }
+        package
     }
 
     fn with_receipt(&self, n: usize) -> Value {
@@ -143,14 +188,29 @@ impl Model {
         json!({"package": self.package(n), "receipt": self.chains[&draft.service][*receipt]})
     }
 
+    /// Why the caller is not told of a package.
+    fn hidden(&self, n: usize) -> Option<Expected> {
+        match self.packages.get(n) {
+            Some(package) if self.who.sees(package.draft.service) => None,
+            Some(_) => Some(refusal(403, DENIED)),
+            None => Some(refusal(404, "jam_not_found")),
+        }
+    }
+
+    /// Why the caller may not ask for this service.
+    pub fn denied(&self, service: Option<u8>) -> Option<Expected> {
+        service.is_some_and(|service| !self.who.sees(service)).then(|| refusal(403, DENIED))
+    }
+
     /// The package that the number names, as the API answers.
     pub fn read(&self, n: usize) -> Expected {
-        if n < self.packages.len() { answer(200, self.with_receipt(n)) } else { refusal(404, "jam_not_found") }
+        self.hidden(n).unwrap_or_else(|| answer(200, self.with_receipt(n)))
     }
 
     pub fn process(&mut self, limit: usize) -> Expected {
-        let pending = (0..self.packages.len()).filter(|n| self.packages[*n].status == "pending");
-        let taken: Vec<usize> = pending.take(limit).collect();
+        let pending =
+            |n: &usize| self.packages[*n].status == "pending" && self.who.sees(self.packages[*n].draft.service);
+        let taken: Vec<usize> = (0..self.packages.len()).filter(pending).take(limit).collect();
         for n in &taken {
             self.packages[*n].status = "refined";
             self.packages[*n].report = Some(Report { words: Vec::new(), receipt: None });
@@ -179,7 +239,8 @@ impl Model {
     }
 
     pub fn attest(&mut self, n: usize, worker: &str, weight: u64) -> Expected {
-        let Some(Some(report)) = self.packages.get(n).map(|package| &package.report) else {
+        let seen = self.packages.get(n).filter(|package| self.who.sees(package.draft.service));
+        let Some(Some(report)) = seen.map(|package| &package.report) else {
             return refusal(404, "jam_not_found");
         };
         if report.words.iter().any(|(earlier, _)| earlier == worker) {
@@ -190,10 +251,10 @@ impl Model {
     }
 
     pub fn report(&self, n: usize) -> Expected {
-        match self.packages.get(n) {
-            Some(Package { report: Some(_), .. }) => answer(200, self.bundle(n)),
-            Some(_) | None => refusal(404, "jam_not_found"),
-        }
+        self.hidden(n).unwrap_or_else(|| match &self.packages[n].report {
+            Some(_) => answer(200, self.bundle(n)),
+            None => refusal(404, "jam_not_found"),
+        })
     }
 
     fn bundle(&self, n: usize) -> Value {
@@ -221,16 +282,18 @@ impl Model {
     }
 
     pub fn attestations(&self, n: usize) -> Expected {
-        if n < self.packages.len() {
-            answer(200, json!({"items": self.words(n)}))
-        } else {
-            refusal(404, "jam_not_found")
-        }
+        self.hidden(n).unwrap_or_else(|| answer(200, json!({"items": self.words(n)})))
     }
 
     /// The whole list of packages, newest first, and their receipts.
-    pub fn list(&self, service: Option<u8>, status: Option<&str>) -> (Vec<Value>, Vec<Value>) {
+    pub fn list(&self, service: Option<u8>, status: Option<&str>, when: Option<When>) -> (Vec<Value>, Vec<Value>) {
+        let here = |n: &usize| match when {
+            None => true,
+            Some(When::Before(other)) => *n < other || other >= self.packages.len(),
+            Some(When::After(other)) => *n > other,
+        };
         self.found(service, status)
+            .filter(here)
             .map(|n| self.with_receipt(n))
             .map(|mut both| (both["package"].take(), both["receipt"].take()))
             .unzip()
@@ -246,7 +309,9 @@ impl Model {
 
     fn found(&self, service: Option<u8>, status: Option<&str>) -> impl Iterator<Item = usize> {
         let wanted = move |package: &Package| {
-            service.is_none_or(|service| package.draft.service == service) && status.is_none_or(|s| package.status == s)
+            self.who.sees(package.draft.service)
+                && service.is_none_or(|service| package.draft.service == service)
+                && status.is_none_or(|status| package.status == status)
         };
         (0..self.packages.len()).rev().filter(move |n| wanted(&self.packages[*n]))
     }
@@ -261,8 +326,8 @@ impl Model {
 
     /// The latest receipt of a package, or of its report's content.
     pub fn latest(&self, hash: &str) -> Expected {
-        let all = self.chains.values().flat_map(|chain| chain.iter().rev());
-        all.into_iter()
+        let seen = self.chains.iter().filter(|(service, _)| self.who.sees(**service));
+        seen.flat_map(|(_, chain)| chain.iter().rev())
             .find(|receipt| receipt["hash"] == hash)
             .map_or(refusal(404, "jam_not_found"), |r| answer(200, r.clone()))
     }
@@ -274,6 +339,6 @@ impl Model {
 
     /// The heads of all chains, by name.
     pub fn heads(&self) -> Vec<Value> {
-        self.chains.keys().map(|service| self.head(*service)).collect()
+        self.chains.keys().filter(|service| self.who.sees(**service)).map(|service| self.head(*service)).collect()
     }
 }

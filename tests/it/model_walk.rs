@@ -4,9 +4,10 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::Value;
 
-use crate::api_support::World;
-use crate::model_state::{CAP, Draft, Expected, Model, answer, refusal};
-use crate::model_world::{Paging, Seen};
+use crate::api_support::{World, file, token_file};
+use crate::model_state::{CAP, Expected, Model, answer, refusal};
+use crate::model_words::{Draft, Expiry, Part, Way, When, Who};
+use crate::model_world::{BOUND, Paging, Seen};
 
 /// Cases by default, so that the law costs seconds; `JAM_MODEL_CASES` raises them.
 const CASES: u32 = 6;
@@ -16,9 +17,9 @@ const STATUSES: [&str; 4] = ["pending", "refined", "disputed", "applied"];
 
 #[derive(Debug, Clone)]
 enum Call {
-    Upload(u8),
+    Upload(u8, Way),
     Meta(u8),
-    Bytes(u8),
+    Bytes(u8, Part, bool),
     Delete(u8),
     Submit(Draft),
     Process(usize),
@@ -26,7 +27,7 @@ enum Call {
     Report(usize),
     Attestations(usize),
     Attest(usize, u8, u64),
-    Packages(Option<u8>, Option<usize>, Paging),
+    Packages(Option<u8>, Option<usize>, Option<When>, Paging),
     Reports(Option<u8>, Option<usize>, Paging),
     Receipts(u8, bool, Paging),
     Latest(usize, bool),
@@ -36,13 +37,37 @@ enum Call {
 fn draft() -> impl Strategy<Value = Draft> {
     let some = |most: u8| prop_oneof![2 => Just(None), 1 => (0..most).prop_map(Some)];
     let blobs = || prop::collection::vec(0..4_u8, 0..3);
-    (0..3_u8, 0..3_u8, some(4), some(4), (blobs(), blobs())).prop_map(|(service, nonce, id, key, blobs)| Draft {
-        service,
-        nonce,
-        id,
-        key,
-        blobs,
-    })
+    let expiry = prop_oneof![4 => Just(None), 1 => Just(Some(Expiry::Ahead)), 1 => Just(Some(Expiry::Past))];
+    let parts = (0..3_u8, 0..3_u8, some(4), some(4), expiry, (blobs(), blobs()));
+    parts.prop_map(|(service, nonce, id, key, expiry, blobs)| Draft { service, nonce, id, key, expiry, blobs })
+}
+
+fn way() -> impl Strategy<Value = Way> {
+    prop_oneof![3 => Just(Way::Whole), 2 => Just(Way::Chunked), 1 => Just(Way::Wrong)]
+}
+
+fn part() -> impl Strategy<Value = Part> {
+    // Blobs have 0 to 400 bytes.
+    let place = || (0..10_u64).prop_map(|n| n * 50);
+    prop_oneof![
+        Just(Part::Whole),
+        any::<bool>().prop_map(Part::Unless),
+        (place(), place()).prop_map(|(first, last)| Part::Range(first, last)),
+        place().prop_map(Part::From),
+        place().prop_map(Part::Last),
+    ]
+}
+
+fn when() -> impl Strategy<Value = Option<When>> {
+    prop_oneof![
+        2 => Just(None),
+        1 => (0..10_usize).prop_map(|n| Some(When::Before(n))),
+        1 => (0..10_usize).prop_map(|n| Some(When::After(n))),
+    ]
+}
+
+fn who() -> impl Strategy<Value = Who> {
+    prop_oneof![3 => Just(Who::Anybody), 1 => Just(Who::Bound)]
 }
 
 fn paging() -> impl Strategy<Value = Paging> {
@@ -53,17 +78,18 @@ fn call() -> impl Strategy<Value = Call> {
     let service = || prop::option::of(0..4_u8);
     let status = || prop::option::of(0..4_usize);
     prop_oneof![
-        3 => (0..4_u8).prop_map(Call::Upload),
+        4 => (0..4_u8, way()).prop_map(|(n, way)| Call::Upload(n, way)),
         8 => draft().prop_map(Call::Submit),
         4 => (1..4_usize).prop_map(Call::Process),
         3 => (0..10_usize, 0..3_u8, 1..3_u64).prop_map(|(n, worker, weight)| Call::Attest(n, worker, weight)),
         1 => (0..5_u8).prop_map(Call::Meta),
-        1 => (0..5_u8).prop_map(Call::Bytes),
+        3 => (0..5_u8, part(), any::<bool>()).prop_map(|(n, part, head)| Call::Bytes(n, part, head)),
         1 => (0..5_u8).prop_map(Call::Delete),
         1 => (0..12_usize).prop_map(Call::Read),
         1 => (0..12_usize).prop_map(Call::Report),
         1 => (0..12_usize).prop_map(Call::Attestations),
-        1 => (service(), status(), paging()).prop_map(|(service, status, paging)| Call::Packages(service, status, paging)),
+        2 => (service(), status(), when(), paging())
+            .prop_map(|(service, status, when, paging)| Call::Packages(service, status, when, paging)),
         1 => (service(), status(), paging()).prop_map(|(service, status, paging)| Call::Reports(service, status, paging)),
         1 => (0..4_u8, any::<bool>(), paging()).prop_map(|(service, asc, paging)| Call::Receipts(service, asc, paging)),
         1 => (0..12_usize, any::<bool>()).prop_map(|(n, report)| Call::Latest(n, report)),
@@ -74,9 +100,9 @@ fn call() -> impl Strategy<Value = Call> {
 /// What the model answers to a call; lists are compared elsewhere.
 fn foretold(model: &mut Model, call: &Call) -> Option<Expected> {
     Some(match call {
-        Call::Upload(n) => model.upload(*n),
+        Call::Upload(n, way) => model.upload(*n, *way),
         Call::Meta(n) => model.meta(*n),
-        Call::Bytes(n) => answer(model.meta(*n).status, Value::Null),
+        Call::Bytes(n, part, head) => model.bytes(*n, *part, *head),
         Call::Delete(_) => refusal(403, "jam_auth_forbidden"),
         Call::Submit(draft) => model.submit(draft),
         Call::Process(limit) => model.process(*limit),
@@ -85,9 +111,9 @@ fn foretold(model: &mut Model, call: &Call) -> Option<Expected> {
         Call::Attestations(n) => model.attestations(*n),
         Call::Attest(n, worker, weight) => model.attest(*n, &worker_of(*worker), *weight),
         Call::Latest(n, report) => model.latest(&hash_of(model, *n, *report)),
-        Call::Status(service) => {
+        Call::Status(service) => model.denied(*service).unwrap_or_else(|| {
             answer(200, service.map_or_else(|| model.heads().into(), |service| model.head(service)))
-        }
+        }),
         Call::Packages(..) | Call::Reports(..) | Call::Receipts(..) => return None,
     })
 }
@@ -104,9 +130,9 @@ fn hash_of(model: &Model, n: usize, report: bool) -> String {
 /// What the server answers. The model has made the call already.
 async fn answered(seen: &mut Seen, model: &Model, call: &Call) -> Expected {
     match call {
-        Call::Upload(n) => seen.upload(*n, model).await,
+        Call::Upload(n, way) => seen.upload(*n, *way, model).await,
         Call::Meta(n) => seen.meta(*n, model).await,
-        Call::Bytes(n) => answer(seen.bytes(*n).await, Value::Null),
+        Call::Bytes(n, part, head) => seen.bytes(*n, *part, *head, model).await,
         Call::Delete(n) => seen.delete(*n, model).await,
         Call::Submit(draft) => seen.submit(draft, model).await,
         Call::Process(limit) => seen.process(*limit, model).await,
@@ -119,11 +145,20 @@ async fn answered(seen: &mut Seen, model: &Model, call: &Call) -> Expected {
             let query = service.map(|service| format!("?service_id=s{service}")).unwrap_or_default();
             let mut got = seen.get(&format!("/jam/status{query}"), model).await;
             let key = if service.is_some() { "accumulator_root" } else { "accumulator_roots" };
-            got.body = got.body[key].take();
+            if got.status == 200 {
+                got.body = got.body[key].take();
+            }
             got
         }
         Call::Packages(..) | Call::Reports(..) | Call::Receipts(..) => unreachable!("lists are read by `listed`"),
     }
+}
+
+/// Whether the caller may not see the list; then the server says so.
+async fn refused(seen: &mut Seen, model: &Model, service: Option<u8>, path: &str) -> bool {
+    let Some(wanted) = model.denied(service) else { return false };
+    assert_eq!(seen.get(path, model).await, wanted, "{path}");
+    true
 }
 
 /// Reads a list from the server and from the model; both must be the same, in pages of the same sizes.
@@ -134,13 +169,20 @@ async fn listed(seen: &mut Seen, model: &Model, call: &Call) {
     };
     let named = |status: &Option<usize>| status.map(|status| STATUSES[status]);
     let (wanted, receipts, got, paging) = match call {
-        Call::Packages(service, status, paging) => {
-            let path = format!("/jam/packages?include_receipt=true{}", filter(service, status));
-            let (packages, receipts) = model.list(*service, named(status));
+        Call::Packages(service, status, when, paging) => {
+            let narrowed = filter(service, status) + &seen.narrowed(*when);
+            let path = format!("/jam/packages?include_receipt=true{narrowed}");
+            if refused(seen, model, *service, &path).await {
+                return;
+            }
+            let (packages, receipts) = model.list(*service, named(status), *when);
             (packages, receipts, seen.list(&path, paging, model).await, paging)
         }
         Call::Reports(service, status, paging) => {
             let path = format!("/jam/reports?{}", filter(service, status));
+            if refused(seen, model, *service, &path).await {
+                return;
+            }
             let mut got = seen.list(&path, paging, model).await;
             let mut wanted = model.reports(*service, named(status));
             // Reports of one batch have one time; which of them is first depends on their random ids.
@@ -152,6 +194,9 @@ async fn listed(seen: &mut Seen, model: &Model, call: &Call) {
         Call::Receipts(service, ascending, paging) => {
             let order = if *ascending { "asc" } else { "desc" };
             let path = format!("/jam/receipts?service_id=s{service}&order={order}");
+            if refused(seen, model, Some(*service), &path).await {
+                return;
+            }
             (model.receipts(*service, *ascending), Vec::new(), seen.list(&path, paging, model).await, paging)
         }
         _ => return,
@@ -162,17 +207,26 @@ async fn listed(seen: &mut Seen, model: &Model, call: &Call) {
     assert_eq!(got.2, receipts, "{call:?}");
 }
 
-async fn walk(threshold: u64, calls: &[Call]) {
+async fn walk(threshold: u64, calls: &[(Who, Call)]) {
     let (threshold_text, cap) = (threshold.to_string(), CAP.to_string());
-    let settings = [("JAM_ATTESTATION_THRESHOLD", threshold_text.as_str()), ("JAM_MAX_PENDING_PACKAGES", cap.as_str())];
+    let (_tokens, bound) = file("tokens.json", &token_file(&[(BOUND, None, Some(&["s0"]))]));
+    let settings = [
+        ("JAM_ATTESTATION_THRESHOLD", threshold_text.as_str()),
+        ("JAM_MAX_PENDING_PACKAGES", cap.as_str()),
+        ("JAM_TOKENS_FILE", bound.to_str().unwrap()),
+    ];
     let postgres = World::postgres().await;
     let mut worlds = [Seen::new(World::memory().with(&settings).await), Seen::new(postgres.with(&settings).await)];
     let mut model = Model::new(threshold);
-    for (n, call) in calls.iter().chain(&last_look()).enumerate() {
+    for (n, (who, call)) in calls.iter().chain(&last_look()).enumerate() {
+        model.who = *who;
         let wanted = foretold(&mut model, call);
         for (seen, store) in worlds.iter_mut().zip(["memory", "postgres"]) {
+            seen.who = *who;
             match &wanted {
-                Some(wanted) => assert_eq!(answered(seen, &model, call).await, *wanted, "{store}, call {n}: {call:?}"),
+                Some(wanted) => {
+                    assert_eq!(answered(seen, &model, call).await, *wanted, "{store}, call {n}: {who:?} {call:?}");
+                }
                 None => listed(seen, &model, call).await,
             }
         }
@@ -180,12 +234,13 @@ async fn walk(threshold: u64, calls: &[Call]) {
 }
 
 /// Whatever was done, everything is looked at once more.
-fn last_look() -> Vec<Call> {
+fn last_look() -> Vec<(Who, Call)> {
     let paging = || Paging { limit: 3, by_cursor: true };
-    let mut calls = vec![Call::Status(None), Call::Packages(None, None, paging()), Call::Reports(None, None, paging())];
+    let mut calls =
+        vec![Call::Status(None), Call::Packages(None, None, None, paging()), Call::Reports(None, None, paging())];
     calls.extend((0..4).map(Call::Meta));
     calls.extend((0..3).map(|service| Call::Receipts(service, true, paging())));
-    calls
+    [Who::Anybody, Who::Bound].iter().flat_map(|who| calls.iter().map(|call| (*who, call.clone()))).collect()
 }
 
 #[test]
@@ -194,7 +249,7 @@ fn memory_postgres_and_a_simple_model_answer_every_sequence_of_calls_alike() {
         .map_or(CASES, |text| text.to_str().and_then(|text| text.parse().ok()).expect("JAM_MODEL_CASES is a number"));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let config = Config { cases, max_shrink_iters: 60, failure_persistence: None, ..Config::default() };
-    let sequences = (1..3_u64, prop::collection::vec(call(), CALLS));
+    let sequences = (1..3_u64, prop::collection::vec((who(), call()), CALLS));
     let outcome = TestRunner::new(config).run(&sequences, |(threshold, calls)| {
         runtime.block_on(walk(threshold, &calls));
         Ok::<(), TestCaseError>(())

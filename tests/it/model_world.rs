@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 
 use jam_domain::{PreimageHash, Timestamp};
+use reqwest::{Body, RequestBuilder};
 use serde_json::{Map, Value, json};
 
 use crate::api_support::{Answer, Server, TOKEN, answer as send};
-use crate::model_state::{Draft, Expected, Model, answer};
+use crate::model_state::{Expected, Model, answer};
+use crate::model_words::{Draft, Expiry, Part, Way, When, Who};
 
 /// How a list is read to its end.
 #[derive(Debug, Clone)]
@@ -15,11 +17,18 @@ pub struct Paging {
     pub by_cursor: bool,
 }
 
+/// The token that is bound to the first service.
+pub const BOUND: &str = "a-token-of-one-service";
+
 /// A server and the symbols of what it made.
 pub struct Seen {
     server: Server,
     symbols: HashMap<String, String>,
     packages: Vec<String>,
+    /// When each was created.
+    created: Vec<String>,
+    /// Who makes the next call.
+    pub who: Who,
 }
 
 pub fn blob(n: u8) -> Vec<u8> {
@@ -33,8 +42,18 @@ fn hash_of(n: u8) -> String {
 impl Seen {
     pub fn new(server: Server) -> Self {
         let mut symbols: HashMap<String, String> = (0..8).map(|n| (hash_of(n), format!("B{n}"))).collect();
-        symbols.insert(jam_domain::token::TokenHash::of(TOKEN).id().to_string(), "<token>".into());
-        Self { server, symbols, packages: Vec::new() }
+        for (token, who) in [(TOKEN, Who::Anybody), (BOUND, Who::Bound)] {
+            symbols.insert(jam_domain::token::TokenHash::of(token).id().to_string(), who.symbol().into());
+        }
+        Self { server, symbols, packages: Vec::new(), created: Vec::new(), who: Who::Anybody }
+    }
+
+    fn request(&self, method: &str, path: &str) -> RequestBuilder {
+        let token = match self.who {
+            Who::Anybody => TOKEN,
+            Who::Bound => BOUND,
+        };
+        self.server.bare(method, path).bearer_auth(token)
     }
 
     /// The id of a package; one that is not there when there are fewer.
@@ -42,15 +61,20 @@ impl Seen {
         self.packages.get(n).map_or("00000000-0000-4000-8000-000000000000", String::as_str)
     }
 
-    pub async fn upload(&mut self, n: u8, model: &Model) -> Expected {
-        let put =
-            self.server.request("PUT", &format!("/jam/preimages/{}", hash_of(n))).header("content-type", "text/x");
-        let got = send(put.body(blob(n))).await;
+    pub async fn upload(&mut self, n: u8, way: Way, model: &Model) -> Expected {
+        let put = self.request("PUT", &format!("/jam/preimages/{}", hash_of(n))).header("content-type", "text/x");
+        let pieces = blob(n).chunks(37).map(|piece| Ok::<_, std::io::Error>(piece.to_vec())).collect::<Vec<_>>();
+        let body = match way {
+            Way::Whole => Body::from(blob(n)),
+            Way::Chunked => Body::wrap_stream(futures::stream::iter(pieces)),
+            Way::Wrong => Body::from([&blob(n)[..], b"x"].concat()),
+        };
+        let got = send(put.body(body)).await;
         self.shown(&got, model)
     }
 
     pub async fn submit(&mut self, draft: &Draft, model: &Model) -> Expected {
-        let Draft { service, nonce, id, key, blobs } = draft;
+        let Draft { service, nonce, id, key, expiry, blobs } = draft;
         let hashes = |blobs: &[u8]| blobs.iter().map(|n| hash_of(*n)).collect::<Vec<_>>();
         let item = json!({"kind": "k", "params_hash": "p", "preimage_hashes": hashes(&blobs.1)});
         let mut body = json!({"service_id": format!("s{service}"), "nonce": nonce.to_string(), "items": [item],
@@ -58,7 +82,10 @@ impl Seen {
         if let Some(id) = id {
             body["id"] = json!(format!("01890a5d-ac96-774b-bcce-00000000000{id}"));
         }
-        let mut request = self.server.request("POST", "/jam/packages?include_receipt=true").body(body.to_string());
+        if let Some(expiry) = expiry {
+            body["expiry"] = json!(expiry.text());
+        }
+        let mut request = self.request("POST", "/jam/packages?include_receipt=true").body(body.to_string());
         if let Some(key) = key {
             request = request.header("idempotency-key", format!("key {key}"));
         }
@@ -70,6 +97,7 @@ impl Seen {
             assert_eq!(got.header("location"), format!("/jam/packages/{}", text(&package["id"])));
             let n = self.packages.len();
             self.packages.push(text(&package["id"]));
+            self.created.push(text(&package["created_at"]));
             self.name(&text(&package["id"]), &format!("P{n}"));
             self.name(&text(&package["items"][0]["id"]), &format!("I{n}"));
         }
@@ -77,7 +105,7 @@ impl Seen {
     }
 
     pub async fn get(&mut self, path: &str, model: &Model) -> Expected {
-        let got = self.server.get(path).await;
+        let got = send(self.request("GET", path)).await;
         self.shown(&got, model)
     }
 
@@ -94,28 +122,48 @@ impl Seen {
         self.get(&format!("/jam/preimages/{}/meta", hash_of(n)), model).await
     }
 
-    /// The bytes of a blob, whole and by HEAD: nothing but the status, since the bytes are compared here.
-    pub async fn bytes(&mut self, n: u8) -> u16 {
-        let path = format!("/jam/preimages/{}", hash_of(n));
-        let (got, head) = (self.server.get(&path).await, send(self.server.request("HEAD", &path)).await);
-        assert_eq!(got.status, head.status);
-        if got.status == 200 {
-            assert!(got.bytes == blob(n));
-            assert_eq!(head.header("x-preimage-size"), blob(n).len().to_string());
-            assert_eq!(head.header("etag"), format!("\"{}\"", hash_of(n)));
-        } else {
-            got.refused(404, "jam_not_found");
+    /// A blob or a part of it, by GET or HEAD: the status and what part it is; the bytes are compared here.
+    pub async fn bytes(&mut self, n: u8, part: Part, head: bool, model: &Model) -> Expected {
+        let request = self.request(if head { "HEAD" } else { "GET" }, &format!("/jam/preimages/{}", hash_of(n)));
+        let got = send(match part {
+            Part::Whole => request,
+            Part::Unless(same) => {
+                request.header("if-none-match", format!("\"{}\"", hash_of(if same { n } else { n + 1 })))
+            }
+            Part::Range(first, last) => request.header("range", format!("bytes={first}-{last}")),
+            Part::From(first) => request.header("range", format!("bytes={first}-")),
+            Part::Last(count) => request.header("range", format!("bytes=-{count}")),
+        })
+        .await;
+        let range = got.header("content-range");
+        let sent = match got.status {
+            200 if !head => blob(n),
+            206 => {
+                let (first, last) = range["bytes ".len()..].split('/').next().unwrap().split_once('-').unwrap();
+                blob(n)[first.parse().unwrap()..=last.parse().unwrap()].to_vec()
+            }
+            404 if head => return answer(404, json!({"code": "jam_not_found"})),
+            404 => return self.shown(&got, model),
+            416 => got.bytes.clone(),
+            _ => Vec::new(),
+        };
+        assert!(got.bytes == sent, "{} of {} bytes", got.bytes.len(), sent.len());
+        if got.status < 400 {
+            assert_eq!(got.header("etag"), format!("\"{}\"", hash_of(n)));
         }
-        head.status
+        if head && got.status == 200 {
+            assert_eq!(got.header("x-preimage-size"), blob(n).len().to_string());
+        }
+        answer(got.status, json!(range))
     }
 
     pub async fn delete(&mut self, n: u8, model: &Model) -> Expected {
-        let got = send(self.server.request("DELETE", &format!("/jam/preimages/{}", hash_of(n)))).await;
+        let got = send(self.request("DELETE", &format!("/jam/preimages/{}", hash_of(n)))).await;
         self.shown(&got, model)
     }
 
     pub async fn process(&mut self, limit: usize, model: &Model) -> Expected {
-        let got = self.server.post(&format!("/jam/process?limit={limit}"), &Value::Null).await;
+        let got = send(self.request("POST", &format!("/jam/process?limit={limit}"))).await;
         self.shown(&got, model)
     }
 
@@ -124,7 +172,7 @@ impl Seen {
         let report = if found.status == 200 { found.json()["report"]["id"].clone() } else { json!("no-such-report") };
         let path = format!("/jam/reports/{}/attestations", report.as_str().unwrap());
         let said = json!({"worker_id": worker, "signature": "c2ln", "weight": weight});
-        let got = self.server.post(&path, &said).await;
+        let got = send(self.request("POST", &path).body(said.to_string())).await;
         self.shown(&got, model)
     }
 
@@ -135,11 +183,22 @@ impl Seen {
         self.get(&format!("/jam/receipts/{plain}"), model).await
     }
 
+    /// The words of a query that narrow a list to some time.
+    pub fn narrowed(&self, when: Option<When>) -> String {
+        let time = |n: usize| self.created.get(n).map_or(Expiry::Ahead.text(), String::as_str);
+        match when {
+            None => String::new(),
+            Some(When::Before(n)) => format!("&created_before={}", time(n)),
+            Some(When::After(n)) => format!("&created_after={}", time(n)),
+        }
+    }
+
     /// A list read to its end: the sizes of its pages, and everything in it.
     pub async fn list(&mut self, path: &str, paging: &Paging, model: &Model) -> (Vec<usize>, Vec<Value>, Vec<Value>) {
         let (mut sizes, mut items, mut receipts, mut start) = (Vec::new(), Vec::new(), Vec::new(), String::new());
         loop {
-            let page = self.server.get(&format!("{path}&limit={}{start}", paging.limit)).await.expect(200).json();
+            let page = send(self.request("GET", &format!("{path}&limit={}{start}", paging.limit))).await;
+            let page = page.expect(200).json();
             let list = |key: &str| page[key].as_array().cloned().unwrap_or_default();
             sizes.push(list("items").len());
             items.extend(list("items"));

@@ -5,10 +5,11 @@ use std::sync::atomic::AtomicBool;
 
 use jam_plan::JamInstance;
 use jam_plan::crd::RolloutPhase;
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::api::events::v1::Event;
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::api::{EvictParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
@@ -133,6 +134,121 @@ async fn every_way_to_be_bad_goes_back() {
         .await;
     }
     assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+#[tokio::test]
+async fn evictions_right_after_a_rollout_are_no_flapping() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, &["--leader-election", "false", "--progress-deadline", "600"]);
+    apply(&client, &namespace, "main", in_memory(None)).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    apply(&client, &namespace, "main", in_memory(Some("slow"))).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    for _ in 0..4 {
+        // What `kubectl drain` does. With one replica each eviction takes the last ready pod.
+        for pod in pods.list(&ListParams::default()).await.unwrap().items {
+            pods.evict(pod.metadata.name.as_deref().unwrap(), &EvictParams::default()).await.unwrap();
+        }
+        condition(&client, &namespace, "main", "Ready", "False", "PodsNotReady").await;
+        condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    }
+    operator.quiet().await;
+    let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
+    let rollout = instances.get("main").await.unwrap().status.unwrap().rollout.unwrap();
+    assert_eq!(
+        (rollout.phase, rollout.losses),
+        (RolloutPhase::Serving, 0),
+        "a pod that was taken away lost no readiness"
+    );
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+async fn dsn(client: &Client, namespace: &str, dsn: &str) {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db"}, "stringData": {"dsn": dsn}});
+    secrets.patch("db", &PatchParams::apply("jam-tests").force(), &Patch::Apply(secret)).await.unwrap();
+}
+
+/// Waits until every pod is of a template with another DSN than `before`, and returns that template without its hash.
+async fn with_new_password(client: &Client, namespace: &str, before: &Value) -> (Value, Value) {
+    const HASH: &str = "jam.network/dsn-hash";
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    eventually("the good pods have the new password", async || {
+        let deployment = deployments.get("main").await.ok()?;
+        let status = deployment.status.clone()?;
+        let mut template = json!(deployment.spec.as_ref()?.template);
+        let hash = template["metadata"]["annotations"].as_object_mut()?.remove(HASH)?;
+        let rolled = status.observed_generation == deployment.metadata.generation
+            && (status.replicas, status.updated_replicas, status.ready_replicas) == (Some(1), Some(1), Some(1));
+        (rolled && hash != *before).then_some((template, hash))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_new_password_reaches_the_good_pods_and_the_bad_spec_is_not_tried_again() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, HASTY);
+    dsn(&client, &namespace, "postgres://jam:old@db/jam").await;
+    let mut spec = json!({
+        "runtime": {"jam": {"enabled": true, "store": "postgres"}},
+        "database": {"dsnSecretRef": {"name": "db", "key": "dsn"}},
+        "image": {"tag": "good"},
+    });
+    apply(&client, &namespace, "main", spec.clone()).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let (good, first) = with_new_password(&client, &namespace, &Value::Null).await;
+    spec["image"]["tag"] = "bad".into();
+    spec["podTemplate"] = json!({"env": [{"name": FATE, "value": "crash"}]});
+    apply(&client, &namespace, "main", spec.clone()).await;
+    condition(&client, &namespace, "main", "Ready", "False", "RolledBack").await;
+    with_new_password(&client, &namespace, &Value::Null).await;
+    operator.quiet().await;
+    let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
+    let decided = instances.get("main").await.unwrap().status.unwrap().rollout.unwrap();
+    let tried = bad_sets(&client, &namespace).await;
+
+    dsn(&client, &namespace, "postgres://jam:new@db/jam").await;
+    let (now, second) = with_new_password(&client, &namespace, &first).await;
+    assert_eq!(now, good, "the last good pods, but for the password");
+    condition(&client, &namespace, "main", "Stalled", "True", "RolledBack").await;
+    // And back again: nothing that was said on the way counts as a try.
+    dsn(&client, &namespace, "postgres://jam:old@db/jam").await;
+    assert_eq!(with_new_password(&client, &namespace, &second).await, (good, first));
+    condition(&client, &namespace, "main", "Stalled", "True", "RolledBack").await;
+    operator.quiet().await;
+    let status = instances.get("main").await.unwrap().status.unwrap();
+    assert_eq!(status.rollout.unwrap(), decided, "the decision stands");
+    assert_eq!(status.last_good.unwrap().image.as_deref(), Some("localhost/jam-api:good"));
+    assert_eq!(bad_sets(&client, &namespace).await, tried, "no pod and no Job of the bad image was made again");
+
+    spec.as_object_mut().unwrap().remove("podTemplate");
+    apply(&client, &namespace, "main", spec).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+/// What runs the bad image or did: Jobs, and ReplicaSets with the generation that each was scaled to.
+async fn bad_sets(client: &Client, namespace: &str) -> Vec<(String, Option<i64>)> {
+    let is_bad =
+        |template: &Value| template.pointer("/spec/containers/0/image") == Some(&json!("localhost/jam-api:bad"));
+    let sets: Api<ReplicaSet> = Api::namespaced(client.clone(), namespace);
+    let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
+    let sets = sets.list(&ListParams::default()).await.unwrap().items;
+    let jobs = jobs.list(&ListParams::default()).await.unwrap().items;
+    let sets = sets.into_iter().map(|set| (json!(set.spec.unwrap().template), set.metadata));
+    let jobs = jobs.into_iter().map(|job| (json!(job.spec.unwrap().template), job.metadata));
+    let bad = sets.chain(jobs).filter(|(template, _)| is_bad(template));
+    let mut bad: Vec<_> = bad.map(|(_, metadata)| (metadata.name.unwrap(), metadata.generation)).collect();
+    bad.sort();
+    bad
 }
 
 #[tokio::test]

@@ -165,6 +165,45 @@ async fn a_pod_that_does_not_answer_holds_the_rotation_and_is_named() {
 }
 
 #[tokio::test]
+async fn a_pod_that_can_never_agree_is_named_and_asked_ever_less_and_its_end_calls_at_once() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    database(&client, &namespace).await;
+    let node = Node::running(&client, &namespace, "main");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, SECONDS);
+    apply(&client, &namespace, "main", spec(&json!([{"name": "demo"}]))).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let token = key(&client, &namespace, "demo", "token").await;
+    let deaf = node.addresses().into_keys().next().unwrap();
+    node.leave_alone(&deaf);
+    annotate(&client, &namespace, "jam.network/rotate", "demo").await;
+    let told = condition(&client, &namespace, "main", "TokensReady", "False", "RotationHeld").await;
+    let words = format!("Verify of consumer demo waits: pod {deaf} has not taken in the next token");
+    assert_eq!(told, words);
+    assert_eq!(at_stage(&client, &namespace, "Verify").await.waiting_for, std::slice::from_ref(&deaf));
+
+    // As it would stand there after an hour: the next look is in five minutes.
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    let hour = jiff::Timestamp::now().as_second() - 3600;
+    let since = jiff::Timestamp::from_second(hour).unwrap().to_string();
+    let noted = json!({"metadata": {"annotations": {"jam.network/tokens-changed-at": since}}});
+    secrets.patch("main-token-demo", &PatchParams::default(), &Patch::Merge(noted)).await.unwrap();
+    operator.quiet().await;
+    let asked = async || operator.asked().iter().filter(|asked| asked.resource == "pods").count();
+    let before = asked().await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(asked().await, before, "it is left in peace");
+    assert_eq!(key(&client, &namespace, "demo", "token").await, token, "nobody is given what a pod refuses");
+
+    let pods: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(client.clone(), &namespace);
+    pods.delete(&deaf, &DeleteParams::default().grace_period(0)).await.unwrap();
+    condition(&client, &namespace, "main", "TokensReady", "True", "TokensIssued").await;
+    assert_ne!(key(&client, &namespace, "demo", "token").await, token, "sooner than the next look was due");
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+#[tokio::test]
 async fn a_revoked_token_is_refused_by_every_pod_at_once_and_other_consumers_keep_theirs() {
     let plane = control_plane();
     let (client, namespace) = plane.with_crd().await;

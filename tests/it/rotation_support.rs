@@ -38,6 +38,8 @@ impl Drop for Running {
 pub struct Node {
     task: tokio::task::JoinHandle<()>,
     running: Arc<Mutex<BTreeMap<String, Running>>>,
+    /// Pods whose file stays as it is.
+    deaf: Arc<Mutex<BTreeSet<String>>>,
     logs: PathBuf,
     _folder: tempfile::TempDir,
 }
@@ -59,6 +61,8 @@ impl Node {
         let running = Arc::<Mutex<BTreeMap<String, Running>>>::default();
         let (client, namespace) = (client.clone(), namespace.to_owned());
         let (known, out) = (Arc::clone(&running), logs.clone());
+        let deaf = Arc::<Mutex<BTreeSet<String>>>::default();
+        let left_alone = Arc::clone(&deaf);
         let task = tokio::spawn(async move {
             let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
             let secrets: Api<Secret> = Api::namespaced(client, &namespace);
@@ -85,19 +89,26 @@ impl Node {
                             listening(&address).await;
                             tell(&pods, &name, ready(&address)).await;
                         }
-                        put(&known.lock().unwrap()[&name].folder, file);
+                        if !left_alone.lock().unwrap().contains(&name) {
+                            put(&known.lock().unwrap()[&name].folder, file);
+                        }
                     }
                 }
                 tokio::time::sleep(Duration::from_millis(150)).await;
             }
         });
-        Self { task, running, logs, _folder: folder }
+        Self { task, running, deaf, logs, _folder: folder }
     }
 
     /// Where each pod answers.
     pub fn addresses(&self) -> BTreeMap<String, String> {
         let running = self.running.lock().unwrap();
         running.iter().map(|(pod, running)| (pod.clone(), running.address.clone())).collect()
+    }
+
+    /// From now on nobody brings this pod another token file: it can never agree.
+    pub fn leave_alone(&self, pod: &str) {
+        self.deaf.lock().unwrap().insert(pod.to_owned());
     }
 
     /// Sends a signal to a pod's process.

@@ -13,7 +13,7 @@ use jam_store::{
     Submitted, Upload,
 };
 
-use crate::store_fixture::{engine_that, first, only, package, sent_again, service, signed, upload, word_of};
+use crate::store_fixture::{by, engine_that, first, only, package, sent_again, service, signed, upload, word_of};
 use crate::store_retention::rule_at;
 use crate::support::postgres;
 
@@ -99,7 +99,7 @@ impl Pair {
 
     async fn delete(&self, dice: &mut Dice) {
         let hash = PreimageHash::of(BLOBS[dice.below(4)]);
-        same("delete", self.both(async |store| store.delete_preimage(hash).await.unwrap()).await);
+        same("delete", self.both(async |store| store.delete_preimage(hash, &by(self.time())).await.unwrap()).await);
     }
 
     async fn submit(&mut self, dice: &mut Dice) {
@@ -182,7 +182,7 @@ impl Pair {
         let Some(new) = self.sent.get(dice.below(self.sent.len().max(1))) else { return };
         let (id, now) = (new.package.id, self.time());
         same("archived", self.both(async |store| store.archived(id).await.unwrap()).await);
-        same("restore", self.both(async |store| store.restore(id, now).await.unwrap()).await);
+        same("restore", self.both(async |store| store.restore(id, &by(now)).await.unwrap()).await);
     }
 
     async fn look(&self, dice: &mut Dice) {
@@ -223,7 +223,8 @@ impl Pair {
                 let package = store.package(id).await.unwrap();
                 let bundle = store.report_of(id).await.unwrap();
                 let receipt = store.package_receipt(id).await.unwrap().map(|receipt| receipt.seq);
-                let archived = store.archived(id).await.unwrap();
+                let archived = (store.archived(id).await.unwrap(), store.archived_report(id).await.unwrap());
+                let archived = (archived.0, archived.1.as_ref().map(outline));
                 (package, archived, bundle.as_ref().map(outline), receipt, store.dispute_of(id).await.unwrap())
             });
             same("everything", answers.await);
@@ -241,6 +242,17 @@ impl Pair {
             ids
         });
         same("reports", reported.await);
+        let told = self.both(async |store| {
+            let mut lines = store.audit(first(200)).await.unwrap().items;
+            // Each store names itself in the record of a preimage.
+            for line in &mut lines {
+                line.before["storage_class"] = "".into();
+            }
+            lines
+        });
+        let told = told.await;
+        assert!(!told.0.is_empty());
+        same("audit", told);
     }
 }
 

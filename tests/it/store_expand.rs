@@ -11,7 +11,7 @@ use jam_store::{PostgresConfig, PostgresStore, Store, migrate};
 use sqlx::{Connection, Executor, PgConnection, Row, query, query_scalar};
 use uuid::Uuid;
 
-use crate::store_fixture::{engine, first, package, put, verified_chain};
+use crate::store_fixture::{by, engine, first, package, put, verified_chain};
 use crate::store_retention::rule;
 use crate::support::postgres;
 
@@ -279,9 +279,9 @@ async fn what_one_release_stores_the_other_reads_and_what_is_archived_neither_sh
     // The old release does not look into the archive: it accepts the key again, and then the archived one can't come back.
     previous.submit("s", Some("k")).await;
     let now = Timestamp::now();
-    assert_eq!(store.restore(PackageId(by_old), now).await.unwrap(), jam_store::Restored::Taken);
+    assert_eq!(store.restore(PackageId(by_old), &by(now)).await.unwrap(), jam_store::Restored::Taken);
     assert!(store.archived(PackageId(by_old)).await.unwrap().is_some(), "it stays where it is");
-    assert!(matches!(store.restore(by_new, now).await.unwrap(), jam_store::Restored::Back(_)));
+    assert!(matches!(store.restore(by_new, &by(now)).await.unwrap(), jam_store::Restored::Back(_)));
     assert_eq!(previous.listed().await, 2);
 }
 

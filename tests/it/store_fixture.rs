@@ -9,7 +9,7 @@ use jam_domain::page::{Page, PageRequest, ReceiptFilter, Start, Visible};
 use jam_domain::receipt::{Chain, verify_next};
 use jam_domain::refine::{Engine, RefineFault, Refined, Refiner, content_of};
 use jam_domain::{
-    Attestation, ItemId, PackageId, PackageStatus, PreimageHash, Receipt, ReportId, ServiceId, Timestamp, TokenId,
+    Attestation, By, ItemId, PackageId, PackageStatus, PreimageHash, Receipt, ReportId, ServiceId, Timestamp, TokenId,
     WorkItem, WorkPackage, canonical,
 };
 use jam_store::{MemoryStore, NewPackage, PostgresConfig, PostgresStore, Put, Store, Upload};
@@ -93,6 +93,11 @@ where
 
 pub fn service(name: &str) -> ServiceId {
     name.parse().unwrap()
+}
+
+/// An administrator at this moment.
+pub fn by(at: Timestamp) -> By {
+    By { token_id: "ad31c0de".parse().unwrap(), at }
 }
 
 /// A new package of one item for the service, with a nonce of its own.

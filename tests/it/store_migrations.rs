@@ -8,7 +8,7 @@ use jam_store::migrate::{self, MigrateError};
 use jam_store::{PostgresConfig, PostgresStore, Put, Restored, Store};
 use sqlx::Executor;
 
-use crate::store_fixture::{engine, package, put};
+use crate::store_fixture::{by, engine, package, put};
 use crate::store_retention::rule;
 use crate::support::postgres;
 
@@ -130,7 +130,9 @@ async fn the_servers_role_needs_no_more_than_to_read_and_write_rows() {
     let dsn = postgres::migrated_database().await;
     let rights = "create role runtime login; grant select on _sqlx_migrations, schema_serves to runtime;
         grant select, insert, update, delete on packages, disputes, reports, attestations, accumulators, receipts,
-            preimages, blob_chunks, uploads, archived_packages, archived_reports, cleanups to runtime";
+            preimages, blob_chunks, uploads, archived_packages, archived_reports, cleanups,
+            controls, controls_version, rate_limits, rate_limit_resets, events, event_log to runtime;
+        grant select, insert on audit to runtime";
     postgres::execute(&dsn, rights).await;
     let config = PostgresConfig::new(dsn.replace("postgres@", "runtime@"));
     let store = PostgresStore::connect(config).await.unwrap();
@@ -141,7 +143,7 @@ async fn the_servers_role_needs_no_more_than_to_read_and_write_rows() {
     assert!(store.process(1, &engine()).await.unwrap()[0].applied);
     let later = rule(4000);
     assert_eq!(store.cleanup(&later, false).await.unwrap().archived_packages, 1);
-    assert!(matches!(store.restore(id, later.now()).await.unwrap(), Restored::Back(_)));
+    assert!(matches!(store.restore(id, &by(later.now())).await.unwrap(), Restored::Back(_)));
     let run = CleanupRun {
         started_at: later.now(),
         finished_at: later.now(),
@@ -149,6 +151,6 @@ async fn the_servers_role_needs_no_more_than_to_read_and_write_rows() {
         cleaned: Cleaned::default(),
         error: None,
     };
-    store.record_cleanup(run).await.unwrap();
-    store.delete_preimage(jam_domain::PreimageHash::of(&vec![1; 1_200_000])).await.unwrap();
+    store.record_cleanup(run, None).await.unwrap();
+    store.delete_preimage(jam_domain::PreimageHash::of(&vec![1; 1_200_000]), &by(later.now())).await.unwrap();
 }

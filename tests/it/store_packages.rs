@@ -192,7 +192,7 @@ async fn a_package_has_its_receipt_and_the_chain_of_concurrent_submissions_verif
     }
     let ids: Vec<PackageId> = answers.iter().map(|submitted| submitted.package.id).collect();
     let receipts: Vec<_> = answers.iter().map(|submitted| submitted.receipt.clone().unwrap()).collect();
-    assert_eq!(store.package_receipts(&ids).await.unwrap(), receipts);
+    assert_eq!(store.package_receipts(&ids, false).await.unwrap(), receipts);
     assert_eq!(store.package_receipt(ids[4]).await.unwrap().as_ref(), Some(&receipts[4]));
     assert_eq!(receipts[4].hash, ids[4].to_string());
     assert_eq!(receipts[4].processed_at, answers[4].package.created_at);

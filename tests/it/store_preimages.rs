@@ -7,10 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::join_all;
 use futures::{StreamExt, stream};
-use jam_domain::{Code, PreimageHash, Refusal};
+use jam_domain::{Code, PreimageHash, Refusal, Timestamp};
 use jam_store::{PostgresConfig, PostgresStore, Put, PutError, Store, StoreError};
 
-use crate::store_fixture::{World, bytes_of, engine, laws, noise, package, put, upload};
+use crate::store_fixture::{World, by, bytes_of, engine, laws, noise, package, put, upload};
 use crate::support::postgres;
 
 laws!(
@@ -126,16 +126,16 @@ async fn leftovers(dsn: &str) -> i64 {
 async fn only_a_blob_that_nobody_refers_to_is_deleted(world: World) {
     let store = world.store();
     let hash = PreimageHash::of(b"blob");
-    assert_eq!(store.delete_preimage(hash).await.unwrap(), None);
+    assert_eq!(store.delete_preimage(hash, &by(Timestamp::now())).await.unwrap(), None);
     put(&*store, b"blob", 4).await;
-    assert_eq!(store.delete_preimage(hash).await.unwrap(), Some(true));
+    assert_eq!(store.delete_preimage(hash, &by(Timestamp::now())).await.unwrap(), Some(true));
     assert_eq!(store.preimage(hash).await.unwrap(), None);
     assert_no_leftovers(&world).await;
     put(&*store, b"blob", 4).await;
     let mut new = package("s");
     new.package.preimage_hashes = Some(vec![hash]);
     store.submit(new, &engine()).await.unwrap();
-    assert_eq!(store.delete_preimage(hash).await.unwrap(), Some(false));
+    assert_eq!(store.delete_preimage(hash, &by(Timestamp::now())).await.unwrap(), Some(false));
     assert_eq!(bytes_of(&*store, hash, 0..4).await, b"blob");
 }
 

@@ -9,7 +9,7 @@ use jam_domain::{JamSettings, PackageId, PackageStatus, PreimageHash, Profile, T
 use jam_store::{Attest, CleanupError, NewPackage, Restored, Store, SubmitError, Upload};
 
 use crate::store_fixture::{
-    World, all_pages, engine, engine_that, first, laws, package, put, sent_again, service, signed, upload,
+    World, all_pages, by, engine, engine_that, first, laws, package, put, sent_again, service, signed, upload,
     verified_chain, word_of,
 };
 
@@ -168,7 +168,7 @@ async fn what_was_archived_long_enough_is_deleted_with_its_references(world: Wor
     assert_eq!(cleanup(&*store, &rule(7)).await, deleted);
     assert_eq!(refcounts().await, [None, Some(1)]);
     assert_eq!(store.archived(old).await.unwrap(), None);
-    assert_eq!(store.restore(old, at(7)).await.unwrap(), Restored::NotArchived);
+    assert_eq!(store.restore(old, &by(at(7))).await.unwrap(), Restored::NotArchived);
     if let Some(dsn) = &world.dsn {
         let rows = "select (select count(*) from attestations) + (select count(*) from archived_reports)
             + (select count(*) from disputes) + (select count(*) from uploads) + (select count(*) from blob_chunks)";
@@ -226,8 +226,8 @@ async fn a_restored_package_is_whole_and_stays_for_another_retention_period(worl
     store.process(1, &engine()).await.unwrap();
     let (package, bundle) = (store.package(id).await.unwrap(), store.report_of(id).await.unwrap());
     cleanup(&*store, &rule(0)).await;
-    assert_eq!(store.restore(id, at(1)).await.unwrap(), Restored::Back(package.clone().unwrap()));
-    assert_eq!(store.restore(id, at(1)).await.unwrap(), Restored::NotArchived);
+    assert_eq!(store.restore(id, &by(at(1))).await.unwrap(), Restored::Back(package.clone().unwrap()));
+    assert_eq!(store.restore(id, &by(at(1))).await.unwrap(), Restored::NotArchived);
     assert_eq!((store.package(id).await.unwrap(), store.report_of(id).await.unwrap()), (package, bundle));
     assert_eq!(store.preimage(hash).await.unwrap().unwrap().refcount, 1);
     assert!(store.submit(sent_again(&new), &engine()).await.unwrap().replayed);
@@ -339,8 +339,8 @@ async fn runs_are_remembered_and_summed(world: World) {
         cleaned: Cleaned { deleted_packages: 3, deleted_reports: 2, deleted_preimages: 1, ..archived(5, 4) },
         error: error.map(str::to_owned),
     };
-    store.record_cleanup(run(0, None)).await.unwrap();
-    store.record_cleanup(run(1, Some("the disk is full"))).await.unwrap();
+    store.record_cleanup(run(0, None), None).await.unwrap();
+    store.record_cleanup(run(1, Some("the disk is full")), None).await.unwrap();
     let record = world.replica(2).cleanups().await.unwrap().unwrap();
     assert_eq!(record.last, run(1, Some("the disk is full")));
     assert_eq!(record.succeeded_at, Some(at(0).plus_seconds(9)));

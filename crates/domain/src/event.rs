@@ -147,13 +147,13 @@ pub struct Event {
     pub at: Timestamp,
 }
 
-/// A link of a chain, as a deed remembers it.
+/// A link of a chain, as a happening remembers it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link(pub u64, pub String);
 
 /// What was done to one package in one step, as stores keep it: short, because it is written with every package.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Deed {
+pub enum Happening {
     /// Accepted; with the number of its receipt.
     #[serde(rename = "s")]
     Submitted(ServiceId, PackageId, Option<u64>),
@@ -174,7 +174,7 @@ pub enum Deed {
     Archived(ServiceId, PackageId),
 }
 
-impl Deed {
+impl Happening {
     /// The events of it, in order.
     pub fn events(&self, at: Timestamp) -> Vec<Event> {
         let event = |kind, service: &ServiceId, package: PackageId, report: Option<ReportId>| Event {
@@ -221,13 +221,13 @@ pub struct Step {
     /// When.
     pub at: Timestamp,
     /// What was done.
-    pub deeds: Vec<Deed>,
+    pub happened: Vec<Happening>,
 }
 
 impl Step {
     /// Its events with their ids, in order.
     pub fn events(&self) -> impl Iterator<Item = (EventId, Event)> + '_ {
-        let events = self.deeds.iter().flat_map(|deed| deed.events(self.at));
+        let events = self.happened.iter().flat_map(|happening| happening.events(self.at));
         (1..).zip(events).map(|(place, event)| (EventId { step: self.number, place }, event))
     }
 }
@@ -275,17 +275,17 @@ mod tests {
     #[test]
     fn a_package_is_submitted_before_its_receipt_and_refined_before_it_is_applied() {
         let (package, report, at) = (PackageId::new(), ReportId::new(), Timestamp::from_micros(7));
-        let deeds = vec![
-            Deed::Submitted(service(), package, Some(1)),
-            Deed::Worked(service(), package, report, Some(Link(2, "ff".into()))),
-            Deed::Refined(service(), package, report),
-            Deed::Applied(service(), package, report, None),
-            Deed::Disputed(service(), package),
-            Deed::Archived(service(), package),
+        let happened = vec![
+            Happening::Submitted(service(), package, Some(1)),
+            Happening::Worked(service(), package, report, Some(Link(2, "ff".into()))),
+            Happening::Refined(service(), package, report),
+            Happening::Applied(service(), package, report, None),
+            Happening::Disputed(service(), package),
+            Happening::Archived(service(), package),
         ];
-        let text = serde_json::to_string(&deeds).unwrap();
-        assert_eq!(serde_json::from_str::<Vec<Deed>>(&text).unwrap(), deeds);
-        let step = Step { number: 5, at, deeds };
+        let text = serde_json::to_string(&happened).unwrap();
+        assert_eq!(serde_json::from_str::<Vec<Happening>>(&text).unwrap(), happened);
+        let step = Step { number: 5, at, happened };
         let (ids, events): (Vec<EventId>, Vec<Event>) = step.events().unzip();
         let names: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
         assert_eq!(

@@ -1,5 +1,6 @@
 //! The rules of JAM, as words and pure functions: no IO, no async, no clock; time is an argument.
 
+pub mod audit;
 pub mod byte_range;
 pub mod canonical;
 pub mod client;
@@ -23,6 +24,7 @@ pub mod token;
 mod unambiguous;
 pub mod word;
 
+pub use audit::By;
 pub use digest::{HashAlgorithm, PreimageHash};
 pub use names::{ItemId, PackageId, ReportId, ServiceId, TokenId};
 pub use record::{

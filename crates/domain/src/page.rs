@@ -46,6 +46,8 @@ pub struct ReportFilter {
     pub status: Option<PackageStatus>,
     /// Of the services that the caller may see.
     pub visible: Visible,
+    /// Those of archived packages, and only those.
+    pub archived: bool,
 }
 
 /// Which receipts.
@@ -108,6 +110,10 @@ pub struct ReceiptCursor {
     pub seq: u64,
 }
 
+/// A place in the audit: the number of the last line seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AuditCursor(pub u64);
+
 /// A cursor that this server did not make.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the cursor is not one that this server gave out")]
@@ -129,6 +135,23 @@ impl FromStr for TimeCursor {
             created_at: Timestamp::from_micros(micros.parse().map_err(|_| BadCursor)?),
             id: id.parse().map_err(|_| BadCursor)?,
         })
+    }
+}
+
+impl fmt::Display for AuditCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&BASE64.encode(format!("a:{}", self.0)))
+    }
+}
+
+impl FromStr for AuditCursor {
+    type Err = BadCursor;
+
+    fn from_str(text: &str) -> Result<Self, BadCursor> {
+        let plain = decode(text)?;
+        let number = plain.strip_prefix("a:").ok_or(BadCursor)?;
+        // A number beyond what the database can hold was never given out.
+        Ok(Self(number.parse().ok().filter(|id| i64::try_from(*id).is_ok()).ok_or(BadCursor)?))
     }
 }
 

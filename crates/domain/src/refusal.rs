@@ -80,6 +80,28 @@ impl Code {
         }
     }
 
+    /// The word in answers of `/jam/admin/*`: what goes wrong there has a code of its own, so that nobody takes it for a
+    /// refusal of JAM.
+    pub fn admin_str(self) -> &'static str {
+        match self {
+            Self::BadRequest => "jam_admin_bad_request",
+            Self::Validation => "jam_admin_validation_error",
+            Self::AuthMissing => "jam_admin_auth_missing",
+            Self::AuthForbidden => "jam_admin_forbidden",
+            Self::ServiceDenied => "jam_admin_service_denied",
+            Self::NotFound => "jam_admin_not_found",
+            Self::MethodNotAllowed => "jam_admin_method_not_allowed",
+            Self::PendingLimit => "jam_admin_pending_limit",
+            Self::Conflict => "jam_admin_conflict",
+            Self::TooLarge => "jam_admin_body_too_large",
+            Self::UnsupportedMediaType => "jam_admin_unsupported_media_type",
+            Self::EventsGone => "jam_admin_events_gone",
+            Self::RateLimit => "jam_admin_rate_limit",
+            Self::Internal => "jam_admin_internal",
+            Self::StoreUnavailable => "jam_admin_store_unavailable",
+        }
+    }
+
     /// The HTTP status.
     pub fn status(self) -> u16 {
         match self {
@@ -162,6 +184,9 @@ mod tests {
     fn codes_are_all_different() {
         let words: std::collections::BTreeSet<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
         assert_eq!(words.len(), Code::ALL.len());
+        let admin: std::collections::BTreeSet<_> = Code::ALL.iter().map(|code| code.admin_str()).collect();
+        assert_eq!(admin.len(), Code::ALL.len());
+        assert!(admin.iter().all(|word| word.starts_with("jam_admin_")));
     }
 
     #[test]

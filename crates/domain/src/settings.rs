@@ -1,5 +1,7 @@
 //! The `runtime.jam` block: one type for the CRD, the YAML file and the environment, and the settings that follow from it.
 
+mod bounds;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -7,6 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::HashAlgorithm;
 use crate::names::ServiceId;
+
+use bounds::{
+    MOST_BYTES, MOST_DAYS, MOST_ENTRIES, MOST_PENDING, MOST_RATE, MOST_SERVICE_RATE, MOST_SERVICES, MOST_THRESHOLD,
+};
 
 /// Where the API keeps its state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -39,19 +45,19 @@ pub struct ServiceLimits {
     pub id: ServiceId,
     /// Packages a minute that the service may submit; 0 = no limit.
     #[serde(default, alias = "max_packages_per_minute", skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 1_000_000))]
+    #[schemars(range(min = 0, max = MOST_SERVICE_RATE))]
     pub max_packages_per_minute: Option<u32>,
     /// Packages of the service that may be pending at once; 0 = no cap.
     #[serde(default, alias = "max_pending_packages", skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 10_000_000))]
+    #[schemars(range(min = 0, max = MOST_PENDING))]
     pub max_pending_packages: Option<u32>,
     /// Largest preimage in bytes that tokens bound to the service may upload; 0 = no cap.
     #[serde(default, alias = "max_preimage_bytes", skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 1_099_511_627_776_u64))]
+    #[schemars(range(min = 0, max = MOST_BYTES))]
     pub max_preimage_bytes: Option<u64>,
     /// Days that finished packages of the service are kept; 0 = for ever.
     #[serde(default, alias = "retention_days", skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 36_500))]
+    #[schemars(range(min = 0, max = MOST_DAYS))]
     pub retention_days: Option<u32>,
 }
 
@@ -72,34 +78,34 @@ pub struct JamSettings {
     pub auth_required: Option<bool>,
     /// Requests a minute for one token; 0 = off. Default: 60.
     #[serde(default, alias = "rate_limit_per_minute", skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 10_000_000))]
+    #[schemars(range(min = 0, max = MOST_RATE))]
     pub rate_limit_per_minute: Option<u32>,
     /// Largest preimage in bytes; 0 = no cap. Default: 10485760.
     #[serde(default, alias = "max_preimage_bytes", skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 1_099_511_627_776_u64))]
+    #[schemars(range(min = 0, max = MOST_BYTES))]
     pub max_preimage_bytes: Option<u64>,
     /// Packages that may be pending at once; 0 = no cap. Default: 100.
     #[serde(default, alias = "max_pending_packages", skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 10_000_000))]
+    #[schemars(range(min = 0, max = MOST_PENDING))]
     pub max_pending_packages: Option<u32>,
     /// Media types of preimages that are accepted; an entry may end in `/*`; empty = any. Default: [].
     #[serde(default, alias = "allowed_media_types", skip_serializing_if = "Option::is_none")]
     #[schemars(
-        length(max = 64),
+        length(max = MOST_ENTRIES),
         inner(length(min = 3, max = 255), regex(pattern = r"^[A-Za-z0-9!#$&^_.+-]+/([A-Za-z0-9!#$&^_.+-]+|\*)$"))
     )]
     pub allowed_media_types: Option<Vec<String>>,
     /// Days that finished packages are kept before they are archived; 0 = for ever. Default: 30.
     #[serde(default, alias = "retention_days", skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 36_500))]
+    #[schemars(range(min = 0, max = MOST_DAYS))]
     pub retention_days: Option<u32>,
     /// Days between archiving and deletion; 0 = delete at once. Default: 7.
     #[serde(default, alias = "archive_days", skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 36_500))]
+    #[schemars(range(min = 0, max = MOST_DAYS))]
     pub archive_days: Option<u32>,
     /// Limits of single services that differ from the instance's own. Default: [].
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
+    #[schemars(length(max = MOST_SERVICES), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
     pub services: Option<Vec<ServiceLimits>>,
     /// Lists answer a bare array instead of an envelope (for old clients). Default: false.
     #[serde(default, alias = "legacy_list_response", skip_serializing_if = "Option::is_none")]
@@ -112,12 +118,12 @@ pub struct JamSettings {
     pub accumulator_hash: Option<HashAlgorithm>,
     /// Sum of attestation weights needed before a report is accumulated. Default: 1.
     #[serde(default, alias = "attestation_threshold", skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000))]
+    #[schemars(range(min = 1, max = MOST_THRESHOLD))]
     pub attestation_threshold: Option<u32>,
     /// CORS: exact origins (scheme, host and port) that browsers may call from. Default: [].
     #[serde(default, alias = "allowed_origins", skip_serializing_if = "Option::is_none")]
     #[schemars(
-        length(max = 64),
+        length(max = MOST_ENTRIES),
         inner(length(min = 8, max = 261), regex(pattern = r"^https?://[A-Za-z0-9.\[\]:-]+$"))
     )]
     pub allowed_origins: Option<Vec<String>>,
@@ -283,6 +289,18 @@ impl JamSettings {
 impl Settings {
     fn prove(&self, mistakes: &mut Vec<SettingsMistake>) {
         let mut wrong = |key, problem: String| mistakes.push(SettingsMistake { key, problem });
+        for (key, value, most) in self.bounded() {
+            if value > most {
+                wrong(key, format!("must be at most {most}"));
+            }
+        }
+        for limits in self.services.values() {
+            for (name, value, most) in limits.bounded() {
+                if value.is_some_and(|value| value > most) {
+                    wrong("services", format!("has {}: {name} must be at most {most}", limits.id));
+                }
+            }
+        }
         if self.attestation_threshold == 0 {
             wrong("attestation_threshold", "must be at least 1".into());
         }

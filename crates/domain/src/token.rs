@@ -7,7 +7,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use crate::names::{ServiceId, TokenId, text_form};
 use crate::time::Timestamp;
@@ -207,16 +207,9 @@ impl TokenBook {
         self
     }
 
-    /// Finds the token. Every entry is compared, each in constant time: the time taken says nothing about a match.
+    /// Finds the token.
     pub fn decide(&self, token: &str, now: Timestamp) -> Result<Known<'_>, Unaccepted> {
-        let hash = TokenHash::of(token);
-        let mut found = None;
-        for entry in &self.entries {
-            if bool::from(entry.sha256.0.ct_eq(&hash.0)) {
-                found = Some(entry);
-            }
-        }
-        let global = self.global.iter().fold(false, |any, known| any | bool::from(known.0.ct_eq(&hash.0)));
+        let (found, global) = self.find(&TokenHash::of(token), |known, hash| known.0.ct_eq(&hash.0));
         match found {
             Some(entry) if entry.accepted_at(now) => Ok(Known(entry)),
             Some(_) => Err(Unaccepted::Expired),
@@ -228,6 +221,19 @@ impl TokenBook {
     /// Whether exactly this entry is still in force: neither retired nor changed, and accepted at that time.
     pub fn holds(&self, entry: &TokenEntry, now: Timestamp) -> bool {
         entry.accepted_at(now) && self.entries.contains(entry)
+    }
+
+    /// The entry with this hash, and whether it is a global one. Every entry is compared whatever the others said, each in
+    /// constant time, and where it stands is chosen without a branch: the time taken says nothing about a match.
+    fn find(&self, hash: &TokenHash, equal: impl Fn(&TokenHash, &TokenHash) -> Choice) -> (Option<&TokenEntry>, bool) {
+        let (mut at, mut global) = (u64::MAX, Choice::from(0));
+        for (n, entry) in (0_u64..).zip(&self.entries) {
+            at.conditional_assign(&n, equal(&entry.sha256, hash));
+        }
+        for known in &self.global {
+            global |= equal(known, hash);
+        }
+        (usize::try_from(at).ok().and_then(|at| self.entries.get(at)), global.into())
     }
 
     /// Ids of the tokens accepted at that time, sorted: what a rotation asks every replica for.
@@ -267,6 +273,25 @@ mod tests {
         assert_eq!(found.id, TokenHash::of("beta-token").id());
         assert_eq!(book.decide("beta-toke", at(0)), Err(Unaccepted::Unknown));
         assert_eq!(book.decide("", at(0)), Err(Unaccepted::Unknown));
+    }
+
+    #[test]
+    fn every_entry_is_compared_in_constant_time_whichever_matches() {
+        let tokens = ["alpha-token", "beta-token", "gamma-token"];
+        let book = TokenBook::new(tokens.map(entry).to_vec()).unwrap();
+        let book = book.leaving_out(["global-token", "other-global"].map(TokenHash::of));
+        for (token, is) in
+            tokens.map(|token| (token, true)).into_iter().chain([("global-token", false), ("none", false)])
+        {
+            let compared = std::cell::RefCell::new(Vec::new());
+            let (found, _) = book.find(&TokenHash::of(token), |known, hash| {
+                compared.borrow_mut().push(*known);
+                known.0.ct_eq(&hash.0)
+            });
+            assert_eq!(found.map(|entry| entry.sha256), is.then(|| TokenHash::of(token)));
+            let all = tokens.into_iter().chain(["global-token", "other-global"]).map(TokenHash::of);
+            assert_eq!(compared.into_inner(), all.collect::<Vec<_>>(), "{token}: each once, in the same order");
+        }
     }
 
     #[test]

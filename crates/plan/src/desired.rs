@@ -196,6 +196,7 @@ pub fn desired(resolved: &Resolved) -> Objects<Desired> {
     items.extend(secrets::all(resolved));
     items.extend(network::policy(resolved));
     items.extend(migration::job(resolved));
+    items.extend(migration::preview(resolved));
     items.push(exposure::service(resolved));
     items.extend(monitoring::service(resolved));
     let mut keep = kept_maps(resolved);

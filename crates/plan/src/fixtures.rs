@@ -3,12 +3,12 @@
 use jam_domain::Timestamp;
 use serde_json::{Value, json};
 
-use crate::crd::JamInstance;
+use crate::crd::{JamInstance, JamInstanceStatus};
 use crate::desired::{Desired, Objects, desired};
 use crate::observed::{DeploymentState, JobState, MigrationJob, Observed, PodSchema, Probe, SecretKey, TokenSecret};
 use crate::resolve::{Defaults, MigrationStep, Resolved, resolve};
 use crate::rotation::{Holding, Notes, Pace, Slots};
-use crate::tokens;
+use crate::{Verdict, status, tokens};
 
 pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_micros(seconds * 1_000_000)
@@ -139,6 +139,11 @@ pub(crate) fn resolved(instance: &JamInstance, cluster: &Observed) -> Resolved {
 
 pub(crate) fn objects(instance: &JamInstance, cluster: &Observed) -> Objects<Desired> {
     desired(&resolved(instance, cluster))
+}
+
+/// The status after everything of the instance was applied.
+pub(crate) fn applied_status(instance: &JamInstance, cluster: &Observed) -> JamInstanceStatus {
+    status(instance, Verdict::Applied(&resolved(instance, cluster)), cluster, cluster.at)
 }
 
 /// The objects as `Kind name`.

@@ -53,7 +53,7 @@ fn waits_for(resolved: &Resolved) -> String {
         MigrationStep::NotNeeded | MigrationStep::Complete => "nothing".into(),
         MigrationStep::Run { job } | MigrationStep::Wait { job } => format!("migration Job {job} to end"),
         MigrationStep::Retry { at } => format!("the next attempt of the migration, at {}", at_second(*at)),
-        MigrationStep::AwaitApproval { key } => {
+        MigrationStep::AwaitApproval { key, preview: _ } => {
             format!("the migration's approval: annotation {}={key}", names::APPROVE_MIGRATION)
         }
         MigrationStep::Never => "another image or database: the migration cannot succeed with these".into(),

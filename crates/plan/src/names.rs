@@ -12,6 +12,8 @@ pub const INSTANCE: &str = "jam.network/instance";
 pub const CONSUMER: &str = "jam.network/consumer";
 /// Label of a migration Job: what it migrates.
 pub const MIGRATION_KEY: &str = "jam.network/migration";
+/// Label of a Job that only says what a migration would apply: the same hash.
+pub const MIGRATION_PREVIEW: &str = "jam.network/migration-preview";
 /// Annotation of a migration Job: how many Jobs for the same key failed before it.
 pub const MIGRATION_ATTEMPT: &str = "jam.network/migration-attempt";
 /// Annotation of an instance that approves the migration with this key, where `spec.migrations.mode` is Manual.
@@ -47,6 +49,8 @@ pub const REVOKED: &str = "jam.network/revoked";
 pub const REFUSED: &str = "jam.network/refused";
 /// Annotation of the Secret of hashes: how many tokens each consumer has been given, should its own Secret be lost.
 pub const TOKEN_GENERATIONS: &str = "jam.network/token-generations";
+/// Annotation of a consumer's Secret: when what the API pods are to accept of it last changed.
+pub const TOKENS_CHANGED_AT: &str = "jam.network/tokens-changed-at";
 /// Annotation of an API pod: the hashes that it was last told to read. A change makes the kubelet bring them at once.
 pub const TOKENS_TOLD: &str = "jam.network/tokens-told";
 
@@ -68,6 +72,8 @@ pub const RETIRED_KEY: &str = "retired";
 pub const DISPLACED_KEY: &str = "displaced";
 /// The key of the Secret of hashes: the token file of the API pods.
 pub const TOKENS_KEY: &str = "tokens.json";
+/// The key of the Secret of hashes with the tokens of administrators.
+pub const ADMIN_TOKENS_KEY: &str = "admin-tokens.json";
 
 /// What part of an instance an object is, as written in `app.kubernetes.io/component`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -165,6 +171,11 @@ pub fn revision(instance: &str, hash: &str) -> String {
 /// The ConfigMap with the evidence against a revision that was given up.
 pub fn evidence(instance: &str, hash: &str) -> String {
     format!("{instance}-rollback-{hash}")
+}
+
+/// The Job that says what a migration would apply.
+pub fn migration_preview(instance: &str, key: &str) -> String {
+    format!("{instance}-migrate-{key}-dry")
 }
 
 /// The migration Job of one attempt.

@@ -2,6 +2,8 @@
 
 mod cleanup;
 mod deployment;
+mod owned;
+mod preview;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,8 @@ pub use token_secrets::{HashBook, OwnTokens, TokenSecret};
 
 pub use cleanup::{CleanupOutcome, CleanupRun, CleanupState};
 pub use deployment::DeploymentState;
+pub(crate) use owned::owned_template;
+pub use preview::{MigrationPreview, PreviewSaid};
 pub use schema::PodSchema;
 
 /// What the cluster looks like, for one instance.
@@ -40,10 +44,14 @@ pub struct Observed {
     pub hashes: Option<HashBook>,
     /// The Secret with the user's own tokens, when the spec refers to one.
     pub own_tokens: Option<OwnTokens>,
+    /// The Secret with the tokens of administrators, when the spec refers to one.
+    pub admin_tokens: Option<OwnTokens>,
     /// What each API pod says about tokens, while a rotation has to know.
     pub pod_answers: Vec<PodAnswer>,
     /// The migration Jobs of this instance that are there.
     pub migration_jobs: Vec<MigrationJob>,
+    /// What migrations that wait for approval would apply.
+    pub migration_previews: Vec<MigrationPreview>,
     /// The API Deployment, from the last answer of the API server.
     pub api: Option<DeploymentState>,
     /// The worker Deployment.
@@ -52,6 +60,10 @@ pub struct Observed {
     pub database: Option<Probe>,
     /// Why pods are not ready, in the kubelet's words (such as ImagePullBackOff), when they are not.
     pub trouble: Option<String>,
+    /// Whether a pod that was ready runs on and is not ready any more: what was evicted or deleted did not lapse.
+    pub lapsed: bool,
+    /// What runs, as a revision, where status pins none: a release from before revisions made it.
+    pub adoptable: Option<Revision>,
     /// The revisions that status refers to and that were read because they differ from what is rendered now.
     pub revisions: Vec<Revision>,
     /// The schema that the API pods find, when they were asked.
@@ -76,12 +88,16 @@ impl Observed {
             tokens: Vec::new(),
             hashes: None,
             own_tokens: None,
+            admin_tokens: None,
             pod_answers: Vec::new(),
             migration_jobs: Vec::new(),
+            migration_previews: Vec::new(),
             api: None,
             worker: None,
             database: None,
             trouble: None,
+            lapsed: false,
+            adoptable: None,
             revisions: Vec::new(),
             pod_schema: None,
             children: Vec::new(),
@@ -174,6 +190,8 @@ impl MigrationJob {
             (None, Some(failed)) => {
                 let said = [&failed.reason, &failed.message].into_iter().flatten().cloned().collect::<Vec<_>>();
                 let message = last_words.map_or_else(|| said.join(": "), str::to_owned);
+                // The Job's own word for exit code 3, which stays when its pod is gone: its policy names no other.
+                let exit_code = exit_code.or((failed.reason.as_deref() == Some("PodFailurePolicy")).then_some(3));
                 (JobState::Failed { exit_code, message }, instant(failed.last_transition_time.as_ref()))
             }
             (None, None) => (JobState::Running, None),

@@ -93,14 +93,16 @@ fn imagined(instance: &JamInstance, defaults: &Defaults) -> Result<Vec<Desired>,
     let mut observed = Observed::nothing(Timestamp::from_micros(0));
     observed.dsn = Some(SecretKey::Present { hash: "0".repeat(10) });
     observed.tokens = tokens::consumers(&instance.spec).into_iter().map(|consumer| held(consumer.name)).collect();
-    observed.own_tokens = tokens::own_tokens(&instance.spec).map(|(_, secret)| OwnTokens {
+    let imagined = |secret: &str| OwnTokens {
         secret: secret.to_owned(),
         exists: true,
         hashes: vec![("imagined".into(), imagined_hash(secret))],
         unusable: Vec::new(),
-    });
+    };
+    observed.own_tokens = tokens::own_tokens(&instance.spec).map(|(_, secret)| imagined(secret));
+    observed.admin_tokens = tokens::admin_tokens(&instance.spec).map(|(_, secret)| imagined(secret));
     // The plan of one who has not approved yet shows what approval would lead to.
-    if let MigrationStep::AwaitApproval { key } = resolve(&instance, &observed, defaults)?.migration.step {
+    if let MigrationStep::AwaitApproval { key, preview: _ } = resolve(&instance, &observed, defaults)?.migration.step {
         instance.metadata.annotations.get_or_insert_default().insert(names::APPROVE_MIGRATION.into(), key);
     }
     Ok(forecast(&instance, &observed, defaults)?.objects)

@@ -2,6 +2,7 @@
 
 mod egress;
 mod migration;
+mod own_tokens;
 pub(crate) mod refuse;
 mod revision;
 #[cfg(test)]
@@ -26,7 +27,8 @@ use crate::rotation::{Outlook, Pace, outlook};
 use crate::{names, tokens};
 
 pub use egress::port_of_url;
-pub use migration::{MigrationPlan, MigrationStep};
+pub use migration::{MigrationPlan, MigrationStep, Preview};
+pub use revision::is_applied_without_revision;
 
 /// The revision of this crate's rendering: raised when the same spec renders other pods.
 pub const RENDER_REVISION: i32 = 1;
@@ -76,6 +78,8 @@ pub struct Resolved {
     pub consumers: Vec<ResolvedConsumer>,
     /// The user's own tokens: the key of each and its hash.
     pub own_tokens: Vec<(String, TokenHash)>,
+    /// The tokens of administrators: the key of each and its hash.
+    pub admin_tokens: Vec<(String, TokenHash)>,
     /// What `jam.network/revoke` names and nobody knows.
     pub unknown_revocations: Vec<String>,
     /// How the schema is moved forward.
@@ -198,10 +202,9 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
     refuse::pod_overrides(spec.pod_template.as_ref())?;
     refuse::foreign(observed)?;
     let database = database(instance, observed, settings.store)?;
-    let pinned = revision::pinned(instance, database.as_ref());
     let mut image = image(spec, defaults);
-    if let Some(pinned) = pinned {
-        image.reference.clone_from(&pinned.image);
+    if let Some(reference) = revision::image(instance, observed, database.as_ref()) {
+        reference.clone_into(&mut image.reference);
     }
     let migration = migration::plan(instance, observed, &image, database.as_ref());
     let rollout = if migration.is_complete() { Rollout::Apply } else { Rollout::AfterMigration };
@@ -214,7 +217,8 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
         autoscaling: spec.autoscaling.clone(),
         workers: spec.workers.clone(),
         consumers: consumers(instance, observed, defaults.pace)?,
-        own_tokens: own_tokens(instance, observed)?,
+        own_tokens: own_tokens::of_callers(instance, observed)?,
+        admin_tokens: own_tokens::of_administrators(instance, observed)?,
         unknown_revocations: crate::rotation::Asks::of(instance).strangers(),
         migrations: spec.migrations.clone(),
         service: spec.service.clone(),
@@ -368,21 +372,4 @@ fn consumers(instance: &JamInstance, observed: &Observed, pace: Pace) -> Result<
             })
         })
         .collect()
-}
-
-fn own_tokens(instance: &JamInstance, observed: &Observed) -> Result<Vec<(String, TokenHash)>, Refusal> {
-    let Some((field, secret)) = tokens::own_tokens(&instance.spec) else { return Ok(Vec::new()) };
-    let at = format!("Secret {secret} in namespace {}", namespace_of(instance));
-    let Some(own) = observed.own_tokens.as_ref().filter(|own| own.exists) else {
-        let message = format!("{at} does not exist; spec.tokens.{field} needs it, with one token under each key");
-        return Err(Refusal::new(Reason::SecretMissing, message));
-    };
-    if let Some(key) = own.unusable.first() {
-        let message = format!("{at}: key {key} holds no token; a token is 16 or more visible characters");
-        return Err(Refusal::new(Reason::SecretKeyMissing, message));
-    }
-    if own.hashes.is_empty() {
-        return Err(Refusal::new(Reason::SecretKeyMissing, format!("{at} is empty; put one token under each key")));
-    }
-    Ok(own.hashes.clone())
 }

@@ -33,7 +33,8 @@ pub struct Scene<'a> {
     pub settled: bool,
     /// What keeps it from going on, when its Deployments say that they make no progress.
     pub stuck: Option<String>,
-    /// Fewer pods are ready than were before, although nothing is being replaced.
+    /// Fewer pods are ready than were before, although nothing is being replaced: one that was ready is not any more. A pod
+    /// that was evicted or deleted says nothing about the revision.
     pub lost: bool,
     /// Whether the database is away: then pods are not to blame.
     pub database_away: bool,
@@ -195,7 +196,7 @@ pub(crate) fn scene<'a>(
     let told = stored.and_then(|status| status.ready_replicas).unwrap_or_default();
     let stuck = both().find_map(DeploymentState::stuck).map(|why| observed.trouble.as_deref().unwrap_or(why));
     let trouble = observed.trouble.as_deref().filter(|_| observed.api.as_ref().is_some_and(|api| !api.is_settled()));
-    let lost = observed.api.as_ref().is_some_and(|api| api.has_lost_readiness(told));
+    let lost = observed.lapsed && observed.api.as_ref().is_some_and(|api| api.has_lost_readiness(told));
     let good = stored.and_then(|status| status.last_good.as_ref());
     let found = observed.pod_schema.and_then(|schema| schema.found);
     // What is stored was read before the migration of another image: it says nothing about what that one left.

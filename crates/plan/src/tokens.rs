@@ -52,6 +52,13 @@ pub fn own_tokens(spec: &JamInstanceSpec) -> Option<(&'static str, &str)> {
     allowed.or(global).map(|(field, secret)| (field, secret.name.as_str()))
 }
 
+/// The Secret with the tokens of administrators that a spec refers to. They are listed in a file of their own: a token of a
+/// consumer never becomes one of them, nor one of them a consumer's.
+pub fn admin_tokens(spec: &JamInstanceSpec) -> Option<(&'static str, &str)> {
+    let secret = spec.tokens.as_ref()?.admin_tokens_secret_ref.as_ref()?;
+    Some(("adminTokensSecretRef", secret.name.as_str()))
+}
+
 /// What is known around the tokens of every consumer of an instance.
 #[derive(Debug)]
 pub struct Surroundings<'a> {

@@ -1,5 +1,6 @@
 //! The memory of the JAM API: one trait, two stores. The only place with SQL.
 
+mod admin;
 mod limits;
 pub mod memory;
 pub mod postgres;
@@ -17,10 +18,11 @@ use jam_domain::page::{
 use jam_domain::refine::Engine;
 use jam_domain::retention::{Cleaned, CleanupRecord, CleanupRun, Retention};
 use jam_domain::{
-    AccumulatorRoot, Attestation, PackageId, Preimage, PreimageHash, Receipt, Refusal, ReportId, ServiceId, StoreKind,
-    Timestamp, TokenId, WorkPackage, WorkReport,
+    AccumulatorRoot, Attestation, By, PackageId, Preimage, PreimageHash, Receipt, Refusal, ReportId, ServiceId,
+    StoreKind, Timestamp, TokenId, WorkPackage, WorkReport,
 };
 
+pub use admin::Administration;
 pub use limits::{Limits, Reset, SharedBucket};
 pub use memory::MemoryStore;
 pub use postgres::{PostgresConfig, PostgresStore, migrate};
@@ -240,7 +242,7 @@ pub type Stored<T> = Result<T, StoreError>;
 
 /// What the API keeps. Both stores give the guarantees of spec/api.md §4; memory gives 2 to 5 within one process.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Administration + Send + Sync + 'static {
     /// Which store this is.
     fn kind(&self) -> StoreKind;
     /// Asks for a sign of life.
@@ -258,8 +260,8 @@ pub trait Store: Send + Sync + 'static {
         hash: PreimageHash,
         range: std::ops::Range<u64>,
     ) -> Stored<Option<(Preimage, BlobBody)>>;
-    /// Removes a blob nobody refers to: `Some(true)` removed, `Some(false)` referenced, `None` not there.
-    async fn delete_preimage(&self, hash: PreimageHash) -> Stored<Option<bool>>;
+    /// Removes a blob nobody refers to, and writes the audit: `Some(true)` removed, `Some(false)` referenced, `None` not there.
+    async fn delete_preimage(&self, hash: PreimageHash, by: &By) -> Stored<Option<bool>>;
 
     /// Accepts a package: caps, idempotency, preimages, refcounts and the receipt in one transaction.
     async fn submit(&self, new: NewPackage, engine: &Engine) -> Result<Submitted, SubmitError>;
@@ -267,8 +269,8 @@ pub trait Store: Send + Sync + 'static {
     async fn package(&self, id: PackageId) -> Stored<Option<WorkPackage>>;
     /// A package's own receipt.
     async fn package_receipt(&self, id: PackageId) -> Stored<Option<Receipt>>;
-    /// Receipts of these packages, for lists with `include_receipt`.
-    async fn package_receipts(&self, ids: &[PackageId]) -> Stored<Vec<Receipt>>;
+    /// Receipts of these packages, or of these archived ones, for lists with `include_receipt`.
+    async fn package_receipts(&self, ids: &[PackageId], archived: bool) -> Stored<Vec<Receipt>>;
     /// Packages, newest first.
     async fn packages(
         &self,
@@ -307,14 +309,16 @@ pub trait Store: Send + Sync + 'static {
     /// Archives and deletes what the rule says, in bounded batches beside everybody else's work, one run at a time. A dry
     /// run changes nothing and counts what a run at this moment would do.
     async fn cleanup(&self, retention: &Retention, dry_run: bool) -> Result<Cleaned, CleanupError>;
-    /// Remembers a cleanup that ended.
-    async fn record_cleanup(&self, run: CleanupRun) -> Stored<()>;
+    /// Remembers a cleanup that ended; in the audit, too, when an administrator asked for it.
+    async fn record_cleanup(&self, run: CleanupRun, by: Option<&By>) -> Stored<()>;
     /// What is remembered of cleanups; `None` when there was none yet.
     async fn cleanups(&self) -> Stored<Option<CleanupRecord>>;
     /// An archived package.
     async fn archived(&self, id: PackageId) -> Stored<Option<Archived>>;
+    /// The report of an archived package.
+    async fn archived_report(&self, package: PackageId) -> Stored<Option<ReportBundle>>;
     /// Brings an archived package back with its report, to be kept for another retention period from now.
-    async fn restore(&self, id: PackageId, now: Timestamp) -> Stored<Restored>;
+    async fn restore(&self, id: PackageId, by: &By) -> Stored<Restored>;
 
     /// Receipts: of a service by seq, else newest first.
     async fn receipts(

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use jam_domain::event::{Deed, Link};
+use jam_domain::event::{Happening, Link};
 use jam_domain::refine::{Attested, Engine, RefineFault};
 use jam_domain::{PackageStatus, PreimageHash, Timestamp, WorkPackage, WorkReport};
 
@@ -28,19 +28,19 @@ pub(crate) fn work(engine: &Engine, package: &WorkPackage, now: Timestamp) -> Re
 }
 
 /// What is told of a new report, with the number of its receipt.
-pub(crate) fn reported(report: &WorkReport, receipt: Option<u64>) -> Deed {
+pub(crate) fn reported(report: &WorkReport, receipt: Option<u64>) -> Happening {
     let (service, package) = (report.service_id.clone(), report.package_id);
     match report.status {
-        PackageStatus::Applied => Deed::Worked(service, package, report.id, link(report, receipt)),
+        PackageStatus::Applied => Happening::Worked(service, package, report.id, link(report, receipt)),
         PackageStatus::Pending | PackageStatus::Refined | PackageStatus::Disputed => {
-            Deed::Refined(service, package, report.id)
+            Happening::Refined(service, package, report.id)
         }
     }
 }
 
 /// What is told of a report that a further attestation accumulated.
-pub(crate) fn applied(report: &WorkReport, receipt: Option<u64>) -> Deed {
-    Deed::Applied(report.service_id.clone(), report.package_id, report.id, link(report, receipt))
+pub(crate) fn applied(report: &WorkReport, receipt: Option<u64>) -> Happening {
+    Happening::Applied(report.service_id.clone(), report.package_id, report.id, link(report, receipt))
 }
 
 fn link(report: &WorkReport, receipt: Option<u64>) -> Option<Link> {

@@ -54,8 +54,8 @@ apiserver_flags() { # PKI ETCD-PORT AUDIT-LOG AUDIT-POLICY
 --enable-aggregator-routing=true
 --audit-policy-file=$4
 --audit-log-path=$3
---audit-log-maxsize=64
---audit-log-maxbackup=1
+--audit-log-maxsize=256
+--audit-log-maxbackup=4
 F
 }
 

@@ -13,7 +13,10 @@ node_running() {
     [ "$(process_born "$(cat "$RUN/node$1.pid")")" = "$(cat "$RUN/node$1.born")" ]
 }
 
-role_running() { [ -n "$(pids_marked "JAM_DEV_RUN=$RUN" | sed 's#.*#/proc/&/environ#' | xargs -r grep -lszxF "JAM_DEV_ROLE=$1" 2>/dev/null)" ]; }
+# the processes of a role, such as kubelet1
+role_processes() { pids_marked "JAM_DEV_RUN=$RUN" | sed 's#.*#/proc/&/environ#' | xargs -r grep -lszxF "JAM_DEV_ROLE=$1" 2>/dev/null | cut -d/ -f3; }
+
+role_running() { [ -n "$(role_processes "$1")" ]; }
 
 api_ready() {
   node_running 1 && [ "$(nsenter -t "$(cat "$RUN/node1.pid")" -n curl -s --max-time 2 --cacert "$RUN/pki/ca.crt" \

@@ -155,6 +155,7 @@ maxOpenFiles: 20000
 oomScoreAdj: 0
 serializeImagePulls: false
 nodeStatusUpdateFrequency: 5s
+syncFrequency: ${JAM_SYNC_FREQUENCY:-1m}
 volumePluginDir: $folder/volumeplugins
 podLogsDir: $folder/podlogs
 T
@@ -187,7 +188,17 @@ start_kubelet() { # N
   local n=$1 folder=$RUN/node$1
   spawn "$n" "kubelet$n" "$KUBE/kubelet" --config="$folder/kubelet.yaml" --kubeconfig="$RUN/pki/node$n.kubeconfig" \
     --hostname-override="node$n" --node-ip="$(node_address "$n")" --root-dir="$folder/kubelet" --cert-dir="$folder/pki"
+}
+
+start_proxy() { # N
+  local n=$1 folder=$RUN/node$1
   spawn "$n" "proxy$n" "$KUBE/kube-proxy" --config="$folder/proxy.yaml" --hostname-override="node$n"
+}
+
+# The bridge lets everything through; this enforces NetworkPolicies on top of it, when asked for.
+start_policies() { # N
+  [ "${JAM_NETWORK_POLICIES:-}" != enforced ] ||
+    spawn "$1" "netpol$1" python3 "$HERE/netpol.py" https://10.200.0.1:6443 "$RUN/pki" "node$1"
 }
 
 # load_images N [TAR...]: imports the tars (default: the base images) that the node does not have yet

@@ -82,6 +82,14 @@ pub(super) fn meta() -> Call {
     .refuses(Code::NotFound, "there is no such preimage")
 }
 
+pub(super) fn head_meta() -> Call {
+    Call::new(PREIMAGES, "Whether a preimage has a record", "The headers of the record's answer, without the record.")
+        .takes(hash())
+        .answers(Answer::empty(200, "It is stored."))
+        .refuses(Code::Validation, MALFORMED)
+        .refuses(Code::NotFound, "there is no such preimage")
+}
+
 pub(super) fn delete() -> Call {
     Call::new(PREIMAGES, "Delete a preimage", "Only one that no package refers to.")
         .takes(hash())

@@ -5,7 +5,7 @@ use jam_domain::{Code, Receipt, ServiceId, WorkPackage, WorkReport};
 use serde_json::{Value, json};
 
 use super::call::{Answer, Call, Content, Parameter, shape};
-use super::{blobs, events, system};
+use super::{admin, blobs, events, system};
 use crate::api::action::Action;
 use crate::api::shapes::{Attestations, Listed, PackageWithReceipt, ReportBundle, Worked};
 
@@ -28,6 +28,7 @@ pub fn described(action: Action) -> Call {
         Action::HeadPreimage => blobs::head(),
         Action::ReadPreimage => blobs::read(),
         Action::PreimageMeta => blobs::meta(),
+        Action::HeadPreimageMeta => blobs::head_meta(),
         Action::DeletePreimage => blobs::delete(),
         Action::SubmitPackage => submit(),
         Action::ListPackages => packages(),
@@ -40,6 +41,10 @@ pub fn described(action: Action) -> Call {
         Action::ListReceipts => receipts(),
         Action::ReadReceipt => receipt(),
         Action::FollowEvents => events::follow(),
+        Action::RestorePackage => admin::restore(),
+        Action::RunCleanup => admin::run_cleanup(),
+        Action::CleanupStatus => admin::cleanup_status(),
+        Action::Audit => admin::audit(),
     }
 }
 
@@ -88,6 +93,7 @@ fn packages() -> Call {
             json!({"type": "string", "format": "date-time"}),
         ))
         .takes(Parameter::flag("include_receipt", "Add the receipts of the packages of this page under `receipts`."))
+        .takes(Parameter::flag("archived", "The archived packages and only those; needs the scope `admin`."))
         .takes_all(paging())
         .answers(listed::<WorkPackage>())
         .refuses(Code::ServiceDenied, "the token may not touch this service")
@@ -96,6 +102,7 @@ fn packages() -> Call {
 fn package() -> Call {
     Call::new(PACKAGES, "Read a package", "The package as it is now.")
         .takes(package_id())
+        .takes(also_archived())
         .takes(Parameter::flag("include_receipt", "Answer `{package, receipt}` instead of the package."))
         .answers(Answer::with(200, "The package.", Content::Either(shape::<WorkPackage>, shape::<PackageWithReceipt>)))
         .refuses(Code::NotFound, "there is no such package, or the id is no UUID")
@@ -105,6 +112,7 @@ fn package() -> Call {
 fn report() -> Call {
     Call::new(REPORTS, "Read the report of a package", "What refining the package gave, and who attested it.")
         .takes(package_id())
+        .takes(also_archived())
         .takes(Parameter::flag("include_receipt", "Add the report's receipt, null until it is accumulated."))
         .answers(Answer::json::<ReportBundle>(200, "The report."))
         .refuses(
@@ -117,6 +125,7 @@ fn report() -> Call {
 fn attestations() -> Call {
     Call::new(REPORTS, "List the attestations of a package", "Oldest first; empty until the package is refined.")
         .takes(package_id())
+        .takes(also_archived())
         .answers(Answer::json::<Attestations>(200, "The attestations."))
         .refuses(Code::NotFound, "there is no such package, or the id is no UUID")
         .refuses(Code::ServiceDenied, "the token may not touch the package's service")
@@ -140,6 +149,7 @@ fn reports() -> Call {
     Call::new(REPORTS, "List reports", "Newest first, ties by id.")
         .takes(service_id("Reports of this service."))
         .takes(status())
+        .takes(Parameter::flag("archived", "The reports of archived packages and only those; needs the scope `admin`."))
         .takes_all(paging())
         .answers(listed::<WorkReport>())
         .refuses(Code::ServiceDenied, "the token may not touch this service")
@@ -187,7 +197,8 @@ fn receipt() -> Call {
     .refuses(Code::NotFound, "there is no such receipt, or receipts are not kept here")
 }
 
-fn listed<T: schemars::JsonSchema + 'static>() -> Answer {
+/// The answer of a list.
+pub(super) fn listed<T: schemars::JsonSchema + 'static>() -> Answer {
     Answer::with(
         200,
         "The page; with `legacy_list_response` a bare array of the items.",
@@ -199,8 +210,13 @@ fn plain() -> Value {
     json!({"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[A-Za-z0-9._:-]+$"})
 }
 
-fn package_id() -> Parameter {
+/// A package of the path.
+pub(super) fn package_id() -> Parameter {
     Parameter::path("id", "The package.", json!({"type": "string", "format": "uuid"}))
+}
+
+fn also_archived() -> Parameter {
+    Parameter::flag("archived", "Look among archived packages, too; needs the scope `admin`.")
 }
 
 /// A service of the query.
@@ -218,7 +234,8 @@ pub(super) fn of<T: schemars::JsonSchema>() -> Value {
     T::json_schema(&mut schemars::SchemaGenerator::default()).to_value()
 }
 
-fn paging() -> [Parameter; 3] {
+/// Which page.
+pub(super) fn paging() -> [Parameter; 3] {
     [
         Parameter::query(
             "limit",

@@ -1,6 +1,7 @@
 //! The OpenAPI 3.1 document: one operation for each row of the table of actions, in the words of `calls`, with the schemas of
 //! the Rust types that the handlers serialise.
 
+mod admin;
 mod blobs;
 mod call;
 mod calls;
@@ -16,8 +17,9 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::action::{Action, BodyRule, Permission, Rule, TABLE};
+use super::action::{Action, BodyRule, Permission, Rule, TABLE, is_admin, is_jam};
 use super::build;
+use super::fault::Plane;
 use call::{Answer, Call, Content};
 use calls::described;
 
@@ -85,6 +87,7 @@ fn tags() -> Value {
         {"name": "reports", "description": "What refining gave, and who attested it."},
         {"name": "receipts", "description": "The hash chains of the services."},
         {"name": "events", "description": "What happens, as it happens."},
+        {"name": "admin", "description": "What administrators do; there only while `admin_tokens_file` is set. Refusals have codes of their own, `jam_admin_…`."},
         {"name": "health", "description": "What probes ask."},
         {"name": "status", "description": "What people and dashboards ask."},
         {"name": "document", "description": "The API, described by itself; without a token, also while JAM is disabled."},
@@ -120,6 +123,7 @@ fn needs(permission: Permission) -> String {
         Permission::Open => "Needs no token.".to_owned(),
         Permission::OpenHealth => "Where `health_public` is false it needs the scope `read`.".to_owned(),
         Permission::Needs(scope) => format!("Needs the scope `{scope}`."),
+        Permission::Administers => "Needs a token of `admin_tokens_file`.".to_owned(),
     }
 }
 
@@ -128,6 +132,7 @@ fn security(permission: Permission) -> Value {
         Permission::Open => json!([]),
         Permission::OpenHealth => json!([{}, {"token": []}]),
         Permission::Needs(scope) => json!([{"token": [scope.as_str()]}]),
+        Permission::Administers => json!([{"token": ["admin"]}]),
     }
 }
 
@@ -166,7 +171,7 @@ pub(super) fn refusals(rule: &Rule, call: &Call) -> Vec<(Code, &'static str)> {
     if rule.limited {
         also(Code::RateLimit, "more than `rate_limit_per_minute` requests: wait for Retry-After");
     }
-    if rule.path.starts_with("/jam/") {
+    if is_jam(rule.path) && !is_admin(rule.path) {
         also(Code::NotFound, "JAM is disabled");
     }
     if rule.path.starts_with("/jam/") && rule.limited {
@@ -189,9 +194,15 @@ fn responses(rule: &Rule, call: &Call, generator: &mut SchemaGenerator) -> Value
     for answer in &call.answers {
         responses.insert(answer.status.to_string(), written(rule, answer, generator));
     }
-    let mut by_status: BTreeMap<u16, Vec<(Code, &str)>> = BTreeMap::new();
+    let mut by_status: BTreeMap<u16, Vec<(&str, &str)>> = BTreeMap::new();
+    let plane = if is_admin(rule.path) { Plane::Admin } else { Plane::Jam };
     for (code, when) in refusals(rule, call) {
-        by_status.entry(code.status()).or_default().push((code, when));
+        by_status.entry(code.status()).or_default().push((plane.word(code), when));
+    }
+    if plane == Plane::Admin {
+        // What is not mounted is not there at all, and has no code of its own.
+        let not_mounted = (Code::NotFound.as_str(), "JAM is disabled, or `admin_tokens_file` is not set");
+        by_status.entry(Code::NotFound.status()).or_default().push(not_mounted);
     }
     for (status, codes) in by_status {
         // A 503 that the call describes itself (readiness) has a shape of its own.
@@ -223,8 +234,8 @@ fn written(rule: &Rule, answer: &Answer, generator: &mut SchemaGenerator) -> Val
     written
 }
 
-fn refused(rule: &Rule, status: u16, codes: &[(Code, &str)], generator: &mut SchemaGenerator) -> Value {
-    let words: Vec<String> = codes.iter().map(|(code, when)| format!("`{}`: {when}.", code.as_str())).collect();
+fn refused(rule: &Rule, status: u16, codes: &[(&str, &str)], generator: &mut SchemaGenerator) -> Value {
+    let words: Vec<String> = codes.iter().map(|(code, when)| format!("`{code}`: {when}.")).collect();
     let mut headers = every_answer(rule);
     let mut header = |name: &str, description: &str, schema: Value| {
         headers.insert(name.to_owned(), json!({"description": description, "schema": schema, "required": true}));
@@ -236,7 +247,7 @@ fn refused(rule: &Rule, status: u16, codes: &[(Code, &str)], generator: &mut Sch
     }
     let mut written = json!({"description": words.join(" "), "headers": headers});
     if rule.method != Method::HEAD {
-        let codes: Vec<&str> = codes.iter().map(|(code, _)| code.as_str()).collect();
+        let codes: Vec<&str> = codes.iter().map(|(code, _)| *code).collect();
         let shape = generator.subschema_for::<Problem>();
         let schema = json!({"allOf": [shape, {"properties": {"code": {"enum": codes}}}]});
         written["content"] = json!({"application/json": {"schema": schema}});

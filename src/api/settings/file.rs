@@ -13,79 +13,121 @@ pub struct Written {
     pub value: Value,
 }
 
+/// The keys of a JamInstance's spec: all but the two with settings are the operator's business.
+pub const SPEC: [&str; 19] = [
+    "autoscaling",
+    "blobStore",
+    "cleanup",
+    "database",
+    "deletionPolicy",
+    "httpRoute",
+    "image",
+    "ingress",
+    "migrations",
+    "monitoring",
+    "networkPolicy",
+    "paused",
+    "podTemplate",
+    "profile",
+    "replicas",
+    "runtime",
+    "service",
+    "tokens",
+    "workers",
+];
+
 /// Reads the file's text. Every key that can be read is returned, beside every mistake.
 pub fn read(text: &str) -> (Vec<Written>, Vec<Mistake>) {
-    match block_of(text) {
-        Ok(Block { keys, manifest }) => written(keys, manifest),
-        Err(problem) => (Vec::new(), vec![Mistake::of("config", problem, Some(Source::File))]),
-    }
+    let mut problems = Vec::new();
+    let block = block_of(text, &mut problems);
+    let mistake = |problem| Mistake::of("config", problem, Some(Source::File));
+    let (keys, mistakes) = written(block.keys, block.manifest);
+    (keys, problems.into_iter().map(mistake).chain(mistakes).collect())
 }
 
+#[derive(Default)]
 struct Block {
     keys: Map<String, Value>,
     manifest: bool,
 }
 
-fn block_of(text: &str) -> Result<Block, String> {
-    let documents: Vec<Value> = yaml_documents(text)?.into_iter().filter(|document| !document.is_null()).collect();
-    if let Some(instance) = documents.iter().find(|d| d.get("kind").and_then(Value::as_str) == Some("JamInstance")) {
-        return manifest_block(instance);
+fn block_of(text: &str, problems: &mut Vec<String>) -> Block {
+    let documents = yaml_documents(text).unwrap_or_else(|problem| {
+        problems.push(problem);
+        Vec::new()
+    });
+    let documents: Vec<Value> = documents.into_iter().filter(|document| !document.is_null()).collect();
+    let is_instance = |d: &&Value| d.get("kind").and_then(Value::as_str) == Some("JamInstance");
+    let instances: Vec<&Value> = documents.iter().filter(is_instance).collect();
+    if let Some(instance) = instances.first() {
+        if instances.len() > 1 {
+            let count = instances.len();
+            problems.push(format!("has {count} JamInstances: whose settings are meant? One belongs into the file"));
+        }
+        return manifest_block(instance, problems);
     }
-    let [document] = documents.as_slice() else {
-        return match documents.len() {
-            0 => Ok(Block { keys: Map::new(), manifest: false }),
-            several => Err(format!("has {several} YAML documents and none of them is a JamInstance")),
-        };
-    };
-    if document.get("apiVersion").is_some() {
-        return Err("is a Kubernetes manifest without a JamInstance in it".into());
-    }
-    let mut top = object(document, "the file")?;
-    let Some(runtime) = top.remove("runtime") else { return Ok(Block { keys: top, manifest: false }) };
-    let mut keys = under(&runtime, "runtime", &["jam"])?
-        .remove("jam")
-        .map_or(Ok(Map::new()), |jam| object(&jam, "runtime.jam"))?;
-    if let Some(profile) = top.remove("profile") {
-        keys.entry("profile").or_insert(profile);
-    }
-    match top.keys().next() {
-        Some(stray) => Err(format!("has {stray:?} beside runtime; settings belong under runtime.jam")),
-        None => Ok(Block { keys, manifest: false }),
-    }
-}
-
-fn manifest_block(instance: &Value) -> Result<Block, String> {
-    let group = instance.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
-    if !group.starts_with("jam.network/") {
-        return Err(format!("has a JamInstance of apiVersion {group:?}; jam.network/v1alpha1 belongs there"));
-    }
-    let spec = instance.get("spec").unwrap_or(&Value::Null);
-    let runtime = spec.get("runtime").map_or(Ok(Map::new()), |runtime| under(runtime, "spec.runtime", &["jam"]))?;
-    let mut keys = runtime.get("jam").map_or(Ok(Map::new()), |jam| object(jam, "spec.runtime.jam"))?;
-    if keys.contains_key("profile") {
-        return Err("has spec.runtime.jam.profile; in a manifest it is spec.profile".into());
-    }
-    if let Some(profile) = spec.get("profile") {
-        keys.insert("profile".into(), profile.clone());
-    }
-    Ok(Block { keys, manifest: true })
-}
-
-fn object(value: &Value, place: &str) -> Result<Map<String, Value>, String> {
-    match value {
-        Value::Object(fields) => Ok(fields.clone()),
-        Value::Null => Ok(Map::new()),
-        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
-            Err(format!("{place} is not a mapping"))
+    match documents.as_slice() {
+        [] => Block::default(),
+        [document] if document.get("apiVersion").is_some() => {
+            problems.push("is a Kubernetes manifest without a JamInstance in it".into());
+            Block::default()
+        }
+        [document] => Block { keys: file_block(document, problems), manifest: false },
+        several => {
+            problems.push(format!("has {} YAML documents and none of them is a JamInstance", several.len()));
+            Block::default()
         }
     }
 }
 
-fn under(value: &Value, place: &str, known: &[&str]) -> Result<Map<String, Value>, String> {
-    let fields = object(value, place)?;
-    match fields.keys().find(|key| !known.contains(&key.as_str())) {
-        Some(stray) => Err(format!("has {place}.{stray}, which is not a setting")),
-        None => Ok(fields),
+fn file_block(document: &Value, problems: &mut Vec<String>) -> Map<String, Value> {
+    let mut top = object(document, "the file", problems);
+    let Some(runtime) = top.remove("runtime") else { return top };
+    let mut keys = jam_of(&runtime, "runtime", problems);
+    match (top.remove("profile"), keys.contains_key("profile")) {
+        (Some(_), true) => problems.push("has a profile at its top and another in runtime.jam".into()),
+        (Some(profile), false) => drop(keys.insert("profile".into(), profile)),
+        (None, _) => {}
+    }
+    problems.extend(top.keys().map(|stray| format!("has {stray:?} beside runtime; settings belong under runtime.jam")));
+    keys
+}
+
+fn manifest_block(instance: &Value, problems: &mut Vec<String>) -> Block {
+    let group = instance.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+    if !group.starts_with("jam.network/") {
+        problems.push(format!("has a JamInstance of apiVersion {group:?}; jam.network/v1alpha1 belongs there"));
+        return Block::default();
+    }
+    let spec = instance.get("spec").map_or_else(Map::new, |spec| object(spec, "spec", problems));
+    let strays = spec.keys().filter(|key| !SPEC.contains(&key.as_str()));
+    problems.extend(strays.map(|stray| format!("has spec.{stray}, which is no field of a JamInstance")));
+    let mut keys = spec.get("runtime").map_or_else(Map::new, |runtime| jam_of(runtime, "spec.runtime", problems));
+    if keys.remove("profile").is_some() {
+        problems.push("has spec.runtime.jam.profile; in a manifest it is spec.profile".into());
+    }
+    if let Some(profile) = spec.get("profile") {
+        keys.insert("profile".into(), profile.clone());
+    }
+    Block { keys, manifest: true }
+}
+
+/// The `jam` block of a `runtime`, which has nothing else.
+fn jam_of(runtime: &Value, place: &str, problems: &mut Vec<String>) -> Map<String, Value> {
+    let mut fields = object(runtime, place, problems);
+    let jam = fields.remove("jam");
+    problems.extend(fields.keys().map(|stray| format!("has {place}.{stray}, which is not a setting")));
+    jam.map_or_else(Map::new, |jam| object(&jam, &format!("{place}.jam"), problems))
+}
+
+fn object(value: &Value, place: &str, problems: &mut Vec<String>) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields.clone(),
+        Value::Null => Map::new(),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            problems.push(format!("{place} is not a mapping"));
+            Map::new()
+        }
     }
 }
 
@@ -144,6 +186,22 @@ mod tests {
     }
 
     #[test]
+    fn one_mistake_does_not_hide_the_next() {
+        let wrong = mistakes("runtime: {jam: {colour: red}, http: {}}\nserver: {}\nclient: {}");
+        for name in ["colour", "runtime.http", "server", "client"] {
+            assert!(wrong.iter().any(|line| line.contains(name)), "{name}: {wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_fields_of_a_spec_are_those_of_the_resource() {
+        let resource: Value = super::super::yaml(include_str!("../../../crds/jaminstances.jam.network.yaml")).unwrap();
+        let spec = &resource["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+        let fields: Vec<&String> = spec.as_object().unwrap().keys().collect();
+        assert_eq!(fields, SPEC.iter().collect::<Vec<_>>());
+    }
+
+    #[test]
     fn what_is_not_a_setting_is_named() {
         for (text, wanted) in [
             ("colour: red", "colour"),
@@ -160,6 +218,12 @@ mod tests {
             ("authRequired: true\nauth_required: true", "twice"),
             ("{", "not YAML"),
             ("- a", "mapping"),
+            ("kind: JamInstance\napiVersion: jam.network/v1alpha1\nspec: {profil: production}", "spec.profil"),
+            ("profile: local\nruntime: {jam: {profile: staging}}", "another in runtime.jam"),
+            (
+                "kind: JamInstance\napiVersion: jam.network/v1alpha1\n---\nkind: JamInstance\napiVersion: jam.network/v1alpha1",
+                "2 JamInstances",
+            ),
         ] {
             assert!(mistakes(text).iter().any(|m| m.contains(wanted)), "{text}: {:?}", mistakes(text));
         }

@@ -72,7 +72,7 @@ use Part::{Block, Wiring};
 
 /// Every setting, in the order of `check-config`. A later row of the same name gives way to an earlier one.
 #[rustfmt::skip]
-pub static KEYS: [Key; 32] = [
+pub static KEYS: [Key; 33] = [
     key("profile", "profile", "JAM_PROFILE", Text, Part::Profile, "Baseline of what is left out: local, staging or production"),
     key("enabled", "enabled", "JAM_ENABLED", Flag, Block, "Serve /jam/*"),
     key("store", "store", "JAM_STORE", Text, Block, "memory or postgres"),
@@ -102,6 +102,7 @@ pub static KEYS: [Key; 32] = [
     key("metrics_listen", "metrics-listen", "JAM_METRICS_LISTEN", Text, Wiring, "Address of /metrics; empty = off"),
     key("trusted_proxies", "trusted-proxies", "JAM_TRUSTED_PROXIES", List, Wiring, "Address blocks whose X-Forwarded-For is believed"),
     key("pg_max_connections", "pg-max-connections", "JAM_PG_MAX_CONNECTIONS", Number, Wiring, "Connections to PostgreSQL at most"),
+    key("claim_timeout_seconds", "claim-timeout", "JAM_CLAIM_TIMEOUT", Number, Wiring, "Seconds without a sign of life after which PostgreSQL takes a processor's packages back"),
     key("max_bytes_in_flight", "max-bytes-in-flight", "JAM_MAX_BYTES_IN_FLIGHT", Number, Wiring, "Bytes of uploads and downloads held at once"),
     key("client_timeout_seconds", "client-timeout", "JAM_CLIENT_TIMEOUT", Number, Wiring, "Seconds for a request's head, for 64 KiB of its body, between two requests, and to go on reading an answer"),
     key("shutdown_delay_seconds", "shutdown-delay", "JAM_SHUTDOWN_DELAY", Number, Wiring, "Seconds between SIGTERM (/readyz answers 503) and the end of accepting"),

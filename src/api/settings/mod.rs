@@ -2,7 +2,9 @@
 
 mod file;
 mod keys;
+mod services;
 mod show;
+mod strays;
 mod wiring;
 
 use std::collections::BTreeMap;
@@ -17,6 +19,7 @@ use super::tokens::Tokens;
 
 pub use keys::SettingsArgs;
 pub use show::show;
+pub use strays::Strays;
 pub use wiring::{Secret, Wiring};
 
 use keys::{Form, Key, Part, find};
@@ -32,6 +35,8 @@ pub enum Source {
     File,
     /// This environment variable.
     Environment(&'static str),
+    /// The environment, by the variable that the mistake names.
+    Variable,
     /// This flag.
     Flag(&'static str),
 }
@@ -44,6 +49,7 @@ impl fmt::Display for Source {
             Self::Profile(Profile::Staging) => f.write_str("profile staging"),
             Self::Profile(Profile::Production) => f.write_str("profile production"),
             Self::File => f.write_str("file"),
+            Self::Variable => f.write_str("environment"),
             Self::Environment(name) => write!(f, "environment {name}"),
             Self::Flag(name) => write!(f, "flag --{name}"),
         }
@@ -110,11 +116,12 @@ pub fn load(args: &SettingsArgs, purpose: Purpose) -> Result<Loaded, Vec<Mistake
     if let Some(settings) = &settings {
         mistakes.extend(wiring.mistakes_with(settings, purpose));
     }
-    if purpose == Purpose::Serve
-        && let Err(line) = Tokens::open(&wiring)
-    {
-        let problem = line.strip_prefix("tokens_file: ").unwrap_or(&line);
-        mistakes.push(Mistake::of("tokens_file", problem, None));
+    if purpose == Purpose::Serve {
+        let opened = [Tokens::open(&wiring).map(drop), Tokens::open_admin(&wiring).map(drop)];
+        for line in opened.into_iter().filter_map(Result::err) {
+            let (key, problem) = line.split_once(": ").unwrap_or(("tokens_file", &line));
+            mistakes.push(Mistake::of(key, problem, None));
+        }
     }
     for mistake in &mut mistakes {
         mistake.source = mistake.source.or_else(|| sources.get(mistake.key.as_str()).copied());
@@ -153,6 +160,10 @@ fn overlay_given(args: &SettingsArgs, values: &mut Values, mistakes: &mut Vec<Mi
 fn overlay(key: &Key, value: Value, source: Source, values: &mut Values, mistakes: &mut Vec<Mistake>) {
     match check(key, &value) {
         Ok(()) => drop(values.insert(key.name, (value, source))),
+        Err(_) if key.name == "services" && value.is_array() => {
+            let wrong = services::mistakes(&value).into_iter();
+            mistakes.extend(wrong.map(|(place, problem)| Mistake::of(&place, problem, Some(source))));
+        }
         Err(problem) => mistakes.push(Mistake::of(key.name, problem, Some(source))),
     }
 }

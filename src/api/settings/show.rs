@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -35,30 +36,35 @@ fn wired(wiring: &Wiring, name: &str) -> String {
         allowed_tokens,
         api_tokens,
         tokens_file,
+        admin_tokens_file,
         listen,
         metrics_listen,
         trusted_proxies,
         pg_max_connections,
+        claim_timeout_seconds,
         max_bytes_in_flight,
         client_timeout_seconds,
         shutdown_delay_seconds,
     } = wiring;
     let unset = || "–".to_owned();
+    let path = |path: Option<&PathBuf>| path.map_or_else(unset, |path| format!("{:?}", path.display().to_string()));
     match name {
         "pg_dsn" => pg_dsn.as_ref().map_or_else(unset, |_| "<redacted>".into()),
         "allowed_tokens" => counted(allowed_tokens),
         "api_tokens" => counted(api_tokens),
-        "tokens_file" => tokens_file.as_ref().map_or_else(unset, |path| format!("{:?}", path.display().to_string())),
+        "tokens_file" => path(tokens_file.as_ref()),
+        "admin_tokens_file" => path(admin_tokens_file.as_ref()),
         "listen" => format!("{listen:?}"),
         "metrics_listen" => metrics_listen.as_ref().map_or_else(|| "off".into(), |address| format!("{address:?}")),
         "trusted_proxies" => {
             format!("[{}]", trusted_proxies.iter().map(|b| format!("\"{b}\"")).collect::<Vec<_>>().join(","))
         }
         "pg_max_connections" => pg_max_connections.to_string(),
+        "claim_timeout_seconds" => claim_timeout_seconds.to_string(),
         "max_bytes_in_flight" => max_bytes_in_flight.to_string(),
         "client_timeout_seconds" => client_timeout_seconds.to_string(),
         "shutdown_delay_seconds" => shutdown_delay_seconds.to_string(),
-        // Keys that this build refuses (admin_tokens_file, otlp_endpoint, blob_store) are never set here.
+        // Keys that this build refuses (otlp_endpoint, blob_store) are never set here.
         _ => unset(),
     }
 }

@@ -71,7 +71,7 @@ fn sample(name: &str) -> Option<(&'static str, &'static str)> {
         "store" => same("postgres"),
         "pg_dsn" => same("postgres://u:p@elsewhere/d"),
         "accumulator_hash" => same("sha256"),
-        "tokens_file" => same("/dev/null"),
+        "tokens_file" | "admin_tokens_file" => same("/dev/null"),
         "listen" | "metrics_listen" => Some(("127.0.0.1:7", "'127.0.0.1:7'")),
         "allowed_tokens" | "api_tokens" => Some(("one;two,three", "[one, two, three]")),
         "allowed_media_types" => Some(("text/*, image/png", "[text/*, image/png]")),
@@ -80,7 +80,7 @@ fn sample(name: &str) -> Option<(&'static str, &'static str)> {
         }
         "trusted_proxies" => Some(("10.0.0.0/8, 192.168.0.1", "[10.0.0.0/8, 192.168.0.1]")),
         "services" => Some(("", "[{id: svc-1, maxPendingPackages: 2}]")),
-        "admin_tokens_file" | "otlp_endpoint" | "blob_store" => None,
+        "otlp_endpoint" | "blob_store" => None,
         "rate_limit_per_minute"
         | "max_preimage_bytes"
         | "max_pending_packages"
@@ -88,6 +88,7 @@ fn sample(name: &str) -> Option<(&'static str, &'static str)> {
         | "archive_days"
         | "attestation_threshold"
         | "pg_max_connections"
+        | "claim_timeout_seconds"
         | "max_bytes_in_flight"
         | "client_timeout_seconds"
         | "shutdown_delay_seconds" => same("9"),
@@ -152,9 +153,12 @@ fn every_key_is_read_from_flag_environment_file_and_manifest() {
 #[test]
 fn a_token_file_that_cannot_be_used_is_one_of_the_mistakes() {
     let (_dir, path) = file("- {id: x, sha256: short}");
-    for (path, words) in [("/no/such/file", "can't read /no/such/file"), (path.as_str(), "sha256")] {
-        let mistakes = mistakes(&args(&["--tokens-file", path, "--listen", "nowhere"]));
-        assert!(mistakes.iter().any(|line| line.starts_with("tokens_file ") && line.contains(words)), "{mistakes:?}");
+    let tried = [("/no/such/file", "can't read /no/such/file"), (path.as_str(), "sha256")];
+    let tried = tried.into_iter().flat_map(|one| ["tokens-file", "admin-tokens-file"].map(|key| (key, one)));
+    for (key, (path, words)) in tried {
+        let mistakes = mistakes(&args(&[&format!("--{key}"), path, "--listen", "nowhere"]));
+        let begin = format!("{} ", key.replace('-', "_"));
+        assert!(mistakes.iter().any(|line| line.starts_with(&begin) && line.contains(words)), "{mistakes:?}");
         assert!(mistakes.iter().any(|line| line.starts_with("listen ")), "and the others beside it: {mistakes:?}");
         assert!(mistakes.iter().all(|line| !line.contains("tokens_file tokens_file")), "{mistakes:?}");
     }
@@ -217,7 +221,7 @@ fn a_dsn_that_no_database_can_have_is_refused_in_one_line_without_its_password()
 
 #[test]
 fn what_is_not_built_yet_is_refused_and_not_ignored() {
-    for flag in ["--otlp-endpoint", "--blob-store", "--admin-tokens-file"] {
+    for flag in ["--otlp-endpoint", "--blob-store"] {
         let mistakes = mistakes(&args(&[flag, "x", "--allowed-tokens", "a"]));
         assert!(mistakes.len() == 1 && mistakes[0].contains("not implemented yet"), "{mistakes:?}");
     }

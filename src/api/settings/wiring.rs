@@ -44,6 +44,7 @@ pub(super) struct Values {
     metrics_listen: Option<String>,
     trusted_proxies: Vec<String>,
     pg_max_connections: Option<u32>,
+    claim_timeout_seconds: Option<u32>,
     max_bytes_in_flight: Option<u64>,
     client_timeout_seconds: Option<u32>,
     shutdown_delay_seconds: Option<u32>,
@@ -60,6 +61,8 @@ pub struct Wiring {
     pub api_tokens: Vec<Secret>,
     /// File of token hashes.
     pub tokens_file: Option<PathBuf>,
+    /// File of token hashes of administrators; without it there is no admin plane.
+    pub admin_tokens_file: Option<PathBuf>,
     /// Address of the API.
     pub listen: String,
     /// Address of `/metrics`.
@@ -68,6 +71,8 @@ pub struct Wiring {
     pub trusted_proxies: Vec<AddressBlock>,
     /// Connections to PostgreSQL at most.
     pub pg_max_connections: u32,
+    /// Seconds without a sign of life after which PostgreSQL takes a processor's packages back.
+    pub claim_timeout_seconds: u32,
     /// Bytes of uploads and downloads held at once.
     pub max_bytes_in_flight: u64,
     /// Seconds that a client may take for a request's head, for 64 KiB of its body, between two requests, and before it goes on
@@ -93,16 +98,13 @@ impl Wiring {
             metrics_listen,
             trusted_proxies,
             pg_max_connections,
+            claim_timeout_seconds,
             max_bytes_in_flight,
             client_timeout_seconds,
             shutdown_delay_seconds,
         } = serde_json::from_value(values).expect("every value was checked by itself");
         let mut wrong = |key: &str, problem: String| mistakes.push(Mistake::of(key, problem, None));
-        let unbuilt = [
-            ("admin_tokens_file", admin_tokens_file.is_some()),
-            ("otlp_endpoint", otlp_endpoint.is_some()),
-            ("blob_store", blob_store.is_some()),
-        ];
+        let unbuilt = [("otlp_endpoint", otlp_endpoint.is_some()), ("blob_store", blob_store.is_some())];
         for (key, _) in unbuilt.into_iter().filter(|(_, given)| *given) {
             wrong(key, NOT_YET.into());
         }
@@ -110,6 +112,10 @@ impl Wiring {
             if tokens.iter().any(|token| !is_sendable(token.reveal())) {
                 wrong(key, "has a token that no header can carry: use visible ASCII characters without spaces".into());
             }
+        }
+        let some = [("pg_max_connections", pg_max_connections), ("client_timeout_seconds", client_timeout_seconds)];
+        for (key, _) in some.into_iter().filter(|(_, number)| *number == Some(0)) {
+            wrong(key, "must be at least 1".into());
         }
         let blocks = trusted_proxies
             .iter()
@@ -125,10 +131,12 @@ impl Wiring {
             allowed_tokens,
             api_tokens,
             tokens_file,
+            admin_tokens_file,
             listen,
             metrics_listen,
             trusted_proxies,
             pg_max_connections: pg_max_connections.unwrap_or(10).max(1),
+            claim_timeout_seconds: claim_timeout_seconds.unwrap_or(60).max(1),
             max_bytes_in_flight: max_bytes_in_flight.unwrap_or(67_108_864),
             client_timeout_seconds: client_timeout_seconds.unwrap_or(30).max(1),
             shutdown_delay_seconds: shutdown_delay_seconds.unwrap_or(0),

@@ -67,6 +67,38 @@ impl Server {
 
     /// A server of the caller's own with further settings, `-c key=value` each; the last word on a key wins.
     pub fn tuned(settings: &str) -> Self {
+        let server = Self::prepared(settings);
+        server.initialise(&[]);
+        server
+    }
+
+    /// A server of the caller's own whose log has a disk of its own at `disk`, so small that it is soon full.
+    pub fn with_its_log_on_a_small_disk() -> Self {
+        // No segment is used again: what is written takes room.
+        let server = Self::prepared("-c wal_keep_size=1GB");
+        let disk = server.small_disk();
+        server.initialise(&["--wal-segsize=1", "--waldir", &disk.join("log").display().to_string()]);
+        server
+    }
+
+    /// A disk of 24 MB at `disk`, which the server may write to; it goes with the server.
+    ///
+    /// It is a mount, which needs root: a test that passed without it would say nothing.
+    pub fn small_disk(&self) -> PathBuf {
+        let place = self.place("disk");
+        assert!(
+            is_root(),
+            "a disk of its own is a mount, and only root may mount: run the tests as root, or leave these out with `--skip disk`"
+        );
+        fs::create_dir_all(&place).expect("our own directory");
+        let mount = ["-t", "tmpfs", "-o", "size=24m,mode=755", "tmpfs"];
+        let mounted = Command::new("mount").args(mount).arg(&place).status().expect("mount starts");
+        assert!(mounted.success(), "no small disk can be mounted at {}", place.display());
+        self.own(&place);
+        place
+    }
+
+    fn prepared(settings: &str) -> Self {
         let directory =
             tempfile::Builder::new().prefix("jam-postgres-").tempdir().expect("a temporary directory").keep();
         let watchdog = Command::new("sh")
@@ -90,11 +122,14 @@ impl Server {
             chown(&server.directory, Some(postgres.uid()), Some(postgres.gid())).expect("root may chown");
         }
         fs::set_permissions(&server.directory, Permissions::from_mode(0o755)).expect("our own directory");
-        let data = server.data();
-        let initdb = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "-D"];
-        server.run("initdb", &[&initdb[..], &[data.as_str()]].concat());
-        server.start();
         server
+    }
+
+    fn initialise(&self, further: &[&str]) {
+        let data = self.data();
+        let initdb = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "-D"];
+        self.run("initdb", &[&initdb[..], &[data.as_str()], further].concat());
+        self.start();
     }
 
     /// The address of one of its databases.
@@ -110,7 +145,7 @@ impl Server {
     /// Gives a file or directory to the user that it runs as.
     pub fn own(&self, path: &Path) {
         if is_root() {
-            let owner = fs::metadata(self.data()).expect("initdb made it");
+            let owner = fs::metadata(&self.directory).expect("our own directory");
             chown(path, Some(owner.uid()), Some(owner.gid())).expect("root may chown");
         }
     }
@@ -119,6 +154,19 @@ impl Server {
     pub fn start(&self) {
         let options = format!("{} -p {}", self.settings, self.port);
         self.run("pg_ctl", &["start", "-w", "-t", "60", "-D", &self.data(), "-o", &options]);
+    }
+
+    /// What it has said since it was made.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.place("pg_ctl.log")).unwrap_or_default()
+    }
+
+    /// Starts it as a supervisor does, if it has ended.
+    pub fn start_again(&self) {
+        let running = Command::new(binaries().join("pg_ctl")).args(["status", "-D", &self.data()]).output();
+        if !running.expect("pg_ctl starts").status.success() {
+            self.start();
+        }
     }
 
     /// Stops it as a power cut would: no checkpoint, no word to the clients.

@@ -34,6 +34,8 @@ struct Block {
     auth_required: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     tokens_file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    admin_tokens_file: Option<String>,
     rate_limit_per_minute: u32,
     max_preimage_bytes: u64,
     max_pending_packages: u32,
@@ -67,7 +69,8 @@ struct Service {
 /// The text of the server's file.
 pub(super) fn file(resolved: &Resolved) -> String {
     let has_tokens = !resolved.consumers.is_empty() || !resolved.own_tokens.is_empty();
-    let jam = block(resolved.settings.clone(), has_tokens);
+    let mut jam = block(resolved.settings.clone(), has_tokens);
+    jam.admin_tokens_file = (!resolved.admin_tokens.is_empty()).then(|| pod::ADMIN_TOKENS_FILE.to_owned());
     serde_saphyr::to_string(&ServerFile { runtime: Runtime { jam } }).expect("settings are YAML")
 }
 
@@ -97,6 +100,7 @@ fn block(settings: Settings, has_tokens: bool) -> Block {
         store,
         auth_required,
         tokens_file: has_tokens.then(|| pod::TOKENS_FILE.to_owned()),
+        admin_tokens_file: None,
         rate_limit_per_minute,
         max_preimage_bytes,
         max_pending_packages,

@@ -24,6 +24,8 @@ pub(super) const CONFIG_FILE: &str = "/etc/jam/config/config.yaml";
 pub(super) const TOKENS_DIR: &str = "/etc/jam/tokens";
 /// The token file.
 pub(super) const TOKENS_FILE: &str = "/etc/jam/tokens/tokens.json";
+/// The file of administrators' tokens.
+pub(super) const ADMIN_TOKENS_FILE: &str = "/etc/jam/tokens/admin-tokens.json";
 /// The user and group of every process.
 const NOBODY: i64 = 65_532;
 

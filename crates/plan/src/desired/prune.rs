@@ -5,7 +5,7 @@ mod tests;
 
 use super::{Desired, Kind, Objects};
 use crate::names;
-use crate::observed::{Child, DeploymentState, JobState, Observed};
+use crate::observed::{Child, DeploymentState, JobState, Observed, PreviewSaid};
 
 /// The children that are no longer wanted and may go now.
 ///
@@ -27,7 +27,9 @@ pub fn prunable<'a>(objects: &Objects<Desired>, observed: &'a Observed, uid: &st
         });
     let running = |child: &Child| {
         let job = observed.migration_jobs.iter().find(|job| job.name == child.object.name);
+        let preview = observed.migration_previews.iter().find(|preview| preview.job == child.object.name);
         job.is_none_or(|job| job.state == JobState::Running)
+            && preview.is_none_or(|preview| preview.said == PreviewSaid::Nothing)
     };
     observed
         .children

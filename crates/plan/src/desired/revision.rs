@@ -5,11 +5,13 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::Value;
 
 use super::{Desired, Kind, Write, config, deployment, identity};
 use crate::names::{self, Component};
+use crate::observed::{DeploymentState, owned_template};
 use crate::resolve::Resolved;
 
 /// The key with the server's settings file.
@@ -18,6 +20,9 @@ const CONFIG: &str = "config.yaml";
 const API: &str = "api.json";
 /// The key with the template of the worker pods.
 const WORKER: &str = "worker.json";
+
+/// Where a template has the hash of the DSN.
+const DSN_HASH: &str = "/metadata/annotations/jam.network~1dsn-hash";
 
 /// Settings file and pod templates, as they were rendered once. Its name is the hash of them.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -44,6 +49,41 @@ impl Revision {
         let (config, api, worker) = (data.get(CONFIG)?.clone(), template(API)??, template(WORKER)?);
         let name = name(instance, &config, &api, worker.as_ref());
         (map.metadata.name.as_deref() == Some(name.as_str())).then_some(Self { name, config, api, worker })
+    }
+
+    /// What runs, from the fields that we applied once and the settings file that the pods mount: a release from before
+    /// revisions stored none. Nothing where that is not the whole of it.
+    pub fn adopt(api: &Deployment, worker: Option<&Deployment>, map: &ConfigMap, instance: &str) -> Option<Self> {
+        let mounts = |deployment: &Deployment| DeploymentState::of(deployment).config == map.metadata.name;
+        let whole = |deployment: &Deployment| {
+            let template = owned_template(deployment)?;
+            let has = |path: &str| template.pointer(path).is_some_and(|value| !value.is_null());
+            let parts = ["/spec/containers/0/image", "/spec/containers/0/args", "/spec/volumes/0", "/metadata/labels"];
+            (mounts(deployment) && parts.into_iter().all(has)).then_some(template)
+        };
+        let config = map.data.as_ref()?.get(CONFIG)?.clone();
+        let api = whole(api)?;
+        let worker = match worker {
+            Some(worker) => Some(whole(worker)?),
+            None => None,
+        };
+        Some(Self { name: name(instance, &config, &api, worker.as_ref()), config, api, worker })
+    }
+
+    /// The same pods with another DSN: nothing else about them is decided anew.
+    pub(crate) fn with_dsn(mut self, instance: &str, hash: &str) -> Self {
+        for template in [Some(&mut self.api), self.worker.as_mut()].into_iter().flatten() {
+            if let Some(told) = template.pointer_mut(DSN_HASH) {
+                *told = hash.into();
+            }
+        }
+        self.name = name(instance, &self.config, &self.api, self.worker.as_ref());
+        self
+    }
+
+    /// The hash of the DSN that its pods were made with; empty where they need none.
+    pub(crate) fn dsn_hash(&self) -> &str {
+        self.api.pointer(DSN_HASH).and_then(Value::as_str).unwrap_or_default()
     }
 
     /// The name of its ConfigMap.

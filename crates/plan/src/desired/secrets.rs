@@ -43,43 +43,60 @@ fn consumer_secret(resolved: &Resolved, consumer: &ResolvedConsumer) -> Desired 
     Desired::new(resolved, Kind::Secret, consumer.secret.clone(), Write::Apply, &secret)
 }
 
+/// The user's own tokens, each named by its key.
+fn own(tokens: &[(String, TokenHash)]) -> Vec<Entry> {
+    let entry = |(key, hash): &(String, TokenHash)| Entry {
+        id: hash.id(),
+        sha256: *hash,
+        name: key.clone(),
+        scopes: None,
+        services: None,
+    };
+    tokens.iter().map(entry).collect()
+}
+
+/// One hash stands once in a file: two lines with it would make the server refuse the whole.
+fn add(entries: &mut Vec<Entry>, entry: Entry) {
+    if entries.iter().all(|known| known.sha256 != entry.sha256) {
+        entries.push(entry);
+    }
+}
+
 /// The Secret that the API pods mount: hashes only. It has one name for good, so that a new token rolls no pod.
 fn hashes(resolved: &Resolved) -> Desired {
     let name = names::token_hashes(&resolved.name);
     let mut entries: Vec<Entry> = Vec::new();
-    // One hash stands once in the file: two lines with it would make the server refuse the whole.
-    let mut add = |entry: Entry| {
-        if entries.iter().all(|known| known.sha256 != entry.sha256) {
-            entries.push(entry);
-        }
-    };
     let mut generations = BTreeMap::new();
     for ResolvedConsumer { name, secret: _, accepted, outlook, scopes, services } in &resolved.consumers {
         generations.insert(name.as_str(), outlook.generation);
         for hash in accepted {
-            add(Entry {
+            let entry = Entry {
                 id: hash.id(),
                 sha256: *hash,
                 name: name.clone(),
                 scopes: (!scopes.is_empty()).then(|| scopes.clone()),
                 services: (!services.is_empty()).then(|| services.clone()),
-            });
+            };
+            add(&mut entries, entry);
         }
     }
-    for (key, hash) in &resolved.own_tokens {
-        add(Entry { id: hash.id(), sha256: *hash, name: key.clone(), scopes: None, services: None });
+    for entry in own(&resolved.own_tokens) {
+        add(&mut entries, entry);
     }
-    let text = serde_json::to_vec_pretty(&entries).expect("token entries are JSON");
+    let text = |entries: &[Entry]| ByteString(serde_json::to_vec_pretty(entries).expect("token entries are JSON"));
+    // A file of its own: being in it is what makes an administrator. It is there also when it is empty: pods of an earlier
+    // revision that read it then know nobody any more, instead of going on with what they read last.
+    let mut administrators = Vec::new();
+    for entry in own(&resolved.admin_tokens) {
+        add(&mut administrators, entry);
+    }
+    let files = [(names::TOKENS_KEY, text(&entries)), (names::ADMIN_TOKENS_KEY, text(&administrators))];
+    let data = files.map(|(key, file)| (key.to_owned(), file)).into();
     let mut metadata = identity::metadata(resolved, &name, Component::Tokens);
     if !generations.is_empty() {
         let text = serde_json::to_string(&generations).expect("names and numbers are JSON");
         metadata.annotations = Some(identity::annotation(names::TOKEN_GENERATIONS, &text));
     }
-    let secret = Secret {
-        metadata,
-        type_: Some("Opaque".into()),
-        data: Some(BTreeMap::from([(names::TOKENS_KEY.to_owned(), ByteString(text))])),
-        ..Secret::default()
-    };
+    let secret = Secret { metadata, type_: Some("Opaque".into()), data: Some(data), ..Secret::default() };
     Desired::new(resolved, Kind::Secret, name, Write::Apply, &secret)
 }

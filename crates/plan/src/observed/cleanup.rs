@@ -39,6 +39,15 @@ pub struct CleanupRun {
 pub struct CleanupOutcome {
     /// It only counted.
     pub dry_run: bool,
+    /// What is older was archived; none where retention is 0.
+    #[serde(default)]
+    pub cutoff: Option<Timestamp>,
+    /// How many milliseconds it took.
+    #[serde(default)]
+    pub duration_ms: Option<i64>,
+    /// What it archived, or would have: number by kind.
+    #[serde(default)]
+    pub archived: BTreeMap<String, i64>,
     /// What it deleted, or would have: number by kind.
     pub deleted: BTreeMap<String, i64>,
 }

@@ -75,6 +75,38 @@ fn a_job_is_over_when_a_condition_says_so() {
 }
 
 #[test]
+fn a_job_that_its_failure_policy_ended_is_final_also_when_its_pod_is_gone() {
+    let ended = |reason: &str| -> Job {
+        serde_json::from_value(json!({
+            "metadata": {"name": "j"},
+            "status": {"conditions": [{"type": "Failed", "status": "True", "reason": reason, "message": "code 3",
+                "lastTransitionTime": "1970-01-01T00:00:07Z"}]},
+        }))
+        .unwrap()
+    };
+    for (reason, code) in [("PodFailurePolicy", Some(3)), ("DeadlineExceeded", None), ("BackoffLimitExceeded", None)] {
+        let state = MigrationJob::of(&ended(reason), None, None).state;
+        assert_eq!(state, JobState::Failed { exit_code: code, message: format!("{reason}: code 3") });
+    }
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_applied_or_why_it_could_not() {
+    let job = |kind: &str| -> Job {
+        serde_json::from_value(json!({
+            "metadata": {"name": "dry"},
+            "status": {"conditions": [{"type": kind, "status": "True", "reason": "R", "message": "m"}]},
+        }))
+        .unwrap()
+    };
+    let said = |kind: &str, words| MigrationPreview::of(&job(kind), words).said;
+    assert_eq!(said("Suspended", None), PreviewSaid::Nothing);
+    assert_eq!(said("Complete", Some("would apply: 4 x")), PreviewSaid::Would("would apply: 4 x".into()));
+    assert_eq!(said("Failed", Some("no route")), PreviewSaid::Failed("no route".into()));
+    assert_eq!(said("Failed", None), PreviewSaid::Failed("R: m".into()));
+}
+
+#[test]
 fn a_deployment_is_settled_when_only_wanted_pods_are_left_and_available() {
     let deployment: Deployment = serde_json::from_value(json!({
         "metadata": {"generation": 3, "annotations": {"jam.network/rendered": "h"}},

@@ -1,5 +1,8 @@
 //! Which migration an image and a database need, and whether it is done: the gate before every new version.
 
+#[cfg(test)]
+mod tests;
+
 use jam_domain::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
@@ -7,7 +10,7 @@ use kube::ResourceExt;
 use super::{ResolvedDatabase, ResolvedImage, name_of};
 use crate::crd::{JamInstance, MigrationMode, MigrationState, MigrationStatus};
 use crate::names;
-use crate::observed::{JobState, MigrationJob, Observed, PodSchema};
+use crate::observed::{JobState, MigrationJob, Observed, PodSchema, PreviewSaid};
 
 /// Longest last words that are kept.
 const MESSAGE: usize = 2048;
@@ -53,9 +56,33 @@ pub enum MigrationStep {
     AwaitApproval {
         /// What the annotation has to say.
         key: String,
+        /// What it would apply.
+        preview: Preview,
     },
     /// The last Job said that no further one can succeed: the image or the database must change.
     Never,
+}
+
+/// What is known of what a migration would apply that nobody has approved yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Preview {
+    /// This Job is to be there, to find out.
+    Asks {
+        /// The Job.
+        job: String,
+    },
+    /// The Job could not find out; it is made again when its time to live is over.
+    Failed {
+        /// The Job.
+        job: String,
+        /// Its last words.
+        why: String,
+    },
+    /// It is known: status remembers it when the Job is gone.
+    Told {
+        /// A line for each migration.
+        what: String,
+    },
 }
 
 impl MigrationPlan {
@@ -132,9 +159,27 @@ fn run(instance: &JamInstance, observed: &Observed, told: MigrationStatus) -> Mi
     let step = match other {
         Some(other) => MigrationStep::Wait { job: other.name.clone() },
         None if begun || approved => MigrationStep::Run { job: told.job.clone() },
-        None => MigrationStep::AwaitApproval { key: told.key.clone() },
+        None => return await_approval(&name_of(instance), observed, told),
     };
     MigrationPlan { step, status: Some(told) }
+}
+
+/// Nobody has approved it yet: the dry run of its image says what it would apply.
+fn await_approval(instance: &str, observed: &Observed, told: MigrationStatus) -> MigrationPlan {
+    let job = names::migration_preview(instance, &told.key);
+    let said = observed.migration_previews.iter().find(|preview| preview.job == job).map(|preview| &preview.said);
+    let preview = match (said, &told.would_apply) {
+        (Some(PreviewSaid::Would(what)), _) => Preview::Told { what: clipped(what) },
+        (_, Some(what)) => Preview::Told { what: what.clone() },
+        (Some(PreviewSaid::Failed(why)), None) => Preview::Failed { job, why: clipped(why) },
+        (Some(PreviewSaid::Nothing) | None, None) => Preview::Asks { job },
+    };
+    let would_apply = match &preview {
+        Preview::Told { what } => Some(what.clone()),
+        Preview::Asks { .. } | Preview::Failed { .. } => None,
+    };
+    let step = MigrationStep::AwaitApproval { key: told.key.clone(), preview };
+    MigrationPlan { step, status: Some(MigrationStatus { would_apply, ..told }) }
 }
 
 fn begun(instance: &str, key: &str, image: &str, attempt: i32) -> MigrationStatus {
@@ -145,6 +190,7 @@ fn begun(instance: &str, key: &str, image: &str, attempt: i32) -> MigrationStatu
         job: names::migration_job(instance, key, attempt),
         state: MigrationState::Running,
         message: None,
+        would_apply: None,
         finished_at: None,
         retry_at: None,
     }
@@ -174,6 +220,7 @@ fn told_by(job: &MigrationJob, image: &str) -> MigrationStatus {
         job: job.name.clone(),
         state,
         message,
+        would_apply: None,
         finished_at: job.finished_at.map(|at| Time(at.to_jiff())),
         retry_at: retry_at.map(|at| Time(at.to_jiff())),
     }

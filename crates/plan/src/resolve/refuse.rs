@@ -61,7 +61,7 @@ pub(super) fn not_implemented(spec: &JamInstanceSpec) -> Result<(), Refusal> {
         workers: _,
         database: _,
         blob_store,
-        tokens,
+        tokens: _,
         migrations: _,
         cleanup: _,
         service: _,
@@ -73,10 +73,9 @@ pub(super) fn not_implemented(spec: &JamInstanceSpec) -> Result<(), Refusal> {
         deletion_policy: _,
         paused: _,
     } = spec;
-    let (tokens, monitoring) = (tokens.as_ref(), monitoring.as_ref());
+    let monitoring = monitoring.as_ref();
     let later = [
         (blob_store.is_some(), "blobStore"),
-        (tokens.is_some_and(|tokens| tokens.admin_tokens_secret_ref.is_some()), "tokens.adminTokensSecretRef"),
         (monitoring.is_some_and(|monitoring| monitoring.otlp_endpoint.is_some()), "monitoring.otlpEndpoint"),
     ];
     match later.into_iter().find(|(asked, _)| *asked) {

@@ -1,13 +1,14 @@
 //! Which revision is in force: rendered now, pinned by status, or the last good one after a bad rollout.
 
 use super::{Resolved, ResolvedDatabase, Rollout};
-use crate::crd::{JamInstance, LastGood, RevisionStatus, RolloutPhase, RolloutStatus};
+use crate::crd::{ConditionType, JamInstance, LastGood, RevisionStatus, RolloutPhase, RolloutStatus};
 use crate::desired::Revision;
 use crate::observed::Observed;
+use crate::reason::Reason;
 use crate::rollout::{self, Course, Step};
 
 /// The revision that status pins to just this spec and this DSN. Whatever else changed is the operator's, not the user's.
-pub(super) fn pinned<'a>(instance: &'a JamInstance, database: Option<&ResolvedDatabase>) -> Option<&'a RevisionStatus> {
+fn pinned<'a>(instance: &'a JamInstance, database: Option<&ResolvedDatabase>) -> Option<&'a RevisionStatus> {
     let told = instance.status.as_ref()?.revision.as_ref()?;
     let same = Some(told.generation) == instance.metadata.generation && told.inputs == inputs(database);
     same.then_some(told)
@@ -15,6 +16,58 @@ pub(super) fn pinned<'a>(instance: &'a JamInstance, database: Option<&ResolvedDa
 
 fn inputs(database: Option<&ResolvedDatabase>) -> String {
     database.map(|database| database.dsn_hash.clone()).unwrap_or_default()
+}
+
+/// The revision of just this spec that was given up, and the good one that runs instead. Another DSN does not change that.
+fn given_up(instance: &JamInstance) -> Option<(&RevisionStatus, &LastGood)> {
+    let status = instance.status.as_ref()?;
+    let (wanted, told) = (status.revision.as_ref()?, status.rollout.as_ref()?);
+    let of_this_spec = Some(told.generation) == instance.metadata.generation && wanted.generation == told.generation;
+    let same = told.phase == RolloutPhase::RolledBack && told.revision == wanted.name && of_this_spec;
+    Some((wanted, told.from.as_ref().filter(|_| same)?))
+}
+
+/// What runs, where a release that knew no revisions applied just this spec with just this DSN.
+fn adopted<'a>(
+    instance: &JamInstance,
+    observed: &'a Observed,
+    database: Option<&ResolvedDatabase>,
+) -> Option<&'a Revision> {
+    let found = observed.adoptable.as_ref().filter(|_| is_applied_without_revision(instance))?;
+    let workers = instance.spec.workers.replicas > 0 && database.is_some();
+    (found.dsn_hash() == inputs(database) && found.has_workers() == workers).then_some(found)
+}
+
+/// Whether status pins no revision although the spec was applied as it is: what it says then speaks of the pods.
+pub fn is_applied_without_revision(instance: &JamInstance) -> bool {
+    const OF_PODS: [Reason; 6] = [
+        Reason::Serving,
+        Reason::ScaledToZero,
+        Reason::RollingOut,
+        Reason::PodsNotReady,
+        Reason::DatabaseUnreachable,
+        Reason::RolloutStuck,
+    ];
+    let Some(status) = instance.status.as_ref().filter(|status| status.revision.is_none()) else { return false };
+    let ready = status.conditions.iter().find(|told| told.type_ == ConditionType::Ready.as_str());
+    status.observed_generation == instance.metadata.generation
+        && ready.is_some_and(|told| OF_PODS.iter().any(|reason| reason.as_str() == told.reason))
+}
+
+/// The image in force where that is not what the spec and this release's defaults say: it decides which migration is needed.
+pub(super) fn image<'a>(
+    instance: &'a JamInstance,
+    observed: &'a Observed,
+    database: Option<&ResolvedDatabase>,
+) -> Option<&'a str> {
+    let pinned = pinned(instance, database).map(|pinned| pinned.image.as_str());
+    let Some((_, good)) = given_up(instance) else {
+        return pinned.or_else(|| adopted(instance, observed, database).map(Revision::image));
+    };
+    // The migration of what was given up is done; with another DSN, the good image's is what is needed.
+    let migrated =
+        instance.status.as_ref().and_then(|status| status.migration.as_ref()).map(|told| told.image.as_str());
+    pinned.filter(|pinned| migrated.is_none_or(|migrated| migrated == *pinned)).or(good.image.as_deref())
 }
 
 /// What stands in a value that is not chosen yet.
@@ -43,16 +96,17 @@ pub(super) fn choose(mut resolved: Resolved, instance: &JamInstance, observed: &
         found
     };
     let rendered = Revision::render(&resolved);
-    let pinned = pinned(instance, resolved.database.as_ref()).filter(|pinned| pinned.name != rendered.name());
+    let database = resolved.database.as_ref();
     // What was given up is not needed any more, only its name: it is not tried again.
-    let given_up_before = pinned.filter(|pinned| is_given_up(instance, pinned));
+    let given_up_before = given_up(instance).map(|(wanted, _)| wanted);
+    let pinned = pinned(instance, database).filter(|pinned| pinned.name != rendered.name());
     // A pinned revision whose ConfigMap is lost is rendered anew: the best that is left.
     let read = pinned.filter(|_| given_up_before.is_none()).and_then(|pinned| stored(&pinned.name));
-    let wanted = read.unwrap_or(rendered);
+    let wanted = read.or_else(|| adopted(instance, observed, database).cloned()).unwrap_or(rendered);
     resolved.wanted = given_up_before.cloned().unwrap_or_else(|| RevisionStatus {
         name: wanted.name().to_owned(),
         generation: resolved.generation,
-        inputs: inputs(resolved.database.as_ref()),
+        inputs: inputs(database),
         image: wanted.image().to_owned(),
     });
     let name = resolved.wanted.name.clone();
@@ -61,7 +115,13 @@ pub(super) fn choose(mut resolved: Resolved, instance: &JamInstance, observed: &
     resolved.revision = wanted;
     if let Course::Back(good) = &course {
         match good.revision.as_deref().and_then(&mut stored) {
-            Some(revision) => resolved.revision = revision,
+            // Its pods, but never with a password that does not count any more.
+            Some(revision) => {
+                resolved.revision = match &resolved.database {
+                    Some(database) => revision.with_dsn(&resolved.name, &database.dsn_hash),
+                    None => revision,
+                }
+            }
             None if given_up => {
                 (course, given_up) = (Course::NoWayBack(lost(good, &status)), false);
                 status = scene.before.cloned().unwrap_or(status);
@@ -78,13 +138,6 @@ pub(super) fn choose(mut resolved: Resolved, instance: &JamInstance, observed: &
     resolved.kept_maps = kept.chain(status.evidence.clone()).collect();
     (resolved.course, resolved.rollout_status, resolved.given_up, resolved.lacks) = (course, status, given_up, lacks);
     resolved
-}
-
-fn is_given_up(instance: &JamInstance, wanted: &RevisionStatus) -> bool {
-    let told = instance.status.as_ref().and_then(|status| status.rollout.as_ref());
-    told.is_some_and(|told| {
-        told.phase == RolloutPhase::RolledBack && (&told.revision, told.generation) == (&wanted.name, wanted.generation)
-    })
 }
 
 fn lost(good: &LastGood, status: &RolloutStatus) -> String {

@@ -1,5 +1,7 @@
 //! What a move makes of the tokens and of what is noted beside them: the same code moves plain tokens and their hashes.
 
+use std::collections::BTreeSet;
+
 use jam_domain::token::TokenHash;
 use jam_domain::{Timestamp, TokenId};
 
@@ -97,7 +99,12 @@ pub fn advance(
     let notes = notes(before, change, &slots, around, lost);
     let not_after =
         notes.issued_at.and_then(|issued| around.policy.not_after(issued)).filter(|_| slots.token.is_some());
-    Holding { slots, notes, matching: true, not_after }
+    let mut after = Holding { slots, notes, matching: true, not_after };
+    let accepted = |holding: &Holding| holding.accepted().into_iter().collect::<BTreeSet<_>>();
+    if accepted(&after) != accepted(before) {
+        after.notes.changed_at = Some(second(around.at));
+    }
+    after
 }
 
 fn notes(

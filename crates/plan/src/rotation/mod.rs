@@ -92,6 +92,8 @@ pub struct Notes {
     pub revoked: Option<String>,
     /// The last proof.
     pub proof: Option<Proof>,
+    /// When what pods are to accept last changed: since then they are waited for.
+    pub changed_at: Option<Timestamp>,
 }
 
 /// What a consumer's Secret holds, without any token.

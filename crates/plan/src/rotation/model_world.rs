@@ -7,7 +7,7 @@ use super::*;
 use crate::fixtures::at;
 
 /// How often, and how long both, in the world's seconds.
-pub(super) const POLICY: Policy = Policy { interval: Some(10), overlap: 5 };
+pub(super) const POLICY: Policy = Policy { interval: Some(10), overlap: 5, kubelet_sync: 1 };
 /// The consumer.
 const CONSUMER: &str = "demo";
 
@@ -173,7 +173,10 @@ impl World {
         let wish = decide(&before, &around).map(|then| {
             let change = Change::of(then, &before, &around);
             let fresh = change.needs_fresh(&before).then(|| token(self.made + 1));
-            (then, advance(&before, &change, fresh, &around, &displaced_by_loss(&before, &around)))
+            let mut after = advance(&before, &change, fresh, &around, &displaced_by_loss(&before, &around));
+            // It decides when to look again, never what to do: without it there are fewer worlds.
+            after.notes.changed_at = None;
+            (then, after)
         });
         Mind::Decided(self.secret.clone(), wish)
     }

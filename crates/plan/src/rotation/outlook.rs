@@ -6,10 +6,12 @@ use super::decide::{accepts, previous_until, refuses, stage};
 use super::table::Stage;
 use super::{Around, Holding, Proof};
 
-/// Seconds until the next look while pods take in what they were given.
+/// Fewest seconds until the next look while pods take in what they were given.
 const SOON: i64 = 1;
 /// The same while a pod does not answer at all.
 const LATER: i64 = 5;
+/// Most seconds until the next look. Pods that come, go or get ready call by themselves.
+const LONGEST: i64 = 300;
 
 /// Where a consumer's tokens stand, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub struct Outlook {
     pub silent: Vec<String>,
     /// Pods that hold the stage because they have not taken in what they were given.
     pub behind: Vec<String>,
+    /// Whether those had more time for it than the kubelet may take.
+    pub overdue: bool,
     /// The last proof that retired tokens are dead.
     pub proof: Option<Proof>,
     /// When something is to be done, if nothing happens before.
@@ -38,7 +42,7 @@ pub struct Outlook {
 
 /// What is to be said of what a Secret holds.
 pub fn outlook(holding: &Holding, around: &Around<'_>) -> Outlook {
-    let Holding { slots, notes, .. } = holding;
+    let Holding { slots, notes, matching: _, not_after: _ } = holding;
     let stage = stage(holding, around.hashes);
     let asked: Vec<_> = match stage {
         Stage::Verify => around.pods.iter().filter(|pod| !slots.next.is_some_and(|next| accepts(pod, next))).collect(),
@@ -54,7 +58,9 @@ pub fn outlook(holding: &Holding, around: &Around<'_>) -> Outlook {
     let (silent, behind) = (names(false), names(true));
     let rotates_at = notes.issued_at.and_then(|issued| around.policy.due(issued));
     let until = slots.previous.and_then(|_| previous_until(holding, around));
-    let soon = around.at.plus_seconds(if silent.is_empty() { SOON } else { LATER });
+    // A Secret of an older release does not say since when.
+    let waited = notes.changed_at.or(notes.issued_at).map_or(0, |since| seconds(since, around.at));
+    let soon = around.at.plus_seconds(pause(waited, if silent.is_empty() { SOON } else { LATER }));
     let stage_ends = match stage {
         Stage::Idle => rotates_at,
         Stage::Overlap => until,
@@ -68,11 +74,23 @@ pub fn outlook(holding: &Holding, around: &Around<'_>) -> Outlook {
         issued_at: notes.issued_at.filter(|_| slots.token.is_some()),
         rotates_at: rotates_at.filter(|_| slots.token.is_some()),
         previous: slots.previous.map(|token| token.id()).zip(until),
+        overdue: !behind.is_empty() && waited >= around.policy.kubelet_sync,
         silent,
         behind,
         proof: notes.proof.clone(),
         next: [stage_ends, forgotten].into_iter().flatten().min(),
     }
+}
+
+/// How long to wait before pods are asked again: half as long as they were waited for, so that one that never agrees is asked
+/// less and less. It follows from what is stored, and is the same after a restart.
+fn pause(waited: i64, least: i64) -> i64 {
+    (waited / 2).clamp(least, LONGEST)
+}
+
+/// Whole seconds from one moment to another; none where the clock went back.
+fn seconds(since: Timestamp, at: Timestamp) -> i64 {
+    (at.as_micros().saturating_sub(since.as_micros()) / 1_000_000).max(0)
 }
 
 /// When to look again at an instance for its tokens' sake.

@@ -28,19 +28,22 @@ pub struct Policy {
     pub interval: Option<i64>,
     /// Seconds for which the old token is accepted beside the new one.
     pub overlap: i64,
+    /// Seconds after which a pod that has not taken in what it was given is in the way.
+    pub kubelet_sync: i64,
 }
 
 impl Policy {
     /// The policy of a spec. Without a rotation the default overlap counts for what people force.
     pub fn of(spec: &JamInstanceSpec, pace: Pace) -> Self {
         let rotation = spec.tokens.as_ref().and_then(|tokens| tokens.rotation.as_ref());
-        let hour = i64::from(pace.hour);
+        let (hour, kubelet_sync) = (i64::from(pace.hour), i64::from(pace.kubelet_sync));
         match rotation {
             Some(Rotation { interval_days, overlap_hours }) => Self {
                 interval: Some(i64::from(*interval_days) * 24 * hour),
                 overlap: i64::from(*overlap_hours) * hour,
+                kubelet_sync,
             },
-            None => Self { interval: None, overlap: 24 * hour },
+            None => Self { interval: None, overlap: 24 * hour, kubelet_sync },
         }
     }
 
@@ -59,14 +62,13 @@ impl Policy {
 pub fn refuse(spec: &JamInstanceSpec, pace: Pace) -> Result<(), Refusal> {
     let rotation = spec.tokens.as_ref().and_then(|tokens| tokens.rotation.as_ref());
     let Some(Rotation { interval_days, overlap_hours }) = rotation else { return Ok(()) };
-    let Policy { interval, overlap } = Policy::of(spec, pace);
+    let Policy { interval, overlap, kubelet_sync: sync } = Policy::of(spec, pace);
     let invalid = |message: String| Err(Refusal::new(Reason::InvalidSettings, message));
     if interval.is_some_and(|interval| overlap >= interval) {
         return invalid(format!(
             "spec.tokens.rotation.overlapHours ({overlap_hours}) must be shorter than the interval ({interval_days} days)"
         ));
     }
-    let sync = i64::from(pace.kubelet_sync);
     if overlap < sync {
         return invalid(format!(
             "spec.tokens.rotation.overlapHours ({overlap_hours}) lasts {overlap} s, but the kubelet may take {sync} s to bring a new token to its consumer: make it longer"

@@ -99,6 +99,7 @@ fn notes_of(secret: &Secret) -> Notes {
         rotated: noted.get(names::ROTATED).cloned(),
         revoked: noted.get(names::REVOKED).cloned(),
         proof: noted.get(names::REFUSED).and_then(|text| proof_of(text)),
+        changed_at: time(names::TOKENS_CHANGED_AT),
     }
 }
 
@@ -143,7 +144,7 @@ pub fn data(plain: &Slots<Plain>, holding: &Holding) -> Map<String, Value> {
 
 /// The annotations of the Secret for a merge: what is null goes.
 pub fn annotations(holding: &Holding) -> Map<String, Value> {
-    let Notes { generation, issued_at, written: id, previous_until, displaced: _, rotated, revoked, proof } =
+    let Notes { generation, issued_at, written: id, previous_until, displaced: _, rotated, revoked, proof, changed_at } =
         &holding.notes;
     let proof = proof.as_ref().map(|Proof { ids, at, pods }| {
         let ids: Vec<_> = ids.iter().map(TokenId::as_str).collect();
@@ -157,6 +158,7 @@ pub fn annotations(holding: &Holding) -> Map<String, Value> {
         (names::ROTATED, rotated.clone()),
         (names::REVOKED, revoked.clone()),
         (names::REFUSED, proof),
+        (names::TOKENS_CHANGED_AT, changed_at.map(written)),
     ];
     notes.into_iter().map(|(key, text)| (key.to_owned(), json!(text))).collect()
 }

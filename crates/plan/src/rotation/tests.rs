@@ -21,7 +21,7 @@ fn hash(n: u8) -> TokenHash {
 }
 
 fn policy() -> Policy {
-    Policy { interval: Some(100), overlap: 10 }
+    Policy { interval: Some(100), overlap: 10, kubelet_sync: 20 }
 }
 
 /// A holding with its first token, given at 1000.
@@ -202,6 +202,7 @@ fn a_secret_reads_back_as_it_was_written_and_shows_no_token() {
         rotated: Some("demo,now".into()),
         revoked: Some("0a1b2c3d".into()),
         proof: Some(Proof { ids: vec![hash(7).id(), hash(8).id()], at: at(990), pods: 2 }),
+        changed_at: Some(at(995)),
     };
     let holding = Holding { slots: slots.hashes(), notes, matching: true, not_after: Some(at(1110)) };
     let body = json!({"metadata": {"annotations": annotations(&holding)}, "data": data(&slots, &holding)});
@@ -212,6 +213,18 @@ fn a_secret_reads_back_as_it_was_written_and_shows_no_token() {
     let bare = Slots { token: Some(plain(1)), ..Slots::default() };
     let nulls = data(&bare, &given()).into_iter().filter(|(_, value)| value.is_null()).count();
     assert_eq!(nulls, 4, "what is over is taken out of the Secret");
+}
+
+#[test]
+fn a_consumers_secret_has_its_token_its_id_its_end_and_a_ready_made_header() {
+    let slots = Slots { token: Some(plain(1)), ..Slots::default() };
+    let written = data(&slots, &given());
+    let secret: Secret = serde_json::from_value(json!({"data": written})).unwrap();
+    let data = secret.data.unwrap();
+    let text = |key: &str| String::from_utf8(data[key].0.clone()).unwrap();
+    let (token, id) = (plain(1).reveal().to_owned(), hash(1).id().to_string());
+    assert_eq!([text("token"), text("id")], [token.clone(), id]);
+    assert_eq!([text("authorization"), text("not-after")], [format!("Bearer {token}"), "1970-01-01T00:18:30Z".into()]);
 }
 
 #[test]
@@ -263,6 +276,31 @@ fn there_is_always_a_next_look_while_something_is_under_way_and_it_is_the_very_d
     let told = told(&verifying, &[hash(1), hash(3)], &pods);
     assert_eq!((told.behind, told.silent), (vec!["a".to_owned()], vec!["b".to_owned()]));
     assert!(told.next.unwrap() > at(1050));
+}
+
+#[test]
+fn a_pod_that_never_agrees_is_asked_less_and_less_and_is_in_the_way_after_the_kubelets_time() {
+    let none = asks(None, None);
+    let (_, issued) = step(&given(), &around(1100, &[hash(1)], &[], &none)).unwrap();
+    assert_eq!(issued.notes.changed_at, Some(at(1100)), "what pods are to accept changed");
+    let both = [hash(1), hash(9)];
+    let look = |now: i64, accepts: Option<&[TokenHash]>| {
+        let pods = [pod("a", Some(&both), &[]), pod("b", accepts, &[])];
+        let told = outlook(&issued, &around(now, &both, &pods, &none));
+        (told.next.unwrap().as_micros() / 1_000_000 - now, told.overdue)
+    };
+    // What a pod says that was rolled back to settings without a token file.
+    let never = |now| look(now, Some(&[]));
+    assert_eq!([1100, 1102, 1106, 1119].map(never), [(1, false), (1, false), (3, false), (9, false)]);
+    assert_eq!([1120, 1200, 1700, 9000].map(never), [(10, true), (50, true), (300, true), (300, true)]);
+    assert_eq!(never(1000), (1, false), "a clock that went back");
+    let silent = |now| look(now, None);
+    assert_eq!([1100, 1120, 9000].map(silent), [(5, false), (10, false), (300, false)], "it is named for its silence");
+
+    let (_, given) = step(&issued, &around(1200, &both, &[pod("a", Some(&both), &[])], &none)).unwrap();
+    assert_eq!(given.notes.changed_at, Some(at(1100)), "pods have to take in nothing new");
+    let (_, retired) = step(&given, &around(1300, &both, &[], &none)).unwrap();
+    assert_eq!(retired.notes.changed_at, Some(at(1300)));
 }
 
 #[test]

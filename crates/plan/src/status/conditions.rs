@@ -11,13 +11,15 @@ use super::{Verdict, whole_seconds};
 use crate::crd::{ConditionType, JamInstance, RolloutStatus};
 use crate::observed::{DeploymentState, Observed};
 use crate::reason::{Reason, Refusal};
-use crate::resolve::{MigrationStep, Resolved};
+use crate::resolve::{MigrationStep, Preview, Resolved};
 use crate::rollout::Course;
 
 /// Longest message, in characters; Kubernetes takes 32768 bytes, people read less.
 const MESSAGE: usize = 1024;
 /// What is said while the operator keeps its hands off.
 const PAUSED: &str = "spec.paused is true: nothing is changed until it is false";
+/// Longest last words in a message: with what stands before them they fit into it.
+const LAST_WORDS: usize = 640;
 /// What follows "failed" when no further attempt can succeed.
 const IMPOSSIBLE: &str = " and is not tried again with this image and database";
 
@@ -177,7 +179,9 @@ fn applied(resolved: &Resolved, observed: &Observed) -> Standing {
         MigrationStep::Wait { job } => {
             Standing::UnderWay(Reason::Migrating, format!("waiting for the earlier migration Job {job} to be gone"))
         }
-        MigrationStep::AwaitApproval { key } => Standing::Stalled(Reason::ApprovalNeeded, approval(resolved, key)),
+        MigrationStep::AwaitApproval { key, preview } => {
+            Standing::Stalled(Reason::ApprovalNeeded, approval(resolved, key, preview))
+        }
         MigrationStep::Never => Standing::Stalled(Reason::MigrationImpossible, failed_migration(resolved, IMPOSSIBLE)),
         MigrationStep::Retry { at } => Standing::Unwell(
             Reason::MigrationFailed,
@@ -186,19 +190,35 @@ fn applied(resolved: &Resolved, observed: &Observed) -> Standing {
     }
 }
 
-fn approval(resolved: &Resolved, key: &str) -> String {
+fn approval(resolved: &Resolved, key: &str, preview: &Preview) -> String {
     let (image, name, namespace) = (&resolved.image.reference, &resolved.name, &resolved.namespace);
     let annotation = crate::names::APPROVE_MIGRATION;
+    let would = match preview {
+        Preview::Asks { job } => format!("Job {job} finds out what it would apply"),
+        Preview::Failed { job, why } => format!("Job {job} could not find out what it would apply: {}", tail(why)),
+        Preview::Told { what } => tail(&what.lines().map(str::trim).collect::<Vec<_>>().join("; ")),
+    };
     format!(
-        "the migration to {image} waits for approval: kubectl annotate -n {namespace} jam/{name} {annotation}={key} --overwrite"
+        "the migration to {image} waits for approval: kubectl annotate -n {namespace} jam/{name} {annotation}={key} --overwrite ({would})"
     )
 }
 
 fn failed_migration(resolved: &Resolved, after: &str) -> String {
     let told = resolved.migration.status.as_ref();
     let job = told.map_or("", |told| told.job.as_str());
-    let words = told.and_then(|told| told.message.as_deref()).unwrap_or("no message");
+    let words = tail(told.and_then(|told| told.message.as_deref()).unwrap_or("no message"));
     format!("migration Job {job} failed{after}: {words}")
+}
+
+/// The end of last words, from the beginning of a line on: what went wrong stands there, and must not be cut off with the message.
+fn tail(words: &str) -> String {
+    let over = words.chars().count().saturating_sub(LAST_WORDS);
+    if over == 0 {
+        return words.to_owned();
+    }
+    let end: String = words.chars().skip(over).collect();
+    let whole = end.split_once('\n').map(|(_, lines)| lines.to_owned()).filter(|lines| !lines.trim().is_empty());
+    format!("… {}", whole.unwrap_or(end))
 }
 
 fn pods(resolved: &Resolved, observed: &Observed) -> Standing {
@@ -317,7 +337,9 @@ fn migrated(instance: &JamInstance, resolved: Option<&Resolved>) -> Said {
         MigrationStep::Wait { job } => {
             no(kind, Reason::Migrating, format!("waiting for the earlier Job {job} to be gone"))
         }
-        MigrationStep::AwaitApproval { key } => no(kind, Reason::ApprovalNeeded, approval(resolved, key)),
+        MigrationStep::AwaitApproval { key, preview } => {
+            no(kind, Reason::ApprovalNeeded, approval(resolved, key, preview))
+        }
         MigrationStep::Never => no(kind, Reason::MigrationImpossible, failed_migration(resolved, IMPOSSIBLE)),
         MigrationStep::Retry { .. } => no(kind, Reason::MigrationFailed, failed_migration(resolved, "")),
     }

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::rotation;
 use crate::crd::{CleanupStatus, JamInstanceStatus, LastGood, MigrationState, VersionStatus};
 use crate::names::{self, Component};
-use crate::observed::{DeploymentState, Observed};
+use crate::observed::{CleanupOutcome, DeploymentState, Observed};
 use crate::resolve::Resolved;
 use crate::rollout::Course;
 
@@ -79,15 +79,25 @@ fn cleanup(observed: &Observed, before: &JamInstanceStatus) -> Option<CleanupSta
     };
     let last_run = run.began_at.or(run.ended_at).map(|at| Time(super::whole_seconds(at)));
     let same = before.cleanup.clone().filter(|told| told.last_run == last_run).unwrap_or_default();
-    let (last_result, deleted) = match (&run.failure, &run.outcome) {
-        (Some(_), _) => (Some("Failed".into()), same.deleted),
+    Some(match (&run.failure, &run.outcome) {
+        (Some(_), _) => CleanupStatus { last_run, last_result: Some("Failed".into()), ..same },
         (None, Some(outcome)) => {
-            (Some(if outcome.dry_run { "DryRun" } else { "Succeeded" }.into()), outcome.deleted.clone())
+            let CleanupOutcome { dry_run, cutoff, duration_ms, archived, deleted } = outcome.clone();
+            CleanupStatus {
+                last_run,
+                last_result: Some(if dry_run { "DryRun" } else { "Succeeded" }.into()),
+                cutoff: cutoff.map(|at| Time(super::whole_seconds(at))),
+                duration_ms,
+                archived,
+                deleted,
+            }
         }
         // Nobody was asked again, because it is told already.
-        (None, None) => (same.last_result.or(Some("Succeeded".into())), same.deleted),
-    };
-    Some(CleanupStatus { last_run, last_result, deleted })
+        (None, None) => {
+            let last_result = same.last_result.clone().or(Some("Succeeded".into()));
+            CleanupStatus { last_run, last_result, ..same }
+        }
+    })
 }
 
 /// Where the API is reached inside the cluster.

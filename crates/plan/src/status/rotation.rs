@@ -10,6 +10,8 @@ use crate::rotation::{Outlook, Proof, Stage};
 
 /// Pods that a status names at most.
 const NAMED: usize = 100;
+/// Pods that a message names at most.
+const SHOWN: usize = 5;
 
 /// What the condition TokensReady says.
 pub(super) struct TokensSaid {
@@ -39,7 +41,7 @@ pub(super) fn standing(resolved: &Resolved) -> Option<RotationStatus> {
     let busy = resolved.consumers.iter().find(|consumer| consumer.outlook.stage != Stage::Idle);
     let one = busy.or(resolved.consumers.first())?;
     let mut waiting_for: Vec<String> = Vec::new();
-    for pod in resolved.consumers.iter().flat_map(|consumer| &consumer.outlook.silent) {
+    for pod in resolved.consumers.iter().flat_map(|consumer| in_the_way(&consumer.outlook)) {
         if !waiting_for.contains(pod) && waiting_for.len() < NAMED {
             waiting_for.push(pod.clone());
         }
@@ -72,14 +74,8 @@ pub(super) fn said(resolved: &Resolved) -> TokensSaid {
             n => said(true, Reason::TokensIssued, format!("{n} tokens of your own are accepted")),
         };
     }
-    if let Some(held) = resolved.consumers.iter().find(|consumer| !consumer.outlook.silent.is_empty()) {
-        let pods = held.outlook.silent.join(", ");
-        let message = format!(
-            "{} of consumer {} waits: pod {pods} does not say which tokens it accepts",
-            held.outlook.stage.as_str(),
-            held.name
-        );
-        return said(false, Reason::RotationHeld, message);
+    if let Some(held) = resolved.consumers.iter().find_map(held) {
+        return said(false, Reason::RotationHeld, held);
     }
     if let Some(waiting) = resolved.consumers.iter().find(|consumer| consumer.outlook.key_id.is_none()) {
         let message = format!("consumer {} gets its token when every pod accepts it", waiting.name);
@@ -93,13 +89,43 @@ pub(super) fn said(resolved: &Resolved) -> TokensSaid {
     said(true, Reason::TokensIssued, format!("issued to {}", names.join(", ")))
 }
 
-/// Somebody who mistyped a revocation believes a token dead that is not.
+/// With what else is to be said: somebody who mistyped a revocation believes a token dead that is not.
 fn noted(resolved: &Resolved, message: String) -> String {
+    let message = match resolved.admin_tokens.len() {
+        0 => message,
+        n => format!("{message}; administrators have {n} {}", if n == 1 { "token" } else { "tokens" }),
+    };
     if resolved.unknown_revocations.is_empty() {
         return message;
     }
     let words = resolved.unknown_revocations.join(", ");
     format!("{message}; {} names {words}, which is neither a consumer nor a key id", crate::names::REVOKE)
+}
+
+/// The pods that hold a stage: those that do not answer, and those that had their time.
+fn in_the_way(outlook: &Outlook) -> impl Iterator<Item = &String> {
+    let late: &[String] = if outlook.overdue { &outlook.behind } else { &[] };
+    outlook.silent.iter().chain(late)
+}
+
+/// Which pods hold the rotation of a consumer, and by what; `None` when none does.
+fn held(consumer: &ResolvedConsumer) -> Option<String> {
+    let outlook = &consumer.outlook;
+    in_the_way(outlook).next()?;
+    let named = |pods: &[String], does: &str| {
+        let (few, more) = (pods.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", "), pods.len() > SHOWN);
+        (!pods.is_empty()).then(|| format!("pod {few}{} {does}", if more { " …" } else { "" }))
+    };
+    let late = match outlook.stage {
+        Stage::Prove => "has not refused the token before",
+        Stage::Idle | Stage::Lost | Stage::Distribute | Stage::Verify | Stage::Overlap | Stage::Retire => {
+            "has not taken in the next token"
+        }
+    };
+    let silent = named(&outlook.silent, "does not say which tokens it accepts");
+    let behind = named(&outlook.behind, late).filter(|_| outlook.overdue);
+    let why: Vec<_> = [silent, behind].into_iter().flatten().collect();
+    Some(format!("{} of consumer {} waits: {}", outlook.stage.as_str(), consumer.name, why.join("; ")))
 }
 
 /// What is under way for one consumer, in words; `None` when nothing is.

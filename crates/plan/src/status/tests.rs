@@ -175,6 +175,23 @@ fn a_failed_migration_names_its_job_and_its_last_words() {
 }
 
 #[test]
+fn last_words_of_any_length_are_bounded_and_their_end_is_told() {
+    let instance = on_postgres();
+    let fresh = cluster_for(&instance);
+    let message = format!("{}\nerror: relation exists", "a line of the log\n".repeat(500));
+    let failed = job(&instance, &fresh, JobState::Failed { exit_code: Some(1), message });
+    let name = failed.name.clone();
+    let status = applied(&instance, &Observed { migration_jobs: vec![failed], ..fresh }, 2000);
+    let kept = status.migration.as_ref().unwrap().message.clone().unwrap();
+    assert!(kept.chars().count() <= 2048 && kept.ends_with("relation exists"), "{kept}");
+    for kind in ["Migrated", "Ready"] {
+        let told = &condition(&status, kind).message;
+        assert!(told.contains(&name) && told.ends_with("relation exists") && told.len() <= 1024, "{kind}: {told}");
+        assert!(told.contains(": … a line of the log\n"), "from the beginning of a line: {told}");
+    }
+}
+
+#[test]
 fn a_refusal_keeps_what_was_known() {
     let instance = on_postgres();
     let cluster = settled_cluster_for(&instance);

@@ -1,10 +1,11 @@
 //! Laws of the user's own tokens: taken instead of consumers, and named when they are not there.
 
 use jam_domain::token::TokenHash;
+use k8s_openapi::ByteString;
 use serde_json::json;
 
 use crate::crd::JamInstance;
-use crate::desired::desired;
+use crate::desired::{Desired, desired};
 use crate::fixtures::{but, cluster_for, defaults, in_memory, resolved};
 use crate::observed::{Observed, OwnTokens};
 use crate::reason::{Reason, Refusal};
@@ -41,4 +42,46 @@ fn the_users_own_tokens_are_taken_instead_of_consumers_and_a_secret_without_them
     }
     let both = but(&in_memory(), json!({"tokens": {"allowedTokensSecretRef": {"name": "mine"}}}));
     assert_eq!(refusal(&both, &cluster_for(&both)).reason, Reason::InvalidSettings);
+}
+
+/// A file in the Secret of hashes.
+fn file_of(all: &[Desired], key: &str) -> serde_json::Value {
+    let secret = all.iter().find(|item| item.object.name == "main-token-hashes").unwrap();
+    let ByteString(bytes) = serde_json::from_value(secret.body["data"][key].clone()).unwrap();
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+#[test]
+fn administrators_tokens_are_hashed_into_a_file_of_their_own_and_no_consumer_is_among_them() {
+    let instance = but(&in_memory(), json!({"tokens": {"adminTokensSecretRef": {"name": "admins"}}}));
+    let hash = TokenHash::of("a-token-of-an-administrator");
+    let own = |exists: bool, hashes: Vec<(String, TokenHash)>| OwnTokens {
+        secret: "admins".into(),
+        exists,
+        hashes,
+        unusable: Vec::new(),
+    };
+    let with = |own: OwnTokens| Observed { admin_tokens: Some(own), ..cluster_for(&instance) };
+    // The same token under two keys is one line: two would make the server refuse the whole.
+    let twice = vec![("alice".to_owned(), hash), ("bob".to_owned(), hash)];
+    let all = desired(&resolved(&instance, &with(own(true, twice)))).items;
+    let entry = json!({"id": hash.id(), "sha256": hash, "name": "alice"});
+    assert_eq!(file_of(&all, "admin-tokens.json"), json!([entry]));
+    let consumers = file_of(&all, "tokens.json");
+    assert_eq!((consumers.as_array().unwrap().len(), &consumers[0]["name"]), (1, &json!("demo")));
+    let settings = all.iter().find_map(|item| item.body["data"]["config.yaml"].as_str()).unwrap();
+    assert!(settings.contains("admin_tokens_file: /etc/jam/tokens/admin-tokens.json"), "{settings}");
+    assert!(!format!("{all:?}").contains("a-token-of-an-administrator"));
+
+    let all = desired(&resolved(&in_memory(), &cluster_for(&in_memory()))).items;
+    assert_eq!(file_of(&all, "admin-tokens.json"), json!([]), "pods that still read it know nobody any more");
+    let settings = all.iter().find_map(|item| item.body["data"]["config.yaml"].as_str()).unwrap();
+    assert!(!settings.contains("admin_tokens_file"), "who names none has no admin plane: {settings}");
+    let missing = refusal(&instance, &with(own(false, Vec::new())));
+    assert_eq!(missing.reason, Reason::SecretMissing);
+    assert!(missing.message.contains("spec.tokens.adminTokensSecretRef"), "{}", missing.message);
+    assert_eq!(refusal(&instance, &with(own(true, Vec::new()))).reason, Reason::SecretKeyMissing);
+    let alone = but(&instance, json!({"tokens": {"consumers": []}}));
+    let refused = refusal(&alone, &with(own(true, vec![("alice".into(), hash)])));
+    assert_eq!(refused.reason, Reason::InvalidSettings, "administrators' tokens let no consumer in");
 }

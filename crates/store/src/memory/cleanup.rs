@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
-use jam_domain::event::Deed;
+use jam_domain::audit::Deed;
+use jam_domain::event::Happening;
 use jam_domain::retention::{Cleaned, Retention};
-use jam_domain::{PackageId, PreimageHash, Timestamp};
+use jam_domain::{By, PackageId, PreimageHash};
 
 use super::MemoryStore;
 use super::state::{ArchivedRow, PackageRow, State};
@@ -112,10 +113,13 @@ fn archive(state: &mut State, id: PackageId, retention: &Retention) -> Option<bo
     state.archive_index.insert(service, status, place);
     let report = row.report.and_then(|report| state.reports.remove(&report));
     if let Some(report) = &report {
-        state.report_index.remove(&report.report.service_id, report.report.status, report.place());
+        let (service, status) = (&report.report.service_id, report.report.status);
+        state.report_index.remove(service, status, report.place());
+        state.archived_reports.insert(service, status, report.place());
+        state.archived_report_ids.insert(report.report.id, id);
     }
     let had = report.is_some();
-    state.story.tell(retention.now(), vec![Deed::Archived(service.clone(), id)]);
+    state.story.tell(retention.now(), vec![Happening::Archived(service.clone(), id)]);
     state.archive.insert(id, ArchivedRow { row, report, archived_at: retention.now() });
     Some(had)
 }
@@ -124,6 +128,10 @@ fn archive(state: &mut State, id: PackageId, retention: &Retention) -> Option<bo
 fn delete(state: &mut State, id: PackageId) -> Option<bool> {
     let ArchivedRow { row, report, archived_at: _ } = state.archive.remove(&id)?;
     state.archive_index.remove(&row.package.service_id, row.package.status, row.place());
+    if let Some(report) = &report {
+        state.archived_reports.remove(&report.report.service_id, report.report.status, report.place());
+        state.archived_report_ids.remove(&report.report.id);
+    }
     for hash in preimages_of(&row.package) {
         if let Some(blob) = state.preimages.get_mut(&hash) {
             blob.record.refcount = blob.record.refcount.saturating_sub(1);
@@ -136,15 +144,18 @@ fn delete(state: &mut State, id: PackageId) -> Option<bool> {
 }
 
 /// Brings a package and its report back. Its id and key are its own for as long as it is kept, so that nobody took them.
-pub(super) fn restore(state: &mut State, id: PackageId, now: Timestamp) -> Restored {
-    let Some(ArchivedRow { mut row, report, archived_at: _ }) = state.archive.remove(&id) else {
+pub(super) fn restore(state: &mut State, id: PackageId, by: &By) -> Restored {
+    let Some(ArchivedRow { mut row, report, archived_at }) = state.archive.remove(&id) else {
         return Restored::NotArchived;
     };
-    row.restored_at = Some(now);
+    row.restored_at = Some(by.at);
     let (service, status, place) = (row.package.service_id.clone(), row.package.status, row.place());
     state.archive_index.remove(&service, status, place);
     state.package_index.insert(&service, status, place);
+    state.audit.write(Deed::restored_package(by, id, archived_at));
     if let Some(report) = report {
+        state.archived_reports.remove(&service, report.report.status, report.place());
+        state.archived_report_ids.remove(&report.report.id);
         state.report_index.insert(&service, report.report.status, report.place());
         state.reports.insert(report.report.id, report);
     }

@@ -152,3 +152,41 @@ where
     merged.sort_unstable_by(|a, b| b.cmp(a));
     merged.into_iter().skip(skip).take(count).cloned().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Entries that are read from lists of a million, each of which counts.
+    fn read(lists: usize, skip: usize, count: usize) -> usize {
+        let entries: Vec<u32> = (0..1_000_000).rev().collect();
+        let read = std::cell::Cell::new(0);
+        let lists = (0..lists).map(|_| entries.iter().inspect(|_| read.set(read.get() + 1)));
+        assert_eq!(newest(lists, skip, count).len(), count);
+        read.get()
+    }
+
+    #[test]
+    fn a_page_reads_no_more_entries_than_it_gives_however_many_are_stored() {
+        assert_eq!(read(1, 0, 51), 51);
+        assert_eq!(read(3, 0, 51), 3 * 51);
+    }
+
+    #[test]
+    fn the_oldest_pending_are_found_without_the_finished() {
+        let (service, mut index): (ServiceId, _) = ("s".parse().unwrap(), TimeIndex::default());
+        for n in 0..1000 {
+            let place = TimeCursor { created_at: Timestamp::from_micros(n), id: Uuid::nil() };
+            index.insert(&service, PackageStatus::Pending, place);
+            if n < 990 {
+                index.move_entry(&service, PackageStatus::Pending, PackageStatus::Applied, place);
+            }
+        }
+        let pending = index.oldest(PackageStatus::Pending);
+        assert_eq!(
+            pending.map(|place| place.created_at.as_micros()).collect::<Vec<_>>(),
+            (990..1000).collect::<Vec<_>>()
+        );
+        assert_eq!(index.count(Some(&service), PackageStatus::Pending), 10);
+    }
+}

@@ -1,5 +1,6 @@
 //! The store in this process's memory: everything behind one lock that is never held while waiting or refining.
 
+mod admin;
 mod cleanup;
 mod index;
 mod packages;
@@ -13,6 +14,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use jam_domain::audit::Deed;
 use jam_domain::event::{Reach, Step};
 use jam_domain::page::{
     PackageFilter, Page, PageRequest, ReceiptCursor, ReceiptFilter, ReportFilter, TimeCursor, Visible,
@@ -20,8 +22,8 @@ use jam_domain::page::{
 use jam_domain::refine::Engine;
 use jam_domain::retention::{Cleaned, CleanupRecord, CleanupRun, Retention};
 use jam_domain::{
-    AccumulatorRoot, Attestation, PackageId, Preimage, PreimageHash, Receipt, ReportId, ServiceId, StoreKind,
-    Timestamp, WorkPackage, WorkReport,
+    AccumulatorRoot, Attestation, By, PackageId, Preimage, PreimageHash, Receipt, ReportId, ServiceId, StoreKind,
+    WorkPackage, WorkReport,
 };
 
 use self::state::State;
@@ -91,8 +93,8 @@ impl Store for MemoryStore {
         Ok(self.state().preimages.get(&hash).map(|blob| (blob.record.clone(), preimages::read(blob, range))))
     }
 
-    async fn delete_preimage(&self, hash: PreimageHash) -> Stored<Option<bool>> {
-        Ok(preimages::delete(&mut self.state(), hash))
+    async fn delete_preimage(&self, hash: PreimageHash, by: &By) -> Stored<Option<bool>> {
+        Ok(admin::delete_preimage(&mut self.state(), hash, by))
     }
 
     async fn submit(&self, new: NewPackage, engine: &Engine) -> Result<Submitted, SubmitError> {
@@ -104,12 +106,12 @@ impl Store for MemoryStore {
     }
 
     async fn package_receipt(&self, id: PackageId) -> Stored<Option<Receipt>> {
-        Ok(packages::receipt(&self.state(), id))
+        Ok(packages::receipt(&self.state(), id, false))
     }
 
-    async fn package_receipts(&self, ids: &[PackageId]) -> Stored<Vec<Receipt>> {
+    async fn package_receipts(&self, ids: &[PackageId], archived: bool) -> Stored<Vec<Receipt>> {
         let state = self.state();
-        Ok(ids.iter().filter_map(|id| packages::receipt(&state, *id)).collect())
+        Ok(ids.iter().filter_map(|id| packages::receipt(&state, *id, archived)).collect())
     }
 
     async fn packages(
@@ -160,8 +162,11 @@ impl Store for MemoryStore {
         cleanup::cleanup(self, retention, dry_run).await
     }
 
-    async fn record_cleanup(&self, run: CleanupRun) -> Stored<()> {
+    async fn record_cleanup(&self, run: CleanupRun, by: Option<&By>) -> Stored<()> {
         let mut state = self.state();
+        if let Some(by) = by {
+            state.audit.write(Deed::ran_cleanup(by, &run));
+        }
         state.cleanups = Some(CleanupRecord::with(state.cleanups.as_ref(), run));
         Ok(())
     }
@@ -176,8 +181,12 @@ impl Store for MemoryStore {
         Ok(archived.map(|a| Archived { package: a.row.package.clone(), archived_at: a.archived_at }))
     }
 
-    async fn restore(&self, id: PackageId, now: Timestamp) -> Stored<Restored> {
-        Ok(cleanup::restore(&mut self.state(), id, now))
+    async fn archived_report(&self, package: PackageId) -> Stored<Option<ReportBundle>> {
+        Ok(self.state().archived_bundle(package))
+    }
+
+    async fn restore(&self, id: PackageId, by: &By) -> Stored<Restored> {
+        Ok(cleanup::restore(&mut self.state(), id, by))
     }
 
     async fn receipts(

@@ -1,6 +1,6 @@
 //! Packages in memory: acceptance in one step under the lock, and lists.
 
-use jam_domain::event::Deed;
+use jam_domain::event::Happening;
 use jam_domain::page::{PackageFilter, Page, PageRequest, TimeCursor};
 use jam_domain::receipt::Entry;
 use jam_domain::refine::Engine;
@@ -31,7 +31,8 @@ pub(super) fn submit(state: &mut State, new: NewPackage, engine: &Engine) -> Res
     if let Some(key) = &idempotency_key {
         state.keys.insert((package.created_by.clone(), key.clone()), package.id);
     }
-    let told = Deed::Submitted(package.service_id.clone(), package.id, receipt.as_ref().map(|receipt| receipt.seq));
+    let told =
+        Happening::Submitted(package.service_id.clone(), package.id, receipt.as_ref().map(|receipt| receipt.seq));
     state.story.tell(package.created_at, vec![told]);
     let row = PackageRow {
         package: package.clone(),
@@ -58,7 +59,8 @@ fn replay(state: &State, new: &NewPackage) -> Result<Option<Submitted>, SubmitEr
         (None, Some(_)) => return Err(StoreError::Fault("a new package id is taken".into()).into()),
         (None, None) => return Ok(None),
     };
-    if row.fingerprint != new.fingerprint {
+    let other_id = new.id_from_client && row.package.id != new.package.id;
+    if other_id || row.fingerprint != new.fingerprint {
         return Err(SubmitError::Conflict { what });
     }
     let package = row.package.clone();
@@ -87,8 +89,8 @@ fn check(state: &State, new: &NewPackage) -> Result<(), SubmitError> {
     Ok(())
 }
 
-pub(super) fn receipt(state: &State, id: PackageId) -> Option<Receipt> {
-    let row = state.packages.get(&id)?;
+pub(super) fn receipt(state: &State, id: PackageId, archived: bool) -> Option<Receipt> {
+    let row = if archived { &state.archive.get(&id)?.row } else { state.packages.get(&id)? };
     state.receipt(&row.package.service_id, row.receipt?)
 }
 

@@ -15,11 +15,11 @@ use crate::{BlobBody, Put, PutError, Upload, UploadBody};
 const CHUNK: usize = 256 * 1024;
 
 pub(super) async fn put(store: &MemoryStore, upload: Upload, mut body: UploadBody<'_>) -> Result<Put, PutError> {
-    let Upload { hash, size_hint: _, media_type, uploader, now } = upload;
+    let Upload { hash, size_hint, media_type, uploader, now } = upload;
     if store.state().preimages.contains_key(&hash) {
         while body.try_next().await.map_err(PutError::Refused)?.is_some() {}
     } else {
-        let (chunks, size) = gather(body).await.map_err(PutError::Refused)?;
+        let (chunks, size) = gather(body, size_hint).await.map_err(PutError::Refused)?;
         let record =
             Preimage { hash, size, media_type, created_at: now, uploader, storage_class: "memory".into(), refcount: 0 };
         let mut state = store.state();
@@ -35,20 +35,29 @@ pub(super) async fn put(store: &MemoryStore, upload: Upload, mut body: UploadBod
     }
 }
 
-async fn gather(mut body: UploadBody<'_>) -> Result<(Vec<Bytes>, u64), jam_domain::Refusal> {
+async fn gather(mut body: UploadBody<'_>, announced: Option<u64>) -> Result<(Vec<Bytes>, u64), jam_domain::Refusal> {
     let (mut chunks, mut open, mut size) = (Vec::new(), BytesMut::new(), 0);
     while let Some(mut bytes) = body.try_next().await? {
-        size += bytes.len() as u64;
         while !bytes.is_empty() {
+            if open.capacity() == 0 {
+                // Memory that is touched for the first time costs more than the hash: a chunk that grows by doubling touches twice as much.
+                let left = announced.map_or(CHUNK as u64, |announced| announced.saturating_sub(size));
+                open = BytesMut::with_capacity(
+                    usize::try_from(left).unwrap_or(CHUNK).clamp(bytes.len().min(CHUNK), CHUNK),
+                );
+            }
             let part = bytes.split_to(bytes.len().min(CHUNK - open.len()));
             open.extend_from_slice(&part);
+            size += part.len() as u64;
             if open.len() == CHUNK {
-                chunks.push(open.split().freeze());
+                chunks.push(std::mem::take(&mut open).freeze());
             }
         }
     }
     if !open.is_empty() {
-        chunks.push(open.freeze());
+        // A short blob whose length was not announced must not keep a whole chunk.
+        let fits = open.capacity() / 2 <= open.len();
+        chunks.push(if fits { open.freeze() } else { Bytes::copy_from_slice(&open) });
     }
     Ok((chunks, size))
 }

@@ -1,6 +1,6 @@
 //! Processing in memory: claim under the lock, refine without it, write under it again.
 
-use jam_domain::event::Deed;
+use jam_domain::event::Happening;
 use jam_domain::page::{Page, PageRequest, ReportFilter, TimeCursor, Visible};
 use jam_domain::refine::{Attested, Engine, reached};
 use jam_domain::{Attestation, PackageId, PackageStatus, ReportId, Timestamp, WorkPackage, WorkReport};
@@ -57,28 +57,34 @@ pub(super) async fn process(store: &MemoryStore, limit: u32, visible: &Visible, 
     }
     let now = (store.clock)();
     let mut state = store.state();
-    let mut deeds = Vec::with_capacity(claim.packages.len());
+    let mut happened = Vec::with_capacity(claim.packages.len());
     let finished = claim.packages.iter().zip(outcomes).map(|(package, outcome)| {
         let (fault, applied) = match outcome {
-            Ok(attested) => (None, write_report(&mut state, attested, engine, now, &mut deeds)),
+            Ok(attested) => (None, write_report(&mut state, attested, engine, now, &mut happened)),
             Err(reason) => {
-                deeds.push(Deed::Disputed(package.service_id.clone(), package.id));
+                happened.push(Happening::Disputed(package.service_id.clone(), package.id));
                 (Some(write_dispute(&mut state, package.id, reason)), false)
             }
         };
         Processed { package_id: package.id, service_id: package.service_id.clone(), fault, applied }
     });
     let finished = finished.collect();
-    state.story.tell(now, deeds);
+    state.story.tell(now, happened);
     drop(state);
     finished
 }
 
-fn write_report(state: &mut State, attested: Attested, engine: &Engine, now: Timestamp, deeds: &mut Vec<Deed>) -> bool {
+fn write_report(
+    state: &mut State,
+    attested: Attested,
+    engine: &Engine,
+    now: Timestamp,
+    happened: &mut Vec<Happening>,
+) -> bool {
     let Attested { report, attestations } = attested;
     let applied = report.status == PackageStatus::Applied;
     let receipt = (applied && engine.receipts).then(|| accumulate(state, engine, &report, now));
-    deeds.push(reported(&report, receipt));
+    happened.push(reported(&report, receipt));
     state.move_package(report.package_id, report.status);
     if let Some(row) = state.packages.get_mut(&report.package_id) {
         row.report = Some(report.id);
@@ -138,11 +144,12 @@ pub(super) fn list_reports(
     filter: &ReportFilter,
     page: PageRequest<TimeCursor>,
 ) -> Page<WorkReport, TimeCursor> {
-    let ReportFilter { service_id, status, visible } = filter;
+    let ReportFilter { service_id, status, visible, archived } = filter;
     let services = narrowed(service_id.as_ref(), visible.as_ref());
     let cut = Cut { status: *status, after: None, before: None, start: page.start, count: page.limit as usize + 1 };
-    let mut places = state.report_index.cut(services.as_deref(), &cut);
+    let index = if *archived { &state.archived_reports } else { &state.report_index };
+    let mut places = index.cut(services.as_deref(), &cut);
     let next = turn(&mut places, page.limit);
-    let items = places.iter().filter_map(|place| state.reports.get(&ReportId(place.id)));
+    let items = places.iter().filter_map(|place| state.stored_report(ReportId(place.id)));
     Page { items: items.map(|row| row.report.clone()).collect(), next }
 }

@@ -10,6 +10,7 @@ use jam_domain::{
     WorkPackage, WorkReport,
 };
 
+use super::admin::Audit;
 use super::index::TimeIndex;
 use super::receipts::Ledgers;
 use super::story::Story;
@@ -36,6 +37,12 @@ pub(super) struct State {
     pub(super) archive: HashMap<PackageId, ArchivedRow>,
     /// Archived packages by service, status and time.
     pub(super) archive_index: TimeIndex,
+    /// Reports of archived packages by service, status and time.
+    pub(super) archived_reports: TimeIndex,
+    /// Whose reports these are.
+    pub(super) archived_report_ids: HashMap<ReportId, PackageId>,
+    /// What administrators did.
+    pub(super) audit: Audit,
     /// What is remembered of cleanups.
     pub(super) cleanups: Option<CleanupRecord>,
     /// The receipt chains.
@@ -111,14 +118,29 @@ impl State {
         self.packages.get(&id).or_else(|| self.archive.get(&id).map(|archived| &archived.row))
     }
 
+    /// A report that is stored, its package archived or not.
+    pub(super) fn stored_report(&self, id: ReportId) -> Option<&ReportRow> {
+        let archived = || self.archive.get(self.archived_report_ids.get(&id)?)?.report.as_ref();
+        self.reports.get(&id).or_else(archived)
+    }
+
     /// The report with everything said about it.
     pub(super) fn bundle(&self, id: ReportId) -> Option<ReportBundle> {
-        let ReportRow { report, attestations, receipt } = self.reports.get(&id)?;
-        Some(ReportBundle {
+        Some(self.bundle_of(self.reports.get(&id)?))
+    }
+
+    /// The same of an archived package.
+    pub(super) fn archived_bundle(&self, package: PackageId) -> Option<ReportBundle> {
+        Some(self.bundle_of(self.archive.get(&package)?.report.as_ref()?))
+    }
+
+    fn bundle_of(&self, row: &ReportRow) -> ReportBundle {
+        let ReportRow { report, attestations, receipt } = row;
+        ReportBundle {
             report: report.clone(),
             attestations: attestations.clone(),
             receipt: receipt.and_then(|seq| self.receipt(&report.service_id, seq)),
-        })
+        }
     }
 
     /// One link of a chain.

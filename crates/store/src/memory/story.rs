@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use jam_domain::Timestamp;
-use jam_domain::event::{Deed, Reach, Step};
+use jam_domain::event::{Happening, Reach, Step};
 
 /// Steps that are read at once.
 const PAGE: usize = 500;
@@ -22,10 +22,10 @@ impl Story {
     }
 
     /// Adds a step.
-    pub(super) fn tell(&mut self, at: Timestamp, deeds: Vec<Deed>) {
-        if !deeds.is_empty() {
+    pub(super) fn tell(&mut self, at: Timestamp, happened: Vec<Happening>) {
+        if !happened.is_empty() {
             let number = self.reach().last + 1;
-            self.steps.push_back(Step { number, at, deeds });
+            self.steps.push_back(Step { number, at, happened });
         }
     }
 
@@ -52,8 +52,8 @@ impl Story {
 mod tests {
     use super::*;
 
-    fn deed() -> Vec<Deed> {
-        vec![Deed::Disputed("s".parse().unwrap(), jam_domain::PackageId::new())]
+    fn happening() -> Vec<Happening> {
+        vec![Happening::Disputed("s".parse().unwrap(), jam_domain::PackageId::new())]
     }
 
     #[test]
@@ -61,7 +61,7 @@ mod tests {
         let mut story = Story::from(Timestamp::from_micros(100));
         assert_eq!(story.reach(), Reach { forgotten: 100, last: 100 });
         for at in [1, 2, 3] {
-            story.tell(Timestamp::from_micros(at), deed());
+            story.tell(Timestamp::from_micros(at), happening());
         }
         story.tell(Timestamp::from_micros(9), Vec::new());
         assert_eq!(story.reach(), Reach { forgotten: 100, last: 103 });

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use jam_domain::event::Deed;
+use jam_domain::audit::Deed;
+use jam_domain::event::Happening;
 use jam_domain::retention::Retention;
-use jam_domain::{PackageId, PackageStatus, PreimageHash, ServiceId, Timestamp, WorkPackage};
+use jam_domain::{By, PackageId, PackageStatus, PreimageHash, ServiceId, WorkPackage};
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{AssertSqlSafe, Row, query, query_as, query_scalar};
 use uuid::Uuid;
@@ -13,7 +14,7 @@ use super::error::Failure;
 use super::packages::{COLUMNS, package_of};
 use super::pool::{Begin, begin};
 use super::value::{At, count, word};
-use super::{events, packages, preimages};
+use super::{audit, events, packages, preimages};
 use crate::work::preimages_of;
 use crate::{Archived, Restored};
 
@@ -122,11 +123,11 @@ pub(super) async fn archive(
          insert into archived_packages ({PACKAGE}, archived_at) select {PACKAGE}, $2 from moved returning id, service_id"
     );
     let rows = query(AssertSqlSafe(sql)).bind(ids).bind(At::from(retention.now()));
-    let (mut moved, mut deeds) = (Vec::<Uuid>::new(), Vec::new());
+    let (mut moved, mut happened) = (Vec::<Uuid>::new(), Vec::new());
     for row in rows.fetch_all(&mut *connection).await? {
         let id = row.try_get("id")?;
         moved.push(id);
-        deeds.push(Deed::Archived(word(row.try_get("service_id")?)?, PackageId(id)));
+        happened.push(Happening::Archived(word(row.try_get("service_id")?)?, PackageId(id)));
     }
     if moved.is_empty() {
         return Ok((0, 0));
@@ -136,7 +137,7 @@ pub(super) async fn archive(
          insert into archived_reports ({REPORT}) select {REPORT} from moved",
         told = events::telling(2)
     );
-    let told = events::text_of(&deeds)?;
+    let told = events::text_of(&happened)?;
     let reports = query(AssertSqlSafe(sql)).bind(&moved).bind(told).execute(connection).await?;
     Ok((moved.len() as u64, reports.rows_affected()))
 }
@@ -211,17 +212,17 @@ pub(super) async fn find(pool: &PgPool, id: PackageId) -> Result<Option<Archived
 }
 
 /// Brings a package and its report back, unless its id or key was given away meanwhile.
-pub(super) async fn restore(pool: &PgPool, id: PackageId, now: Timestamp) -> Result<Restored, Failure> {
-    let mut transaction = begin(pool, Begin::Plain).await?;
+pub(super) async fn restore(pool: &PgPool, id: PackageId, by: &By) -> Result<Restored, Failure> {
+    let mut transaction = begin(pool, Begin::Admin).await?;
     let sql = format!(
-        "with back as (delete from archived_packages where id = $1 returning {PACKAGE}),
+        "with back as (delete from archived_packages where id = $1 returning {PACKAGE}, archived_at),
          made as (
             insert into packages ({PACKAGE}, restored_at) select {PACKAGE}, $2 from back
             on conflict do nothing returning id
          )
-         select (select count(*) from back), (select count(*) from made)"
+         select (select count(*) from back), (select count(*) from made), (select archived_at from back)"
     );
-    let counted = query(AssertSqlSafe(sql)).bind(id.0).bind(At::from(now)).fetch_one(&mut *transaction).await?;
+    let counted = query(AssertSqlSafe(sql)).bind(id.0).bind(At::from(by.at)).fetch_one(&mut *transaction).await?;
     match (counted.try_get::<i64, _>(0)?, counted.try_get::<i64, _>(1)?) {
         (0, _) => return Ok(Restored::NotArchived),
         (_, 0) => return Ok(Restored::Taken),
@@ -232,6 +233,8 @@ pub(super) async fn restore(pool: &PgPool, id: PackageId, now: Timestamp) -> Res
          insert into reports ({REPORT}) select {REPORT} from back"
     );
     query(AssertSqlSafe(sql)).bind(id.0).execute(&mut *transaction).await?;
+    let archived_at = counted.try_get::<At, _>(2)?.timestamp();
+    audit::write(&mut transaction, &Deed::restored_package(by, id, archived_at)).await?;
     transaction.commit().await?;
     let package = packages::find(pool, id).await?;
     Ok(package.map_or(Restored::NotArchived, Restored::Back))

@@ -1,9 +1,12 @@
 //! The table of cleanups: the last run and the sums of all, in one row.
 
+use jam_domain::By;
+use jam_domain::audit::Deed;
 use jam_domain::retention::{Cleaned, CleanupRecord, CleanupRun};
 use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{Row, query};
 
+use super::audit;
 use super::error::Failure;
 use super::pool::{Begin, begin};
 use super::value::{At, count, number};
@@ -47,9 +50,10 @@ pub(super) async fn find(pool: &PgPool) -> Result<Option<CleanupRecord>, Failure
     query(READ).fetch_optional(pool).await?.as_ref().map(record_of).transpose()
 }
 
-/// Adds one run.
-pub(super) async fn add(pool: &PgPool, run: &CleanupRun) -> Result<(), Failure> {
-    let mut transaction = begin(pool, Begin::Plain).await?;
+/// Adds one run; in the audit, too, when an administrator asked for it.
+pub(super) async fn add(pool: &PgPool, run: &CleanupRun, by: Option<&By>) -> Result<(), Failure> {
+    let how = if by.is_some() { Begin::Admin } else { Begin::Plain };
+    let mut transaction = begin(pool, how).await?;
     // Runs are one at a time, but the record of one may still be on its way when the next begins.
     query("lock table cleanups in share row exclusive mode").execute(&mut *transaction).await?;
     let before = query(READ).fetch_optional(&mut *transaction).await?.as_ref().map(record_of).transpose()?;
@@ -83,6 +87,9 @@ pub(super) async fn add(pool: &PgPool, run: &CleanupRun) -> Result<(), Failure> 
         insert = insert.bind(number(count)?);
     }
     insert.execute(&mut *transaction).await?;
+    if let Some(by) = by {
+        audit::write(&mut transaction, &Deed::ran_cleanup(by, run)).await?;
+    }
     transaction.commit().await?;
     Ok(())
 }

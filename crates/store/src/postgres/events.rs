@@ -1,6 +1,6 @@
 //! The table of events: one row for each transaction, read up to where no transaction is under way (docs/adr/0028).
 
-use jam_domain::event::{Deed, Reach, Step};
+use jam_domain::event::{Happening, Reach, Step};
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{AssertSqlSafe, Row, query, query_scalar};
 
@@ -35,8 +35,8 @@ pub(super) fn telling(n: u8) -> String {
 }
 
 /// The text of the events.
-pub(super) fn text_of(deeds: &[Deed]) -> Result<String, Failure> {
-    body(&deeds)
+pub(super) fn text_of(happened: &[Happening]) -> Result<String, Failure> {
+    body(&happened)
 }
 
 /// How far the events reach.
@@ -65,7 +65,7 @@ pub(super) async fn after(pool: &PgPool, step: u64) -> Result<Vec<Step>, Failure
             Ok(Step {
                 number: count(row.try_get("step")?)?,
                 at: row.try_get::<At, _>("at")?.timestamp(),
-                deeds: unbody(row.try_get("body")?)?,
+                happened: unbody(row.try_get("body")?)?,
             })
         })
         .collect()

@@ -1,6 +1,8 @@
 //! The store in PostgreSQL: one module for each group of tables, and the only place that knows SQL.
 
+mod admin;
 mod archive;
+mod audit;
 mod blobs;
 mod cleanup;
 mod cleanups;
@@ -34,8 +36,8 @@ use jam_domain::page::{
 use jam_domain::refine::Engine;
 use jam_domain::retention::{Cleaned, CleanupRecord, CleanupRun, Retention};
 use jam_domain::{
-    AccumulatorRoot, Attestation, PackageId, Preimage, PreimageHash, Receipt, ReportId, ServiceId, StoreKind,
-    Timestamp, WorkPackage, WorkReport,
+    AccumulatorRoot, Attestation, By, PackageId, Preimage, PreimageHash, Receipt, ReportId, ServiceId, StoreKind,
+    WorkPackage, WorkReport,
 };
 use sqlx::postgres::PgPool;
 use tokio::sync::Semaphore;
@@ -62,18 +64,22 @@ pub struct PostgresConfig {
     pub acquire_timeout: Duration,
     /// How long one statement may take.
     pub statement_timeout: Duration,
+    /// How long a processor may be silent before the database takes its claim back. Between two packages it gives a sign of
+    /// life, so that refining one package has to take less.
+    pub claim_timeout: Duration,
     /// What `processed_at` and reports are dated with.
     pub clock: Clock,
 }
 
 impl PostgresConfig {
-    /// This database with the usual bounds: 10 connections, 3 s for a connection, 5 s for a statement.
+    /// This database with the usual bounds: 10 connections, 3 s for a connection, 5 s for a statement, a minute for a claim.
     pub fn new(dsn: impl Into<String>) -> Self {
         Self {
             dsn: dsn.into(),
             max_connections: 10,
             acquire_timeout: Duration::from_secs(3),
             statement_timeout: Duration::from_secs(5),
+            claim_timeout: Duration::from_mins(1),
             clock: machine_clock(),
         }
     }
@@ -103,6 +109,7 @@ pub struct PostgresStore {
     outage: Outage,
     redaction: Redaction,
     patience: Duration,
+    claim_timeout: Duration,
     clock: Clock,
     /// Half of the connections may wait for refiners; the other half stays for everybody else.
     processors: Arc<Semaphore>,
@@ -125,7 +132,9 @@ impl PostgresStore {
         let outage = Outage::new(pool.clone(), config.acquire_timeout);
         let writer = Writer::new(pool.clone(), outage.clone(), redaction.clone(), patience, wanted);
         let processors = Arc::new(Semaphore::new(config.max_connections.div_ceil(2).max(1) as usize));
-        Ok(Self { pool, writer, outage, redaction, patience, clock: config.clock, processors, swept: Arc::default() })
+        let PostgresConfig { claim_timeout, clock, .. } = config;
+        let swept = Arc::default();
+        Ok(Self { pool, writer, outage, redaction, patience, claim_timeout, clock, processors, swept })
     }
 
     /// Removes what servers that died have left of their uploads, untouched for so many seconds; returns how many.
@@ -241,8 +250,8 @@ impl Store for PostgresStore {
         }))
     }
 
-    async fn delete_preimage(&self, hash: PreimageHash) -> Stored<Option<bool>> {
-        self.begun(again(|| upload::delete(&self.pool, hash))).await
+    async fn delete_preimage(&self, hash: PreimageHash, by: &By) -> Stored<Option<bool>> {
+        self.begun(again(|| upload::delete(&self.pool, hash, by))).await
     }
 
     async fn submit(&self, new: NewPackage, engine: &Engine) -> Result<Submitted, SubmitError> {
@@ -256,11 +265,11 @@ impl Store for PostgresStore {
     }
 
     async fn package_receipt(&self, id: PackageId) -> Stored<Option<Receipt>> {
-        Ok(self.package_receipts(&[id]).await?.into_iter().next())
+        Ok(self.package_receipts(&[id], false).await?.into_iter().next())
     }
 
-    async fn package_receipts(&self, ids: &[PackageId]) -> Stored<Vec<Receipt>> {
-        self.read(|| receipts::of_packages(&self.pool, ids)).await
+    async fn package_receipts(&self, ids: &[PackageId], archived: bool) -> Stored<Vec<Receipt>> {
+        self.read(|| receipts::of_packages(&self.pool, ids, archived)).await
     }
 
     async fn packages(
@@ -280,7 +289,7 @@ impl Store for PostgresStore {
     }
 
     async fn report_of(&self, package: PackageId) -> Stored<Option<ReportBundle>> {
-        self.read(|| process::report_of(self, package)).await
+        self.read(|| process::report_of(self, package, false)).await
     }
 
     async fn dispute_of(&self, package: PackageId) -> Stored<Option<String>> {
@@ -309,8 +318,8 @@ impl Store for PostgresStore {
         cleanup::cleanup(self, retention, dry_run).await
     }
 
-    async fn record_cleanup(&self, run: CleanupRun) -> Stored<()> {
-        self.begun(again(|| cleanups::add(&self.pool, &run))).await
+    async fn record_cleanup(&self, run: CleanupRun, by: Option<&By>) -> Stored<()> {
+        self.begun(again(|| cleanups::add(&self.pool, &run, by))).await
     }
 
     async fn cleanups(&self) -> Stored<Option<CleanupRecord>> {
@@ -321,8 +330,12 @@ impl Store for PostgresStore {
         self.read(|| archive::find(&self.pool, id)).await
     }
 
-    async fn restore(&self, id: PackageId, now: Timestamp) -> Stored<Restored> {
-        self.begun(again(|| archive::restore(&self.pool, id, now))).await
+    async fn archived_report(&self, package: PackageId) -> Stored<Option<ReportBundle>> {
+        self.read(|| process::report_of(self, package, true)).await
+    }
+
+    async fn restore(&self, id: PackageId, by: &By) -> Stored<Restored> {
+        self.begun(again(|| archive::restore(&self.pool, id, by))).await
     }
 
     async fn receipts(

@@ -1,6 +1,6 @@
 //! The table of packages.
 
-use jam_domain::event::Deed;
+use jam_domain::event::Happening;
 use jam_domain::page::{PackageFilter, Page, PageRequest, TimeCursor, Visible};
 use jam_domain::{PackageId, PackageStatus, PreimageHash, Receipt, Timestamp, WorkItem, WorkPackage};
 use serde::{Deserialize, Serialize};
@@ -144,10 +144,10 @@ pub(super) struct NewRow<'a> {
 pub(super) async fn insert(connection: &mut PgConnection, rows: &[NewRow<'_>]) -> Result<(), Failure> {
     let (mut ids, mut services, mut statuses, mut times) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut tokens, mut keys, mut fingerprints) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut receipts, mut bodies, mut deeds) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut receipts, mut bodies, mut happened) = (Vec::new(), Vec::new(), Vec::new());
     for NewRow { new, body, receipt } in rows {
         let NewPackage { package, fingerprint, idempotency_key, .. } = new;
-        deeds.push(Deed::Submitted(package.service_id.clone(), package.id, *receipt));
+        happened.push(Happening::Submitted(package.service_id.clone(), package.id, *receipt));
         ids.push(package.id.0);
         services.push(package.service_id.as_str());
         statuses.push(package.status.as_str());
@@ -176,7 +176,7 @@ pub(super) async fn insert(connection: &mut PgConnection, rows: &[NewRow<'_>]) -
         .bind(fingerprints)
         .bind(receipts)
         .bind(bodies)
-        .bind(events::text_of(&deeds)?)
+        .bind(events::text_of(&happened)?)
         .execute(connection)
         .await?;
     Ok(())

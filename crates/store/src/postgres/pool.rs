@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgTransaction};
 
 use super::PostgresConfig;
@@ -19,21 +20,27 @@ pub(super) enum Begin {
     /// One batch of submissions at a time in the whole database: caps are exact, heads and preimages never deadlock.
     /// The lock is an advisory one, so that readers, processors and vacuum do not notice it.
     Submit,
-    /// May be idle for as long as the refiner takes.
-    Process,
+    /// A claim: may be idle for so long while its packages are refined, then the database takes them back.
+    Process(Duration),
     /// Chunks of an upload, whose record's commit flushes them in log order; or a batch of a cleanup, which the next
     /// cleanup does again when a crash takes it back. Nobody waits for the disk while it holds rows.
     Staging,
+    /// One thing that an administrator does at a time in the whole database: what was before is exactly what the audit says.
+    Admin,
 }
 
 impl Begin {
-    pub(super) fn statement(self) -> &'static str {
-        match self {
-            Self::Plain => "begin isolation level read committed",
-            Self::Submit => "begin isolation level read committed; select pg_advisory_xact_lock(5425451, 1)",
-            Self::Process => "begin isolation level read committed; set local idle_in_transaction_session_timeout = 0",
-            Self::Staging => "begin isolation level read committed; set local synchronous_commit = off",
-        }
+    pub(super) fn statement(self) -> AssertSqlSafe<String> {
+        let first = match self {
+            Self::Plain => String::new(),
+            Self::Submit => "; select pg_advisory_xact_lock(5425451, 1)".into(),
+            Self::Admin => "; select pg_advisory_xact_lock(5425451, 4)".into(),
+            Self::Process(idle) => {
+                format!("; set local idle_in_transaction_session_timeout = {}", idle.as_millis())
+            }
+            Self::Staging => "; set local synchronous_commit = off".into(),
+        };
+        AssertSqlSafe(format!("begin isolation level read committed{first}"))
     }
 }
 
@@ -51,9 +58,20 @@ const SESSION: [(&str, &str); 7] = [
     ("jit", "off"),
 ];
 
+/// What the server does about a client that it hears nothing of, because its node or the way to it is gone: the session
+/// ends, with its locks, within a minute. Such a client is never told from one that thinks, except by these questions.
+const LOST_CLIENT: [(&str, &str); 4] = [
+    ("tcp_keepalives_idle", "20"),
+    ("tcp_keepalives_interval", "10"),
+    ("tcp_keepalives_count", "4"),
+    // Also where the server waits for the client to read an answer.
+    ("tcp_user_timeout", "60000"),
+];
+
 /// Reads the DSN into options; connects to nothing. The error says what is wrong with the DSN, which may name its parts.
 pub(super) fn options(config: &PostgresConfig) -> Result<PgConnectOptions, String> {
-    let PostgresConfig { dsn, max_connections: _, acquire_timeout: _, statement_timeout, clock: _ } = config;
+    let PostgresConfig { dsn, max_connections: _, acquire_timeout: _, statement_timeout, claim_timeout: _, clock: _ } =
+        config;
     let statement = statement_timeout.as_millis().to_string();
     if !["postgres://", "postgresql://"].iter().any(|scheme| dsn.starts_with(scheme)) {
         return Err("it does not begin with postgres:// or postgresql://".into());
@@ -62,7 +80,8 @@ pub(super) fn options(config: &PostgresConfig) -> Result<PgConnectOptions, Strin
         .map_err(|error| innermost(&error))?
         .application_name("jam-api")
         .statement_cache_capacity(256)
-        .options([("statement_timeout", statement.as_str()), ("idle_in_transaction_session_timeout", "30000")]))
+        .options([("statement_timeout", statement.as_str()), ("idle_in_transaction_session_timeout", "30000")])
+        .options(LOST_CLIENT))
 }
 
 /// The last cause: what stands around it only repeats that it is about the configuration.

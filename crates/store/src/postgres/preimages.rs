@@ -13,6 +13,8 @@ use super::value::{At, count, number, word};
 /// Where these bytes are.
 pub(super) const STORAGE_CLASS: &str = "database";
 
+const COLUMNS: &str = "hash, blob, size, media_type, created_at, uploader, storage_class, refcount";
+
 fn hash_of(bytes: &[u8]) -> Result<PreimageHash, Failure> {
     bytes.try_into().map(PreimageHash).map_err(|_| Failure::Corrupt("a stored hash does not have 32 bytes".into()))
 }
@@ -32,16 +34,8 @@ fn preimage_of(row: &PgRow) -> Result<(Preimage, Uuid), Failure> {
 
 /// A preimage's record and the key of its bytes.
 pub(super) async fn find(pool: &PgPool, hash: PreimageHash) -> Result<Option<(Preimage, Uuid)>, Failure> {
-    query(
-        "select hash, blob, size, media_type, created_at, uploader, storage_class, refcount
-         from preimages where hash = $1",
-    )
-    .bind(hash.0.as_slice())
-    .fetch_optional(pool)
-    .await?
-    .as_ref()
-    .map(preimage_of)
-    .transpose()
+    let sql = format!("select {COLUMNS} from preimages where hash = $1");
+    query(AssertSqlSafe(sql)).bind(hash.0.as_slice()).fetch_optional(pool).await?.as_ref().map(preimage_of).transpose()
 }
 
 /// Writes a record for staged bytes unless there is one with the same hash; says whether it did.
@@ -108,13 +102,14 @@ pub(super) async fn insert_whole(
     Ok(written == 1)
 }
 
-/// Removes a record that nothing refers to; returns the key of its bytes.
-pub(super) async fn remove(connection: &mut PgConnection, hash: PreimageHash) -> Result<Option<Uuid>, Failure> {
-    let removed = query_scalar("delete from preimages where hash = $1 and refcount = 0 returning blob")
-        .bind(hash.0.as_slice())
-        .fetch_optional(connection)
-        .await?;
-    Ok(removed)
+/// Removes a record that nothing refers to; returns it with the key of its bytes.
+pub(super) async fn remove(
+    connection: &mut PgConnection,
+    hash: PreimageHash,
+) -> Result<Option<(Preimage, Uuid)>, Failure> {
+    let sql = format!("delete from preimages where hash = $1 and refcount = 0 returning {COLUMNS}");
+    let removed = query(AssertSqlSafe(sql)).bind(hash.0.as_slice()).fetch_optional(connection).await?;
+    removed.as_ref().map(preimage_of).transpose()
 }
 
 /// Which of these are stored; they stay so until the transaction ends.

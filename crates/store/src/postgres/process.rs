@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use jam_domain::event::Deed;
+use jam_domain::event::Happening;
 use jam_domain::page::Visible;
 use jam_domain::receipt::Chain;
 use jam_domain::refine::{Attested, Engine, reached};
@@ -10,7 +10,7 @@ use jam_domain::{
     Attestation, PackageId, PackageStatus, Receipt, ReportId, ServiceId, Timestamp, WorkPackage, WorkReport,
 };
 use sqlx::postgres::{PgConnection, PgTransaction};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::PostgresStore;
 use super::error::Failure;
@@ -33,15 +33,20 @@ pub(super) async fn process(
     let busy = || StoreError::Unavailable("every processor's connection is in use".into());
     let turn = timeout(store.patience, store.processors.acquire()).await;
     let _turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
-    let (transaction, packages) = store.begun(claim(store, limit, visible)).await?;
+    let (mut transaction, packages) = store.begun(claim(store, limit, visible)).await?;
     if packages.is_empty() {
         return Ok(Vec::new());
     }
     let mut outcomes = Vec::with_capacity(packages.len());
+    let mut heard = Instant::now();
     for package in &packages {
         outcomes.push(work(engine, package, (store.clock)()));
         // A batch of slow packages must neither starve the other tasks of this thread nor outlive its caller.
         tokio::task::yield_now().await;
+        if heard.elapsed() >= store.claim_timeout / 4 {
+            store.bounded(sign_of_life(&mut transaction)).await?;
+            heard = Instant::now();
+        }
     }
     store.bounded(write(store, transaction, &packages, outcomes, engine)).await
 }
@@ -51,9 +56,15 @@ async fn claim(
     limit: u32,
     visible: &Visible,
 ) -> Result<(PgTransaction<'static>, Vec<WorkPackage>), Failure> {
-    let mut transaction = begin(&store.pool, Begin::Process).await?;
+    let mut transaction = begin(&store.pool, Begin::Process(store.claim_timeout)).await?;
     let packages = packages::claim(&mut transaction, limit, visible).await?;
     Ok((transaction, packages))
+}
+
+/// A claim of which nothing is heard is taken back: a processor may be frozen for ever, and its packages with it.
+async fn sign_of_life(transaction: &mut PgTransaction<'static>) -> Result<(), Failure> {
+    sqlx::query("select 1").execute(&mut **transaction).await?;
+    Ok(())
 }
 
 async fn write(
@@ -63,7 +74,8 @@ async fn write(
     outcomes: Vec<Result<Attested, String>>,
     engine: &Engine,
 ) -> Result<Vec<Processed>, Failure> {
-    let Sorted { finished, reports: done, attestations, disputes, moves, mut deeds } = Sorted::of(packages, outcomes);
+    let Sorted { finished, reports: done, attestations, disputes, moves, mut happened } =
+        Sorted::of(packages, outcomes);
     // Heads are locked last and for as short as can be: the other processors of these services wait for them.
     reports::attest(&mut transaction, &attestations).await?;
     reports::dispute(&mut transaction, &disputes, (store.clock)()).await?;
@@ -71,8 +83,8 @@ async fn write(
     let applied: Vec<&WorkReport> = done.iter().filter(|report| report.status == PackageStatus::Applied).collect();
     let seqs = accumulate(&mut transaction, &applied, engine, || (store.clock)()).await?;
     let rows: Vec<_> = done.iter().map(|report| (report, seqs.get(&report.id).copied())).collect();
-    deeds.extend(rows.iter().map(|(report, seq)| reported(report, *seq)));
-    reports::insert(&mut transaction, &rows, &deeds).await?;
+    happened.extend(rows.iter().map(|(report, seq)| reported(report, *seq)));
+    reports::insert(&mut transaction, &rows, &happened).await?;
     transaction.commit().await?;
     Ok(finished)
 }
@@ -86,7 +98,7 @@ struct Sorted {
     disputes: Vec<(PackageId, String)>,
     moves: Vec<(PackageId, PackageStatus)>,
     /// What is told of the disputed ones; the others are told of when their receipts are known.
-    deeds: Vec<Deed>,
+    happened: Vec<Happening>,
 }
 
 impl Sorted {
@@ -102,7 +114,7 @@ impl Sorted {
                 }
                 Err(reason) => {
                     sorted.disputes.push((package.id, reason.clone()));
-                    sorted.deeds.push(Deed::Disputed(package.service_id.clone(), package.id));
+                    sorted.happened.push(Happening::Disputed(package.service_id.clone(), package.id));
                     (PackageStatus::Disputed, Some(reason))
                 }
             };
@@ -183,10 +195,18 @@ pub(super) async fn attest(
     Ok(bundle.map_or(Attest::NoSuchReport, Attest::Recorded))
 }
 
-/// The report of a package, as of one moment.
-pub(super) async fn report_of(store: &PostgresStore, package: PackageId) -> Result<Option<ReportBundle>, Failure> {
+/// The report of a package, archived or not, as of one moment.
+pub(super) async fn report_of(
+    store: &PostgresStore,
+    package: PackageId,
+    archived: bool,
+) -> Result<Option<ReportBundle>, Failure> {
     let mut transaction = begin(&store.pool, Begin::Plain).await?;
-    let bundle = reports::of_package(&mut transaction, package).await?;
+    let bundle = if archived {
+        reports::of_archived(&mut transaction, package).await?
+    } else {
+        reports::of_package(&mut transaction, package).await?
+    };
     transaction.rollback().await?;
     Ok(bundle)
 }

@@ -40,12 +40,13 @@ fn all_joined(rows: &[PgRow]) -> Result<Vec<Receipt>, Failure> {
     rows.iter().filter_map(|row| joined(row).transpose()).collect()
 }
 
-/// Receipts of these packages, in the order of the ids.
-pub(super) async fn of_packages(pool: &PgPool, ids: &[PackageId]) -> Result<Vec<Receipt>, Failure> {
+/// Receipts of these packages, archived or not, in the order of the ids.
+pub(super) async fn of_packages(pool: &PgPool, ids: &[PackageId], archived: bool) -> Result<Vec<Receipt>, Failure> {
+    let table = if archived { "archived_packages" } else { "packages" };
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let sql = format!(
         "select {JOINED} from unnest($1::uuid[]) with ordinality as u(id, place)
-         join packages p on p.id = u.id
+         join {table} p on p.id = u.id
          join receipts r on r.service_id = p.service_id and r.seq = p.receipt_seq order by u.place"
     );
     all_joined(&query(AssertSqlSafe(sql)).bind(ids).fetch_all(pool).await?)

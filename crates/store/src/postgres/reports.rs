@@ -1,6 +1,6 @@
 //! The tables of reports, attestations and disputes: what processing leaves behind.
 
-use jam_domain::event::Deed;
+use jam_domain::event::Happening;
 use jam_domain::page::{Page, PageRequest, ReportFilter, TimeCursor};
 use jam_domain::{Attestation, PackageId, PackageStatus, ReportId, Timestamp, WorkReport};
 use serde::{Deserialize, Serialize};
@@ -64,17 +64,27 @@ pub(super) async fn list(
     filter: &ReportFilter,
     page: PageRequest<TimeCursor>,
 ) -> Result<Page<WorkReport, TimeCursor>, Failure> {
-    let ReportFilter { service_id, status, visible } = filter;
+    let ReportFilter { service_id, status, visible, archived } = filter;
     let cut = Cut { service_id: service_id.as_ref(), status: *status, after: None, before: None, visible };
-    let rows = lists::rows(pool, &Listed { table: "reports", columns: COLUMNS }, &cut, page).await?;
+    let table = if *archived { "archived_reports" } else { "reports" };
+    let rows = lists::rows(pool, &Listed { table, columns: COLUMNS }, &cut, page).await?;
     let reports = rows.iter().map(report_of).collect::<Result<Vec<_>, _>>()?;
     Ok(lists::page(reports, page.limit, |last| TimeCursor { created_at: last.created_at, id: last.id.0 }))
 }
 
 /// The report of a package with everything said about it, as of one moment.
 pub(super) async fn of_package(connection: &mut PgConnection, id: PackageId) -> Result<Option<ReportBundle>, Failure> {
+    bundle(connection, "reports", id).await
+}
+
+/// The same of an archived package.
+pub(super) async fn of_archived(connection: &mut PgConnection, id: PackageId) -> Result<Option<ReportBundle>, Failure> {
+    bundle(connection, "archived_reports", id).await
+}
+
+async fn bundle(connection: &mut PgConnection, table: &str, id: PackageId) -> Result<Option<ReportBundle>, Failure> {
     let sql = format!(
-        "select {COLUMNS}, {receipt} from reports t
+        "select {COLUMNS}, {receipt} from {table} t
          left join receipts r on r.service_id = t.service_id and r.seq = t.receipt_seq where t.package_id = $1",
         receipt = receipts::JOINED
     );
@@ -109,7 +119,7 @@ pub(super) async fn attestations(connection: &mut PgConnection, id: ReportId) ->
 pub(super) async fn insert(
     connection: &mut PgConnection,
     reports: &[(&WorkReport, Option<u64>)],
-    deeds: &[Deed],
+    happened: &[Happening],
 ) -> Result<(), Failure> {
     let (mut ids, mut packages, mut services) = (Vec::new(), Vec::new(), Vec::new());
     let (mut statuses, mut times, mut receipts, mut bodies) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -151,7 +161,7 @@ pub(super) async fn insert(
         .bind(times)
         .bind(receipts)
         .bind(bodies)
-        .bind(events::text_of(deeds)?)
+        .bind(events::text_of(happened)?)
         .execute(connection)
         .await?;
     Ok(())

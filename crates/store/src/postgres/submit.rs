@@ -181,7 +181,8 @@ impl Desk {
             (None, Some(stored)) => (stored, "id"),
             (None, None) => return Ok(None),
         };
-        if stored.fingerprint != new.fingerprint {
+        let other_id = new.id_from_client && stored.package.id != new.package.id;
+        if other_id || stored.fingerprint != new.fingerprint {
             return Err(SubmitError::Conflict { what });
         }
         // A package under the very id that this server made is this submission itself, stored by the first attempt.

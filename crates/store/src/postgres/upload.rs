@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
-use jam_domain::{Preimage, PreimageHash};
+use jam_domain::audit::Deed;
+use jam_domain::{By, Preimage, PreimageHash};
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::PostgresStore;
+use super::audit;
 use super::blobs::{self, WINDOW};
 use super::error::Failure;
 use super::pool::{Begin, again, begin, read};
@@ -151,10 +153,11 @@ pub(super) fn download(store: &PostgresStore, preimage: &Preimage, blob: Uuid, r
 }
 
 /// Removes a blob nobody refers to.
-pub(super) async fn delete(pool: &PgPool, hash: PreimageHash) -> Result<Option<bool>, Failure> {
-    let mut transaction = begin(pool, Begin::Plain).await?;
-    if let Some(blob) = preimages::remove(&mut transaction, hash).await? {
+pub(super) async fn delete(pool: &PgPool, hash: PreimageHash, by: &By) -> Result<Option<bool>, Failure> {
+    let mut transaction = begin(pool, Begin::Admin).await?;
+    if let Some((preimage, blob)) = preimages::remove(&mut transaction, hash).await? {
         blobs::remove(&mut transaction, blob).await?;
+        audit::write(&mut transaction, &Deed::deleted_preimage(by, &preimage)).await?;
         transaction.commit().await?;
         return Ok(Some(true));
     }

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::ObjectRef;
 use crate::fixtures::{but, job, objects, on_postgres, settled_cluster_for};
+use crate::observed::MigrationPreview;
 
 fn child(kind: Kind, name: &str) -> Child {
     Child {
@@ -94,6 +95,21 @@ fn a_finished_job_is_left_to_its_time_to_live_and_a_running_one_is_stopped() {
         cluster.migration_jobs = vec![old.clone()];
         let wanted = objects(&newer, &cluster);
         assert_eq!(prunable(&wanted, &cluster, "uid-1").len(), usize::from(goes), "{:?}", old.state);
+    }
+}
+
+#[test]
+fn a_dry_run_that_nobody_waits_for_is_stopped_and_a_finished_one_left_to_its_time_to_live() {
+    let instance = on_postgres();
+    let words = || String::from("words");
+    for (said, goes) in
+        [(PreviewSaid::Nothing, true), (PreviewSaid::Would(words()), false), (PreviewSaid::Failed(words()), false)]
+    {
+        let mut cluster = settled_cluster_for(&instance);
+        cluster.children = vec![child(Kind::Job, "dry")];
+        cluster.migration_previews = vec![MigrationPreview { job: "dry".into(), said }];
+        let wanted = objects(&instance, &cluster);
+        assert_eq!(prunable(&wanted, &cluster, "uid-1").len(), usize::from(goes), "{:?}", cluster.migration_previews);
     }
 }
 

@@ -8,9 +8,9 @@ use serde_json::json;
 use super::*;
 use crate::crd::{JamInstance, RolloutPhase};
 use crate::desired::{ObjectRef, Objects, desired};
-use crate::fixtures::{at, but, defaults, in_memory, on_postgres, resolved, settled_cluster_for};
-use crate::observed::{DeploymentState, Observed, SecretKey};
-use crate::resolve::{Defaults, resolve};
+use crate::fixtures::{at, but, defaults, in_memory, job, on_postgres, resolved, settled_cluster_for};
+use crate::observed::{DeploymentState, JobState, Observed, SecretKey};
+use crate::resolve::{Defaults, MigrationStep, resolve};
 use crate::{Reason, Verdict, status};
 
 /// The operator's next release: it renders differently and brings another image.
@@ -23,6 +23,13 @@ fn told(instance: &JamInstance, cluster: &Observed, defaults: &Defaults) -> JamI
     let resolved = resolve(instance, cluster, defaults).unwrap();
     let status = status(instance, Verdict::Applied(&resolved), cluster, cluster.at);
     JamInstance { status: Some(status), ..instance.clone() }
+}
+
+/// The instance with another spec under the same generation, as if it had been so from the beginning.
+fn but_keep(instance: &JamInstance, changes: serde_json::Value) -> JamInstance {
+    let mut other = but(instance, changes);
+    other.metadata.generation = instance.metadata.generation;
+    other
 }
 
 /// The revision that the record among these objects holds.
@@ -161,4 +168,60 @@ fn without_the_record_of_the_last_good_revision_there_is_no_way_back() {
     assert_eq!(ready.reason, Reason::RollbackRefused.as_str());
     assert!(ready.message.contains(good.name()), "{}", ready.message);
     assert_eq!(said.rollout.unwrap().phase, RolloutPhase::Progressing);
+}
+
+#[test]
+fn another_dsn_reaches_the_good_pods_and_what_was_given_up_stays_so() {
+    let (instance, mut cluster, good) = bad_rollout();
+    cluster.revisions = vec![good.clone()];
+    let mut given_up = told(&instance, &cluster, &defaults());
+    let status = given_up.status.as_mut().unwrap();
+    // It was of another image, whose migration went well.
+    status.revision.as_mut().unwrap().image = "registry.example/jam-api:bad".into();
+    status.migration.as_mut().unwrap().image = "registry.example/jam-api:bad".into();
+    let before = given_up.status.clone().unwrap();
+    assert_eq!(before.rollout.as_ref().unwrap().phase, RolloutPhase::RolledBack);
+
+    cluster.dsn = Some(SecretKey::Present { hash: "dsn-hash-2".into() });
+    let first = resolved(&given_up, &cluster);
+    let MigrationStep::Run { job: _ } = &first.migration.step else { panic!("{:?}", first.migration.step) };
+    assert_eq!(first.image.reference, good.image(), "the good image's migration, never the bad one's");
+    cluster.migration_jobs.push(job(&given_up, &cluster, JobState::Complete));
+    let changed = resolved(&given_up, &cluster);
+    assert_eq!((changed.revision.dsn_hash(), changed.revision.image()), ("dsn-hash-2", good.image()));
+    assert_eq!(changed.revision.clone().with_dsn("main", "dsn-hash-1"), good, "nothing else about it is another");
+    assert!(templates(&desired(&changed)).iter().all(|template| template.contains("dsn-hash-2")));
+    let kept = desired(&changed).keep.into_iter().map(|ObjectRef { kind: _, name }| name).collect::<Vec<_>>();
+    assert!(kept.contains(&good.name().to_owned()), "the way back is kept: {kept:?}");
+    let said = told(&given_up, &cluster, &defaults());
+    let now = said.status.clone().unwrap();
+    assert_eq!((&now.rollout, &now.revision, &now.last_good), (&before.rollout, &before.revision, &before.last_good));
+    assert_eq!(told(&said, &cluster, &defaults()), said, "and there it stays");
+
+    cluster.dsn = Some(SecretKey::Present { hash: "dsn-hash-1".into() });
+    assert_eq!(resolved(&said, &cluster).image.reference, good.image(), "nor does the first DSN bring it back");
+}
+
+#[test]
+fn what_runs_is_adopted_only_where_just_this_spec_was_applied() {
+    let instance = on_postgres();
+    let cluster = settled_cluster_for(&instance);
+    let running = resolved(&instance, &cluster).revision;
+    let mut older = told(&instance, &cluster, &defaults());
+    let status = older.status.as_mut().unwrap();
+    (status.revision, status.rollout, status.last_good, status.render_revision) = (None, None, None, None);
+    let cluster = Observed { adoptable: Some(running.clone()), ..cluster };
+    let of = |instance: &JamInstance, cluster: &Observed| resolve(instance, cluster, &newer()).unwrap().revision;
+    assert_eq!(of(&older, &cluster), running);
+    let pinned = resolve(&older, &cluster, &newer()).unwrap();
+    assert_eq!((pinned.wanted.name.as_str(), pinned.migration.is_complete()), (running.name(), true));
+
+    assert_ne!(of(&but(&older, json!({"replicas": 3})), &cluster), running, "another generation was never applied");
+    let password = Observed { dsn: Some(SecretKey::Present { hash: "dsn-hash-2".into() }), ..cluster.clone() };
+    assert_ne!(of(&older, &password), running);
+    let mut refused = older.clone();
+    refused.status.as_mut().unwrap().conditions.iter_mut().for_each(|told| told.reason = "Migrating".into());
+    assert_ne!(of(&refused, &cluster), running, "what was said does not speak of these pods");
+    assert_ne!(of(&but_keep(&older, json!({"workers": {"replicas": 1}})), &cluster), running);
+    assert_ne!(of(&instance, &cluster), running, "without a status nothing can be told");
 }

@@ -85,15 +85,19 @@ fn the_result_of_the_last_run_is_kept_when_its_job_is_gone() {
 }
 
 #[test]
-fn what_a_cleanup_deleted_is_told_and_a_dry_run_is_called_so() {
+fn cutoff_counts_and_duration_of_a_cleanup_are_told_and_a_dry_run_is_called_so() {
     let one = cleaned();
     let said = |words: &str| {
         let last = CleanupRun { outcome: CleanupOutcome::of(words), ..run("a", 1500, None) };
         applied(&one, &cluster(&one, 2000, Some(last)), 2000)
     };
-    let real = said(r#"{"dry_run":false,"archived":{"packages":9},"deleted":{"packages":3,"preimages":1}}"#);
+    let words = r#"{"dry_run":false,"cutoff":"2026-10-22T03:17:00.5Z","duration_ms":1234,"archived":{"packages":9},
+        "deleted":{"packages":3,"preimages":1}}"#;
+    let real = said(words);
     let told = real.cleanup.clone().unwrap();
     assert_eq!((told.last_result.as_deref(), told.deleted["packages"]), (Some("Succeeded"), 3));
+    assert_eq!((told.archived["packages"], told.duration_ms), (9, Some(1234)));
+    assert_eq!(told.cutoff.unwrap().0.to_string(), "2026-10-22T03:17:00Z", "whole seconds, as Kubernetes keeps them");
     let not_asked_again = cluster(&one, 3000, Some(run("a", 1500, None)));
     assert_eq!(applied(&with(&one, real.clone()), &not_asked_again, 3000).cleanup, real.cleanup);
     let dry = said(r#"{"dry_run":true,"deleted":{"packages":3}}"#).cleanup.unwrap();

@@ -1,0 +1,39 @@
+//! What a migration would apply, as the dry run of its image said.
+
+use k8s_openapi::api::batch::v1::Job;
+
+use super::{JobState, MigrationJob};
+
+/// The dry run of a migration that waits for approval.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationPreview {
+    /// The Job.
+    pub job: String,
+    /// What it said.
+    pub said: PreviewSaid,
+}
+
+/// What the dry run of a migration said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PreviewSaid {
+    /// Nothing yet.
+    Nothing,
+    /// What would be applied, a line for each migration.
+    Would(String),
+    /// Why it could not be found out.
+    Failed(String),
+}
+
+impl MigrationPreview {
+    /// What a Job says. `last_words` come from its last pod.
+    pub fn of(job: &Job, last_words: Option<&str>) -> Self {
+        let MigrationJob { name, state, key: _, attempt: _, finished_at: _ } = MigrationJob::of(job, None, last_words);
+        let said = match state {
+            JobState::Running => PreviewSaid::Nothing,
+            // An image of an older release leaves no words.
+            JobState::Complete => PreviewSaid::Would(last_words.unwrap_or("it does not say what").to_owned()),
+            JobState::Failed { exit_code: _, message } => PreviewSaid::Failed(message),
+        };
+        Self { job: name, said }
+    }
+}

@@ -1,0 +1,138 @@
+//! The records behind a chain: packages and reports as the server lists them, against the receipts that were given for them.
+
+use std::collections::HashMap;
+
+use jam_domain::{EntryType, HashAlgorithm, Receipt, canonical};
+use serde_json::Value;
+
+/// What a record does not fit, and where in the chain.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The receipt.
+    pub seq: u64,
+    /// What is wrong.
+    pub problem: String,
+}
+
+/// What the chain says of its records, until they are read.
+pub struct Ledger {
+    algorithm: HashAlgorithm,
+    links: Vec<Link>,
+    packages: HashMap<String, usize>,
+    reports: HashMap<String, usize>,
+    contents: HashMap<String, usize>,
+}
+
+struct Link {
+    seq: u64,
+    hash: String,
+    metadata_hash: String,
+    status: &'static str,
+    package_id: String,
+    seen: bool,
+}
+
+impl Ledger {
+    /// No receipts yet.
+    pub fn new(algorithm: HashAlgorithm) -> Self {
+        Self {
+            algorithm,
+            links: Vec::new(),
+            packages: HashMap::new(),
+            reports: HashMap::new(),
+            contents: HashMap::new(),
+        }
+    }
+
+    /// Takes down a receipt whose root was checked. `extra` is in no root: its form is checked here, its ids when the report is read.
+    pub fn note(&mut self, receipt: Receipt) -> Result<(), Mismatch> {
+        let Receipt {
+            hash,
+            service_id: _,
+            entry_type,
+            seq,
+            prev_root: _,
+            new_root: _,
+            status,
+            processed_at: _,
+            metadata_hash,
+            extra,
+        } = receipt;
+        let at = self.links.len();
+        let package_id = match entry_type {
+            EntryType::Package if extra.is_some() => {
+                return Err(Mismatch { seq, problem: "extra belongs to receipts of reports alone".into() });
+            }
+            EntryType::Package => {
+                self.packages.insert(hash.clone(), at);
+                hash.clone()
+            }
+            EntryType::Report => {
+                let Some((package_id, report_id)) = extra.as_ref().and_then(named) else {
+                    return Err(Mismatch { seq, problem: "extra is not {package_id, report_id}".into() });
+                };
+                self.reports.entry(report_id).or_insert(at);
+                self.contents.insert(metadata_hash.clone(), at);
+                package_id
+            }
+        };
+        self.links.push(Link { seq, hash, metadata_hash, status: status.as_str(), package_id, seen: false });
+        Ok(())
+    }
+
+    /// Checks a package as the server lists it. One without a receipt here was submitted after the receipts were read.
+    pub fn package(&mut self, package: &Value) -> Result<(), Mismatch> {
+        let id = text(package, "id");
+        let Some(link) = self.packages.get(id).and_then(|at| self.links.get_mut(*at)) else { return Ok(()) };
+        link.seen = true;
+        let found = hash_of(self.algorithm, package, link.status);
+        link.fits(found == link.metadata_hash, || format!("metadata_hash is not the hash of package {id}"))
+    }
+
+    /// Checks a report as the server lists it: it is known by its id in `extra`, and by its content.
+    pub fn report(&mut self, report: &Value) -> Result<(), Mismatch> {
+        let id = text(report, "id");
+        let content = hash_of(self.algorithm, report, text(report, "status"));
+        let (named, meant) = (self.reports.get(id).copied(), self.contents.get(&content).copied());
+        let Some(at) = meant.or(named) else { return Ok(()) };
+        let Some(link) = self.links.get_mut(at) else { return Ok(()) };
+        link.seen = true;
+        let whole = meant.is_some() || hash_of(self.algorithm, report, link.status) == link.metadata_hash;
+        link.fits(whole, || format!("metadata_hash is not the hash of report {id}"))?;
+        let ids = named == Some(at) && text(report, "package_id") == link.package_id;
+        link.fits(ids, || format!("extra does not name report {id} of package {}", text(report, "package_id")))?;
+        let output = text(report, "refine_output_hash") == link.hash;
+        link.fits(output, || format!("hash is not the refine_output_hash of report {id}"))
+    }
+
+    /// Receipts whose record the server no longer lists: retention archives and deletes records, never receipts.
+    pub fn unseen(&self) -> usize {
+        self.links.iter().filter(|link| !link.seen).count()
+    }
+}
+
+impl Link {
+    fn fits(&self, fits: bool, problem: impl FnOnce() -> String) -> Result<(), Mismatch> {
+        if fits { Ok(()) } else { Err(Mismatch { seq: self.seq, problem: problem() }) }
+    }
+}
+
+/// The ids in a report's `extra`, when it has these two fields and no other.
+fn named(extra: &Value) -> Option<(String, String)> {
+    let fields = extra.as_object().filter(|fields| fields.len() == 2)?;
+    let id = |name: &str| fields.get(name).and_then(Value::as_str).map(str::to_owned);
+    Some((id("package_id")?, id("report_id")?))
+}
+
+/// The hash of a record as it was when it got its receipt: with the status that the receipt names.
+fn hash_of(algorithm: HashAlgorithm, record: &Value, status: &str) -> String {
+    let mut record = record.clone();
+    if let Some(fields) = record.as_object_mut() {
+        fields.insert("status".into(), status.into());
+    }
+    hex::encode(algorithm.hash(&canonical::bytes(&record)))
+}
+
+fn text<'v>(record: &'v Value, field: &str) -> &'v str {
+    record.get(field).and_then(Value::as_str).unwrap_or_default()
+}

@@ -1,0 +1,48 @@
+//! With an autoscaler the number of pods is its own: the operator neither sets it nor puts it right.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::database::Postgres;
+use crate::path::postgres_spec;
+use crate::support::{Instance, apply, eventually, kubectl_ok, object};
+
+fn replicas(instance: &Instance) -> u64 {
+    let deployment = object(&instance.namespace, "deployment", instance.name).unwrap_or_default();
+    deployment["spec"]["replicas"].as_u64().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn the_autoscaler_owns_replicas_and_the_operator_leaves_them_alone() {
+    let instance = Instance::in_new_namespace("scaled");
+    let database = Postgres::started(&instance.namespace).await;
+    apply(&database.secret());
+    let mut spec = postgres_spec();
+    spec["replicas"] = json!(1);
+    instance.apply(&spec);
+    instance.wait_ready();
+
+    // The number passes to the autoscaler, which needs no metrics to bring it to its minimum.
+    instance.patch(&json!({"spec": {"replicas": null, "autoscaling": {"minReplicas": 2, "maxReplicas": 4}}}));
+    eventually("the autoscaler's two pods", || async { (replicas(&instance) == 2).then_some(()) }).await;
+    instance.patch(&json!({"spec": {"autoscaling": {"minReplicas": 3}}}));
+    eventually("the autoscaler's three pods", || async { (replicas(&instance) == 3).then_some(()) }).await;
+    kubectl_ok(&["-n", &instance.namespace, "scale", "deployment", instance.name, "--replicas=4"]);
+    instance.patch(&json!({"spec": {"runtime": {"jam": {"retentionDays": 31}}}}));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(replicas(&instance), 4, "a changed spec is no reason to touch them");
+    eventually("four pods to serve", || async { (instance.pods().len() == 4).then_some(()) }).await;
+    instance.wait_ready();
+    let owners = kubectl_ok(&[
+        "-n",
+        &instance.namespace,
+        "get",
+        "deployment",
+        instance.name,
+        "--show-managed-fields",
+        "-o",
+        "jsonpath={.metadata.managedFields[?(@.manager==\"jam-operator\")].fieldsV1.f:spec}",
+    ]);
+    assert!(owners.contains("f:template") && !owners.contains("f:replicas"), "{owners}");
+}

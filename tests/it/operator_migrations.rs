@@ -1,0 +1,197 @@
+//! Migrations on the real Job controller: before the pods, one at a time, and what becomes of the old version when one fails.
+
+use jam_plan::JamInstance;
+use jam_plan::crd::MigrationState;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+
+use crate::operator_kinds::on_postgres;
+use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
+use crate::support::cluster::control_plane;
+
+const QUIET: &[&str] = &["--leader-election", "false"];
+
+/// The Jobs of the migration, by name.
+async fn jobs(client: &Client, namespace: &str) -> Vec<String> {
+    let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
+    let mut names: Vec<_> =
+        jobs.list(&ListParams::default()).await.unwrap().items.iter().map(ResourceExt::name_any).collect();
+    names.sort();
+    names
+}
+
+/// What the pods are made from: image and hash of the DSN.
+async fn pods(client: &Client, namespace: &str) -> (String, String) {
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    let template = json!(deployments.get("main").await.unwrap().spec.unwrap().template);
+    let text = |path: &str| template.pointer(path).and_then(Value::as_str).unwrap().to_owned();
+    (text("/spec/containers/0/image"), text("/metadata/annotations/jam.network~1dsn-hash"))
+}
+
+async fn patch(client: &Client, namespace: &str, change: Value) {
+    let instances: Api<JamInstance> = Api::namespaced(client.clone(), namespace);
+    instances.patch("main", &PatchParams::default(), &Patch::Merge(change)).await.unwrap();
+}
+
+async fn instance(client: &Client, namespace: &str) -> JamInstance {
+    Api::<JamInstance>::namespaced(client.clone(), namespace).get("main").await.unwrap()
+}
+
+#[tokio::test]
+async fn a_failed_migration_keeps_the_old_version_says_why_and_is_tried_again_by_itself() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, QUIET);
+    let mut spec = on_postgres(&client, &namespace).await;
+    // Pods that fail are tried again by the Job itself; here one is enough.
+    spec["migrations"] = json!({"backoffLimit": 0});
+    apply(&client, &namespace, "main", spec).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let before = pods(&client, &namespace).await;
+    let first = jobs(&client, &namespace).await;
+
+    drop(kubelet);
+    let words = format!("{}error: the lock of table packages is taken", "a line of the log\n".repeat(100));
+    let kubelet = Kubelet::play(&client, &namespace, 1, words.leak());
+    patch(&client, &namespace, json!({"spec": {"image": {"tag": "next"}}})).await;
+    let told = condition(&client, &namespace, "main", "Migrated", "False", "MigrationFailed").await;
+    let migration = instance(&client, &namespace).await.status.unwrap().migration.unwrap();
+    assert!(told.contains(&migration.job) && told.ends_with("the lock of table packages is taken"), "{told}");
+    assert!(told.len() < 1024, "the last lines, not all of them");
+    assert_eq!((migration.state, migration.attempt), (MigrationState::Failed, 0));
+    assert!(migration.retry_at > migration.finished_at && migration.retry_at.is_some());
+    operator.quiet().await;
+    assert_eq!(pods(&client, &namespace).await, before, "the old version stays");
+    assert_eq!(jobs(&client, &namespace).await.len(), first.len() + 1, "not at once again");
+
+    drop(kubelet);
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    eventually("the next attempt", async || {
+        let told = instance(&client, &namespace).await.status?.migration?;
+        (told.attempt == 1 && told.state == MigrationState::Complete).then_some(())
+    })
+    .await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    assert_eq!(pods(&client, &namespace).await.0, "localhost/jam-api:next");
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+#[tokio::test]
+async fn exit_code_3_keeps_the_old_version_and_waits_for_a_change_also_after_a_restart() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, QUIET);
+    apply(&client, &namespace, "main", on_postgres(&client, &namespace).await).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let before = pods(&client, &namespace).await;
+
+    drop(kubelet);
+    let kubelet = Kubelet::play(&client, &namespace, 3, "error: schema 9 is newer than this build");
+    patch(&client, &namespace, json!({"spec": {"image": {"tag": "older"}}})).await;
+    let told = condition(&client, &namespace, "main", "Migrated", "False", "MigrationImpossible").await;
+    assert!(told.contains("schema 9 is newer"), "{told}");
+    operator.quiet().await;
+    assert_eq!(pods(&client, &namespace).await, before, "the old version stays");
+    let tried = jobs(&client, &namespace).await;
+
+    // Its time to live is over, and the operator is another process.
+    operator.stop().await;
+    let all: Api<Job> = Api::namespaced(client.clone(), &namespace);
+    for name in &tried {
+        all.delete(name, &DeleteParams::background()).await.unwrap();
+    }
+    let operator = account.start(plane, QUIET);
+    operator.ready().await;
+    operator.quiet().await;
+    assert!(jobs(&client, &namespace).await.is_empty(), "nothing changed, so nothing is tried");
+    assert_eq!(pods(&client, &namespace).await, before);
+
+    drop(kubelet);
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    patch(&client, &namespace, json!({"spec": {"image": {"tag": "newer"}}})).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    assert_eq!(pods(&client, &namespace).await.0, "localhost/jam-api:newer");
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+#[tokio::test]
+async fn a_new_dsn_is_migrated_before_any_pod_moves_and_a_job_that_is_gone_is_not_run_again() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, QUIET);
+    apply(&client, &namespace, "main", on_postgres(&client, &namespace).await).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let before = pods(&client, &namespace).await;
+    let all: Api<Job> = Api::namespaced(client.clone(), &namespace);
+    let first = jobs(&client, &namespace).await;
+    all.delete(&first[0], &DeleteParams::background()).await.unwrap();
+    eventually("its time to live is over", async || jobs(&client, &namespace).await.is_empty().then_some(())).await;
+    operator.quiet().await;
+    assert!(jobs(&client, &namespace).await.is_empty(), "what is complete is not run again");
+
+    // Nobody runs the Job for now.
+    drop(kubelet);
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    let moved = json!({"stringData": {"dsn": "postgres://jam@elsewhere/jam"}});
+    secrets.patch("db", &PatchParams::default(), &Patch::Merge(moved)).await.unwrap();
+    let told = condition(&client, &namespace, "main", "Migrated", "False", "Migrating").await;
+    assert!(told.contains("main-migrate-"), "{told}");
+    operator.quiet().await;
+    assert_eq!(pods(&client, &namespace).await, before, "no pod moves before its database is migrated");
+    let second = jobs(&client, &namespace).await;
+    assert!(second.len() == 1 && second != first, "another database is another migration: {second:?}");
+
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let after = pods(&client, &namespace).await;
+    assert_eq!((&after.0, after.1 != before.1), (&before.0, true), "the same image, the new database");
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+#[tokio::test]
+async fn a_manual_migration_says_what_would_be_applied_and_runs_when_it_is_approved() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "would apply: 4 admin\nwould apply: 5 events\n");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, QUIET);
+    let mut spec = on_postgres(&client, &namespace).await;
+    spec["migrations"] = json!({"mode": "Manual"});
+    apply(&client, &namespace, "main", spec).await;
+    let told = eventually("what would be applied", async || {
+        let told = condition(&client, &namespace, "main", "Migrated", "False", "ApprovalNeeded").await;
+        told.contains("(would apply: 4 admin; would apply: 5 events)").then_some(told)
+    })
+    .await;
+    let migration = instance(&client, &namespace).await.status.unwrap().migration.unwrap();
+    assert!(told.contains(&format!("jam.network/approve-migration={} --overwrite", migration.key)), "{told}");
+    let dry = jobs(&client, &namespace).await;
+    assert!(dry.len() == 1 && dry[0].ends_with("-dry"), "nothing is applied: {dry:?}");
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
+    assert!(deployments.get_opt("main").await.unwrap().is_none());
+
+    let all: Api<Job> = Api::namespaced(client.clone(), &namespace);
+    all.delete(&dry[0], &DeleteParams::background()).await.unwrap();
+    eventually("its time to live is over", async || jobs(&client, &namespace).await.is_empty().then_some(())).await;
+    operator.quiet().await;
+    assert!(jobs(&client, &namespace).await.is_empty(), "what was said is remembered");
+    patch(&client, &namespace, json!({"metadata": {"annotations": {"jam.network/approve-migration": "another"}}}))
+        .await;
+    operator.quiet().await;
+    assert!(jobs(&client, &namespace).await.is_empty(), "an approval is for one migration");
+    let approval = json!({"metadata": {"annotations": {"jam.network/approve-migration": migration.key}}});
+    patch(&client, &namespace, approval).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    assert_eq!(jobs(&client, &namespace).await, [migration.job]);
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}

@@ -1,0 +1,130 @@
+//! Laws of claims: they outlive neither a processor that is silent for too long nor a node that is gone, and honest work keeps them.
+
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
+
+use futures::future::join_all;
+use jam_domain::refine::Engine;
+use jam_store::{PostgresConfig, PostgresStore, Store, StoreError};
+
+use crate::api_support::until;
+use crate::store_fixture::{engine, engine_that, package, verified_chain};
+use crate::support::postgres;
+
+async fn patient_for(dsn: &str, seconds: u64) -> PostgresStore {
+    let config = PostgresConfig { claim_timeout: Duration::from_secs(seconds), ..PostgresConfig::new(dsn) };
+    PostgresStore::connect(config).await.unwrap()
+}
+
+async fn submit(store: &PostgresStore, count: usize) {
+    let engine = engine();
+    let submitted = join_all((0..count).map(|_| store.submit(package("s"), &engine))).await;
+    assert!(submitted.iter().all(Result::is_ok), "{submitted:?}");
+}
+
+/// An engine that says when it has begun, and then does nothing at all until it is told to go on.
+fn frozen() -> (Engine, mpsc::Receiver<()>, mpsc::Sender<()>) {
+    let (begun, heard) = mpsc::channel();
+    let (go, gone) = mpsc::channel::<()>();
+    let gone = Mutex::new(gone);
+    let engine = engine_that(move |_| {
+        let _ = begun.send(());
+        // The runtime goes on without this thread.
+        let _ = tokio::task::block_in_place(|| gone.lock().unwrap().recv());
+        Ok(())
+    });
+    (engine, heard, go)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_claim_of_a_silent_processor_is_taken_back_and_nothing_is_done_twice() {
+    let dsn = postgres::migrated_database().await;
+    let (silent, other) = (patient_for(&dsn, 2).await, patient_for(&dsn, 60).await);
+    submit(&other, 3).await;
+    let (frozen, heard, go) = frozen();
+    let batch = {
+        let silent = silent.clone();
+        tokio::spawn(async move { silent.process(3, &frozen).await })
+    };
+    until("the batch", async || heard.try_recv().ok()).await;
+    assert!(other.process(3, &engine()).await.unwrap().is_empty(), "it holds its claim for a while");
+    let taken = async || Some(other.process(3, &engine()).await.unwrap().len()).filter(|count| *count > 0);
+    assert_eq!(until("the end of the claim", taken).await, 3);
+    drop(go);
+    let late = batch.await.unwrap();
+    assert!(matches!(late, Err(StoreError::Unavailable(_))), "{late:?}");
+    assert_eq!(postgres::number(&dsn, "select count(*) from reports").await, 3);
+    assert_eq!(postgres::number(&dsn, "select count(*) from attestations").await, 3);
+    assert_eq!(verified_chain(&other, "s").await.len(), 6);
+    // It goes on as if nothing had been.
+    submit(&silent, 1).await;
+    assert_eq!(silent.process(3, &engine()).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_long_batch_keeps_its_claim_by_signs_of_life() {
+    let dsn = postgres::migrated_database().await;
+    let (steady, other) = (patient_for(&dsn, 2).await, patient_for(&dsn, 60).await);
+    submit(&other, 5).await;
+    // More than the two seconds in all, less for each.
+    let (begun, heard) = mpsc::channel();
+    let slow = engine_that(move |_| {
+        let _ = begun.send(());
+        #[allow(clippy::disallowed_methods)] // the refiner is synchronous, and being slow is what it is for
+        std::thread::sleep(Duration::from_millis(700));
+        Ok(())
+    });
+    let batch = tokio::spawn(async move { steady.process(5, &slow).await });
+    until("the batch", async || heard.try_recv().ok()).await;
+    while !batch.is_finished() {
+        assert_eq!(other.process(1, &engine()).await.unwrap(), []);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(batch.await.unwrap().unwrap().len(), 5);
+    assert_eq!(verified_chain(&other, "s").await.len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn while_a_batch_is_refined_its_chain_is_free_for_others() {
+    let dsn = postgres::migrated_database().await;
+    let (slow, other) = (patient_for(&dsn, 60).await, patient_for(&dsn, 60).await);
+    submit(&other, 3).await;
+    let (frozen, heard, go) = frozen();
+    let batch = tokio::spawn(async move { slow.process(3, &frozen).await });
+    until("the batch", async || heard.try_recv().ok()).await;
+    // Packages of the same service are submitted, and processed by others, while it holds its claim.
+    submit(&other, 2).await;
+    assert_eq!(other.process(100, &engine()).await.unwrap().len(), 2);
+    assert_eq!(verified_chain(&other, "s").await.len(), 7);
+    drop(go);
+    assert_eq!(batch.await.unwrap().unwrap().len(), 3);
+    assert_eq!(verified_chain(&other, "s").await.len(), 10);
+}
+
+/// The kernel's timer of the server's end of a connection, as `/proc/net/tcp` shows it: which, and in how many hundredths of a
+/// second.
+fn timer(server: i64, client: i64) -> Option<(u8, u64)> {
+    let port = |address: &str| i64::from_str_radix(address.rsplit(':').next()?, 16).ok();
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let mut rows = table.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let row = rows.find(|row| (port(row[1]), port(row[2])) == (Some(server), Some(client)))?;
+    let (kind, left) = row[5].split_once(':')?;
+    Some((kind.parse().ok()?, u64::from_str_radix(left, 16).ok()?))
+}
+
+/// The timer of the kernel that asks a silent peer.
+const KEEPALIVE: u8 = 2;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_asks_a_silent_client_within_seconds_whether_it_is_still_there() {
+    let dsn = postgres::migrated_database().await;
+    let store = patient_for(&dsn, 60).await;
+    store.ping().await.unwrap();
+    let of_the_store = "select client_port::bigint from pg_stat_activity
+        where datname = current_database() and application_name = 'jam-api'";
+    let (client, server) =
+        (postgres::number(&dsn, of_the_store).await, postgres::number(&dsn, "select inet_server_port()::bigint").await);
+    let asks = async || timer(server, client).filter(|(kind, _)| *kind == KEEPALIVE);
+    let (_, hundredths) = until("the timer", asks).await;
+    assert!(hundredths <= 2_000, "the first question comes in {hundredths} hundredths of a second");
+}
