@@ -249,11 +249,14 @@ pub fn collect(mut from: tokio::process::ChildStderr, log: Arc<Mutex<String>>) {
     });
 }
 
-/// Sends a request and reads the answer whole.
+/// Sends a request and reads the answer whole; of a stream of events, which has no end, what comes first.
 pub async fn answer(request: RequestBuilder) -> Answer {
-    let response = request.send().await.unwrap();
+    let mut response = request.send().await.unwrap();
     let (status, headers) = (response.status(), response.headers().clone());
-    Answer { status: StatusCode::as_u16(&status), headers, bytes: response.bytes().await.unwrap().to_vec() }
+    let endless = headers.get("content-type").is_some_and(|kind| kind == "text/event-stream");
+    let bytes =
+        if endless { response.chunk().await.unwrap().unwrap_or_default() } else { response.bytes().await.unwrap() };
+    Answer { status: StatusCode::as_u16(&status), headers, bytes: bytes.to_vec() }
 }
 
 /// The smallest package of a service.

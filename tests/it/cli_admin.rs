@@ -16,7 +16,7 @@ struct Desk {
 
 impl Desk {
     fn open() -> Self {
-        Self::with(&[("JAM_RATE_LIMIT_PER_MINUTE", "1000")])
+        Self::with(&[("JAM_RATE_LIMIT_PER_MINUTE", "100")])
     }
 
     fn with(settings: &[(&str, &str)]) -> Self {
