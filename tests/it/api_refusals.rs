@@ -223,6 +223,8 @@ async fn success(book: &mut Book, subject: &Subject<'_>) {
             assert_eq!(answered.status, 200, "{path}: {}", answered.text());
         }
     }
+    let gone = subject.request("GET", "/jam/events?after=0000000000000001-000001");
+    assert_eq!(book.try_one("GET /jam/events", gone).await.status, 410);
     let fresh = subject.sent("PUT", &format!("/jam/preimages/{}", jam_domain::PreimageHash::of(b"fresh")), "fresh");
     answer(fresh).await.expect(201);
     let unused = format!("/jam/preimages/{}", jam_domain::PreimageHash::of(b"fresh"));
