@@ -70,19 +70,27 @@ suite_e2e() {
   end_to_end_up || return 1
   "$HERE/cluster/shell" -- bash "$HERE/lib/record.sh" "$JAM_E2E_RECORD" >"$CACHE/log/record.log" 2>&1 &
   local recorder=$!
-  # The ten minutes of steady:: and the fifty rotations pass beside the others, from the beginning on; what would disturb them
-  # comes after them, and what the whole run has said is looked through at its end.
-  end_to_end_pass --test-threads=2 steady:: rotation:: &
-  local long=$!
-  end_to_end_pass --test-threads=2 --skip steady:: --skip rotation:: --skip alone:: --skip last:: || rc=1
-  wait $long || rc=1
-  end_to_end_pass --test-threads=1 alone:: || rc=1
+  # What counts failed requests or waits for minutes needs the machine for itself: suite_endurance has it.
+  end_to_end_pass --test-threads=2 --skip steady:: --skip rotation::pods --skip alone:: --skip last:: || rc=1
   end_to_end_pass last:: || rc=1
   kill $recorder 2>/dev/null || true
   wait $recorder 2>/dev/null || true
   end_to_end_down
   return $rc
 }
+# The end-to-end tests that wait for ten minutes, or count every failed request while nodes are drained and killed: about a quarter
+# of an hour with the machine for themselves. Not among the default suites, and so not in CI: on two busy cores they fail for want of CPU.
+suite_endurance() {
+  local rc=0
+  export JAM_CLUSTER=$END_TO_END JAM_SYNC_FREQUENCY=1s JAM_NETWORK_POLICIES=enforced JAM_E2E_RECORD=$CACHE/run/$END_TO_END/record
+  cargo build --workspace --bins && cargo test --workspace --test e2e --no-run || return 1
+  end_to_end_up || return 1
+  end_to_end_pass --test-threads=2 steady:: rotation::pods || rc=1
+  end_to_end_pass --test-threads=1 alone:: || rc=1
+  end_to_end_down
+  return $rc
+}
+
 # the cluster's name
 END_TO_END=${JAM_E2E_NAME:-e2e}
 # modules of tests/e2e that need the cluster of dev/cluster
