@@ -14,8 +14,11 @@ fn message(instance: &Instance, kind: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// The Jobs that migrate: one that only finds out what a migration would apply changes nothing.
 fn jobs(instance: &Instance) -> Vec<Value> {
-    objects(&instance.namespace, "jobs", &format!("app.kubernetes.io/instance={}", instance.name))
+    let all = objects(&instance.namespace, "jobs", &format!("app.kubernetes.io/instance={}", instance.name));
+    let is_dry = |job: &Value| job["metadata"]["name"].as_str().is_some_and(|name| name.ends_with("-dry"));
+    all.into_iter().filter(|job| !is_dry(job)).collect()
 }
 
 fn uids(instance: &Instance) -> Vec<String> {
@@ -60,6 +63,8 @@ async fn a_migration_that_fails_keeps_the_old_version_and_tells_its_last_words()
 /// The words that the message tells the reader to run, run.
 fn approve_as(told: &str) {
     let command = told.split("kubectl ").nth(1).unwrap_or_else(|| panic!("a command in: {told}"));
+    // What it would apply is said after the command.
+    let command = command.split(" (").next().unwrap_or(command);
     let arguments: Vec<_> = command.split_whitespace().collect();
     let output = kubectl(&arguments);
     assert!(output.status.success(), "kubectl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
