@@ -64,10 +64,7 @@ suite_e2e() {
     cargo test --workspace --test e2e --no-fail-fast -- --test-threads=2 $(printf -- '--skip %s:: ' "${OWN_CLUSTER[@]}")
     return
   fi
-  # The kubelet's period is what a mounted Secret waits for.
-  export JAM_CLUSTER=$END_TO_END JAM_SYNC_FREQUENCY=1s JAM_NETWORK_POLICIES=enforced JAM_E2E_RECORD=$CACHE/run/$END_TO_END/record
-  cargo build --workspace --bins && cargo test --workspace --test e2e --no-run || return 1
-  end_to_end_up || return 1
+  end_to_end_begin || return 1
   "$HERE/cluster/shell" -- bash "$HERE/lib/record.sh" "$JAM_E2E_RECORD" >"$CACHE/log/record.log" 2>&1 &
   local recorder=$!
   # What counts failed requests or waits for minutes needs the machine for itself: suite_endurance has it.
@@ -82,9 +79,7 @@ suite_e2e() {
 # of an hour with the machine for themselves. Not among the default suites, and so not in CI: on two busy cores they fail for want of CPU.
 suite_endurance() {
   local rc=0
-  export JAM_CLUSTER=$END_TO_END JAM_SYNC_FREQUENCY=1s JAM_NETWORK_POLICIES=enforced JAM_E2E_RECORD=$CACHE/run/$END_TO_END/record
-  cargo build --workspace --bins && cargo test --workspace --test e2e --no-run || return 1
-  end_to_end_up || return 1
+  end_to_end_begin || return 1
   end_to_end_pass --test-threads=2 steady:: rotation::pods || rc=1
   end_to_end_pass --test-threads=1 alone:: || rc=1
   end_to_end_down
@@ -102,6 +97,13 @@ end_to_end_pass() {
     "$HERE/cluster/shell" -- bash "$HERE/lib/diagnose.sh" || true
     return 1
   }
+}
+
+# What both suites on the cluster begin with.
+end_to_end_begin() {
+  # The kubelet's period is what a mounted Secret waits for.
+  export JAM_CLUSTER=$END_TO_END JAM_SYNC_FREQUENCY=1s JAM_NETWORK_POLICIES=enforced JAM_E2E_RECORD=$CACHE/run/$END_TO_END/record
+  cargo build --workspace --bins && cargo test --workspace --test e2e --no-run && end_to_end_up
 }
 
 # Debug binaries: building them again for release would take as long as everything else together.

@@ -186,15 +186,19 @@ fn run(program: Program) -> Result<(), Ending> {
 
 fn load(args: &SettingsArgs, purpose: Purpose) -> Result<Loaded, Ending> {
     let Strays { mistakes, unread } = Strays::among(variables(), &known_variables());
-    let loaded = settings::load(args, purpose);
-    let wrong: Vec<_> = mistakes.iter().chain(loaded.as_ref().err().into_iter().flatten()).collect();
-    if !wrong.is_empty() {
-        return Err(Ending::Refused(wrong.into_iter().map(ToString::to_string).collect()));
+    match settings::load(args, purpose) {
+        Ok(loaded) if mistakes.is_empty() => {
+            if !unread.is_empty() {
+                let variables = unread.join(" ");
+                tracing::warn!(variables, "these variables are no settings of jam-api: nothing reads them");
+            }
+            Ok(loaded)
+        }
+        loaded => {
+            let wrong = mistakes.into_iter().chain(loaded.err().into_iter().flatten());
+            Err(Ending::Refused(wrong.map(|mistake| mistake.to_string()).collect()))
+        }
     }
-    if !unread.is_empty() {
-        tracing::warn!(variables = unread.join(" "), "these variables are no settings of jam-api: nothing reads them");
-    }
-    loaded.map_err(|_| Ending::Refused(Vec::new()))
 }
 
 /// The names in the environment that are text: another is no setting of ours.
