@@ -1,6 +1,7 @@
 //! One suite of laws for both stores: the worlds in which each law is tried, and packages and engines as sentences.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -34,8 +35,11 @@ impl World {
     pub async fn postgres() -> Self {
         let dsn = postgres::migrated_database().await;
         let mut replicas: Vec<Arc<dyn Store>> = Vec::new();
+        // The laws say what comes of calls at once, however long they wait for each other on a busy machine.
+        let (acquire_timeout, statement_timeout) = (Duration::from_mins(1), Duration::from_mins(1));
         for _ in 0..3 {
-            replicas.push(Arc::new(PostgresStore::connect(PostgresConfig::new(&dsn)).await.unwrap()));
+            let config = PostgresConfig { acquire_timeout, statement_timeout, ..PostgresConfig::new(&dsn) };
+            replicas.push(Arc::new(PostgresStore::connect(config).await.unwrap()));
         }
         Self { replicas, dsn: Some(dsn) }
     }
