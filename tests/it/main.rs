@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one file per concern.
 #![allow(clippy::unwrap_used, reason = "in a test, nothing where something must be is the failure")]
 
+mod alerts;
 mod api_admin;
 mod api_admission;
 mod api_answers;
@@ -14,6 +15,7 @@ mod api_errors;
 mod api_events;
 mod api_growth;
 mod api_limits;
+mod api_logs;
 mod api_packages;
 mod api_preimages;
 mod api_processing;
@@ -44,6 +46,7 @@ mod crd_generated;
 mod crd_refusals;
 mod events_support;
 mod kubelet;
+mod metrics_page;
 mod model_state;
 mod model_walk;
 mod model_words;
