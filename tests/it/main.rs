@@ -60,6 +60,7 @@ mod operator_isolation;
 mod operator_kinds;
 mod operator_migrations;
 mod operator_optional;
+mod operator_overrides;
 mod operator_postgres;
 mod operator_removal;
 mod operator_replicas;
