@@ -193,7 +193,7 @@ fn log(fault: &Fault, parts: &Parts, route: Option<&str>) {
 fn finish(settings: &Settings, parts: &Parts, outcome: &Outcome, here: &SpanContext, response: &mut Response) {
     let headers = response.headers_mut();
     cors::mark(settings, &parts.headers, headers);
-    if let Ok(id) = HeaderValue::from_str(&here.trace_id().to_string()) {
+    if let Ok(id) = HeaderValue::try_from(here.trace_id().to_string()) {
         headers.insert("x-trace-id", id);
     }
     if let Some(span) = trace::header(here) {

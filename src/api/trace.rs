@@ -30,7 +30,7 @@ pub fn unrecorded(caller: Option<&SpanContext>) -> SpanContext {
 /// The span as a header; its last flag says whether it was recorded.
 pub fn header(span: &SpanContext) -> Option<HeaderValue> {
     let recorded = u8::from(span.is_sampled());
-    HeaderValue::from_str(&format!("00-{}-{}-{recorded:02x}", span.trace_id(), span.span_id())).ok()
+    HeaderValue::try_from(format!("00-{}-{}-{recorded:02x}", span.trace_id(), span.span_id())).ok()
 }
 
 /// `version-traceid-parentid-flags`, the version not `ff` and neither id all zero.

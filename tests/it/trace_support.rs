@@ -91,7 +91,7 @@ async fn take(State((mood, heard)): State<Shared>, uri: Uri, headers: HeaderMap,
         Mood::Willing => StatusCode::OK,
         Mood::Failing => StatusCode::NOT_FOUND,
         Mood::Stalled => {
-            tokio::time::sleep(Duration::from_secs(600)).await;
+            tokio::time::sleep(Duration::from_mins(10)).await;
             StatusCode::OK
         }
     }
