@@ -27,6 +27,8 @@ pub struct Scene<'a> {
     pub generation: i64,
     /// The revision that the spec wants.
     pub wanted: &'a str,
+    /// The same one with the other toggle.
+    pub toggled: &'a str,
     /// Whether the Deployments are of that revision.
     pub applied: bool,
     /// Whether every pod is of it and available.
@@ -76,13 +78,12 @@ pub struct Step {
 
 /// The next step of a rollout.
 pub fn step(scene: &Scene<'_>) -> Step {
-    if let Some(before) = scene.before
-        && before.phase == RolloutPhase::RolledBack
-        && before.generation == scene.generation
-        && before.revision == scene.wanted
+    if let Some(before) = scene.before.filter(|before| stays_given_up(scene, before))
         && let Some(good) = &before.from
     {
-        return Step { status: before.clone(), course: Course::Back(good.clone()), given_up: false };
+        let (revision, generation) = (scene.wanted.to_owned(), scene.generation);
+        let status = RolloutStatus { revision, generation, ..before.clone() };
+        return Step { status, course: Course::Back(good.clone()), given_up: false };
     }
     let mut status = match scene.before {
         Some(before) if before.revision == scene.wanted && before.phase != RolloutPhase::RolledBack => before.clone(),
@@ -130,6 +131,13 @@ pub fn step(scene: &Scene<'_>) -> Step {
         }
         Some(_) | None => forward(status),
     }
+}
+
+/// Whether what was given up is still what the spec wants. Who turns JAM off or on wants that at once, of the pods that serve,
+/// and has mended nothing: it is no reason to try the rest again.
+fn stays_given_up(scene: &Scene<'_>, before: &RolloutStatus) -> bool {
+    let same = before.generation == scene.generation && before.revision == scene.wanted;
+    before.phase == RolloutPhase::RolledBack && (same || before.revision == scene.toggled)
 }
 
 fn begun(scene: &Scene<'_>, before: Option<&RolloutStatus>) -> RolloutStatus {
@@ -184,7 +192,7 @@ fn seconds(at: Timestamp) -> Time {
 pub(crate) fn scene<'a>(
     instance: &'a JamInstance,
     observed: &'a Observed,
-    wanted: &'a str,
+    (wanted, toggled): (&'a str, &'a str),
     workers: bool,
     deadline: i32,
 ) -> Scene<'a> {
@@ -210,6 +218,7 @@ pub(crate) fn scene<'a>(
         at: observed.at,
         generation: instance.metadata.generation.unwrap_or_default(),
         wanted,
+        toggled,
         applied: observed.api.is_some()
             && both().all(|deployment| deployment.revision.as_deref() == Some(wanted))
             && worker.is_some() == workers,

@@ -44,6 +44,7 @@ fn scene(before: &RolloutStatus) -> Scene<'_> {
         at: at(1010),
         generation: 2,
         wanted: "new",
+        toggled: "new, toggled",
         applied: true,
         settled: false,
         stuck: None,
@@ -154,6 +155,17 @@ fn a_revision_that_was_given_up_is_not_tried_again_until_the_spec_changes() {
         let now = step(&scene);
         assert_eq!((now.status, now.course, now.given_up), (before.clone(), Course::Back(good("old")), false));
     }
+}
+
+#[test]
+fn the_toggle_alone_is_no_reason_to_try_again_what_was_given_up() {
+    let (before, last) = (rolled_back(), good("old"));
+    let scene = Scene { generation: 3, wanted: "off", toggled: "new", good: Some(&last), ..scene(&before) };
+    let Step { status, course, given_up } = step(&scene);
+    assert_eq!((course, given_up), (Course::Back(good("old")), false));
+    assert_eq!(status, RolloutStatus { revision: "off".into(), generation: 3, ..before.clone() });
+    let elsewhere = Scene { toggled: "another", ..scene };
+    assert_eq!(step(&elsewhere).course, Course::Forward, "whatever else changed is tried");
 }
 
 #[test]
