@@ -42,7 +42,7 @@ pub struct Scene<'a> {
     pub database_away: bool,
     /// Whether it was there again only just now: pods need a moment to become ready.
     pub recovering: bool,
-    /// Since when no pod at all has been ready, where that is so.
+    /// Since when no API pod at all has been ready, or no worker for long enough, where that is so.
     pub down_since: Option<Timestamp>,
     /// The version of the schema, where known.
     pub schema: Option<i64>,
@@ -203,8 +203,12 @@ pub(crate) fn scene<'a>(
     let both = || observed.api.iter().chain(worker);
     let told = stored.and_then(|status| status.ready_replicas).unwrap_or_default();
     let stuck = both().find_map(DeploymentState::stuck).map(|why| observed.trouble.as_deref().unwrap_or(why));
-    let trouble = observed.trouble.as_deref().filter(|_| observed.api.as_ref().is_some_and(|api| !api.is_settled()));
-    let lost = observed.lapsed && observed.api.as_ref().is_some_and(|api| api.has_lost_readiness(told));
+    let trouble = observed.trouble.as_deref().filter(|_| both().any(|deployment| !deployment.is_settled()));
+    // How many workers were ready is not told: once they all were.
+    let worker_lost = observed.worker_lapsed
+        && worker.is_some_and(|worker| worker.rolled_out && worker.has_lost_readiness(worker.wanted));
+    let api_lost = observed.lapsed && observed.api.as_ref().is_some_and(|api| api.has_lost_readiness(told));
+    let lost = api_lost || worker_lost;
     let good = stored.and_then(|status| status.last_good.as_ref());
     let found = observed.pod_schema.and_then(|schema| schema.found);
     // What is stored was read before the migration of another image: it says nothing about what that one left.
@@ -212,7 +216,9 @@ pub(crate) fn scene<'a>(
         told.state == MigrationState::Complete && good.is_some_and(|good| good.image.as_ref() != Some(&told.image))
     });
     let remembered = stored.filter(|_| !migrated).and_then(|status| status.version.as_ref()?.schema);
-    let none_ready = observed.api.as_ref().is_some_and(|api| api.ready == 0);
+    // A worker that crashes again and again is ready in between, but never for long enough to count.
+    let none_ready = observed.api.as_ref().is_some_and(|api| api.ready == 0)
+        || worker.is_some_and(|worker| worker.wanted > 0 && worker.available == 0);
     let unready = conditions.iter().find(|told| told.type_ == ConditionType::Ready.as_str() && told.status == "False");
     Scene {
         at: observed.at,

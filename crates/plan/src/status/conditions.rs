@@ -234,19 +234,19 @@ fn pods(resolved: &Resolved, observed: &Observed) -> Standing {
     if let Some(given_up) = given_up(resolved) {
         return given_up;
     }
-    if let Some(message) = api.stuck() {
-        let why = observed.trouble.as_deref().unwrap_or(message);
-        return Standing::Stalled(
-            Reason::RolloutStuck,
-            format!("Deployment {} makes no progress: {why}", resolved.name),
-        );
+    let worker = observed.worker.as_ref().filter(|_| resolved.runs_workers());
+    let worker_name = crate::names::worker(&resolved.name);
+    let stuck = |(name, state): (&str, &DeploymentState)| state.stuck().map(|why| (name.to_owned(), why.to_owned()));
+    let both = [Some((resolved.name.as_str(), api)), worker.map(|worker| (worker_name.as_str(), worker))];
+    if let Some((name, message)) = both.into_iter().flatten().find_map(stuck) {
+        let why = observed.trouble.as_deref().unwrap_or(&message);
+        return Standing::Stalled(Reason::RolloutStuck, format!("Deployment {name} makes no progress: {why}"));
     }
     if let Some(unsettled) = progress("Deployment", &resolved.name, api, observed.trouble.as_deref()) {
         return unsettled;
     }
-    if let Some(worker) = &observed.worker
-        && resolved.runs_workers()
-        && let Some(unsettled) = progress("worker Deployment", &crate::names::worker(&resolved.name), worker, None)
+    if let Some(worker) = worker
+        && let Some(unsettled) = progress("worker Deployment", &worker_name, worker, observed.trouble.as_deref())
     {
         return unsettled;
     }
