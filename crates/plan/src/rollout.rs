@@ -140,6 +140,11 @@ fn stays_given_up(scene: &Scene<'_>, before: &RolloutStatus) -> bool {
     before.phase == RolloutPhase::RolledBack && (same || before.revision == scene.toggled)
 }
 
+/// A rollout of this revision that begins now, whatever was decided before.
+pub(crate) fn afresh(scene: &Scene<'_>, wanted: &str) -> RolloutStatus {
+    begun(&Scene { wanted, ..scene.clone() }, scene.before)
+}
+
 fn begun(scene: &Scene<'_>, before: Option<&RolloutStatus>) -> RolloutStatus {
     let from = scene.good.filter(|good| good.revision.as_deref().is_some_and(|name| name != scene.wanted));
     RolloutStatus {

@@ -134,10 +134,17 @@ pub(super) fn choose(mut resolved: Resolved, instance: &JamInstance, observed: &
 
 /// Puts the good revision in place of the wanted one.
 fn go_back(resolved: &mut Resolved, scene: &Scene<'_>, step: &mut Step, good: &LastGood, found: Option<Revision>) {
-    match found {
-        Some(revision) => {
-            resolved.known.push(revision.clone());
-            resolved.revision = up_to_date(revision, resolved);
+    match found.map(|found| (up_to_date(found.clone(), resolved), found)) {
+        // With this DSN and this toggle the good pods are the wanted ones: there is no other way to go, and none to give up.
+        Some((back, _)) if back.name() == resolved.revision.name() => {
+            let before = scene.before.filter(|_| step.given_up).cloned();
+            step.status = before.unwrap_or_else(|| rollout::afresh(scene, back.name()));
+            (step.course, step.given_up) = (Course::Forward, false);
+            resolved.wanted = pin(resolved, &back);
+        }
+        Some((back, good)) => {
+            resolved.known.push(good);
+            resolved.revision = back;
         }
         None if step.given_up => {
             (step.course, step.given_up) = (Course::NoWayBack(lost(good, &step.status)), false);

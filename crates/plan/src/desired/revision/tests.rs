@@ -302,6 +302,52 @@ fn another_dsn_reaches_the_good_pods_and_what_was_given_up_stays_so() {
 }
 
 #[test]
+fn pods_that_differ_in_their_dsn_only_are_never_given_up_and_follow_the_next_one() {
+    let first = on_postgres();
+    let mut cluster = settled_cluster_for(&first);
+    cluster.revisions = vec![stored(&desired(&resolved(&first, &cluster)))];
+    let first = told(&first, &cluster, &defaults());
+    let rotate = |instance: &JamInstance, cluster: &mut Observed, hash: &str| {
+        cluster.dsn = Some(SecretKey::Present { hash: hash.into() });
+        let job = job(instance, cluster, JobState::Complete);
+        cluster.migration_jobs.push(job);
+        let now = told(instance, cluster, &defaults());
+        let name = resolved(&now, cluster).wanted.name;
+        let api = cluster.api.as_mut().unwrap();
+        (api.revision, api.updated, api.replicas) = (Some(name), 1, 3);
+        now
+    };
+    let second = rotate(&first, &mut cluster, "dsn-hash-2");
+    let wanted = resolved(&second, &cluster).wanted;
+    cluster.at = at(9000);
+    cluster.api.as_mut().unwrap().deadline_exceeded = Some("no room".into());
+    let late = resolved(&second, &cluster);
+    assert_eq!((late.given_up, &late.course, &late.wanted), (false, &crate::rollout::Course::Forward, &wanted));
+    let stuck = told(&second, &cluster, &defaults());
+    let reason = |instance: &JamInstance| {
+        let conditions = &instance.status.as_ref().unwrap().conditions;
+        conditions.iter().find(|told| told.type_ == "Ready").unwrap().reason.clone()
+    };
+    assert_eq!(reason(&stuck), Reason::RolloutStuck.as_str());
+    assert_eq!(told(&stuck, &cluster, &defaults()), stuck, "and nothing moves until something else does");
+
+    // A release before this one did give it up: the decision is of no use.
+    let mut given_up = stuck.clone();
+    given_up.status.as_mut().unwrap().rollout.as_mut().unwrap().phase = RolloutPhase::RolledBack;
+    let freed = told(&given_up, &cluster, &defaults()).status.unwrap().rollout.unwrap();
+    assert_eq!((freed.phase, &freed.revision), (RolloutPhase::Progressing, &wanted.name));
+    let third = rotate(&given_up, &mut cluster, "dsn-hash-3");
+    assert_eq!(third.status.as_ref().unwrap().rollout.as_ref().unwrap().phase, RolloutPhase::Progressing);
+    for instance in [&stuck, &third] {
+        let mut room = cluster.clone();
+        let name = resolved(instance, &room).wanted.name;
+        let api = room.api.as_mut().unwrap();
+        (api.revision, api.updated, api.replicas, api.deadline_exceeded) = (Some(name), 2, 2, None);
+        assert_eq!(reason(&told(instance, &room, &defaults())), Reason::Serving.as_str(), "it heals by itself");
+    }
+}
+
+#[test]
 fn what_runs_is_adopted_only_where_just_this_spec_was_applied() {
     let instance = on_postgres();
     let cluster = settled_cluster_for(&instance);
