@@ -1,9 +1,10 @@
 //! The conditions: what each says, and when it last changed.
 
 mod cleanup;
+mod database;
 mod optional;
 
-use jam_domain::{StoreKind, Timestamp};
+use jam_domain::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::rotation::TokensSaid;
@@ -78,7 +79,7 @@ pub(super) fn all(instance: &JamInstance, verdict: Verdict<'_>, observed: &Obser
         Verdict::Applied(resolved) | Verdict::Interrupted(Some(resolved), _) => Some(resolved),
         Verdict::Refused(_) | Verdict::Interrupted(None, _) | Verdict::Paused => None,
     };
-    said.push(database(resolved, verdict, observed));
+    said.push(database::database(resolved, verdict, observed));
     said.push(migrated(instance, resolved));
     said.push(tokens(instance, resolved, verdict));
     said.push(cleanup::cleanup(instance, resolved, observed));
@@ -299,28 +300,6 @@ fn progress(what: &str, name: &str, state: &DeploymentState, trouble: Option<&st
     } else {
         Standing::UnderWay(Reason::RollingOut, format!("{numbers}{why}"))
     })
-}
-
-fn database(resolved: Option<&Resolved>, verdict: Verdict<'_>, observed: &Observed) -> Said {
-    let kind = ConditionType::DatabaseReachable;
-    if let Verdict::Refused(Refusal { reason: reason @ (Reason::SecretMissing | Reason::SecretKeyMissing), message }) =
-        verdict
-    {
-        return no(kind, *reason, message.clone());
-    }
-    if resolved.is_some_and(|resolved| resolved.settings.store == StoreKind::Memory) {
-        return yes(kind, Reason::NotNeeded, "the memory store needs no database");
-    }
-    match &observed.database {
-        Some(probe) if probe.reachable => yes(kind, Reason::Reachable, "the database answers"),
-        Some(probe) => no(kind, Reason::DatabaseUnreachable, probe.message.clone()),
-        None => match observed.migration_jobs.iter().max_by_key(|job| job.attempt) {
-            Some(job) if job.state.lacks_database() => {
-                no(kind, Reason::DatabaseUnreachable, format!("migration Job {} could not reach it", job.name))
-            }
-            Some(_) | None => unknown(kind, Reason::NotAsked, "no pod has asked the database yet"),
-        },
-    }
 }
 
 fn migrated(instance: &JamInstance, resolved: Option<&Resolved>) -> Said {

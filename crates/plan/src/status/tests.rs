@@ -9,7 +9,7 @@ use serde_json::json;
 use super::*;
 use crate::crd::{JamInstance, LastGood};
 use crate::fixtures::{at, but, cluster_for, in_memory, job, on_postgres, resolved, settled_cluster_for};
-use crate::observed::{DeploymentState, JobState, Probe};
+use crate::observed::{DeploymentState, JobState, Probe, SecretKey};
 use crate::reason::ReasonKind;
 use crate::rollout::Course;
 
@@ -172,6 +172,24 @@ fn a_failed_migration_names_its_job_and_its_last_words() {
             if exit_code == Some(1) { ("False", Reason::DatabaseUnreachable) } else { ("Unknown", Reason::NotAsked) };
         assert_eq!(short(&status, "DatabaseReachable"), pair(database.0, database.1));
     }
+}
+
+#[test]
+fn pods_with_the_old_dsn_say_nothing_of_the_new_one() {
+    let instance = on_postgres();
+    let settled = settled_cluster_for(&instance);
+    let before = with(&instance, applied(&instance, &settled, 2000));
+    let good = resolved(&instance, &settled).revision;
+    let failed = JobState::Failed { exit_code: Some(1), message: "connection refused".into() };
+    let reachable = |instance: &JamInstance, cluster: &Observed| {
+        let job = job(instance, cluster, failed.clone());
+        let cluster = Observed { migration_jobs: vec![job], revisions: vec![good.clone()], ..cluster.clone() };
+        short(&applied(instance, &cluster, 3000), "DatabaseReachable")
+    };
+    let moved = Observed { dsn: Some(SecretKey::Present { hash: "dsn-hash-2".into() }), ..settled.clone() };
+    assert_eq!(reachable(&before, &moved), pair("False", Reason::DatabaseUnreachable));
+    let newer = but(&before, json!({"image": {"tag": "next"}}));
+    assert_eq!(reachable(&newer, &settled), pair("True", Reason::Reachable), "these pods have the wanted DSN");
 }
 
 #[test]
