@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::rotation::TokensSaid;
 use super::{Verdict, whole_seconds};
-use crate::crd::{ConditionType, JamInstance, RolloutStatus};
+use crate::crd::{ConditionType, JamInstance, RolloutPhase, RolloutStatus};
 use crate::observed::{DeploymentState, Observed};
 use crate::reason::{Reason, Refusal};
 use crate::resolve::{MigrationStep, Preview, Resolved};
@@ -65,6 +65,8 @@ pub(super) fn dated(said: Vec<Said>, before: &[Condition], generation: Option<i6
 /// Where the whole stands: what Ready, Reconciling and Stalled say together, so that they never contradict each other.
 enum Standing {
     Good(Reason, String),
+    /// Everything that was ready is, while an autoscaler changes the number.
+    Scaling(String),
     UnderWay(Reason, String),
     Unwell(Reason, String),
     Stalled(Reason, String),
@@ -73,7 +75,7 @@ enum Standing {
 
 /// Every condition, in the order they are written.
 pub(super) fn all(instance: &JamInstance, verdict: Verdict<'_>, observed: &Observed) -> Vec<Said> {
-    let standing = standing(verdict, observed);
+    let standing = standing(instance, verdict, observed);
     let mut said = three(instance, standing);
     let resolved = match verdict {
         Verdict::Applied(resolved) | Verdict::Interrupted(Some(resolved), _) => Some(resolved),
@@ -131,6 +133,11 @@ fn three(instance: &JamInstance, standing: Standing) -> Vec<Said> {
                 no(Stalled, Reason::Settled, free),
             ]
         }
+        Standing::Scaling(message) => vec![
+            yes(Ready, Reason::Serving, message.clone()),
+            yes(Reconciling, Reason::RollingOut, message),
+            no(Stalled, Reason::Settled, free),
+        ],
         Standing::UnderWay(reason, message) => vec![
             no(Ready, reason, message.clone()),
             yes(Reconciling, reason, message),
@@ -161,7 +168,7 @@ fn three(instance: &JamInstance, standing: Standing) -> Vec<Said> {
     }
 }
 
-fn standing(verdict: Verdict<'_>, observed: &Observed) -> Standing {
+fn standing(instance: &JamInstance, verdict: Verdict<'_>, observed: &Observed) -> Standing {
     match verdict {
         Verdict::Paused => Standing::UnderWay(Reason::PausedBySpec, PAUSED.into()),
         Verdict::Refused(Refusal { reason: Reason::TokensPending, message }) => {
@@ -169,6 +176,10 @@ fn standing(verdict: Verdict<'_>, observed: &Observed) -> Standing {
         }
         Verdict::Refused(Refusal { reason, message }) => Standing::Stalled(*reason, message.clone()),
         Verdict::Interrupted(_, message) => Standing::Interrupted(message.to_owned()),
+        Verdict::Applied(resolved) if resolved.migration.is_complete() && is_scaled(instance, resolved, observed) => {
+            let (ready, wanted) = observed.api.as_ref().map_or((0, 0), |api| (api.ready, api.wanted));
+            Standing::Scaling(format!("{ready} replicas are ready, the autoscaler wants {wanted}"))
+        }
         Verdict::Applied(resolved) => applied(resolved, observed),
     }
 }
@@ -257,6 +268,23 @@ fn pods(resolved: &Resolved, observed: &Observed) -> Standing {
         1 => Standing::Good(Reason::Serving, format!("1 replica is ready{jam}")),
         n => Standing::Good(Reason::Serving, format!("{n} replicas are ready{jam}")),
     }
+}
+
+/// Whether an autoscaler changes the number of pods, and all that were ready are: that makes no instance unready, nor is it one
+/// any more when one of these is lost.
+fn is_scaled(instance: &JamInstance, resolved: &Resolved, observed: &Observed) -> bool {
+    let told = instance.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or_default();
+    let was_ready = stored(instance, ConditionType::Ready).is_some_and(|told| told.status == "True");
+    let serves = resolved.rollout_status.phase == RolloutPhase::Serving && resolved.course == Course::Forward;
+    let untroubled = observed.trouble.is_none() && !observed.lapsed && !observed.worker_lapsed;
+    let worker = observed.worker.as_ref().filter(|_| resolved.runs_workers());
+    (resolved.replicas.is_none() && was_ready && serves && untroubled)
+        && worker.is_none_or(DeploymentState::is_settled)
+        && observed.api.as_ref().is_some_and(|api| {
+            // Of the present template: a rollout has pods of another.
+            let of_it = api.updated == api.replicas && api.stuck().is_none() && !api.is_settled();
+            of_it && api.ready > 0 && api.ready >= told.min(api.wanted)
+        })
 }
 
 /// What is said of a rollout that is not tried any further.
