@@ -1,19 +1,20 @@
 //! What administrators have set in front of the spec at run time: a ready pod is asked, where there can be anything to tell.
 
+use jam_plan::names::Component;
 use jam_plan::observed::ActiveOverride;
 use jam_plan::{JamInstance, Observed};
 use serde_json::Value;
 
 use super::context::Context;
 use super::key::Key;
-use super::pods::{ENOUGH, api_pods, is_ready, readiness};
+use super::pods::{ENOUGH, is_ready, pods_of, readiness};
 
 /// Fills in the overrides in force. Nothing here can fail a reconcile: without an answer the status stays as it is.
 pub async fn look(context: &Context, instance: &JamInstance, observed: &mut Observed) {
     if !has_administrators(instance) || observed.api.as_ref().is_none_or(|api| api.ready == 0) {
         return;
     }
-    let Ok(pods) = api_pods(context, &Key::of(instance)).await else { return };
+    let Ok(pods) = pods_of(context, &Key::of(instance), Component::Api).await else { return };
     for pod in pods.iter().filter(|pod| is_ready(pod)).take(ENOUGH as usize) {
         let Some(address) = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()) else { continue };
         if let Some(said) = readiness(context, address).await.as_ref().and_then(overrides_of) {

@@ -56,6 +56,7 @@ mod operator_children;
 mod operator_cleanup;
 mod operator_cluster;
 mod operator_fault;
+mod operator_incidents;
 mod operator_isolation;
 mod operator_kinds;
 mod operator_migrations;

@@ -62,6 +62,8 @@ pub struct Observed {
     pub trouble: Option<String>,
     /// Whether a pod that was ready runs on and is not ready any more: what was evicted or deleted did not lapse.
     pub lapsed: bool,
+    /// The same of a worker's pod.
+    pub worker_lapsed: bool,
     /// What runs, as a revision, where status pins none: a release from before revisions made it.
     pub adoptable: Option<Revision>,
     /// The revisions that status refers to and that were read because they differ from what is rendered now.
@@ -110,6 +112,7 @@ impl Observed {
             database: None,
             trouble: None,
             lapsed: false,
+            worker_lapsed: false,
             adoptable: None,
             revisions: Vec::new(),
             pod_schema: None,

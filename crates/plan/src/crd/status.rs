@@ -25,7 +25,7 @@ pub struct JamInstanceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub endpoint: Option<String>,
-    /// Whether `/jam/*` is served, profile applied.
+    /// Whether `/jam/*` is served, as every API pod was told; what the spec says once they all know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
     /// Where state is kept, profile applied.
