@@ -38,6 +38,7 @@ fn wired(wiring: &Wiring, name: &str) -> String {
         tokens_file,
         admin_tokens_file,
         listen,
+        blob_store,
         metrics_listen,
         trusted_proxies,
         pg_max_connections,
@@ -64,7 +65,8 @@ fn wired(wiring: &Wiring, name: &str) -> String {
         "max_bytes_in_flight" => max_bytes_in_flight.to_string(),
         "client_timeout_seconds" => client_timeout_seconds.to_string(),
         "shutdown_delay_seconds" => shutdown_delay_seconds.to_string(),
-        // Keys that this build refuses (otlp_endpoint, blob_store) are never set here.
+        "blob_store" => blob_store.as_ref().map_or_else(unset, |place| format!("{:?}", place.to_string())),
+        // A key that this build refuses (otlp_endpoint) is never set here.
         _ => unset(),
     }
 }
