@@ -112,18 +112,8 @@ pub(super) fn choose(mut resolved: Resolved, instance: &JamInstance, observed: &
     let pinned = pinned(instance, inputs).filter(|pinned| pinned.name != rendered.name());
     // A pinned revision whose ConfigMap is lost is rendered anew: the best that is left.
     let read = pinned.filter(|_| given_up_before.is_none()).and_then(|pinned| stored(&pinned.name));
-<<<<<<< HEAD
-    let wanted = read.or_else(|| adopted(instance, observed, database).cloned()).unwrap_or(rendered);
-    resolved.wanted = given_up_before.cloned().unwrap_or_else(|| pin(&resolved, &wanted));
-=======
     let wanted = read.or_else(|| adopted(instance, observed, database, inputs).cloned()).unwrap_or(rendered);
-    resolved.wanted = given_up_before.cloned().unwrap_or_else(|| RevisionStatus {
-        name: wanted.name().to_owned(),
-        generation: resolved.generation,
-        inputs: inputs.to_owned(),
-        image: wanted.image().to_owned(),
-    });
->>>>>>> blob
+    resolved.wanted = given_up_before.cloned().unwrap_or_else(|| pin(&resolved, &wanted));
     let name = resolved.wanted.name.clone();
     let toggled = wanted.clone().with_enabled(&resolved.name, !resolved.settings.enabled);
     let names = (name.as_str(), toggled.name());
@@ -131,7 +121,6 @@ pub(super) fn choose(mut resolved: Resolved, instance: &JamInstance, observed: &
     let mut step = rollout::step(&scene);
     resolved.known = vec![wanted.clone()];
     resolved.revision = wanted;
-<<<<<<< HEAD
     if let Course::Back(good) = step.course.clone() {
         let found = good.revision.as_deref().and_then(&mut stored);
         go_back(&mut resolved, &scene, &mut step, &good, found);
@@ -142,27 +131,6 @@ pub(super) fn choose(mut resolved: Resolved, instance: &JamInstance, observed: &
         && let Some(good) = last.and_then(|good| good.revision.as_deref()).and_then(&mut stored)
     {
         follow_the_toggle(&mut resolved, instance, observed, good);
-=======
-    if let Course::Back(good) = &course {
-        match good.revision.as_deref().and_then(&mut stored) {
-            // Its pods, but never with a password that does not count any more.
-            Some(revision) => {
-                resolved.revision = match &resolved.database {
-                    Some(database) => {
-                        let keys = resolved.blobs.as_ref().map(|blobs| blobs.hash.as_str());
-                        revision.with_secrets(&resolved.name, &database.dsn_hash, keys)
-                    }
-                    None => revision,
-                }
-            }
-            None if given_up => {
-                (course, given_up) = (Course::NoWayBack(lost(good, &status)), false);
-                status = scene.before.cloned().unwrap_or(status);
-            }
-            // Its pods run; nothing is left to make them from, and what was given up is not tried again.
-            None => resolved.rollout = Rollout::LeaveAlone,
-        }
->>>>>>> blob
     }
     if given_up {
         status.evidence = Some(rollout::evidence_name(&resolved.name, &status));
@@ -201,15 +169,18 @@ fn pin(resolved: &Resolved, wanted: &Revision) -> RevisionStatus {
     RevisionStatus {
         name: wanted.name().to_owned(),
         generation: resolved.generation,
-        inputs: inputs(resolved.database.as_ref()),
+        inputs: inputs(resolved.database.as_ref(), resolved.blobs.as_ref()),
         image: wanted.image().to_owned(),
     }
 }
 
-/// The good pods, but never with a password that does not count any more, nor with a toggle that somebody has turned.
+/// The good pods, but never with a password or keys that do not count any more, nor with a toggle that somebody has turned.
 fn up_to_date(good: Revision, resolved: &Resolved) -> Revision {
     let good = match &resolved.database {
-        Some(database) => good.with_dsn(&resolved.name, &database.dsn_hash),
+        Some(database) => {
+            let keys = resolved.blobs.as_ref().map(|blobs| blobs.hash.as_str());
+            good.with_secrets(&resolved.name, &database.dsn_hash, keys)
+        }
         None => good,
     };
     good.with_enabled(&resolved.name, resolved.settings.enabled)
