@@ -62,7 +62,9 @@ pub async fn collect(cluster: &Cluster, args: &BundleArgs) -> Result<String, Fau
     let target = archive::create(&file)?;
     let (known, unread) = secrets::known(cluster, &instance).await;
     let mut bundle = Bundle { redactor: Redactor::knowing(known), files: BTreeMap::new(), missing: Vec::new() };
-    unread.iter().for_each(|fault| bundle.lacks(fault));
+    for fault in &unread {
+        bundle.lacks(fault);
+    }
     bundle.text("status.txt", &status::page(&instance));
     bundle.text("explain.txt", &explain::of(&instance));
     bundle.object("instance.yaml", serde_json::json!(instance));

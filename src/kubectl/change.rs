@@ -93,14 +93,13 @@ pub async fn switch(cluster: &Cluster, args: &SwitchArgs, switch: Switch) -> Res
     let (at, field, wanted) = (place(&before), switch.field(), switch.wanted());
     let present = switch.present(&before);
     let is_paused = spec(&before, "/paused") == Some(&Value::Bool(true));
-    let mut text = String::new();
-    if present == Some(wanted) {
-        text = format!("{at}: {field} is {wanted} already, nothing is changed\n");
+    let mut text = if present == Some(wanted) {
+        format!("{at}: {field} is {wanted} already, nothing is changed\n")
     } else {
         cluster.change(name, &switch.patch()).await?;
         let present = present.map_or_else(|| "left to the profile".into(), |present| present.to_string());
-        text.push_str(&format!("{at}: {field}: {present} -> {wanted}\n  {}\n", switch.means()));
-    }
+        format!("{at}: {field}: {present} -> {wanted}\n  {}\n", switch.means())
+    };
     if is_paused && matches!(switch, Switch::Enable | Switch::Disable) {
         note(&format!("{at} is paused: nothing happens until kubectl jam resume {name} -n {}", cluster.namespace));
         return Ok(text);

@@ -22,7 +22,7 @@ pub fn word(args: &ExplainArgs) -> Result<Option<String>, Fault> {
     let ExplainArgs { what, reasons } = args;
     if *reasons {
         let lines = Reason::ALL.iter().map(|reason| format!("{:<22} {}\n", reason.as_str(), reason.explanation()));
-        return Ok(Some(lines.collect()));
+        return Ok(Some(lines.collect::<Vec<_>>().concat()));
     }
     let Some(what) = what.as_deref() else { return Ok(None) };
     if let Some(reason) = reason_of(what) {

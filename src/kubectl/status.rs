@@ -25,7 +25,9 @@ pub async fn show(cluster: &Cluster, args: &StatusArgs) -> Result<String, Fault>
     };
     match output {
         Some(Form::Name) => {
-            Ok(found.iter().map(|instance| format!("jaminstance.jam.network/{}\n", instance.name_any())).collect())
+            let names: Vec<String> =
+                found.iter().map(|instance| format!("jaminstance.jam.network/{}\n", instance.name_any())).collect();
+            Ok(names.concat())
         }
         Some(form @ (Form::Json | Form::Yaml)) => {
             let all: Vec<Value> = found.iter().map(record).collect();

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::args::WaitArgs;
 use super::cluster::{Cluster, Instance, place, told};
+use super::explain;
 use super::fault::Fault;
 
 /// How often the API server is asked.
@@ -62,10 +63,13 @@ pub async fn until<T>(
 }
 
 fn late(instance: &Instance, args: WaitArgs, what: &str) -> String {
-    let ready = condition(instance, "Ready").map_or_else(|| "it has no status yet".into(), |ready| words(&ready));
+    // What is wrong says more than that it is ready all the same, as during a rotation.
+    let telling =
+        explain::ills(instance).into_iter().map(|(ill, _)| ill).next().or_else(|| condition(instance, "Ready"));
+    let standing = telling.map_or_else(|| "it has no status yet".into(), |condition| words(&condition));
     let name = instance.metadata.name.clone().unwrap_or_default();
     format!(
-        "{}: waited {} s for {what}, in vain; {ready}; look with: kubectl jam explain {name} -n {}",
+        "{}: waited {} s for {what}, in vain; {standing}; look with: kubectl jam explain {name} -n {}",
         place(instance),
         args.timeout.as_secs(),
         instance.metadata.namespace.clone().unwrap_or_default()

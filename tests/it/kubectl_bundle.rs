@@ -35,13 +35,12 @@ const DSN: &str = "postgres://jam:p%40ss%2Fw0rd@db:5432/jam";
 
 /// Every form in which a secret could still be read.
 fn forms(secret: &str) -> Vec<String> {
-    let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
     let json = json!(secret).to_string();
     vec![
         secret.into(),
         STANDARD.encode(secret),
         STANDARD.encode(format!("{secret}\n")),
-        hex,
+        hex::encode(secret),
         json.trim_matches('"').into(),
     ]
 }
@@ -130,7 +129,9 @@ fn labels(extra: Value) -> Value {
         "app.kubernetes.io/name": "jam", "app.kubernetes.io/instance": "main", "app.kubernetes.io/managed-by": "jam-operator",
         "jam.network/instance": "main",
     });
-    all.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    if let Value::Object(extra) = extra {
+        all.as_object_mut().unwrap().extend(extra);
+    }
     all
 }
 

@@ -143,14 +143,14 @@ async fn tokens_are_rotated_and_revoked_and_the_wait_ends_when_every_pod_has_fol
 
     let before = key(&client, ns, "demo", "id").await.unwrap();
     let other = key(&client, ns, "other", "id").await.unwrap();
-    let rotated = done(plane, ns, &["rotate", "main", "--consumer", "demo", "--wait", "--timeout", "60s"]).await;
+    let rotated = done(plane, ns, &["rotate", "main", "--consumer", "demo", "--wait", "--timeout", "180s"]).await;
     says(&rotated, &["new tokens for demo\n", &format!("demo: {before} -> "), "accepted until"]);
     assert_ne!(key(&client, ns, "demo", "id").await.unwrap(), before);
     assert_eq!(key(&client, ns, "other", "id").await.unwrap(), other, "only whom it was asked for");
 
     let leaked = key(&client, ns, "demo", "token").await.unwrap();
     let id = TokenHash::of(&leaked).id().to_string();
-    let arguments = ["revoke", "main", "-", "--wait", "--timeout", "60s", "-n", ns];
+    let arguments = ["revoke", "main", "-", "--wait", "--timeout", "180s", "-n", ns];
     let revoked = jam_as(&plane.kubeconfig, &arguments, &leaked).await;
     assert_eq!((revoked.code, revoked.err.as_str()), (0, ""), "{revoked:?}");
     says(&revoked.out, &[&format!("revoked {id}"), "refused with 401 by 2 pods"]);
@@ -162,7 +162,7 @@ async fn tokens_are_rotated_and_revoked_and_the_wait_ends_when_every_pod_has_fol
     for _ in 0..2 {
         // The same word twice in a row is two revocations.
         let now = key(&client, ns, "other", "id").await.unwrap();
-        done(plane, ns, &["revoke", "main", "other", "--wait", "--timeout", "60s"]).await;
+        done(plane, ns, &["revoke", "main", "other", "--wait", "--timeout", "180s"]).await;
         assert_ne!(key(&client, ns, "other", "id").await.unwrap(), now);
     }
 }
