@@ -1,7 +1,7 @@
 # What this project can be asked to do; the work is in dev/.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down demo status shell test check generate bench clean
+.PHONY: help up down demo status shell test check generate bench soak install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,12 @@ generate: ## write again what is generated from the sources
 
 bench: ## what a request, a blob and a package cost, against the limits of docs/PERFORMANCE.md
 	@dev/bench
+
+soak: ## 20 minutes of mixed load on three servers of one database (JAM_SOAK_MINUTES makes it shorter)
+	@dev/soak
+
+install: ## slctl and kubectl-jam, for you: into ~/.cargo/bin
+	@cargo install --locked --path . --bin slctl --bin kubectl-jam
 
 clean: down ## the cluster, the cache and the build results
 	@rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/jam-dev"

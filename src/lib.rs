@@ -2,6 +2,9 @@
 
 pub mod api;
 pub mod cli;
+pub mod kubectl;
 pub mod operator;
+pub mod reference;
 pub mod shutdown;
+pub mod table;
 pub mod telemetry;

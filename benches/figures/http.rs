@@ -71,8 +71,13 @@ impl Client {
 
 /// The head of a request with a body of so many bytes.
 pub fn head(method: &str, path: &str, length: usize) -> Vec<u8> {
+    head_as(TOKEN, method, path, length)
+}
+
+/// The same with a token of its own.
+pub fn head_as(token: &str, method: &str, path: &str, length: usize) -> Vec<u8> {
     let length = if length > 0 || method != "GET" { format!("content-length: {length}\r\n") } else { String::new() };
-    format!("{method} {path} HTTP/1.1\r\nhost: figures\r\nauthorization: Bearer {TOKEN}\r\n{length}\r\n").into_bytes()
+    format!("{method} {path} HTTP/1.1\r\nhost: figures\r\nauthorization: Bearer {token}\r\n{length}\r\n").into_bytes()
 }
 
 /// A small request as one piece.

@@ -1,4 +1,4 @@
-//! `make bench`: the shipped `jam-api` against the limits of the performance guide, as lines `name value unit limit ratio`.
+//! `make bench` and `make soak`: the shipped `jam-api` against its limits, as lines `name value unit limit ratio`.
 
 mod audit;
 mod blobs;
@@ -9,6 +9,7 @@ mod floor;
 mod http;
 mod lists;
 mod program;
+mod soak;
 mod status;
 mod stored;
 mod submit;
@@ -33,19 +34,32 @@ struct Wish {
     api: PathBuf,
     full: bool,
     groups: Vec<String>,
+    /// Instead of the groups: so many minutes of mixed load, audited by this slctl.
+    soak: Option<(u32, PathBuf)>,
 }
 
 impl Wish {
     fn parse(arguments: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut wish = Self { api: PathBuf::from("target/release/jam-api"), full: false, groups: Vec::new() };
+        let mut wish =
+            Self { api: PathBuf::from("target/release/jam-api"), full: false, groups: Vec::new(), soak: None };
         let mut arguments = arguments.skip(1);
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--full" => wish.full = true,
+                "--soak" => {
+                    let minutes = arguments.next().and_then(|text| text.parse().ok());
+                    let minutes = minutes.filter(|minutes| (1..=soak::LONGEST).contains(minutes));
+                    let minutes = minutes.ok_or_else(|| format!("--soak needs minutes, 1 to {}", soak::LONGEST))?;
+                    let slctl = arguments.next().ok_or("--soak needs minutes and the path of slctl")?;
+                    wish.soak = Some((minutes, slctl.into()));
+                }
                 "--api" => wish.api = arguments.next().ok_or("--api needs a path")?.into(),
                 group if GROUPS.contains(&group) => wish.groups.push(group.to_owned()),
                 other => {
-                    return Err(format!("{other}: known are --full, --api PATH and the groups {}", GROUPS.join(", ")));
+                    return Err(format!(
+                        "{other}: known are --full, --api PATH, --soak MINUTES SLCTL and the groups {}",
+                        GROUPS.join(", ")
+                    ));
                 }
             }
         }
@@ -78,6 +92,10 @@ async fn main() -> ExitCode {
 
 async fn measure(wish: &Wish) -> ExitCode {
     let mut table = Table::begin();
+    if let Some((minutes, slctl)) = &wish.soak {
+        soak::measure(&wish.api, slctl, *minutes, &Database::start().await, &mut table).await;
+        return table.end();
+    }
     if wish.wants("status") {
         status::measure(&wish.api, &mut table).await;
     }

@@ -27,6 +27,15 @@ impl Program {
         Self::listening(command)
     }
 
+    /// One of several servers of a database, with a file of tokens that it watches, as the operator runs them.
+    pub fn replica(path: &Path, dsn: &str, tokens: &Path) -> Self {
+        let mut command = jam_api(path, Some(dsn));
+        command.arg("serve").env("JAM_LISTEN", "127.0.0.1:0").env("JAM_RATE_LIMIT_PER_MINUTE", "10000000");
+        command.env("JAM_MAX_PENDING_PACKAGES", "10000").env_remove("JAM_ALLOWED_TOKENS");
+        command.arg("--tokens-file").arg(tokens);
+        Self::listening(command)
+    }
+
     /// `jam-api work`, batches of 100.
     pub fn worker(path: &Path, dsn: &str) -> Self {
         let mut command = jam_api(path, Some(dsn));
@@ -78,6 +87,13 @@ impl Program {
         let text = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel keeps VmHWM");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") * 1024
+    }
+
+    /// The memory that it has now, in bytes; none when it is gone.
+    pub fn memory(&self) -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
     }
 
     /// Ends it politely, so that its database connections report what they have counted.

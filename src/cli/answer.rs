@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::cli::args::Format;
 use crate::cli::fault::Fault;
-use crate::cli::table::Table;
+use crate::table::Table;
 
 /// A result, and the fault to end with when there is one.
 #[derive(Debug, Default)]

@@ -11,7 +11,7 @@ use crate::cli::client::{Call, Client, Repeat, Reply};
 use crate::cli::connection::ConnectionArgs;
 use crate::cli::fault::{Fault, Refused};
 use crate::cli::outage::Class;
-use crate::cli::table::plain_line;
+use crate::table::plain_line;
 
 /// What came of one check.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 use serde_json::Value;
 
 use crate::cli::outage::Class;
-use crate::cli::table::plain_line;
+use crate::table::plain_line;
 
 /// A command that failed.
 #[derive(Debug)]

@@ -15,10 +15,8 @@ mod process;
 mod progress;
 mod receipt;
 mod records;
-mod reference;
 mod report;
 mod status;
-mod table;
 mod verify;
 
 use std::io::{self, Write};
@@ -57,7 +55,7 @@ async fn answer(cli: Cli) -> Result<Answer, Fault> {
     let Cli { connection, output: _, command } = cli;
     match command {
         Command::Completion { shell } => Ok(completion(shell)),
-        Command::Reference => Ok(Answer::text(reference::markdown(Cli::command()))),
+        Command::Reference => Ok(Answer::text(crate::reference::markdown(Cli::command(), "slctl", "slctl reference"))),
         Command::Status => status::system(&connection.client()?).await,
         Command::Doctor(args) => doctor::examine(&connection, args).await,
         Command::Jam { command } => jam(&connection.client()?, *command).await,

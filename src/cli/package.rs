@@ -13,7 +13,7 @@ use crate::cli::args::{ListArgs, PackageArgs};
 use crate::cli::client::{Call, Client, Payload, Repeat};
 use crate::cli::fault::Fault;
 use crate::cli::lists::{self, Query};
-use crate::cli::table::Table;
+use crate::table::Table;
 
 const COLUMNS: [(&str, &str); 6] = [
     ("ID", "id"),

@@ -7,7 +7,7 @@ use crate::cli::args::{ReceiptArgs, ReceiptsArgs};
 use crate::cli::client::{Call, Client};
 use crate::cli::fault::Fault;
 use crate::cli::lists::{self, Query};
-use crate::cli::table::Table;
+use crate::table::Table;
 
 const COLUMNS: [(&str, &str); 7] = [
     ("SERVICE", "service_id"),

@@ -8,7 +8,7 @@ use crate::cli::args::{ListArgs, ReportArgs};
 use crate::cli::client::{Call, Client};
 use crate::cli::fault::{Fault, Refused};
 use crate::cli::package;
-use crate::cli::table::Table;
+use crate::table::Table;
 
 const COLUMNS: [(&str, &str); 6] = [
     ("ID", "id"),

@@ -8,7 +8,7 @@ use crate::cli::answer::Answer;
 use crate::cli::args::StatusArgs;
 use crate::cli::client::{Call, Client};
 use crate::cli::fault::{Fault, Refused};
-use crate::cli::table::plain_line;
+use crate::table::plain_line;
 
 /// The fields of the line, in its order; `rate_limit_per_min` says the same as `rate_limit_per_minute`.
 const FIRST: [&str; 10] = [

@@ -68,10 +68,8 @@ pub enum Action {
     Remove,
 }
 
-/// Asks the cluster of the kubeconfig about every instance of a manifest.
-pub async fn previews(text: &str, defaults: Defaults) -> Result<Vec<Preview>, String> {
-    let instances = render::instances(text).map_err(|error| error.to_string())?;
-    let config = Config::infer().await.map_err(|error| format!("no cluster is configured: {}", chain(&error)))?;
+/// Asks a cluster about instances as a manifest has them.
+pub async fn previews(config: Config, instances: Vec<JamInstance>, defaults: Defaults) -> Result<Vec<Preview>, String> {
     let client = connect(config, &Arc::new(Ledger::default()), None).map_err(|error| chain(&error))?;
     let mut all = Vec::new();
     for instance in instances {

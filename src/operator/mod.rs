@@ -43,7 +43,11 @@ mod watches;
 
 use std::io::Write as _;
 
-pub use args::{CheckArgs, Command, ImageArgs, Namespaces, OperatorArgs, PlanArgs, RbacArgs, RotationArgs, RunArgs};
+pub use args::{
+    CheckArgs, Colours, Command, ImageArgs, Namespaces, OperatorArgs, Output, PlanArgs, RbacArgs, RolloutArgs,
+    RotationArgs, RunArgs,
+};
+pub use preview::plan_in;
 pub use run::{Failure, Program};
 
 use crate::{shutdown, telemetry};

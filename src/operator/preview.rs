@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 
-use jam_plan::render;
+use jam_plan::{JamInstance, render};
+use kube::Config;
+use serde_json::Value;
 
 use super::args::{Output, PlanArgs};
 use super::difference::{coloured, lines};
@@ -16,14 +18,25 @@ const DIFFERENT: u8 = 1;
 /// The exit code when it cannot be told.
 const UNKNOWN: u8 = 2;
 
-/// Prints the plan; returns the exit code. No secret can be in it: tokens are made in the cluster, and values of Secrets
-/// are redacted.
+/// Prints the plan for the cluster of the environment; returns the exit code.
 pub async fn plan(args: &PlanArgs) -> Result<u8, Trouble> {
+    let config = async || Config::infer().await.map_err(|error| format!("no cluster is configured: {}", chain(&error)));
+    Box::pin(plan_in(args, config, None)).await
+}
+
+/// Prints the plan; returns the exit code. No secret can be in it: tokens are made in the cluster, and values of Secrets
+/// are redacted. The cluster is asked for with `--diff` only; `namespace` is that of instances which name none.
+pub async fn plan_in(
+    args: &PlanArgs,
+    config: impl AsyncFnOnce() -> Result<Config, String>,
+    namespace: Option<&str>,
+) -> Result<u8, Trouble> {
     let place = args.file.display();
     let code = if args.diff { UNKNOWN } else { 1 };
     let told = |sentence: String| Trouble { sentence: format!("{place}: {sentence}"), code };
     let text = read(args).map_err(|error| told(chain(&error)))?;
-    let defaults = args.image.defaults(&args.rollout, &args.rotation);
+    let mut defaults = args.image.defaults(&args.rollout, &args.rotation);
+    defaults.operator_namespace.clone_from(&args.operator_namespace);
     if !args.diff {
         let documents = render::documents(&text).map_err(|error| told(error.to_string()))?;
         offline::refuse(&documents).map_err(|faults| told(format!("the API server would refuse it: {faults}")))?;
@@ -31,7 +44,9 @@ pub async fn plan(args: &PlanArgs) -> Result<u8, Trouble> {
         super::print(&format!("{}{}", offline::UNCHECKED, render::to_yaml(&objects)))?;
         return Ok(0);
     }
-    let previews = Box::pin(forecast::previews(&text, defaults)).await.map_err(told)?;
+    let instances = instances(&text, namespace).map_err(told)?;
+    let config = config().await.map_err(told)?;
+    let previews = Box::pin(forecast::previews(config, instances, defaults)).await.map_err(told)?;
     let shown = match args.output {
         Output::Text => previews.iter().map(shown).collect(),
         Output::Json => serde_json::to_string_pretty(&previews).map_err(|error| told(error.to_string()))? + "\n",
@@ -41,6 +56,19 @@ pub async fn plan(args: &PlanArgs) -> Result<u8, Trouble> {
     out.write_all(shown.as_bytes()).map_err(|error| told(format!("standard output: {error}")))?;
     let different = previews.iter().any(|preview| !preview.changes.is_empty());
     Ok(if different { DIFFERENT } else { 0 })
+}
+
+/// The instances of a manifest, in this namespace where they name none.
+fn instances(text: &str, namespace: Option<&str>) -> Result<Vec<JamInstance>, String> {
+    let documents = render::documents(text).map_err(|error| error.to_string())?;
+    let unplaced = |document: &Value| document.pointer("/metadata/namespace").is_none_or(Value::is_null);
+    let mut instances = render::instances(text).map_err(|error| error.to_string())?;
+    for (instance, document) in instances.iter_mut().zip(&documents) {
+        if let Some(namespace) = namespace.filter(|_| unplaced(document)) {
+            instance.metadata.namespace = Some(namespace.to_owned());
+        }
+    }
+    Ok(instances)
 }
 
 fn read(args: &PlanArgs) -> std::io::Result<String> {

@@ -105,7 +105,7 @@ fn chapter(document: &Value, tag: &Value) -> Markup {
 fn call(path: &str, method: &str, operation: &Value) -> Markup {
     html! {
         details.call id=(text(&operation["operationId"])) {
-            summary { b { (method.to_uppercase()) } code { (path) } " " (text(&operation["summary"])) }
+            summary { b { (method.to_uppercase()) } " " code { (path) } " " (text(&operation["summary"])) }
             p { (prose(text(&operation["description"]))) }
             form.send data-method=(method.to_uppercase()) data-path=(path) {
                 @for parameter in list(&operation["parameters"]).iter().filter(|one| one.get("$ref").is_none()) {

@@ -1,20 +1,22 @@
-//! The reference page of slctl, written from the command line's own definition.
+//! The reference page of a command-line program, written from its own definition.
 
 use std::fmt::Write as _;
 
 use clap::Command;
 
-/// docs/slctl.md: every command with its help, as `--help` prints it.
-pub fn markdown(command: Command) -> String {
-    let mut page = String::from(
-        "# slctl\n\nThis page is what `--help` says of every command. It is generated: `slctl reference > docs/slctl.md`.\n\
-         The flags of `slctl` itself hold for every command and are not repeated.\n",
+/// Every command with its help, as `--help` prints it. `program` is what users type, `generator` the command that writes the page
+/// to `docs/`, under the name of its own program.
+pub fn markdown(command: Command, program: &str, generator: &str) -> String {
+    let file = generator.split(' ').next().unwrap_or(program);
+    let mut page = format!(
+        "# {program}\n\nThis page is what `--help` says of every command. It is generated: `{generator} > docs/{file}.md`.\n\
+         The flags of `{program}` itself hold for every command and are not repeated.\n",
     );
     let mut command = command.term_width(100);
     command.build();
     // The environment of whoever generates the page must not show in it.
     let mut command = command.mut_args(|arg| arg.hide_env_values(true));
-    describe(&mut command, "slctl", &mut page);
+    describe(&mut command, program, &mut page);
     page
 }
 

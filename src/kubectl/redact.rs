@@ -1,0 +1,227 @@
+//! What a bundle must not show: the values that are known to be secret, wherever they stand, and everything that looks like one.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use regex::{Captures, Regex};
+use serde_json::Value;
+
+/// What stands where something was.
+pub const REDACTED: &str = "(redacted)";
+/// A shorter value would be found in words that have nothing to do with it; a token or DSN is longer.
+const SHORTEST: usize = 4;
+/// Words at whose end the name of a secret is known.
+const NAMES: &str = r"(?:pass(?:word|wd|phrase)?|pwd|secret|token|dsn|authorization|credentials?|private[_-]?key|(?:api|access|signing)[_-]?key(?:[_-]?id)?)";
+
+/// Takes secrets out of texts and objects.
+pub struct Redactor {
+    known: Vec<String>,
+    patterns: Vec<(Regex, Shape)>,
+}
+
+/// What is left of a match.
+enum Shape {
+    /// Nothing.
+    Whole,
+    /// The first group, then the mark, then the last group.
+    Between,
+    /// A digest named as one stays: `sha256:…`.
+    UnlessDigest,
+}
+
+impl Redactor {
+    /// One that knows these values and every form in which they are usually written.
+    pub fn knowing(secrets: impl IntoIterator<Item = String>) -> Self {
+        let mut known: Vec<String> = secrets.into_iter().flat_map(|secret| forms(&secret)).collect();
+        // The longest first: a DSN before the password in it.
+        known.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        known.dedup();
+        Self { known, patterns: patterns() }
+    }
+
+    /// The text without what is secret in it.
+    pub fn text(&self, text: &str) -> String {
+        let mut clean = text.to_owned();
+        for secret in &self.known {
+            if clean.contains(secret) {
+                clean = clean.replace(secret, REDACTED);
+            }
+        }
+        for (pattern, shape) in &self.patterns {
+            let replaced = pattern.replace_all(&clean, |found: &Captures<'_>| {
+                let group = |number: usize| found.get(number).map_or("", |group| group.as_str());
+                match shape {
+                    // Another pattern was here before.
+                    Shape::Between if group(0)[group(1).len()..].starts_with("(redacted") => group(0).to_owned(),
+                    Shape::Whole => REDACTED.to_owned(),
+                    Shape::Between => format!("{}{REDACTED}{}", group(1), group(2)),
+                    Shape::UnlessDigest if group(1).is_empty() => REDACTED.to_owned(),
+                    Shape::UnlessDigest => group(0).to_owned(),
+                }
+            });
+            clean = replaced.into_owned();
+        }
+        clean
+    }
+
+    /// The object without what is secret in it; `env` keeps the values of our own variables only.
+    pub fn value(&self, value: &mut Value) {
+        match value {
+            Value::String(text) => *text = self.text(text),
+            Value::Array(items) => {
+                let mut after_flag = false;
+                for item in items {
+                    if after_flag && item.is_string() {
+                        *item = REDACTED.into();
+                    }
+                    after_flag = item.as_str().is_some_and(|word| word.starts_with('-') && is_secret_name(word));
+                    self.value(item);
+                }
+            }
+            Value::Object(fields) => {
+                let variable = fields.get("name").and_then(Value::as_str).map(str::to_owned);
+                let foreign = variable.is_some_and(|name| !name.starts_with("JAM_") || is_secret_name(&name));
+                for (key, inner) in fields.iter_mut() {
+                    if inner.is_string() && (is_secret_name(key) || (foreign && key == "value")) {
+                        *inner = REDACTED.into();
+                    }
+                    self.value(inner);
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+}
+
+fn patterns() -> Vec<(Regex, Shape)> {
+    let quoted = r#"\\"[^"]*\\"|"(?:[^"\\]|\\.)*"|'[^']*'"#;
+    [
+        (r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\z)".to_owned(), Shape::Whole),
+        (r#"([A-Za-z][A-Za-z0-9+.-]*://)[^\s"'<>]*(@)"#.into(), Shape::Between),
+        (r"(?i)\b((?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{6,}".into(), Shape::Between),
+        (format!(r#"(?i)({NAMES}["'\\]*[ \t]*[:=][ \t]*)(?:{quoted})"#), Shape::Between),
+        (format!(r#"(?i)({NAMES}["'\\]*[ \t]*:[ \t]+)[^"'\s,}}][^\r\n,}}]*"#), Shape::Between),
+        (format!(r#"(?i)({NAMES}["'\\]*[:=])[^"'\s,;&}})\]]+"#), Shape::Between),
+        (format!(r#"(?i)(--?[a-z-]*{NAMES}[ =])[^\s"',]+"#), Shape::Between),
+        (r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.?[A-Za-z0-9_-]*".into(), Shape::Whole),
+        (r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b".into(), Shape::Whole),
+        // The form of the tokens that the operator makes; of hashes as well, which nobody needs here.
+        (r"(sha256:)?\b[0-9A-Fa-f]{40,}\b".into(), Shape::UnlessDigest),
+    ]
+    .map(|(pattern, shape)| (Regex::new(&pattern).expect("written here"), shape))
+    .into()
+}
+
+/// Whether a name says that its value is secret: `pg_dsn`, `DB_PASSWORD`, `--admin-token`; not `token_hash`, `secretName`.
+fn is_secret_name(name: &str) -> bool {
+    let name = name.to_ascii_lowercase().replace('-', "_");
+    let ends = ["password", "passwd", "passphrase", "pwd", "secret", "token", "dsn", "authorization", "credential"];
+    let keys = [
+        "credentials",
+        "private_key",
+        "privatekey",
+        "api_key",
+        "apikey",
+        "access_key",
+        "accesskey",
+        "access_key_id",
+        "tokens",
+    ];
+    ends.iter().chain(&keys).any(|end| name.ends_with(end))
+}
+
+/// A secret as it is, in base64, percent-encoded, escaped in JSON, each of its lines, and the password in it when it is a URL.
+fn forms(secret: &str) -> Vec<String> {
+    let mut plain = vec![secret.to_owned(), secret.trim().to_owned()];
+    plain.extend(secret.lines().map(|line| line.trim().to_owned()));
+    let url = secret.contains("://") && secret.contains('@');
+    if let Some((userinfo, _)) = secret.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')) {
+        let password = userinfo.split_once(':').map_or("", |(_, password)| password);
+        plain.push(password.to_owned());
+        plain.push(percent_decode_str(password).decode_utf8_lossy().into_owned());
+    }
+    // libpq's other form: host=db password=hunter2.
+    plain.extend(secret.split_whitespace().filter_map(|word| word.strip_prefix("password=")).map(str::to_owned));
+    let mut all: Vec<String> = plain
+        .iter()
+        .filter(|form| form.len() >= SHORTEST)
+        .flat_map(|form| {
+            let json = Value::String(form.clone()).to_string();
+            [
+                form.clone(),
+                STANDARD.encode(form),
+                STANDARD.encode(format!("{form}\n")),
+                utf8_percent_encode(form, NON_ALPHANUMERIC).to_string(),
+                json[1..json.len() - 1].to_owned(),
+            ]
+        })
+        .collect();
+    // Of a URL the user and the password go by a pattern; which host it was helps.
+    all.retain(|form| !(url && form.contains("://") && form.contains('@')));
+    all.sort();
+    all.dedup();
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_looks_like_a_secret_is_taken_out_of_a_text_and_what_helps_stays() {
+        let redactor = Redactor::knowing([]);
+        let token = "0123456789abcdef".repeat(4);
+        for (text, clean) in [
+            ("dial postgres://jam:p%40ss/w@db:5432/jam failed", "dial postgres://(redacted)@db:5432/jam failed"),
+            ("Authorization: Bearer abc.def-123", "Authorization: (redacted)"),
+            ("sent Bearer abcdef123 twice", "sent Bearer (redacted) twice"),
+            (r#"{"token":"a b","token_hash":"0a1b2c3d"}"#, r#"{"token":(redacted),"token_hash":"0a1b2c3d"}"#),
+            (r#"{\"pg_dsn\":\"host=db\",\"n\":1}"#, r#"{\"pg_dsn\":(redacted),\"n\":1}"#),
+            ("password: correct horse battery", "password: (redacted)"),
+            (r#"{"token":"abc"}"#, r#"{"token":(redacted)}"#),
+            ("host=db password=hunter2 dbname=jam", "host=db password=(redacted) dbname=jam"),
+            ("run --admin-token s3cr3t --listen x", "run --admin-token (redacted) --listen x"),
+            ("secretName: main-token-hashes", "secretName: main-token-hashes"),
+            ("rotation waits for pod main-1", "rotation waits for pod main-1"),
+            ("image jam@sha256:", "image jam@sha256:"),
+        ] {
+            assert_eq!(redactor.text(text), clean);
+        }
+        assert_eq!(redactor.text(&format!("x{token}")), format!("x{token}"), "part of a longer word");
+        assert_eq!(redactor.text(&format!("got {token}!")), "got (redacted)!");
+        let digest = format!("jam@sha256:{token}");
+        assert_eq!(redactor.text(&digest), digest, "the digest of an image is what helps");
+        let key = "-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----\nafter";
+        assert_eq!(redactor.text(key), "(redacted)\nafter");
+    }
+
+    #[test]
+    fn a_known_value_is_found_in_every_form_in_which_it_is_written() {
+        let redactor = Redactor::knowing(["postgres://jam:s%2Fcret@db/jam".to_owned(), "my \"own\" token".into()]);
+        for hidden in
+            ["postgres://jam:s%2Fcret@db/jam", "s%2Fcret", "s/cret", "my \"own\" token", r#"my \"own\" token"#]
+        {
+            assert!(!redactor.text(&format!("saw {hidden} there")).contains(hidden), "{hidden}");
+        }
+        let encoded = STANDARD.encode("my \"own\" token");
+        assert_eq!(redactor.text(&encoded), REDACTED);
+    }
+
+    #[test]
+    fn an_object_loses_values_of_foreign_variables_secret_fields_and_words_after_secret_flags() {
+        let mut pod = json!({
+            "env": [{"name": "SIDECAR", "value": "hunter2"}, {"name": "JAM_LOG", "value": "debug"}, {"name": "JAM_ALLOWED_TOKENS", "value": "x"}],
+            "args": ["serve", "--token", "hunter2", "--log", "info"],
+            "token": "hunter2", "tokens": ["fine"], "secretName": "db",
+        });
+        Redactor::knowing([]).value(&mut pod);
+        let wanted = json!({
+            "env": [{"name": "SIDECAR", "value": REDACTED}, {"name": "JAM_LOG", "value": "debug"}, {"name": "JAM_ALLOWED_TOKENS", "value": REDACTED}],
+            "args": ["serve", "--token", REDACTED, "--log", "info"],
+            "token": REDACTED, "tokens": ["fine"], "secretName": "db",
+        });
+        assert_eq!(pod, wanted);
+    }
+}

@@ -1,0 +1,158 @@
+//! `rotate` and `revoke`: the annotations that ask for them, and waiting until every pod has followed.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Read as _;
+
+use jam_domain::token::TokenHash;
+use jam_plan::crd::TokenStatus;
+use jam_plan::names::{REVOKE, ROTATE};
+use kube::ResourceExt as _;
+use serde_json::json;
+
+use super::args::{RevokeArgs, RotateArgs};
+use super::cluster::{Cluster, Instance, place, spec, told};
+use super::fault::{Fault, chain};
+use super::{note, wait};
+
+/// Asks for new tokens by a value that was never there before.
+pub async fn rotate(cluster: &Cluster, args: &RotateArgs) -> Result<String, Fault> {
+    let RotateArgs { name, consumer, wait: waiting } = args;
+    let instance = cluster.instance(name).await?;
+    let tokens = issued(&instance)?;
+    let unknown = consumer.iter().find(|wanted| tokens.iter().all(|token| token.consumer != **wanted));
+    if let Some(unknown) = unknown {
+        return Err(Fault::NotFound(format!(
+            "{} has no consumer {unknown}; it has {}",
+            place(&instance),
+            names(&tokens).join(", ")
+        )));
+    }
+    let chosen: Vec<TokenStatus> =
+        tokens.into_iter().filter(|token| consumer.is_empty() || consumer.contains(&token.consumer)).collect();
+    let now = jiff::Timestamp::now().as_nanosecond().to_string();
+    let value = names(&chosen).into_iter().chain([now]).collect::<Vec<_>>().join(",");
+    cluster.change(name, &json!({"metadata": {"annotations": {ROTATE: value}}})).await?;
+    let mut text = format!("{}: new tokens for {}\n", place(&instance), names(&chosen).join(", "));
+    text.push_str(
+        "  each stands in its consumer's Secret when every pod accepts it; the old one is accepted for the overlap\n",
+    );
+    if let Some(stage) = told(&instance).rotation.and_then(|rotation| rotation.stage).filter(|stage| stage != "Idle") {
+        note(&format!("a rotation is under way ({stage}): this one begins when it has ended"));
+    }
+    if waiting.wait {
+        let before: BTreeMap<String, String> = chosen.into_iter().map(|token| (token.consumer, token.key_id)).collect();
+        let after = wait::until(cluster, name, *waiting, "the new tokens", |instance| Ok(replaced(instance, &before)));
+        for token in after.await? {
+            text.push_str(&line(&token, before.get(&token.consumer)));
+        }
+    }
+    Ok(text)
+}
+
+/// The tokens of these consumers, when all of them are others.
+fn replaced(instance: &Instance, before: &BTreeMap<String, String>) -> Option<Vec<TokenStatus>> {
+    let tokens = told(instance).tokens;
+    let fresh: Vec<_> = tokens
+        .into_iter()
+        .filter(|token| before.get(&token.consumer).is_some_and(|old| *old != token.key_id))
+        .collect();
+    (fresh.len() == before.len()).then_some(fresh)
+}
+
+fn line(token: &TokenStatus, before: Option<&String>) -> String {
+    let TokenStatus { consumer, key_id, previous_expires_at, .. } = token;
+    let old = before.map_or("none", String::as_str);
+    let until = previous_expires_at.as_ref().map(|at| format!(", the old one accepted until {}", at.0));
+    format!("  {consumer}: {old} -> {key_id}{}\n", until.unwrap_or_default())
+}
+
+/// Ends tokens at once. A leaked token is never sent anywhere: its id says the same.
+pub async fn revoke(cluster: &Cluster, args: &RevokeArgs) -> Result<String, Fault> {
+    let RevokeArgs { name, what, wait: waiting } = args;
+    let instance = cluster.instance(name).await?;
+    let tokens = issued(&instance)?;
+    let wanted = if what == "-" { leaked()? } else { what.clone() };
+    let of = |token: &TokenStatus| {
+        let ids = [Some(token.key_id.clone()), token.previous_key_id.clone()].into_iter().flatten();
+        ids.filter(|id| token.consumer == wanted || *id == wanted).collect::<Vec<_>>()
+    };
+    let ids: Vec<String> = tokens.iter().flat_map(of).collect();
+    if ids.is_empty() {
+        return Err(unknown(&instance, &tokens, &wanted));
+    }
+    // The same word once more is no new value, the same word twice is.
+    let before = instance.annotations().get(REVOKE);
+    let value = if before == Some(&wanted) { format!("{wanted},{wanted}") } else { wanted.clone() };
+    cluster.change(name, &json!({"metadata": {"annotations": {REVOKE: value}}})).await?;
+    let mut text = format!("{}: revoked {wanted} (key ids {})\n", place(&instance), ids.join(", "));
+    text.push_str(
+        "  every pod refuses it as soon as it has read its token file; the consumer's Secret gets a new token now\n",
+    );
+    if waiting.wait {
+        let pods =
+            wait::until(cluster, name, *waiting, "every pod to refuse it", |instance| Ok(refused(instance, &ids)));
+        let _ = writeln!(text, "  refused with 401 by {} pods", pods.await?);
+    }
+    Ok(text)
+}
+
+/// How many pods refused all of these, once they did.
+fn refused(instance: &Instance, ids: &[String]) -> Option<i32> {
+    let proven = told(instance).rotation?.refused;
+    let pods = |id: &String| proven.iter().find(|entry| entry.key_ids.contains(id)).map(|entry| entry.pods);
+    ids.iter().map(pods).collect::<Option<Vec<_>>>()?.into_iter().min()
+}
+
+/// The id of the token on standard input.
+fn leaked() -> Result<String, Fault> {
+    let mut text = String::new();
+    let read = std::io::stdin().read_to_string(&mut text);
+    read.map_err(|error| Fault::Usage(format!("standard input: {}", chain(&error))))?;
+    let token = text.trim();
+    if token.is_empty() {
+        return Err(Fault::Usage("no token came on standard input".into()));
+    }
+    Ok(TokenHash::of(token).id().to_string())
+}
+
+/// The tokens that the operator makes, or why there are none to replace.
+fn issued(instance: &Instance) -> Result<Vec<TokenStatus>, Fault> {
+    let own = spec(instance, "/tokens/allowedTokensSecretRef/name").and_then(|name| name.as_str());
+    if let Some(secret) = own {
+        return Err(Fault::Refused(format!(
+            "{}: its tokens are your own, in Secret {secret}; change them there, the pods follow by themselves",
+            place(instance)
+        )));
+    }
+    let tokens = told(instance).tokens;
+    if tokens.is_empty() {
+        let name = instance.name_any();
+        return Err(Fault::Refused(format!(
+            "{}: it has no token yet; kubectl jam explain {name} -n {} says why",
+            place(instance),
+            instance.namespace().unwrap_or_default()
+        )));
+    }
+    Ok(tokens)
+}
+
+fn unknown(instance: &Instance, tokens: &[TokenStatus], wanted: &str) -> Fault {
+    let ids: Vec<_> = tokens
+        .iter()
+        .flat_map(|token| [Some(&token.key_id), token.previous_key_id.as_ref()].into_iter().flatten())
+        .map(String::as_str)
+        .collect();
+    // What is long may be the token itself: it is not repeated.
+    let shown = if wanted.len() > 63 { "what was given" } else { wanted };
+    Fault::NotFound(format!(
+        "{}: {shown} is neither a consumer ({}) nor the id of a token that is accepted ({}); nothing is revoked",
+        place(instance),
+        names(tokens).join(", "),
+        ids.join(", ")
+    ))
+}
+
+fn names(tokens: &[TokenStatus]) -> Vec<String> {
+    tokens.iter().map(|token| token.consumer.clone()).collect()
+}
