@@ -51,11 +51,8 @@ pub async fn answer(api: Arc<Api>, peer: IpAddr, request: Request<Incoming>) -> 
         let answered = walk.await.unwrap_or_else(|_| Err(Fault::Panicked));
         answered.inspect_err(|fault| log(fault, &parts, outcome.route))
     };
-    let answered = answered.instrument(lines);
-    let answered = match &span {
-        Some(span) => answered.with_context(span.clone()).await,
-        None => answered.await,
-    };
+    // One future for both: with two of them every connection would hold room for both as long as it is open.
+    let answered = answered.instrument(lines).with_context(span.clone().unwrap_or_default()).await;
     let refused = answered.is_err();
     let mut response = answered.unwrap_or_else(|fault| fault.response(outcome.plane));
     if refused {

@@ -116,6 +116,10 @@ const CASES: [Case; 15] = [
         ]],
         rests: &[
             &[
+                ("jam_operator_reconciles_total{S,result=\"error\",reason=\"write\"}", "5x90"),
+                ("jam_operator_failing_instances{S}", "1x90"),
+            ],
+            &[
                 ("jam_operator_reconciles_total{S,result=\"error\",reason=\"write\"}", "0+1x90"),
                 ("jam_operator_failing_instances{S}", "0x90"),
             ],

