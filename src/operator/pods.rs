@@ -92,12 +92,12 @@ async fn any_is_to_blame(context: &Context, lapsed: &[Pod]) -> bool {
         let address = pod.status.as_ref()?.pod_ip.as_deref()?;
         readiness(context, address).await
     });
-    join_all(answers).await.iter().any(is_to_blame)
+    join_all(answers).await.iter().any(|answer| is_to_blame(answer.as_ref()))
 }
 
 /// Whether a pod that is not ready is to blame for it, by its answer, where it gave one.
-fn is_to_blame(answer: &Option<Value>) -> bool {
-    answer.as_ref().and_then(store_check).is_none_or(|store| store.reachable)
+fn is_to_blame(answer: Option<&Value>) -> bool {
+    answer.and_then(store_check).is_none_or(|store| store.reachable)
 }
 
 /// Whether the schema version of the pods that serve is not in the status yet.
@@ -106,7 +106,8 @@ fn is_news(instance: &JamInstance, api: &DeploymentState) -> bool {
     told.is_none_or(|version| version.schema.is_none() || version.image != api.image)
 }
 
-async fn pods_of(context: &Context, instance: &Key, component: Component) -> Result<Vec<Pod>, kube::Error> {
+/// The pods of one part of an instance, the newest first.
+pub async fn pods_of(context: &Context, instance: &Key, component: Component) -> Result<Vec<Pod>, kube::Error> {
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
     let labels = selector(&names::selector(&instance.name, component));
     let mut found = pods.list(&ListParams::default().labels(&labels).limit(SEEN)).await?.items;
@@ -179,7 +180,8 @@ async fn ask(context: &Context, pods: &[Pod]) -> (Option<Probe>, Option<PodSchem
     (probe, answers.iter().find_map(schema_check))
 }
 
-async fn readiness(context: &Context, address: &str) -> Option<Value> {
+/// What a pod says of its readiness, and of itself beside it.
+pub async fn readiness(context: &Context, address: &str) -> Option<Value> {
     let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
     let request = context.instruments.http.get(format!("http://{host}:8080/readyz")).timeout(PATIENCE);
     request.send().await.ok()?.json::<Value>().await.ok()
@@ -278,11 +280,11 @@ mod tests {
 
     #[test]
     fn a_pod_whose_store_is_away_is_not_to_blame_for_it() {
-        let says = |store: Value| is_to_blame(&Some(json!({"checks": {"store": store, "schema": {"ok": false}}})));
+        let says = |store: Value| is_to_blame(Some(&json!({"checks": {"store": store, "schema": {"ok": false}}})));
         assert!(!says(json!({"ok": false, "reason": "the store did not answer within 2 s"})));
         assert!(says(json!({"ok": true})), "it has a database and is not ready all the same");
-        assert!(is_to_blame(&None), "a process that is gone says nothing");
-        assert!(is_to_blame(&Some(json!({"error": "not ours"}))));
+        assert!(is_to_blame(None), "a process that is gone says nothing");
+        assert!(is_to_blame(Some(&json!({"error": "not ours"}))));
     }
 
     #[test]
