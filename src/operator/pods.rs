@@ -92,12 +92,12 @@ async fn any_is_to_blame(context: &Context, lapsed: &[Pod]) -> bool {
         let address = pod.status.as_ref()?.pod_ip.as_deref()?;
         readiness(context, address).await
     });
-    join_all(answers).await.iter().any(is_to_blame)
+    join_all(answers).await.iter().any(|answer| is_to_blame(answer.as_ref()))
 }
 
 /// Whether a pod that is not ready is to blame for it, by its answer, where it gave one.
-fn is_to_blame(answer: &Option<Value>) -> bool {
-    answer.as_ref().and_then(store_check).is_none_or(|store| store.reachable)
+fn is_to_blame(answer: Option<&Value>) -> bool {
+    answer.and_then(store_check).is_none_or(|store| store.reachable)
 }
 
 /// Whether the schema version of the pods that serve is not in the status yet.
@@ -280,11 +280,11 @@ mod tests {
 
     #[test]
     fn a_pod_whose_store_is_away_is_not_to_blame_for_it() {
-        let says = |store: Value| is_to_blame(&Some(json!({"checks": {"store": store, "schema": {"ok": false}}})));
+        let says = |store: Value| is_to_blame(Some(&json!({"checks": {"store": store, "schema": {"ok": false}}})));
         assert!(!says(json!({"ok": false, "reason": "the store did not answer within 2 s"})));
         assert!(says(json!({"ok": true})), "it has a database and is not ready all the same");
-        assert!(is_to_blame(&None), "a process that is gone says nothing");
-        assert!(is_to_blame(&Some(json!({"error": "not ours"}))));
+        assert!(is_to_blame(None), "a process that is gone says nothing");
+        assert!(is_to_blame(Some(&json!({"error": "not ours"}))));
     }
 
     #[test]

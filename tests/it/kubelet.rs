@@ -45,7 +45,7 @@ impl Kubelet {
             loop {
                 let flapped = (started.elapsed().as_millis() / FLAP.as_millis()).is_multiple_of(2);
                 let found = pods.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
-                let flapper = found.iter().find(|pod| fate(pod) == Some("one-flaps")).map(ResourceExt::name_any);
+                let alone = found.iter().find(|pod| fate(pod) == Some("one-flaps")).map(ResourceExt::name_any);
                 for pod in found {
                     let worker = pod.labels().get("app.kubernetes.io/component").is_some_and(|part| part == "worker");
                     let job = pod.labels().contains_key("batch.kubernetes.io/job-name");
@@ -57,7 +57,7 @@ impl Kubelet {
                         Some("pull") => waiting("ImagePullBackOff", "no such image"),
                         Some("never") => running(address, false),
                         Some("flap") => running(address, flapped),
-                        Some("one-flaps") => running(address, flapped || flapper != Some(pod.name_any())),
+                        Some("one-flaps") => running(address, flapped || alone != Some(pod.name_any())),
                         Some("bad-worker") => running(address, !worker),
                         Some("late-worker") if worker && is_older(&pod, LIFE) => crashed(),
                         Some("no-room") => {
