@@ -75,7 +75,8 @@ fn is_news(instance: &JamInstance, api: &DeploymentState) -> bool {
     told.is_none_or(|version| version.schema.is_none() || version.image != api.image)
 }
 
-async fn api_pods(context: &Context, instance: &Key) -> Result<Vec<Pod>, kube::Error> {
+/// The API pods, the newest first.
+pub async fn api_pods(context: &Context, instance: &Key) -> Result<Vec<Pod>, kube::Error> {
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
     let labels = selector(&names::selector(&instance.name, Component::Api));
     let mut found = pods.list(&ListParams::default().labels(&labels).limit(SEEN)).await?.items;
@@ -148,7 +149,8 @@ async fn ask(context: &Context, pods: &[Pod]) -> (Option<Probe>, Option<PodSchem
     (probe, answers.iter().find_map(schema_check))
 }
 
-async fn readiness(context: &Context, address: &str) -> Option<Value> {
+/// What a pod says of its readiness, and of itself beside it.
+pub async fn readiness(context: &Context, address: &str) -> Option<Value> {
     let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
     let request = context.instruments.http.get(format!("http://{host}:8080/readyz")).timeout(PATIENCE);
     request.send().await.ok()?.json::<Value>().await.ok()

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one file per concern.
 #![allow(clippy::unwrap_used, reason = "in a test, nothing where something must be is the failure")]
 
+mod alerts;
 mod api_admin;
 mod api_admission;
 mod api_answers;
@@ -15,6 +16,7 @@ mod api_errors;
 mod api_events;
 mod api_growth;
 mod api_limits;
+mod api_logs;
 mod api_packages;
 mod api_preimages;
 mod api_processing;
@@ -24,6 +26,7 @@ mod api_refusals;
 mod api_refusals_admin;
 mod api_schemathesis;
 mod api_support;
+mod api_traces;
 mod chart;
 mod cli_admin;
 mod cli_outages;
@@ -45,6 +48,7 @@ mod crd_generated;
 mod crd_refusals;
 mod events_support;
 mod kubelet;
+mod metrics_page;
 mod model_state;
 mod model_walk;
 mod model_words;
@@ -58,6 +62,7 @@ mod operator_isolation;
 mod operator_kinds;
 mod operator_migrations;
 mod operator_optional;
+mod operator_overrides;
 mod operator_postgres;
 mod operator_removal;
 mod operator_replicas;
@@ -101,3 +106,4 @@ mod store_processing;
 mod store_retention;
 mod store_statements;
 mod support;
+mod trace_support;

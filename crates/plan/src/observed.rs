@@ -79,6 +79,19 @@ pub struct Observed {
     pub cleanup: Option<CleanupState>,
     /// Optional kinds that the API server does not serve.
     pub unserved: BTreeSet<crate::Kind>,
+    /// The overrides in force, as an API pod says; `None` when nobody was asked or answered.
+    pub overrides: Option<Vec<ActiveOverride>>,
+}
+
+/// A setting that an administrator has put in front of the spec's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActiveOverride {
+    /// The setting, as the API calls it.
+    pub key: String,
+    /// The value in force.
+    pub value: String,
+    /// The spec's value.
+    pub overrode: String,
 }
 
 impl Observed {
@@ -108,6 +121,7 @@ impl Observed {
             foreign: Vec::new(),
             cleanup: None,
             unserved: BTreeSet::new(),
+            overrides: None,
         }
     }
 }

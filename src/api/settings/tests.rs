@@ -81,7 +81,7 @@ fn sample(name: &str) -> Option<(&'static str, &'static str)> {
         "trusted_proxies" => Some(("10.0.0.0/8, 192.168.0.1", "[10.0.0.0/8, 192.168.0.1]")),
         "services" => Some(("", "[{id: svc-1, maxPendingPackages: 2}]")),
         "blob_store" => same("file:///tmp"),
-        "otlp_endpoint" => None,
+        "otlp_endpoint" => Some(("http://otel:4318", "'http://otel:4318'")),
         "rate_limit_per_minute"
         | "max_preimage_bytes"
         | "max_pending_packages"
@@ -224,12 +224,6 @@ fn a_dsn_that_no_database_can_have_is_refused_in_one_line_without_its_password()
 }
 
 #[test]
-fn what_is_not_built_yet_is_refused_and_not_ignored() {
-    let mistakes = mistakes(&args(&["--otlp-endpoint", "x", "--allowed-tokens", "a"]));
-    assert!(mistakes.len() == 1 && mistakes[0].contains("not implemented yet"), "{mistakes:?}");
-}
-
-#[test]
 fn a_blob_store_needs_postgres_and_a_url_that_names_a_place() {
     let mistakes_of = |more: &[&str]| {
         let postgres = ["--allowed-tokens", "a", "--pg-dsn", "postgres://h/d"];
@@ -243,6 +237,15 @@ fn a_blob_store_needs_postgres_and_a_url_that_names_a_place() {
         assert!(told[0].ends_with("(flag --blob-store)"), "{told:?}");
     }
     assert!(mistakes_of(&["--store", "postgres", "--blob-store", "file:///tmp"]).is_empty());
+}
+
+#[test]
+fn an_endpoint_that_spans_cannot_be_sent_to_is_refused_without_its_password() {
+    for endpoint in ["x", "otel:4318", "grpc://otel:4317", "http://", "http://otel:4318/?a=b", "https://u:hush@otel"] {
+        let mistakes = mistakes(&args(&["--otlp-endpoint", endpoint, "--allowed-tokens", "a"]));
+        assert!(mistakes.len() == 1 && mistakes[0].starts_with("otlp_endpoint "), "{endpoint}: {mistakes:?}");
+        assert!(!mistakes[0].contains("hush"), "{mistakes:?}");
+    }
 }
 
 #[test]

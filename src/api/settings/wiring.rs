@@ -65,6 +65,8 @@ pub struct Wiring {
     pub admin_tokens_file: Option<PathBuf>,
     /// Where the bytes of preimages go, when not into the store.
     pub blob_store: Option<Objects>,
+    /// Where spans are exported to, without the path of the signal.
+    pub otlp_endpoint: Option<String>,
     /// Address of the API.
     pub listen: String,
     /// Address of `/metrics`.
@@ -83,8 +85,6 @@ pub struct Wiring {
     /// Seconds between the stop signal and the end of accepting.
     pub shutdown_delay_seconds: u32,
 }
-
-const NOT_YET: &str = "is not implemented yet: leave it out";
 
 impl Wiring {
     pub(super) fn prove(values: Value, mistakes: &mut Vec<Mistake>) -> Self {
@@ -106,8 +106,8 @@ impl Wiring {
             shutdown_delay_seconds,
         } = serde_json::from_value(values).expect("every value was checked by itself");
         let mut wrong = |key: &str, problem: String| mistakes.push(Mistake::of(key, problem, None));
-        if otlp_endpoint.is_some() {
-            wrong("otlp_endpoint", NOT_YET.into());
+        if let Some(problem) = otlp_endpoint.as_deref().and_then(no_endpoint) {
+            wrong("otlp_endpoint", problem.into());
         }
         let blob_store = blob_store
             .and_then(|url| Objects::open(&url, aws_variables()).map_err(|problem| wrong("blob_store", problem)).ok());
@@ -136,6 +136,7 @@ impl Wiring {
             tokens_file,
             admin_tokens_file,
             blob_store,
+            otlp_endpoint,
             listen,
             metrics_listen,
             trusted_proxies,
@@ -182,6 +183,17 @@ fn aws_variables() -> impl Iterator<Item = (String, String)> {
 
 fn is_sendable(token: &str) -> bool {
     !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// Why spans can't be sent there. What is wrong is not repeated: it may hold a password.
+fn no_endpoint(text: &str) -> Option<&'static str> {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let authority = rest.unwrap_or_default().split('/').next().unwrap_or_default();
+    let is_url = reqwest::Url::parse(text).is_ok() && !authority.is_empty() && !text.contains(['?', '#', ' ']);
+    if !is_url {
+        return Some("is not a URL of a collector such as http://otel-collector:4318");
+    }
+    authority.contains('@').then_some("must not carry credentials: put them into OTEL_EXPORTER_OTLP_HEADERS")
 }
 
 fn address_of(text: &str) -> Result<String, String> {

@@ -64,6 +64,9 @@ fn serving(resolved: &Resolved, arguments: Vec<String>) -> Container {
     };
     let mut container = pod::container(resolved);
     container.args = Some(arguments);
+    if let Some(endpoint) = &resolved.monitoring.otlp_endpoint {
+        container.env.get_or_insert_default().push(pod::variable("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint));
+    }
     container.ports = Some(vec![port("metrics", pod::METRICS_PORT)]);
     // The last log lines of a container that crashed become its termination message, which says why without a right to logs.
     container.termination_message_policy = Some("FallbackToLogsOnError".into());

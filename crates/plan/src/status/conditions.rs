@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod optional;
+mod overridden;
 
 use jam_domain::{StoreKind, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -83,6 +84,7 @@ pub(super) fn all(instance: &JamInstance, verdict: Verdict<'_>, observed: &Obser
     said.push(tokens(instance, resolved, verdict));
     said.push(cleanup::cleanup(instance, resolved, observed));
     said.push(optional::optional(instance, resolved));
+    said.extend(overridden::overridden(instance, observed));
     said.push(paused(instance));
     said
 }
@@ -93,6 +95,7 @@ pub(super) fn paused_only(instance: &JamInstance, before: &[Condition], now: Tim
     let fresh = |kind: ConditionType| {
         let message = "paused before anything was done";
         let said = match kind {
+            ConditionType::Overridden => return Vec::new(),
             ConditionType::Reconciling | ConditionType::Stalled => no(kind, Reason::Settled, message),
             ConditionType::Ready
             | ConditionType::DatabaseReachable
@@ -113,7 +116,8 @@ pub(super) fn paused_only(instance: &JamInstance, before: &[Condition], now: Tim
         | ConditionType::Migrated
         | ConditionType::TokensReady
         | ConditionType::CleanupScheduled
-        | ConditionType::OptionalKindsServed => earlier(kind).map_or_else(|| fresh(kind), |told| vec![told]),
+        | ConditionType::OptionalKindsServed
+        | ConditionType::Overridden => earlier(kind).map_or_else(|| fresh(kind), |told| vec![told]),
     };
     ConditionType::ALL.into_iter().flat_map(one).collect()
 }
