@@ -46,7 +46,7 @@ pub async fn prove_blobs(wiring: &Wiring) -> Result<(), Ending> {
         }
         Ok(Err(trouble @ Trouble::Away { .. })) => tracing::warn!(%trouble, "preimages can't be stored or read yet"),
         Err(_) => {
-            tracing::warn!(blob_store = %objects, "the blob store does not answer; preimages can't be stored or read yet")
+            tracing::warn!(blob_store = %objects, "the blob store does not answer; preimages can't be stored or read yet");
         }
     }
     Ok(())

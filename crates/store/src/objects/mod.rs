@@ -27,7 +27,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 const WRITE: Duration = Duration::from_mins(1);
 /// How long an answer to the question whether it is there counts: a good one, and a bad one.
 const WELL: Duration = Duration::from_secs(10);
-const UNWELL: Duration = Duration::from_secs(1);
+const UNWELL: Duration = Duration::from_secs(3);
+/// How long that question may take: who asks it has a probe to answer.
+const QUESTION: Duration = Duration::from_secs(1);
 
 /// A place for objects. Nothing in it is asked before it is used.
 #[derive(Clone)]
@@ -109,7 +111,10 @@ impl Objects {
         let last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match last {
             Some((at, known)) if at.elapsed() < if known.is_ok() { WELL } else { UNWELL } => known,
-            Some(_) | None => self.probe().await,
+            Some(_) | None => match timeout(QUESTION, self.probe()).await {
+                Ok(known) => known,
+                Err(_) => self.note(Err(self.away("not within a second"))),
+            },
         }
     }
 
