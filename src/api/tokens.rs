@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use jam_domain::control::Delegate;
+use jam_domain::control::{Delegate, Listed};
 use jam_domain::token::{TokenBook, TokenEntry, TokenHash};
 use tokio_util::sync::CancellationToken;
 
@@ -100,6 +100,13 @@ impl Tokens {
             // The entries are those that are in force: they agreed with each other before.
             Err(error) => tracing::error!(error, "the delegates can't be put into force"),
         }
+    }
+
+    /// How a token is listed: in the settings or in the file, also one that has ended or not begun.
+    pub fn listed(&self, hash: TokenHash) -> Option<Listed> {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = parts.listed.iter().chain(&self.fixed);
+        all.find(|entry| entry.sha256 == hash).map(|entry| Listed { name: entry.name.clone() })
     }
 
     fn book_of(&self, listed: &[TokenEntry], delegates: &[Delegate]) -> Result<TokenBook, String> {
