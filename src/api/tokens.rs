@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use jam_domain::control::Delegate;
+use jam_domain::control::{Delegate, Listed};
 use jam_domain::token::{TokenBook, TokenEntry, TokenHash};
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +27,8 @@ pub struct Tokens {
 /// What changes while the program runs.
 #[derive(Default)]
 struct Parts {
+    /// The file as it was when its entries came into force.
+    text: Option<String>,
     /// The entries of the file.
     listed: Vec<TokenEntry>,
     /// The delegates that administrators made.
@@ -82,7 +84,7 @@ impl Tokens {
         let listed = entries_of(text)?;
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let book = self.book_of(&listed, &parts.delegates)?;
-        parts.listed = listed;
+        (parts.listed, parts.text) = (listed, Some(text.to_owned()));
         Ok(self.enforce(book))
     }
 
@@ -102,6 +104,13 @@ impl Tokens {
         }
     }
 
+    /// How a token is listed: in the settings or in the file, also one that has ended or not begun.
+    pub fn listed(&self, hash: TokenHash) -> Option<Listed> {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = parts.listed.iter().chain(&self.fixed);
+        all.find(|entry| entry.sha256 == hash).map(|entry| Listed { name: entry.name.clone() })
+    }
+
     fn book_of(&self, listed: &[TokenEntry], delegates: &[Delegate]) -> Result<TokenBook, String> {
         let mut entries = self.fixed.clone();
         entries.retain(|fixed| !listed.iter().any(|entry| entry.sha256 == fixed.sha256));
@@ -119,7 +128,9 @@ impl Tokens {
     /// Looks at the file until the program stops. A file that can't be read keeps the last good one in force.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let Some(file) = self.file.clone() else { return };
-        let (mut seen, mut complaint) = (read(&file).ok(), None);
+        // From what is in force, not from what is there by now: the file may have changed since the start.
+        let text = self.parts.lock().unwrap_or_else(PoisonError::into_inner).text.clone();
+        let (mut seen, mut complaint) = (text, None);
         while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
             // Compared by content: Kubernetes projects a Secret by swapping a link, which keeps times and inodes as it likes.
             let text = match read_quietly(&file).await {
@@ -165,4 +176,33 @@ fn entries_of(text: &str) -> Result<Vec<TokenEntry>, String> {
     // JSON is YAML, so one reader does for both. An empty file is an empty list.
     let entries: Option<Vec<TokenEntry>> = super::settings::yaml(text)?;
     Ok(entries.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_changes_between_the_start_and_the_first_look_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tokens.json");
+        let lists = |token: &str| {
+            let hash = TokenHash::of(token);
+            serde_json::json!([{"id": hash.id(), "sha256": hash}]).to_string()
+        };
+        std::fs::write(&file, lists("the-first")).unwrap();
+        let tokens = Arc::new(Tokens::of(Vec::new(), Vec::new(), Some(file.clone()), "tokens_file").unwrap());
+        std::fs::write(&file, lists("the-second")).unwrap();
+        let stop = CancellationToken::new();
+        let watch = tokio::spawn(tokens.clone().watch(stop.clone()));
+        let told = async {
+            while tokens.listed(TokenHash::of("the-second")).is_none() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), told).await.expect("it is read");
+        assert_eq!(tokens.listed(TokenHash::of("the-first")), None);
+        stop.cancel();
+        watch.await.unwrap();
+    }
 }

@@ -20,8 +20,8 @@ use super::error::Error;
 use super::key::Key;
 use super::watch::chain;
 
-/// How long a pod may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a pod may take to answer: more than it waits itself for a database that hangs before it says what it accepts.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Pods that are asked at once.
 const AT_ONCE: usize = 16;
 

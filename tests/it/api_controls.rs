@@ -16,6 +16,7 @@ laws!(
     quotas_of_a_service_stand_in_front_of_the_settings_and_are_exact,
     uploads_count_for_the_service_that_the_token_is_bound_to,
     a_delegate_acts_for_its_services_only_and_no_longer_than_it_is_one,
+    a_delegate_that_the_token_file_lists_ends_with_its_line_and_the_next_of_its_name_is_as_bound,
     buckets_in_use_are_shown_and_emptied,
 );
 
@@ -189,6 +190,36 @@ async fn a_delegate_acts_for_its_services_only_and_no_longer_than_it_is_one(worl
     office.call("DELETE", path, &json!({"sha256": hash})).await.refused(404, "jam_admin_not_found");
     assert_eq!(office.audit().await[0], ("delegate.remove".to_owned(), "mine".to_owned()));
     assert!(!office.server.log().contains(&hash.to_string()));
+}
+
+async fn a_delegate_that_the_token_file_lists_ends_with_its_line_and_the_next_of_its_name_is_as_bound(world: World) {
+    let lists = |token: &str| {
+        let hash = TokenHash::of(token);
+        json!([{"id": hash.id(), "sha256": hash, "name": "demo"}]).to_string()
+    };
+    let (dir, path) = file("tokens.json", &lists("the-first"));
+    let office = Office::with(&world, &[("JAM_TOKENS_FILE", path.to_str().unwrap())]).await;
+    let (delegates, hash) = ("/jam/admin/services/mine/delegates", TokenHash::of("the-first"));
+    let submit = async |token: &str, service: &str| {
+        as_token(&office.server, token, "POST", "/jam/packages", &package(service, "")).await
+    };
+    submit("the-first", "yours").await.expect(201);
+    office.call("POST", delegates, &json!({"sha256": hash})).await.expect(201);
+    submit("the-first", "mine").await.expect(201);
+    submit("the-first", "yours").await.refused(403, "jam_authz_service_denied");
+    let next = dir.path().join("next");
+    std::fs::write(&next, lists("the-second")).unwrap();
+    std::fs::rename(&next, &path).unwrap();
+    until("the next token", async || (submit("the-second", "mine").await.status != 401).then_some(())).await;
+    submit("the-second", "yours").await.refused(403, "jam_authz_service_denied");
+    let told = answer(office.server.bare("GET", "/readyz")).await.json()["key_ids"].take();
+    assert!(!told.as_array().unwrap().contains(&json!(hash.id())), "{told}");
+    submit("the-first", "mine").await.refused(401, "jam_auth_missing");
+    // Whoever makes delegates by a script makes them again.
+    office.call("POST", delegates, &json!({"sha256": hash})).await.expect(200);
+    submit("the-first", "mine").await.refused(401, "jam_auth_missing");
+    office.call("DELETE", delegates, &json!({"sha256": hash})).await.expect(204);
+    submit("the-second", "yours").await.expect(201);
 }
 
 async fn buckets_in_use_are_shown_and_emptied(world: World) {

@@ -28,12 +28,17 @@ fn sections(page: &str) -> Vec<(String, String)> {
 
 /// Runs the commands of a section in this namespace; any that fails is a failure. Returns what they printed.
 async fn walk(plane: &ControlPlane, namespace: &str, section: &str) -> String {
+    walk_for(plane, namespace, section, "demo").await
+}
+
+/// The same for another consumer than the one on the page.
+async fn walk_for(plane: &ControlPlane, namespace: &str, section: &str, consumer: &str) -> String {
     let all = sections(&page());
     let (_, commands) = all.iter().find(|(name, _)| name == section).unwrap_or_else(|| panic!("no section {section}"));
     let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("dev/cluster/build");
     let bin = Command::new(build).args(["--print-path", "kube"]).output().unwrap().stdout;
     let path = format!("export PATH={}:$PATH\n", String::from_utf8(bin).unwrap().trim());
-    let script = path + &commands.replace("-n jam ", &format!("-n {namespace} "));
+    let script = path + &commands.replace("-n jam ", &format!("-n {namespace} ")).replace("demo", consumer);
     let mut shell = tokio::process::Command::new("bash");
     shell.args(["-euo", "pipefail", "-c", &script]).env("KUBECONFIG", &plane.kubeconfig);
     let ended = shell.output().await.unwrap();
@@ -61,8 +66,10 @@ async fn rotate_and_revoke_work_as_they_are_written() {
     let _node = Node::running(&client, &namespace, "main");
     let account = Account::new(plane, &client, &namespace, "operator").await;
     let _operator = account.start(plane, SECONDS);
-    apply(&client, &namespace, "main", spec(&json!([{"name": "demo"}]))).await;
+    // What is said of the first consumer is not what is said of the one on the page.
+    apply(&client, &namespace, "main", spec(&json!([{"name": "alpha"}, {"name": "demo"}]))).await;
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    walk_for(plane, &namespace, "Rotate tokens", "alpha").await;
     for section in ["Rotate tokens", "Revoke a leaked token"] {
         let before = key(&client, &namespace, "demo", "token").await;
         let said = walk(plane, &namespace, section).await;

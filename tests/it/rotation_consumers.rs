@@ -3,9 +3,9 @@
 use jam_domain::token::{TokenBook, TokenEntry, TokenHash};
 use jam_plan::JamInstance;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ResourceQuota, Secret};
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use crate::operator_support::{Account, apply, condition, eventually};
@@ -109,11 +109,40 @@ async fn no_token_moves_while_the_instance_is_stalled_because_its_hashes_would_n
     apply(&client, &namespace, "main", refused).await;
     condition(&client, &namespace, "main", "Stalled", "True", "SecretMissing").await;
     annotate(&client, &namespace, "jam.network/revoke", "demo").await;
+    let told = condition(&client, &namespace, "main", "TokensReady", "False", "RotationHeld").await;
+    assert!(told.contains("the revocation for consumer demo waits") && told.contains("NotImplemented"), "{told}");
     operator.quiet().await;
     assert_eq!(key(&client, &namespace, "demo", "token").await.unwrap(), token, "the consumer keeps what pods accept");
     apply(&client, &namespace, "main", good).await;
     for address in node.addresses().into_values() {
         eventually("then it is revoked", async || (answer(&address, &token).await == 401).then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_reaches_the_pods_while_another_child_cannot_be_written() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    database(&client, &namespace).await;
+    let node = Node::running(&client, &namespace, "main");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let _operator = account.start(plane, SECONDS);
+    let mut wanted = spec(&json!([{"name": "demo"}]));
+    apply(&client, &namespace, "main", wanted.clone()).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let token = key(&client, &namespace, "demo", "token").await.unwrap();
+    let quota = json!({"metadata": {"name": "none"}, "spec": {"hard": {"count/configmaps": "0"}}});
+    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), &namespace);
+    quotas.create(&PostParams::default(), &serde_json::from_value(quota).unwrap()).await.unwrap();
+    wanted["runtime"]["jam"]["rateLimitPerMinute"] = json!(77);
+    apply(&client, &namespace, "main", wanted).await;
+    condition(&client, &namespace, "main", "Reconciling", "True", "ApplyFailed").await;
+    annotate(&client, &namespace, "jam.network/revoke", TokenHash::of(&token).id().as_str()).await;
+    let fresh = async || key(&client, &namespace, "demo", "token").await.filter(|now| *now != token);
+    let fresh = eventually("the consumer has another token", fresh).await;
+    for address in node.addresses().into_values() {
+        eventually("the leaked one ends", async || (answer(&address, &token).await == 401).then_some(())).await;
+        assert_ne!(answer(&address, &fresh).await, 401, "its consumer is not locked out");
     }
 }
 

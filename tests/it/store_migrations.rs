@@ -115,14 +115,20 @@ async fn a_migration_that_was_changed_after_it_was_applied_is_refused() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_may_be_tried_again_and_a_refused_statement_may_not() {
+async fn what_can_be_put_right_outside_may_be_tried_again_and_a_statement_that_fails_may_not() {
     let away = migrate::apply(&PostgresConfig::new("postgres://jam:s3cret@127.0.0.1:1/jam")).await.unwrap_err();
     assert!(!away.permanent() && !away.to_string().contains("s3cret"), "{away}");
     let dsn = postgres::fresh_database().await;
     postgres::execute(&dsn, "create role reader_only login; revoke create on schema public from public").await;
     let reader = dsn.replace("postgres@", "reader_only@");
     let denied = migrate::apply(&PostgresConfig::new(&reader)).await.unwrap_err();
-    assert!(matches!(denied, MigrateError::Failed { .. }) && denied.permanent(), "{denied}");
+    assert!(matches!(denied, MigrateError::Refused { .. }) && !denied.permanent(), "{denied}");
+    postgres::execute(&dsn, "grant create on schema public to reader_only").await;
+    assert!(!migrate::apply(&PostgresConfig::new(&reader)).await.unwrap().is_empty(), "the same DSN, with the right");
+    let dsn = postgres::fresh_database().await;
+    postgres::execute(&dsn, "create view packages as select 1 as one").await;
+    let failed = migrate::apply(&PostgresConfig::new(&dsn)).await.unwrap_err();
+    assert!(matches!(failed, MigrateError::Failed { .. }) && failed.permanent(), "{failed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -161,6 +161,15 @@ pub struct Delegate {
     pub sha256: TokenHash,
     /// For people.
     pub name: Option<String>,
+    /// How the server's own tokens listed it when it was made; `None`: they did not, it is a token of its own.
+    pub listed: Option<Listed>,
+}
+
+/// The entry that a delegate's token had among the server's own tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name: the tokens that come after it have the same.
+    pub name: Option<String>,
 }
 
 /// Reads the body of a request that sets an override.
@@ -179,8 +188,8 @@ pub fn delegate(service_id: ServiceId, body: &[u8]) -> Result<Delegate, Refusal>
         1..=MAX_DELEGATE_NAME if !text.contains(char::is_control) => Ok(text.to_owned()),
         _ => Err(format!("must be 1 to {MAX_DELEGATE_NAME} characters, none of them a control character")),
     };
-    let read =
-        Delegate { service_id, sha256: fields.required_text("sha256", str::parse)?, name: fields.text("name", name)? };
+    let sha256 = fields.required_text("sha256", str::parse)?;
+    let read = Delegate { service_id, sha256, name: fields.text("name", name)?, listed: None };
     fields.finish()?;
     Ok(read)
 }
@@ -298,13 +307,17 @@ impl Override {
 impl Delegate {
     /// As it is stored, beside its key.
     pub fn stored(&self) -> Value {
-        json!({"name": self.name})
+        match &self.listed {
+            None => json!({"name": self.name}),
+            Some(Listed { name }) => json!({"name": self.name, "listed": {"name": name}}),
+        }
     }
 
     /// What was stored under this key.
     pub fn read(service_id: &ServiceId, sha256: TokenHash, stored: &Value) -> Self {
-        let name = stored["name"].as_str().map(str::to_owned);
-        Self { service_id: service_id.clone(), sha256, name }
+        let name = |of: &Value| of["name"].as_str().map(str::to_owned);
+        let listed = stored.get("listed").map(|listed| Listed { name: name(listed) });
+        Self { service_id: service_id.clone(), sha256, name: name(stored), listed }
     }
 
     /// Its key.
@@ -373,6 +386,11 @@ mod tests {
         assert_eq!(read(json!({"sha256": hash, "name": "shop"})).unwrap().name.as_deref(), Some("shop"));
         for body in [json!({}), json!({"sha256": "t"}), json!({"token": "t"}), json!({"sha256": hash, "name": ""})] {
             assert!(read(body).is_err());
+        }
+        let stranger = read(json!({"sha256": hash, "name": "shop"})).unwrap();
+        for listed in [None, Some(Listed { name: None }), Some(Listed { name: Some("demo".into()) })] {
+            let delegate = Delegate { listed, ..stranger.clone() };
+            assert_eq!(Delegate::read(&service, hash, &delegate.stored()), delegate, "as it is stored");
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Tokens: the entries of the token file, and the decision whether a presented token may do something at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod delegates;
+
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -9,7 +11,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
-use crate::control::Delegate;
 use crate::names::{ServiceId, TokenId, text_form};
 use crate::time::Timestamp;
 
@@ -122,7 +123,10 @@ pub struct TokenEntry {
 impl TokenEntry {
     /// The entry of a token given in plain text by the settings: default scopes, every service, no end.
     pub fn of_plain(token: &str) -> Self {
-        let sha256 = TokenHash::of(token);
+        Self::of_hash(TokenHash::of(token))
+    }
+
+    fn of_hash(sha256: TokenHash) -> Self {
         Self { id: sha256.id(), sha256, name: None, scopes: None, services: None, not_before: None, not_after: None }
     }
 
@@ -199,31 +203,6 @@ impl TokenBook {
             }
         }
         Ok(Self { entries, global: Vec::new() })
-    }
-
-    /// The same book with delegates: a token with an entry there may touch those services, and those that its own entry
-    /// names, and no others. One that no other entry knows has the default scopes.
-    #[must_use]
-    pub fn with_delegates<'a>(mut self, delegates: impl IntoIterator<Item = &'a Delegate>) -> Self {
-        let mut places: BTreeMap<TokenHash, usize> = self.entries.iter().map(|e| e.sha256).zip(0..).collect();
-        for Delegate { service_id, sha256, name } in delegates {
-            let at = *places.entry(*sha256).or_insert_with(|| {
-                let (id, services) = (sha256.id(), Some(BTreeSet::new()));
-                let entry = TokenEntry {
-                    id,
-                    sha256: *sha256,
-                    name: name.clone(),
-                    scopes: None,
-                    services,
-                    not_before: None,
-                    not_after: None,
-                };
-                self.entries.push(entry);
-                self.entries.len() - 1
-            });
-            self.entries[at].services.get_or_insert_default().insert(service_id.clone());
-        }
-        self
     }
 
     /// Remembers global tokens that an allowlist leaves out, so that they are refused as forbidden and not as unknown.
@@ -352,26 +331,6 @@ mod tests {
     fn a_global_token_outside_the_allowlist_is_forbidden_not_unknown() {
         let book = TokenBook::new(vec![entry("alpha-token")]).unwrap().leaving_out([TokenHash::of("global-token")]);
         assert_eq!(book.decide("global-token", at(0)), Err(Unaccepted::NotAllowed));
-    }
-
-    #[test]
-    fn a_delegate_may_touch_its_service_and_what_its_own_entry_names_and_nothing_else() {
-        let service = |name: &str| name.parse::<ServiceId>().unwrap();
-        let delegate =
-            |token: &str, name: &str| Delegate { service_id: service(name), sha256: TokenHash::of(token), name: None };
-        let bound = TokenEntry { services: Some([service("own")].into()), ..entry("bound-token") };
-        let book = TokenBook::new(vec![entry("free-token"), bound]).unwrap();
-        let given = [("stranger", "a"), ("stranger", "b"), ("bound-token", "a"), ("free-token", "a")];
-        let given = given.map(|(token, name)| delegate(token, name));
-        let book = book.with_delegates(&given);
-        let services = |token: &str| {
-            let Known(entry) = book.decide(token, at(0)).unwrap();
-            entry.services.iter().flatten().map(ToString::to_string).collect::<Vec<_>>()
-        };
-        assert_eq!(services("stranger"), ["a", "b"]);
-        assert_eq!(services("bound-token"), ["a", "own"]);
-        assert_eq!(services("free-token"), ["a"], "a delegate entry narrows");
-        assert!(!book.decide("stranger", at(0)).unwrap().0.carries(Scope::Admin));
     }
 
     #[test]

@@ -35,11 +35,11 @@ pub use revision::Revision;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// v1
+    Secret,
+    /// v1
     ServiceAccount,
     /// v1
     ConfigMap,
-    /// v1
-    Secret,
     /// networking.k8s.io/v1
     NetworkPolicy,
     /// batch/v1
@@ -67,9 +67,9 @@ pub enum Kind {
 impl Kind {
     /// Every kind, in the order they are applied.
     pub const ALL: [Kind; 14] = [
+        Kind::Secret,
         Kind::ServiceAccount,
         Kind::ConfigMap,
-        Kind::Secret,
         Kind::NetworkPolicy,
         Kind::Job,
         Kind::Service,
@@ -191,9 +191,10 @@ pub struct Objects<T> {
 
 /// The objects of an instance, in the order they are applied.
 pub fn desired(resolved: &Resolved) -> Objects<Desired> {
-    let mut items = vec![identity::service_account(resolved), config::config_map(resolved), revision::record(resolved)];
+    // First, because a token may have moved just now: whatever cannot be written after them, the pods learn of it.
+    let mut items = secrets::all(resolved);
+    items.extend([identity::service_account(resolved), config::config_map(resolved), revision::record(resolved)]);
     items.extend(dashboard::config_map(resolved));
-    items.extend(secrets::all(resolved));
     items.extend(network::policy(resolved));
     items.extend(migration::job(resolved));
     items.extend(migration::preview(resolved));

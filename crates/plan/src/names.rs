@@ -18,6 +18,8 @@ pub const MIGRATION_PREVIEW: &str = "jam.network/migration-preview";
 pub const MIGRATION_ATTEMPT: &str = "jam.network/migration-attempt";
 /// Annotation of an instance that approves the migration with this key, where `spec.migrations.mode` is Manual.
 pub const APPROVE_MIGRATION: &str = "jam.network/approve-migration";
+/// Annotation of an instance that has the migration tried again whose Job this was, after it was found impossible.
+pub const RETRY_MIGRATION: &str = "jam.network/retry-migration";
 /// Annotation of every child: hash of what was rendered, so that an unchanged object is not applied again.
 pub const RENDERED: &str = "jam.network/rendered";
 /// Annotation of the Deployments: the ConfigMap that holds the revision which their pods are made from.

@@ -83,6 +83,7 @@ impl<'a> Surroundings<'a> {
         Around {
             at: self.observed.at,
             hashes,
+            known: self.known(consumer),
             serving: self.observed.api.is_some(),
             pods: &self.observed.pod_answers,
             policy: self.policy,
@@ -96,8 +97,13 @@ impl<'a> Surroundings<'a> {
         if let Some(found) = self.observed.tokens.iter().find(|token| token.consumer == consumer) {
             return (true, found.holding.clone());
         }
-        let known = self.observed.hashes.as_ref().and_then(|book| book.generations.get(consumer));
-        (false, Holding::lost(known.copied().unwrap_or_default(), &self.hashes(consumer)))
+        (false, Holding::lost(self.known(consumer), &self.hashes(consumer)))
+    }
+
+    /// How many tokens the Secret of hashes says that a consumer had been given.
+    fn known(&self, consumer: &str) -> u64 {
+        let book = self.observed.hashes.as_ref();
+        book.and_then(|book| book.generations.get(consumer)).copied().unwrap_or_default()
     }
 
     /// What people ask for.

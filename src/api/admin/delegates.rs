@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use axum::response::Response;
 use hyper::body::Incoming;
-use jam_domain::control::{Change, ControlKey, delegate, named};
+use jam_domain::control::{Change, ControlKey, Delegate, Listed, delegate, named};
 use jam_domain::token::TokenHash;
 use jam_domain::{Code, Refusal};
 
@@ -31,7 +31,9 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
 /// POST /jam/admin/services/{id}/delegates.
 pub async fn add(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> Result<Response, Fault> {
     let service = service(admitted)?;
-    let delegate = delegate(service, &received(api, admitted, body).await?.0)?;
+    let mut delegate = delegate(service, &received(api, admitted, body).await?.0)?;
+    controls::refresh(api).await?;
+    delegate.listed = listed(api, &delegate);
     if api.controls.in_force().delegates.len() >= MOST {
         let message = format!("there are {MOST} delegates already: take one away first");
         return Err(Refusal::new(Code::Conflict, message).into());
@@ -43,6 +45,15 @@ pub async fn add(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> Res
     );
     let status = if before.is_none() { StatusCode::CREATED } else { StatusCode::OK };
     Ok(json_response(status, &Delegated::new(&delegate, by.at, by.token_id)))
+}
+
+/// How the server's own tokens list a delegate's token, or listed it when it became a delegate: one that was taken out of them
+/// since is not let in by being added again.
+fn listed(api: &Api, delegate: &Delegate) -> Option<Listed> {
+    let in_force = api.controls.in_force();
+    let mut before =
+        in_force.delegates.iter().map(|(before, _)| before).filter(|before| before.sha256 == delegate.sha256);
+    api.gate.tokens.listed(delegate.sha256).or_else(|| before.find_map(|before| before.listed.clone()))
 }
 
 /// DELETE /jam/admin/services/{id}/delegates.

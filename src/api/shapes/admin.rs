@@ -123,7 +123,7 @@ pub struct Delegated {
 impl Delegated {
     /// A delegate that was added by this token at this time.
     pub fn new(delegate: &Delegate, set_at: Timestamp, set_by: TokenId) -> Self {
-        let Delegate { service_id: _, sha256, name } = delegate;
+        let Delegate { service_id: _, sha256, name, listed: _ } = delegate;
         Self { id: sha256.id(), sha256: sha256.to_string(), name: name.clone(), set_at, set_by }
     }
 }

@@ -129,11 +129,11 @@ fn a_consumers_token_is_never_written_by_apply() {
 #[test]
 fn objects_are_applied_in_the_written_order() {
     let wanted = [
+        "Secret main-token-demo",
+        "Secret main-token-hashes",
         "ServiceAccount main",
         "ConfigMap main-config-",
         "ConfigMap main-revision-",
-        "Secret main-token-demo",
-        "Secret main-token-hashes",
         "Service main",
         "Deployment main",
         "PodDisruptionBudget main",

@@ -33,6 +33,8 @@ pub struct DeploymentState {
     pub rolled_out: bool,
     /// The image of the first container.
     pub image: Option<String>,
+    /// Hash of the DSN that its pods were given, as annotated.
+    pub dsn_hash: Option<String>,
     /// The revision that its pods are made from, as annotated.
     pub revision: Option<String>,
     /// The ConfigMap that its pods mount.
@@ -72,6 +74,10 @@ impl DeploymentState {
             unavailable: status.unavailable_replicas.unwrap_or_default(),
             deadline_exceeded,
             image: pod.and_then(|pod| pod.containers.first()).and_then(|container| container.image.clone()),
+            dsn_hash: noted(
+                spec.and_then(|spec| spec.template.metadata.as_ref()?.annotations.as_ref()),
+                names::DSN_HASH,
+            ),
             config: pod
                 .and_then(|pod| pod.volumes.as_ref())
                 .and_then(|volumes| volumes.iter().find_map(|volume| volume.config_map.as_ref()))

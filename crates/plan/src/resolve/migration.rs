@@ -121,6 +121,10 @@ pub(super) fn plan(
         (Some(told), Some(job)) if told.attempt > job.attempt => told,
         (Some(told), Some(job)) if told.attempt == job.attempt && told.state == MigrationState::Complete => told,
         (_, Some(job)) => told_by(job, &image.reference),
+        // Status keeps one key. What serves has the schema that it needs, whatever was tried after it.
+        (None, None) if serves(observed, image, database) => {
+            MigrationStatus { state: MigrationState::Complete, ..begun(&name, &key, &image.reference, 0) }
+        }
         (None, None) => begun(&name, &key, &image.reference, 0),
     };
     let next = |told: &MigrationStatus| run(instance, observed, begun(&name, &key, &image.reference, told.attempt + 1));
@@ -128,6 +132,7 @@ pub(super) fn plan(
         MigrationState::Complete if is_lost(&told, observed) => next(&told),
         MigrationState::Complete => MigrationPlan { step: MigrationStep::Complete, status: Some(told) },
         MigrationState::Running => run(instance, observed, told),
+        MigrationState::Impossible if is_asked_again(instance, &told) => next(&told),
         MigrationState::Impossible => MigrationPlan { step: MigrationStep::Never, status: Some(told) },
         MigrationState::Failed => {
             let at = told.retry_at.as_ref().map_or(observed.at, |Time(at)| Timestamp::from_jiff(*at));
@@ -137,6 +142,23 @@ pub(super) fn plan(
             next(&told)
         }
     }
+}
+
+/// Whether ready pods run this very image on this very database: a pod is ready only on a schema that serves it.
+fn serves(observed: &Observed, image: &ResolvedImage, database: &ResolvedDatabase) -> bool {
+    observed.api.as_ref().is_some_and(|api| {
+        let same = api.image.as_ref() == Some(&image.reference) && api.dsn_hash.as_ref() == Some(&database.dsn_hash);
+        same && api.rolled_out && api.ready > 0
+    })
+}
+
+/// Whether a migration that no further Job could bring to its end is to be tried once more: the spec has changed since it was
+/// told of, or somebody who has put right what stood in the way names the Job that failed.
+fn is_asked_again(instance: &JamInstance, told: &MigrationStatus) -> bool {
+    let seen =
+        instance.status.as_ref().filter(|status| status.migration.as_ref().is_some_and(|seen| seen.job == told.job));
+    let changed = seen.is_some_and(|status| status.observed_generation != instance.metadata.generation);
+    changed || instance.annotations().get(names::RETRY_MIGRATION) == Some(&told.job)
 }
 
 /// Whether pods find an older schema than the completed migration left: the database was replaced or restored from a

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use jam_domain::token::TokenHash;
 use jam_domain::{Timestamp, TokenId};
 
+use super::decide::is_replaced;
 use super::table::Move;
 use super::{Around, Displaced, Holding, Notes, Proof, Slots};
 
@@ -13,7 +14,7 @@ use super::{Around, Displaced, Holding, Notes, Proof, Slots};
 pub struct Change {
     /// The move.
     pub then: Move,
-    /// The ids that a revocation ends.
+    /// The ids that end at once: revoked, or in a Secret from a backup and over since.
     pub ends: Vec<TokenId>,
 }
 
@@ -30,6 +31,11 @@ impl Change {
                 token.iter().chain(next).chain(others).map(TokenHash::id).collect()
             }
             Move::Revoke => [token, next, previous].into_iter().flatten().filter(ended).map(TokenHash::id).collect(),
+            // What the cluster does not know is no longer accepted, or nobody has it yet.
+            Move::Adopt if is_replaced(holding, around) && !around.hashes.is_empty() => {
+                let over = [next, previous].into_iter().flatten().filter(|hash| !around.hashes.contains(hash));
+                over.map(TokenHash::id).collect()
+            }
             Move::Create
             | Move::Issue
             | Move::Promote
@@ -61,7 +67,7 @@ impl Change {
             Move::Promote => Slots { previous: token.or(previous), token: next, next: None, retired },
             Move::Retire => Slots { token, next, previous: None, retired: joined(retired, previous) },
             Move::Finish => Slots { token, next, previous, retired: Vec::new() },
-            Move::Revoke => {
+            Move::Revoke | Move::Adopt => {
                 let ends = |slot: &Option<T>| slot.as_ref().is_some_and(|token| self.ends.contains(&id(token)));
                 let mut retired = retired;
                 let mut end = |slot: Option<T>| {
@@ -72,7 +78,7 @@ impl Change {
                 let (token, next, previous) = (end(token).or(fresh), end(next), end(previous));
                 Slots { token, next, previous, retired }
             }
-            Move::Adopt | Move::Forget | Move::Complete => Slots { token, next, previous, retired },
+            Move::Forget | Move::Complete => Slots { token, next, previous, retired },
         }
     }
 }
@@ -116,6 +122,8 @@ fn notes(
 ) -> Notes {
     let mut notes = before.notes.clone();
     let now = second(around.at);
+    // A Secret that was replaced does not know how many there were.
+    notes.generation = notes.generation.max(around.known);
     let given = slots.token.is_some() && slots.token != before.slots.token;
     if given {
         notes.generation += 1;
@@ -156,9 +164,14 @@ fn notes(
             notes.displaced.extend(lost);
         }
         Move::Forget => notes.displaced.retain(|displaced| displaced.until > around.at),
-        // A Secret of an older release has neither.
         Move::Complete => {
-            notes.issued_at = notes.issued_at.or(Some(now));
+            let fully = now.plus_seconds(around.policy.overlap);
+            let ahead = notes.issued_at.is_some_and(|issued| issued > now);
+            notes.issued_at = notes.issued_at.filter(|_| !ahead).or(Some(now));
+            if ahead {
+                notes.previous_until = notes.previous_until.map(|until| until.min(fully));
+                notes.displaced.iter_mut().for_each(|displaced| displaced.until = displaced.until.min(fully));
+            }
             notes.generation = notes.generation.max(1);
         }
     }

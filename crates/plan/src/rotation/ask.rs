@@ -24,6 +24,12 @@ fn words(value: &str) -> impl Iterator<Item = &str> {
     value.split([',', ' ', '\t', '\n']).filter(|word| !word.is_empty())
 }
 
+/// Whether it only makes a value new: a time, as `date +%s` or `date -Is` writes it. Eight digits may be a key id.
+fn is_time(word: &str) -> bool {
+    let is_count = (9..=20).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_digit());
+    is_count || word.parse::<jiff::Timestamp>().is_ok()
+}
+
 /// Whether it has the form of a token of ours.
 fn is_token(word: &str) -> bool {
     word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -63,12 +69,13 @@ impl Asks {
         self.revoke.as_deref().is_some_and(|value| words(value).any(is_it))
     }
 
-    /// Words of a revocation that look like neither a consumer nor a key id: somebody mistyped, and believes a token dead.
+    /// Words of a revocation that look like neither a consumer nor a key id, nor only make it new: somebody mistyped, and
+    /// believes a token dead.
     pub fn strangers(&self) -> Vec<String> {
         let is_id = |word: &str| word.len() == 8 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
         let value = self.revoke.as_deref().unwrap_or_default();
         words(value)
-            .filter(|word| !self.consumers.contains(*word) && !is_id(word) && !is_token(word))
+            .filter(|word| !self.consumers.contains(*word) && !is_id(word) && !is_token(word) && !is_time(word))
             .map(shown)
             .collect()
     }
@@ -102,6 +109,11 @@ mod tests {
         assert!(asks("", "0a1b2c3d").revokes(&id) && !asks("", "demo").revokes(&id));
         assert!(!asks("", "*").revokes_all_of("demo"));
         assert_eq!(asks("", "demo,0a1b2c3d,dmeo,*").strangers(), ["dmeo", "*"]);
+        let again = ["demo,1795285367", "demo 2026-11-21T12:00:00Z", "demo,2026-11-21T12:00:00+01:00"];
+        for value in again.map(|value| asks("", value)) {
+            assert!(value.revokes_all_of("demo") && !value.revokes_all_of("other"));
+            assert!(value.strangers().is_empty(), "{value:?}: a time only makes it new");
+        }
         let (token, other) = ("0123456789abcdef".repeat(4), "some-long-secret-of-a-user");
         assert!(asks("", &token).revokes(&TokenHash::of(&token).id()) && !asks("", &token).revokes(&id));
         assert_eq!(

@@ -5,6 +5,9 @@ use jam_domain::token::TokenHash;
 use super::table::{Event, Move, Stage, TABLE};
 use super::{Around, Displaced, Holding, PodAnswer};
 
+/// Seconds that the clocks of two operators may differ by.
+const SKEW: i64 = 60;
+
 /// Where the tokens of a consumer stand.
 pub fn stage(holding: &Holding, hashes: &[TokenHash]) -> Stage {
     let slots = &holding.slots;
@@ -33,10 +36,7 @@ pub fn happened(event: Event, holding: &Holding, around: &Around<'_>) -> bool {
     match event {
         Event::Always => true,
         Event::NobodyServes => !around.serving,
-        Event::Edited => match (&slots.token, &notes.written) {
-            (Some(token), Some(written)) => token.id() != *written,
-            (Some(_) | None, None) | (None, Some(_)) => false,
-        },
+        Event::Edited => is_typed(holding) || is_replaced(holding, around),
         Event::Revoked => {
             let all = around.asks.revokes_all_of(around.consumer) && notes.revoked != around.asks.revoke;
             let live = [slots.token, slots.next, slots.previous].into_iter().flatten();
@@ -53,12 +53,26 @@ pub fn happened(event: Event, holding: &Holding, around: &Around<'_>) -> bool {
             let over = issued.and_then(|issued| around.policy.due(issued)).is_some_and(|due| due <= around.at);
             over || (around.asks.rotates(around.consumer) && notes.rotated != around.asks.rotate)
         }
+        // A clock that ran ahead would put the next rotation off for as long as it was wrong.
+        Event::Incomplete if issued.is_some_and(|issued| issued > around.at.plus_seconds(SKEW)) => true,
         Event::Incomplete => {
             let wanted = issued.and_then(|issued| around.policy.not_after(issued));
             let known = notes.written.is_some() && issued.is_some();
             slots.token.is_some() && !(*matching && known && *not_after == wanted)
         }
     }
+}
+
+/// Whether somebody put another token beside what the operator noted.
+fn is_typed(holding: &Holding) -> bool {
+    let Holding { slots, notes, .. } = holding;
+    matches!((&slots.token, &notes.written), (Some(token), Some(written)) if token.id() != *written)
+}
+
+/// Whether somebody put another Secret in the place of the operator's: one without its notes, or an earlier state of it.
+pub(super) fn is_replaced(holding: &Holding, around: &Around<'_>) -> bool {
+    let Holding { slots, notes, .. } = holding;
+    slots.token.is_some() && (notes.written.is_none() || notes.generation < around.known)
 }
 
 /// Until when the previous token is accepted, also where somebody removed the note.
@@ -80,13 +94,18 @@ pub(super) fn refuses(pod: &PodAnswer, hash: TokenHash) -> bool {
 /// The tokens that somebody threw out with the Secret or overwrote in it: accepted on, so that nobody is locked out.
 ///
 /// Only where the token is gone or another one do hashes in the cluster count as lost; a Secret as we wrote it says itself
-/// what is accepted, so an old Secret of hashes that somebody brought back brings back no token.
+/// what is accepted, so an old Secret of hashes that somebody brought back brings back no token. One that was replaced or restored from a backup
+/// knows nothing of what came after it: there every hash in the cluster counts.
 pub fn displaced_by_loss(holding: &Holding, around: &Around<'_>) -> Vec<Displaced> {
     let until = around.at.plus_seconds(around.policy.overlap);
-    let edited = happened(Event::Edited, holding, around);
+    let (typed, replaced) = (is_typed(holding), is_replaced(holding, around));
     let known = holding.accepted();
     let is_lost = |hash: &&TokenHash| {
-        let ours = if edited { holding.notes.written == Some(hash.id()) } else { holding.slots.token.is_none() };
+        let ours = match (replaced, typed) {
+            (true, _) => true,
+            (false, true) => holding.notes.written == Some(hash.id()),
+            (false, false) => holding.slots.token.is_none(),
+        };
         ours && !known.contains(hash) && !holding.slots.retired.contains(hash) && !around.asks.revokes(&hash.id())
     };
     around.hashes.iter().filter(is_lost).map(|hash| Displaced { hash: *hash, until }).collect()

@@ -153,6 +153,8 @@ pub struct Around<'a> {
     pub at: Timestamp,
     /// The consumer's hashes in the Secret of hashes, as it is in the cluster.
     pub hashes: &'a [TokenHash],
+    /// How many tokens the consumer had been given when that Secret was written.
+    pub known: u64,
     /// Whether an API may be running.
     pub serving: bool,
     /// What each pod of it said.

@@ -1,4 +1,5 @@
-//! The world of the model test: one consumer, two pods whose files lag behind, an operator that dies between any two writes.
+//! The world of the model test: one consumer (each is decided about alone), two pods whose files lag behind, that fall silent,
+//! leave and come, an operator that dies between any two writes, and people.
 
 use jam_domain::TokenId;
 use jam_domain::token::TokenHash;
@@ -30,6 +31,31 @@ pub(super) enum Action {
     Delete,
     /// Somebody revokes the consumer by name.
     Revoke,
+    /// Somebody types another token into the Secret.
+    Edit,
+    /// Somebody makes a backup of the Secret.
+    Backup,
+    /// Somebody brings the backup back.
+    Restore,
+    /// Somebody replaces the Secret by one with another token and without notes.
+    Replace,
+    /// The first pod answers no longer, or again.
+    Hush,
+    /// The second pod goes, or comes back with the file of the moment.
+    Move,
+}
+
+/// Who is at work beside the operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hands {
+    /// Nobody; the clock goes back and forth.
+    Nobody,
+    /// Somebody who deletes and revokes.
+    Deleting,
+    /// Somebody who edits, makes backups and brings them back.
+    Restoring,
+    /// Pods that fall silent, leave and come.
+    Pods,
 }
 
 /// What the operator has in mind.
@@ -63,6 +89,17 @@ pub(super) struct World {
     pub(super) revoked: bool,
     /// A token that is handed out before every pod accepts it: only a revocation does that.
     pub(super) hurried: Option<TokenHash>,
+    backup: Option<Holding>,
+    edits: u8,
+    /// Tokens that somebody threw out of the Secret, and until when each must be accepted.
+    pub(super) owed: Vec<(TokenHash, i64)>,
+    /// Whether that happened while the Secret of hashes lagged behind: nothing then tells of the state that is gone.
+    pub(super) unseen: bool,
+    /// Whether the first pod does not answer.
+    silent: bool,
+    /// Whether the second pod is not there.
+    pub(super) away: bool,
+    moves: u8,
 }
 
 fn token(n: u8) -> TokenHash {
@@ -90,7 +127,24 @@ impl World {
             deleted: false,
             revoked: false,
             hurried: None,
+            backup: None,
+            edits: 0,
+            owed: Vec::new(),
+            unseen: false,
+            silent: false,
+            away: false,
+            moves: 0,
         }
+    }
+
+    /// Whether somebody put another Secret there.
+    pub(super) fn was_restored(&self) -> bool {
+        self.edits > 0
+    }
+
+    /// The files of the pods that are there.
+    pub(super) fn files(&self) -> &[Vec<TokenHash>] {
+        if self.away { &self.pods[..1] } else { &self.pods }
     }
 
     fn asks(&self) -> Asks {
@@ -103,11 +157,11 @@ impl World {
         let retired = self.secret.as_ref().map(|holding| holding.slots.retired.clone()).unwrap_or_default();
         let answer = |(n, file): (usize, &Vec<TokenHash>)| PodAnswer {
             pod: format!("pod-{n}"),
-            accepts: Some(file.iter().map(TokenHash::id).collect()),
-            refused: retired.iter().filter(|hash| !file.contains(hash)).copied().collect(),
+            accepts: (n > 0 || !self.silent).then(|| file.iter().map(TokenHash::id).collect()),
+            refused: retired.iter().filter(|hash| (n > 0 || !self.silent) && !file.contains(hash)).copied().collect(),
             told: None,
         };
-        self.pods.iter().enumerate().map(answer).collect()
+        self.files().iter().enumerate().map(answer).collect()
     }
 
     /// The stage, as the operator would see it now.
@@ -116,19 +170,30 @@ impl World {
     }
 
     /// What can happen in this world.
-    pub(super) fn possible(&self, hands: bool) -> Vec<Action> {
+    pub(super) fn possible(&self, hands: Hands) -> Vec<Action> {
         let mut all = match self.mind {
             Mind::Nothing => vec![Action::Observe],
             Mind::Decided(..) => vec![Action::Write, Action::Crash],
             Mind::Wrote(_) => vec![Action::WriteHashes, Action::Crash],
         };
-        all.extend((0..2).filter(|pod| self.pods[*pod] != self.hashes).map(Action::Sync));
+        all.extend((0..self.files().len()).filter(|pod| self.pods[*pod] != self.hashes).map(Action::Sync));
         // Hands that delete and revoke multiply the worlds: the clock then only goes on, and not as far.
-        let (clock, jumps) = if hands { (20..=35, &[5][..]) } else { (10..=45, &[5, -10][..]) };
+        let alone = hands == Hands::Nobody;
+        let (clock, jumps) = if alone { (10..=45, &[5, -10][..]) } else { (20..=35, &[5][..]) };
         all.extend(jumps.iter().filter(|by| clock.contains(&(self.now + **by))).map(|by| Action::Jump(*by)));
-        if hands {
-            all.extend((!self.deleted && self.secret.is_some()).then_some(Action::Delete));
-            all.extend((!self.revoked).then_some(Action::Revoke));
+        match hands {
+            Hands::Nobody => {}
+            Hands::Deleting => {
+                all.extend((!self.deleted && self.secret.is_some()).then_some(Action::Delete));
+                all.extend((!self.revoked).then_some(Action::Revoke));
+            }
+            Hands::Restoring => {
+                all.extend((self.backup.is_none()).then_some(Action::Backup));
+                all.extend((self.edits == 0).then_some([Action::Edit, Action::Replace]).into_iter().flatten());
+                let older = self.backup.is_some() && self.backup != self.secret;
+                all.extend((self.edits < 2 && older).then_some(Action::Restore));
+            }
+            Hands::Pods => all.extend((self.moves < 3).then_some([Action::Hush, Action::Move]).into_iter().flatten()),
         }
         all
     }
@@ -151,11 +216,45 @@ impl World {
             Action::Jump(by) => next.now += by,
             Action::Delete => (next.secret, next.deleted) = (None, true),
             Action::Revoke => next.revoked = true,
+            Action::Edit => {
+                let mut edited = next.secret.clone().unwrap_or_default();
+                edited.slots.token = Some(token(100));
+                next.put(edited);
+            }
+            Action::Backup => next.backup.clone_from(&next.secret),
+            Action::Restore => next.put(next.backup.clone().unwrap_or_default()),
+            Action::Replace => {
+                let slots = Slots { token: Some(token(100)), ..Slots::default() };
+                next.put(Holding { slots, ..Holding::default() });
+            }
+            Action::Hush => (next.silent, next.moves) = (!next.silent, next.moves + 1),
+            Action::Move => {
+                (next.away, next.moves) = (!next.away, next.moves + 1);
+                next.pods[1].clone_from(&next.hashes);
+            }
         }
-        if next.hurried.is_some_and(|hash| next.pods.iter().all(|file| file.contains(&hash))) {
+        let follows = |holding: &Holding| holding.notes.generation == next.known_generation;
+        let settled = next.secret.as_ref().is_some_and(follows);
+        if settled && next.hurried.is_some_and(|hash| next.files().iter().all(|file| file.contains(&hash))) {
             next.hurried = None;
         }
         (next, moved)
+    }
+
+    /// Puts another Secret there by hand. What the consumer had is owed to it for an overlap, when every pod accepts it.
+    fn put(&mut self, other: Holding) {
+        let before = self.secret.take().unwrap_or_default();
+        self.unseen |= self.known_generation != before.notes.generation;
+        let everywhere = |hash: &TokenHash| !self.unseen && self.pods.iter().all(|file| file.contains(hash));
+        let until = before.notes.previous_until.map(|until| until.as_micros() / 1_000_000);
+        let had = [(before.slots.token, Some(self.now + POLICY.overlap)), (before.slots.previous, until)];
+        let had = had.into_iter().filter_map(|(hash, until)| hash.filter(everywhere).zip(until));
+        self.owed.extend(had.collect::<Vec<_>>());
+        // What is put there is alive again, by the word of whoever put it.
+        self.ended.retain(|hash| Some(*hash) != other.slots.token);
+        self.hurried = other.slots.token.or(self.hurried);
+        self.secret = Some(other);
+        self.edits += 1;
     }
 
     fn decided(&self) -> Mind {
@@ -163,6 +262,7 @@ impl World {
         let around = Around {
             at: at(self.now),
             hashes: &self.hashes,
+            known: self.known_generation,
             serving: true,
             pods: &pods,
             policy: POLICY,
@@ -192,9 +292,9 @@ impl World {
             return None;
         };
         let before = seen.unwrap_or_default();
+        self.highest = self.highest.max(holding.notes.generation);
         if let Some(token) = holding.slots.token.filter(|token| Some(*token) != before.slots.token) {
             self.given.push(token);
-            self.highest = self.highest.max(holding.notes.generation);
             self.hurried = (then == Move::Revoke).then_some(token).or(self.hurried);
         }
         if then == Move::Finish {
@@ -205,6 +305,16 @@ impl World {
         self.mind = Mind::Wrote(holding.clone());
         self.secret = Some(holding);
         Some(then)
+    }
+
+    /// The same with pods that answer again, all of them there.
+    pub(super) fn with_pods_that_answer(&self) -> Self {
+        let mut world = self.clone();
+        if world.away {
+            world = world.after(Action::Move).0;
+        }
+        world.silent = false;
+        world
     }
 
     /// The ids that a pod accepts.

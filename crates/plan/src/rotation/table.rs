@@ -41,7 +41,7 @@ impl Stage {
 /// What can be the case at a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Event {
-    /// Somebody put another token into the Secret.
+    /// Somebody put another token into the Secret, or another Secret in its place.
     Edited,
     /// A token of the consumer is to end at once.
     Revoked,
@@ -109,7 +109,13 @@ const fn row(from: &'static [Stage], on: Event, then: Option<Move>, to: &'static
 
 /// The transitions. The first line that counts at a stage is taken; when none does, there is nothing to do but wait.
 pub const TABLE: &[Row] = &[
-    row(&Stage::ALL, Event::Edited, Some(Move::Adopt), &[]),
+    // Where it is an earlier state of the Secret, what was under way there may be over.
+    row(
+        &Stage::ALL,
+        Event::Edited,
+        Some(Move::Adopt),
+        &[Stage::Idle, Stage::Distribute, Stage::Verify, Stage::Overlap, Stage::Retire, Stage::Prove],
+    ),
     row(
         &Stage::ALL,
         Event::Revoked,
@@ -134,7 +140,8 @@ pub const TABLE: &[Row] = &[
         Some(Move::Promote),
         &[Stage::Overlap, Stage::Idle, Stage::Retire, Stage::Prove],
     ),
-    row(&[Stage::Overlap], Event::OverlapIsOver, Some(Move::Retire), &[Stage::Retire]),
+    // At once, where a backup brought back one that is in no file any more.
+    row(&[Stage::Overlap], Event::OverlapIsOver, Some(Move::Retire), &[Stage::Retire, Stage::Prove]),
     row(&[Stage::Retire], Event::OutOfHashes, None, &[Stage::Prove]),
     // A revoked token is proven dead while another one may still overlap.
     row(&[Stage::Prove], Event::EveryPodRefuses, Some(Move::Finish), &[Stage::Idle, Stage::Overlap]),

@@ -45,7 +45,7 @@ fn pod(name: &str, accepts: Option<&[TokenHash]>, refused: &[TokenHash]) -> PodA
 }
 
 fn around<'a>(now: i64, hashes: &'a [TokenHash], pods: &'a [PodAnswer], asks: &'a Asks) -> Around<'a> {
-    Around { at: at(now), hashes, serving: true, pods, policy: policy(), consumer: DEMO, asks }
+    Around { at: at(now), hashes, known: 1, serving: true, pods, policy: policy(), consumer: DEMO, asks }
 }
 
 /// The Secret after what is to be done now, with the move.
@@ -176,13 +176,60 @@ fn a_token_put_there_by_hand_counts_and_locks_nobody_out() {
     let mut bare = given();
     bare.matching = false;
     assert_eq!(step(&bare, &around(1050, &hashes, &[], &none)).unwrap().0, Move::Complete);
-    bare.notes.written = None;
     bare.notes.generation = 0;
-    assert_eq!(
-        step(&bare, &around(1050, &hashes, &[], &none)).unwrap().1.notes.generation,
-        1,
-        "made by an older release"
-    );
+    let made_by_an_older_release = Around { known: 0, ..around(1050, &hashes, &[], &none) };
+    assert_eq!(step(&bare, &made_by_an_older_release).unwrap().1.notes.generation, 1);
+}
+
+#[test]
+fn a_secret_replaced_or_restored_from_a_backup_cuts_nobody_off_and_brings_back_nothing_that_is_over() {
+    let none = asks(None, None);
+    // Since the backup the token was replaced twice; the cluster accepts the present one and the one before.
+    let hashes = [hash(7), hash(6)];
+    let mut backup = given();
+    backup.slots = Slots { token: Some(hash(3)), next: Some(hash(4)), previous: Some(hash(2)), retired: Vec::new() };
+    backup.notes.written = Some(hash(3).id());
+    backup.notes.previous_until = Some(at(1020));
+    let restored = Around { known: 5, ..around(2000, &hashes, &[], &none) };
+    let (then, after) = step(&backup, &restored).unwrap();
+    assert_eq!((then, after.accepted()), (Move::Adopt, vec![hash(3), hash(7), hash(6)]));
+    assert!(after.notes.displaced.iter().all(|displaced| displaced.until == at(2010)), "for one overlap");
+    assert_eq!(after.slots.retired, [hash(4), hash(2)], "what was under way then is over, and proven to be");
+    assert_eq!((after.notes.generation, after.notes.issued_at), (6, Some(at(2000))), "no generation comes twice");
+    let revoked = asks(None, Some(hash(7).id().as_str()));
+    let (_, after) = step(&backup, &Around { asks: &revoked, ..restored }).unwrap();
+    assert_eq!(after.accepted(), [hash(3), hash(6)], "a revoked one is not accepted on");
+
+    // A tool that keeps labels and data, and no annotations.
+    let bare = Holding { slots: Slots { token: Some(hash(5)), ..Slots::default() }, ..Holding::default() };
+    for notes in [Notes::default(), Notes { generation: 9, ..Notes::default() }] {
+        let (then, after) = step(&Holding { notes, ..bare.clone() }, &restored).unwrap();
+        assert_eq!((then, after.accepted()), (Move::Adopt, vec![hash(5), hash(7), hash(6)]));
+        assert!(after.notes.generation > 5);
+        let hashes = after.accepted();
+        let (known, at) = (after.notes.generation, at(2001));
+        assert_eq!(step(&after, &Around { at, known, hashes: &hashes, ..restored }), None, "once");
+    }
+    let (_, after) = step(&bare, &Around { hashes: &[], known: 0, ..restored }).unwrap();
+    assert_eq!((after.accepted(), after.notes.generation), (vec![hash(5)], 1), "one that nobody knew before");
+}
+
+#[test]
+fn a_clock_that_ran_ahead_and_was_put_right_puts_no_rotation_off() {
+    let none = asks(None, None);
+    let hashes = [hash(1), hash(2)];
+    let mut ahead = given();
+    ahead.slots.previous = Some(hash(2));
+    ahead.notes.issued_at = Some(at(900_000));
+    ahead.notes.previous_until = Some(at(900_010));
+    ahead.not_after = Some(at(900_110));
+    let (then, after) = step(&ahead, &around(1000, &hashes, &[], &none)).unwrap();
+    assert_eq!((then, after.notes.issued_at, after.not_after), (Move::Complete, Some(at(1000)), Some(at(1110))));
+    assert_eq!(after.notes.previous_until, Some(at(1010)), "a whole overlap, counted from now");
+    assert_eq!(step(&after, &around(1001, &hashes, &[], &none)), None);
+    ahead.notes.issued_at = Some(at(1059));
+    ahead.not_after = Some(at(1169));
+    assert_eq!(step(&ahead, &around(1000, &hashes, &[], &none)), None, "two operators' clocks may differ");
 }
 
 #[test]

@@ -23,7 +23,7 @@ const PAUSED: &str = "spec.paused is true: nothing is changed until it is false"
 /// Longest last words in a message: with what stands before them they fit into it.
 const LAST_WORDS: usize = 640;
 /// What follows "failed" when no further attempt can succeed.
-const IMPOSSIBLE: &str = " and is not tried again with this image and database";
+const IMPOSSIBLE: &str = " and is tried again when the spec changes, or jam.network/retry-migration names this Job";
 
 /// One condition before it has a date.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +84,7 @@ pub(super) fn all(instance: &JamInstance, verdict: Verdict<'_>, observed: &Obser
     };
     said.push(database::database(resolved, verdict, observed));
     said.push(migrated(instance, resolved));
-    said.push(tokens(instance, resolved, verdict));
+    said.push(tokens(instance, resolved, verdict, observed));
     said.push(cleanup::cleanup(instance, resolved, observed));
     said.push(optional::optional(instance, resolved));
     said.extend(overridden::overridden(instance, observed));
@@ -356,13 +356,16 @@ fn migrated(instance: &JamInstance, resolved: Option<&Resolved>) -> Said {
     }
 }
 
-fn tokens(instance: &JamInstance, resolved: Option<&Resolved>, verdict: Verdict<'_>) -> Said {
+fn tokens(instance: &JamInstance, resolved: Option<&Resolved>, verdict: Verdict<'_>, observed: &Observed) -> Said {
     let kind = ConditionType::TokensReady;
     if let Verdict::Refused(Refusal { reason: Reason::TokensPending, message }) = verdict {
         return no(kind, Reason::TokensPending, message.clone());
     }
     match resolved {
-        None => stored(instance, kind).unwrap_or_else(|| unknown(kind, Reason::NotAsked, "no token was made yet")),
+        None => match super::rotation::revocation_waits(instance, observed, verdict) {
+            Some(waits) => no(kind, Reason::RotationHeld, waits),
+            None => stored(instance, kind).unwrap_or_else(|| unknown(kind, Reason::NotAsked, "no token was made yet")),
+        },
         Some(resolved) => {
             let TokensSaid { ready, reason, message } = super::rotation::said(resolved);
             Said { kind, status: if ready { "True" } else { "False" }, reason, message }

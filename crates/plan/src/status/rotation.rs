@@ -2,11 +2,13 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Event, EventType, whole_seconds};
-use crate::crd::{JamInstanceStatus, RefusedTokens, RotationStatus, TokenStatus};
+use super::{Event, EventType, Verdict, whole_seconds};
+use crate::crd::{JamInstance, JamInstanceStatus, RefusedTokens, RotationStatus, TokenStatus};
+use crate::observed::Observed;
 use crate::reason::Reason;
 use crate::resolve::{Resolved, ResolvedConsumer};
-use crate::rotation::{Outlook, Proof, Stage};
+use crate::rotation::{Event as RotationEvent, Outlook, Pace, Proof, Stage, happened};
+use crate::tokens::Surroundings;
 
 /// Pods that a status names at most.
 const NAMED: usize = 100;
@@ -89,6 +91,21 @@ pub(super) fn said(resolved: &Resolved) -> TokensSaid {
     said(true, Reason::TokensIssued, format!("issued to {}", names.join(", ")))
 }
 
+/// What is said of a revocation that cannot be done while its instance is refused; `None` when none waits.
+pub(super) fn revocation_waits(instance: &JamInstance, observed: &Observed, verdict: Verdict<'_>) -> Option<String> {
+    let Verdict::Refused(refusal) = verdict else { return None };
+    let surroundings = Surroundings::of(instance, observed, Pace::default());
+    let waits = crate::tokens::consumers(&instance.spec).into_iter().find(|consumer| {
+        let hashes = surroundings.hashes(&consumer.name);
+        let (exists, holding) = surroundings.holding(&consumer.name);
+        exists && happened(RotationEvent::Revoked, &holding, &surroundings.around(&consumer.name, &hashes))
+    })?;
+    Some(format!(
+        "the revocation for consumer {} waits, what it is to end is accepted still: it is done when the instance is no longer refused ({})",
+        waits.name, refusal.reason
+    ))
+}
+
 /// With what else is to be said: somebody who mistyped a revocation believes a token dead that is not.
 fn noted(resolved: &Resolved, message: String) -> String {
     let message = match resolved.admin_tokens.len() {
@@ -159,7 +176,12 @@ pub(super) fn events(old: &JamInstanceStatus, new: &JamInstanceStatus) -> Vec<Ev
     let proven = now.refused.iter().filter(|proof| !before.refused.contains(proof));
     let said: Vec<_> = proven
         .map(|RefusedTokens { consumer, key_ids, at: _, pods }| {
-            format!("{} of consumer {consumer} is refused by each of {pods} pods", key_ids.join(", "))
+            let by = match pods {
+                0 => "is in no file any more; no pod runs that could refuse it".to_owned(),
+                1 => "is refused by the one pod".to_owned(),
+                pods => format!("is refused by each of {pods} pods"),
+            };
+            format!("{} of consumer {consumer} {by}", key_ids.join(", "))
         })
         .collect();
     if !said.is_empty() {

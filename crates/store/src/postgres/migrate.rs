@@ -56,6 +56,14 @@ pub enum MigrateError {
     /// The database belongs to another program.
     #[error("the database is not ours: it has {0}; use an empty database")]
     Foreign(String),
+    /// The database refuses what a migration needs, such as a role without a right: to be put right there, then it can go on.
+    #[error("the database refuses the migration{}: {problem}", version.map(|v| format!(" at version {v}")).unwrap_or_default())]
+    Refused {
+        /// The migration, when it was one of its statements.
+        version: Option<i64>,
+        /// What the database said.
+        problem: String,
+    },
     /// A later release has migrated the database.
     #[error("the database schema is at version {found}, this build knows up to {wanted}: use the later release")]
     Newer {
@@ -84,7 +92,7 @@ impl MigrateError {
     /// Whether trying again can never help: then `jam-api migrate` exits with 3.
     pub fn permanent(&self) -> bool {
         match self {
-            Self::Unavailable(_) => false,
+            Self::Unavailable(_) | Self::Refused { .. } => false,
             Self::Dsn(_) | Self::Foreign(_) | Self::Newer { .. } | Self::Changed { .. } | Self::Failed { .. } => true,
         }
     }
@@ -93,6 +101,7 @@ impl MigrateError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Unavailable(_) => "unavailable",
+            Self::Refused { .. } => "refused",
             Self::Dsn(_) => "dsn",
             Self::Foreign(_) => "foreign",
             Self::Newer { .. } => "newer",
@@ -245,6 +254,12 @@ fn is_locked_out(problem: &Problem) -> bool {
     }
 }
 
+/// Whether somebody can put it right in the database without another build: a right that the role lacks, a schema that is not
+/// there yet, an object that others hold.
+fn can_be_granted(code: &str) -> bool {
+    matches!(code, "42501" | "3F000" | "55006")
+}
+
 /// The same migrations; the library's type can't be cloned.
 fn borrowed() -> Migrator {
     Migrator { migrations: std::borrow::Cow::Borrowed(&MIGRATOR.migrations), ..Migrator::DEFAULT }
@@ -252,6 +267,9 @@ fn borrowed() -> Migrator {
 
 fn words(redaction: &Redaction, version: Option<i64>, failure: &Failure) -> MigrateError {
     let problem = redaction.clean(&failure.to_string());
+    if failure.code().is_some_and(can_be_granted) {
+        return MigrateError::Refused { version, problem };
+    }
     match failure.cause() {
         Cause::Connection | Cause::Collision | Cause::Exhausted => MigrateError::Unavailable(problem),
         Cause::Schema | Cause::Fault => MigrateError::Failed { version, problem },

@@ -62,3 +62,67 @@ fn an_automatic_migration_asks_nobody_and_finds_out_nothing() {
     let step = resolved(&instance, &cluster_for(&instance)).migration.step;
     assert!(matches!(step, MigrationStep::Run { .. }));
 }
+
+fn ended(instance: &JamInstance, cluster: &Observed, exit_code: i32) -> (JamInstance, Observed, String) {
+    let MigrationStep::Run { job } = resolved(instance, cluster).migration.step else { panic!("no Job is wanted") };
+    let told = resolved(instance, cluster).migration.status.unwrap();
+    let failed = MigrationJob {
+        name: job.clone(),
+        key: told.key,
+        attempt: told.attempt,
+        state: JobState::Failed { exit_code: Some(exit_code), message: "permission denied for schema public".into() },
+        finished_at: Some(cluster.at),
+    };
+    let cluster = Observed { migration_jobs: vec![failed], ..cluster.clone() };
+    let status = applied_status(instance, &cluster);
+    (JamInstance { status: Some(status), ..instance.clone() }, cluster, job)
+}
+
+#[test]
+fn an_impossible_migration_waits_for_a_change_of_the_spec_or_for_somebody_who_names_its_job() {
+    let first = on_postgres();
+    let (instance, cluster, job) = ended(&first, &cluster_for(&first), 3);
+    assert_eq!(resolved(&instance, &cluster).migration.step, MigrationStep::Never);
+    assert!(message(&instance, &cluster).contains("jam.network/retry-migration names this Job"));
+    let gone = Observed { migration_jobs: Vec::new(), ..cluster.clone() };
+    assert_eq!(
+        resolved(&instance, &gone).migration.step,
+        MigrationStep::Never,
+        "a Job that is removed changes nothing"
+    );
+
+    let mut named = instance.clone();
+    named.annotations_mut().insert(names::RETRY_MIGRATION.into(), job.clone());
+    let mut changed = instance.clone();
+    changed.metadata.generation = changed.metadata.generation.map(|generation| generation + 1);
+    for again in [&named, &changed] {
+        let MigrationStep::Run { job: next } = resolved(again, &cluster).migration.step else { panic!("not again") };
+        assert_ne!(next, job);
+        let (again, cluster, _) = ended(again, &cluster, 3);
+        assert_eq!(resolved(&again, &cluster).migration.step, MigrationStep::Never, "once, not in a loop");
+    }
+}
+
+#[test]
+fn what_serves_already_needs_no_migration_and_no_approval_to_come_back() {
+    let instance = but(&on_postgres(), json!({"migrations": {"mode": "Manual"}}));
+    let cluster = crate::fixtures::settled_cluster_for(&on_postgres());
+    let here = resolved(&instance, &cluster);
+    let mut api = cluster.api.clone().unwrap();
+    api.image = Some(here.image.reference.clone());
+    api.dsn_hash = here.database.as_ref().map(|database| database.dsn_hash.clone());
+    // The Job is gone, and status tells of what was tried after it.
+    let cluster = Observed { migration_jobs: Vec::new(), api: Some(api.clone()), ..cluster };
+    assert_eq!(resolved(&instance, &cluster).migration.step, MigrationStep::Complete);
+    let asks = |api: crate::observed::DeploymentState, instance: &JamInstance| {
+        let step = resolved(instance, &Observed { api: Some(api), ..cluster.clone() }).migration.step;
+        matches!(step, MigrationStep::AwaitApproval { .. })
+    };
+    assert!(asks(api.clone(), &but(&instance, json!({"image": {"tag": "2"}}))), "another image");
+    for other in [
+        crate::observed::DeploymentState { dsn_hash: Some("another database".into()), ..api.clone() },
+        crate::observed::DeploymentState { ready: 0, ..api },
+    ] {
+        assert!(asks(other, &instance));
+    }
+}
