@@ -187,10 +187,28 @@ pub async fn prune(
 }
 
 /// Removes just this object, by uid. One that is gone already, or is another by now, is none of our business.
+///
+/// A Job stays until its pods have ended: as long as it is there, no other one is made.
 async fn remove(context: &Context, instance: &Key, object: &ObjectRef, uid: String) -> Result<(), Error> {
+    let policy = match object.kind {
+        Kind::Job => PropagationPolicy::Foreground,
+        Kind::ServiceAccount
+        | Kind::ConfigMap
+        | Kind::Secret
+        | Kind::NetworkPolicy
+        | Kind::Service
+        | Kind::Deployment
+        | Kind::CronJob
+        | Kind::PodDisruptionBudget
+        | Kind::HorizontalPodAutoscaler
+        | Kind::Ingress
+        | Kind::HttpRoute
+        | Kind::ServiceMonitor
+        | Kind::PrometheusRule => PropagationPolicy::Background,
+    };
     let params = DeleteParams {
         preconditions: Some(Preconditions { uid: Some(uid), resource_version: None }),
-        propagation_policy: Some(PropagationPolicy::Background),
+        propagation_policy: Some(policy),
         ..DeleteParams::default()
     };
     match api_of(context, object.kind, &instance.namespace).delete(&object.name, &params).await {

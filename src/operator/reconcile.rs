@@ -18,7 +18,7 @@ use super::key::Key;
 use super::observe::{self, Finding};
 use super::publish::{self, Said};
 use super::watch::chain;
-use super::{evidence, malformed, token_pods, tokens};
+use super::{evidence, malformed, migrations, token_pods, tokens};
 
 /// How long one reconcile may take; every single request is bounded as well.
 pub const LIMIT: Duration = Duration::from_secs(90);
@@ -117,8 +117,24 @@ async fn bars_moves(
     }
 }
 
-/// Resolves an instance, with the stored revision in force where that is not the one that is rendered now.
+/// Resolves an instance with everything that has to be read for it: stored revisions, and what earlier migrations left.
 pub async fn in_force(
+    context: &Context,
+    instance: &JamInstance,
+    observed: &mut Observed,
+) -> Result<Result<Resolved, Refusal>, Error> {
+    let resolved = with_revisions(context, instance, observed).await?;
+    if resolved.as_ref().is_ok_and(|resolved| resolved.migration.begins(observed)) {
+        observed.migration_pods = migrations::unfinished(context, &Key::of(instance)).await?;
+        if !observed.migration_pods.is_empty() {
+            return Ok(resolve(instance, observed, &context.defaults));
+        }
+    }
+    Ok(resolved)
+}
+
+/// Resolves an instance, with the stored revision in force where that is not the one that is rendered now.
+async fn with_revisions(
     context: &Context,
     instance: &JamInstance,
     observed: &mut Observed,

@@ -51,7 +51,8 @@ pub fn forecast(instance: &JamInstance, observed: &Observed, defaults: &Defaults
 fn waits_for(resolved: &Resolved) -> String {
     match &resolved.migration.step {
         MigrationStep::NotNeeded | MigrationStep::Complete => "nothing".into(),
-        MigrationStep::Run { job } | MigrationStep::Wait { job } => format!("migration Job {job} to end"),
+        MigrationStep::Run { job } => format!("migration Job {job} to end"),
+        MigrationStep::Wait { what } => format!("an earlier migration to end: {what}"),
         MigrationStep::Retry { at } => format!("the next attempt of the migration, at {}", at_second(*at)),
         MigrationStep::AwaitApproval { key, preview: _ } => {
             format!("the migration's approval: annotation {}={key}", names::APPROVE_MIGRATION)

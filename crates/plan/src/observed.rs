@@ -50,6 +50,8 @@ pub struct Observed {
     pub pod_answers: Vec<PodAnswer>,
     /// The migration Jobs of this instance that are there.
     pub migration_jobs: Vec<MigrationJob>,
+    /// The pods of migrations that have not ended, as `name (where it stands)`; looked for before a Job is made.
+    pub migration_pods: Vec<String>,
     /// What migrations that wait for approval would apply.
     pub migration_previews: Vec<MigrationPreview>,
     /// The API Deployment, from the last answer of the API server.
@@ -91,6 +93,7 @@ impl Observed {
             admin_tokens: None,
             pod_answers: Vec::new(),
             migration_jobs: Vec::new(),
+            migration_pods: Vec::new(),
             migration_previews: Vec::new(),
             api: None,
             worker: None,
