@@ -177,7 +177,7 @@ pub async fn prune(
 ) -> Result<(), Error> {
     let key = Key::of(instance);
     let uid = instance.metadata.uid.as_deref().unwrap_or_default();
-    for child in prunable(objects, observed, uid) {
+    for child in prunable(&key.name, objects, observed, uid) {
         remove(context, &key, &child.object, child.uid.clone()).await?;
         tracing::info!(instance = %key, object = %child.object, "removed: no longer wanted");
         context.children.gone(child.object.kind, &Key::new(key.namespace.clone(), child.object.name.clone()));

@@ -169,3 +169,35 @@ async fn what_is_no_longer_wanted_goes_and_what_is_wanted_again_comes_back() {
     assert!(budgets.get_opt("stranger").await.unwrap().is_some(), "labels alone do not make it ours");
     assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
 }
+
+#[tokio::test]
+async fn a_copy_of_a_token_secret_is_left_alone_and_the_consumers_own_goes_with_it() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, QUIET);
+    let mut spec = in_memory();
+    spec["tokens"]["consumers"] = json!([{"name": "demo"}, {"name": "other"}]);
+    apply(&client, &namespace, "main", spec).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    operator.quiet().await;
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    // As `kubectl get -o yaml`, a new name and `kubectl create` do it.
+    for (from, to) in [("main-token-demo", "my-backup"), ("main-token-hashes", "my-hashes")] {
+        let mut copy = secrets.get(from).await.unwrap();
+        copy.metadata.name = Some(to.into());
+        (copy.metadata.uid, copy.metadata.resource_version, copy.metadata.managed_fields) = (None, None, None);
+        secrets.create(&PostParams::default(), &copy).await.unwrap();
+    }
+    apply(&client, &namespace, "main", in_memory()).await;
+    eventually("the Secret of the consumer that went is gone", async || {
+        secrets.get_opt("main-token-other").await.ok()?.is_none().then_some(())
+    })
+    .await;
+    operator.quiet().await;
+    for copy in ["my-backup", "my-hashes"] {
+        assert!(secrets.get_opt(copy).await.unwrap().is_some(), "{copy}: labels alone do not make it ours");
+    }
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}

@@ -44,7 +44,7 @@ pub fn forecast(instance: &JamInstance, observed: &Observed, defaults: &Defaults
     let told = status(instance, Verdict::Applied(&last), &rolled, rolled.at);
     let after = JamInstance { status: Some(told), ..instance.clone() };
     let at_rest = desired(&resolve(&after, &rolled, defaults)?);
-    let removed = prunable(&at_rest, &rolled, uid).into_iter().cloned().collect();
+    let removed = prunable(&last.name, &at_rest, &rolled, uid).into_iter().cloned().collect();
     Ok(Forecast { objects, removed, waits, migration })
 }
 

@@ -231,6 +231,8 @@ pub struct Child {
     pub controller: Option<String>,
     /// Hash of what was rendered, as annotated.
     pub rendered: Option<String>,
+    /// The consumer whose token it holds, as labelled.
+    pub consumer: Option<String>,
     /// Whether it is on its way out.
     pub deleting: bool,
 }
@@ -243,6 +245,7 @@ impl Child {
             uid: metadata.uid.clone().unwrap_or_default(),
             controller: controller_of(metadata).map(|(_, uid)| uid),
             rendered: noted(metadata.annotations.as_ref(), names::RENDERED),
+            consumer: noted(metadata.labels.as_ref(), names::CONSUMER),
             deleting: metadata.deletion_timestamp.is_some(),
         }
     }
