@@ -36,6 +36,10 @@ pub async fn all(
     observed: &mut Observed,
 ) -> Result<Applied, Error> {
     let key = Key::of(instance);
+    let mounts_leave = objects.items.iter().zip(findings).any(|(desired, finding)| {
+        matches!(finding, Finding::Leaving { .. })
+            && matches!(desired.object.kind, Kind::ServiceAccount | Kind::ConfigMap | Kind::Secret)
+    });
     for (desired, finding) in objects.items.iter().zip(findings) {
         if let (Finding::Absent | Finding::Differs { .. }, Some(words)) =
             (finding, context.memory.refused(&key, &desired.object, &desired.hash))
@@ -43,7 +47,9 @@ pub async fn all(
             return Ok(Applied::Refused(Refusal::new(Reason::InvalidObject, words)));
         }
         let answer = match finding {
-            Finding::Good | Finding::Foreign(_) => continue,
+            Finding::Good | Finding::Foreign(_) | Finding::Leaving { .. } => continue,
+            // New pods would wait for what they mount: that is made again first.
+            Finding::Absent if mounts_leave && runs_pods(desired.object.kind) => continue,
             Finding::Absent => create(context, &key, desired, minted).await,
             Finding::Differs { uid } => match desired.write {
                 Write::Apply => put_right(context, instance, desired, uid).await,
@@ -67,6 +73,10 @@ pub async fn all(
         note(context, &key, desired, live, observed);
     }
     Ok(Applied::All)
+}
+
+fn runs_pods(kind: Kind) -> bool {
+    matches!(kind, Kind::Job | Kind::Deployment | Kind::CronJob)
 }
 
 /// Creates an object that is written once, unless it is there.

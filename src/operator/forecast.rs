@@ -118,6 +118,9 @@ async fn preview(context: &Context, wanted: &JamInstance) -> Result<Preview, Str
     let objects = Objects { items: ahead.objects, keep: Vec::new() };
     let findings = observe::survey(context, &instance, &objects).await.map_err(told)?;
     for (desired, finding) in objects.items.iter().zip(findings) {
+        if let Finding::Leaving { why } = &finding {
+            preview.notes.push(format!("{} is made again when it is gone, it waits for {why}", desired.object));
+        }
         preview.changes.extend(change(context, &instance, desired, finding).await?);
     }
     for child in ahead.removed {
@@ -192,7 +195,7 @@ async fn change(
     let api = api_of(context, desired.object.kind, &Key::of(instance).namespace);
     let mut body = desired.body.clone();
     let (action, params, live) = match finding {
-        Finding::Good => return Ok(None),
+        Finding::Good | Finding::Leaving { .. } => return Ok(None),
         Finding::Foreign(foreign) => {
             let refusal = Refusal::new(Reason::NameTaken, format!("{} belongs to {}", foreign.object, foreign.owner));
             return Err(format!("it would be refused, {refusal}"));

@@ -3,6 +3,8 @@
 use futures::future::try_join_all;
 use jam_plan::names::{self, Component};
 use jam_plan::observed::{JobState, MigrationJob, MigrationPreview, PreviewSaid};
+use jam_plan::resolve::MigrationStep;
+use jam_plan::{Desired, Kind, Objects, Observed, Resolved};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
@@ -11,6 +13,7 @@ use kube::{Api, ResourceExt};
 use super::context::Context;
 use super::error::Error;
 use super::key::Key;
+use super::observe::Finding;
 use super::pods;
 
 /// The Jobs of an instance's migrations.
@@ -43,13 +46,30 @@ pub async fn look(context: &Context, instance: &Key, names: &[String]) -> Result
 /// The label of a pod with the name of its Job.
 const OF_JOB: &str = "batch.kubernetes.io/job-name";
 
-/// The pods of an instance's migrations that have not ended, whether their Job is there or not.
-pub async fn unfinished(context: &Context, instance: &Key) -> Result<Vec<String>, Error> {
+/// The pods of an instance's migrations that have not ended, whether their Job is there or not; without those of `job`, which
+/// is there and not known where somebody took its labels off.
+pub async fn unfinished(context: &Context, instance: &Key, job: &str) -> Result<Vec<String>, Error> {
+    let jobs: Api<Job> = Api::namespaced(context.client.clone(), &instance.namespace);
+    let job = jobs.get_opt(job).await.map_err(Error::read(format_args!("Job {job}")))?.and_then(|job| job.uid());
+    let own = |pod: &Pod| pod.owner_references().iter().any(|owner| Some(&owner.uid) == job.as_ref());
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
     let labels = pods::selector(&names::selector(&instance.name, Component::Migration));
     let found = pods.list(&ListParams::default().labels(&labels)).await.map_err(Error::read("the migrations' pods"))?;
     let dry = |pod: &Pod| pod.labels().get(OF_JOB).is_some_and(|job| names::is_migration_preview(job));
-    Ok(found.items.iter().filter(|pod| !has_ended(pod) && !dry(pod)).map(described).collect())
+    Ok(found.items.iter().filter(|pod| !has_ended(pod) && !dry(pod) && !own(pod)).map(described).collect())
+}
+
+/// A migration's Job that was there when this walk began and went meanwhile is not made by it: nobody has looked for its pods.
+pub fn hold_back(resolved: &Resolved, observed: &Observed, objects: &Objects<Desired>, findings: &mut [Finding]) {
+    let MigrationStep::Run { job } = &resolved.migration.step else { return };
+    if resolved.migration.begins(observed).is_some() {
+        return;
+    }
+    for (desired, finding) in objects.items.iter().zip(findings) {
+        if desired.object.kind == Kind::Job && desired.object.name == *job && matches!(finding, Finding::Absent) {
+            *finding = Finding::Leaving { why: "a look for its pods: it was deleted just now".into() };
+        }
+    }
 }
 
 fn has_ended(pod: &Pod) -> bool {

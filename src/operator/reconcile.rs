@@ -80,7 +80,8 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
     }
     let objects = desired(resolved);
     // Reads, only of what the watches saw changed.
-    let findings = observe::survey(context, instance, &objects).await?;
+    let mut findings = observe::survey(context, instance, &objects).await?;
+    migrations::hold_back(resolved, &learnt.observed, &objects, &mut findings);
     learnt.observed.foreign = foreign(&findings);
     if !learnt.observed.foreign.is_empty()
         && let Err(refusal) = resolve(instance, &learnt.observed, &context.defaults)
@@ -95,6 +96,7 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
     }
     apply::prune(context, instance, &objects, observed).await?;
     token_pods::tell(context, instance, observed).await;
+    observe::still_leaving(&objects, &findings)?;
     Ok(Ending::Applied)
 }
 
@@ -124,8 +126,8 @@ pub async fn in_force(
     observed: &mut Observed,
 ) -> Result<Result<Resolved, Refusal>, Error> {
     let resolved = with_revisions(context, instance, observed).await?;
-    if resolved.as_ref().is_ok_and(|resolved| resolved.migration.begins(observed)) {
-        observed.migration_pods = migrations::unfinished(context, &Key::of(instance)).await?;
+    if let Some(job) = resolved.as_ref().ok().and_then(|resolved| resolved.migration.begins(observed)) {
+        observed.migration_pods = migrations::unfinished(context, &Key::of(instance), job).await?;
         if !observed.migration_pods.is_empty() {
             return Ok(resolve(instance, observed, &context.defaults));
         }
@@ -160,7 +162,7 @@ async fn with_revisions(
 fn foreign(findings: &[Finding]) -> Vec<jam_plan::observed::Foreign> {
     let foreign = |finding: &Finding| match finding {
         Finding::Foreign(foreign) => Some(foreign.clone()),
-        Finding::Good | Finding::Absent | Finding::Differs { .. } => None,
+        Finding::Good | Finding::Absent | Finding::Differs { .. } | Finding::Leaving { .. } => None,
     };
     findings.iter().filter_map(foreign).collect()
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jam_plan::JamInstance;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
@@ -199,5 +200,56 @@ async fn a_copy_of_a_token_secret_is_left_alone_and_the_consumers_own_goes_with_
     for copy in ["my-backup", "my-hashes"] {
         assert!(secrets.get_opt(copy).await.unwrap().is_some(), "{copy}: labels alone do not make it ours");
     }
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+#[tokio::test]
+async fn a_child_that_hangs_in_its_deletion_holds_up_nothing_but_itself() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, QUIET);
+    let mut spec = in_memory();
+    spec["ingress"] = json!({"enabled": true, "host": "jam.example"});
+    apply(&client, &namespace, "main", spec).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    operator.quiet().await;
+    let ingresses: Api<Ingress> = Api::namespaced(client.clone(), &namespace);
+    let held = |held: bool| Patch::Merge(json!({"metadata": {"finalizers": held.then_some(["it.test/nobody"])}}));
+    ingresses.patch("main", &PatchParams::default(), &held(true)).await.unwrap();
+    ingresses.delete("main", &DeleteParams::default()).await.unwrap();
+    let services: Api<Service> = Api::namespaced(client.clone(), &namespace);
+    services.delete("main", &DeleteParams::default()).await.unwrap();
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    let leaked =
+        String::from_utf8(secrets.get("main-token-demo").await.unwrap().data.unwrap()["id"].0.clone()).unwrap();
+    let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
+    let revoke = json!({"metadata": {"annotations": {"jam.network/revoke": leaked.as_str()}}});
+    instances.patch("main", &PatchParams::default(), &Patch::Merge(revoke)).await.unwrap();
+    toggle(&client, &namespace, false).await;
+
+    let told = condition(&client, &namespace, "main", "Reconciling", "True", "ApplyFailed").await;
+    assert!(told.contains("Ingress main waits for its finalizers it.test/nobody"), "{told}");
+    eventually("the Service is made again", async || services.get_opt("main").await.ok()?).await;
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
+    eventually("the toggle is rolled out", async || {
+        let template = json!(deployments.get("main").await.ok()?.spec?.template);
+        let volumes = template.pointer("/spec/volumes")?.as_array()?.clone();
+        let map = volumes.iter().find_map(|volume| volume.pointer("/configMap/name")?.as_str())?.to_owned();
+        let file = maps.get(&map).await.ok()?.data?.remove("config.yaml")?;
+        file.contains("enabled: false").then_some(())
+    })
+    .await;
+    eventually("the leaked token is ended", async || {
+        let hashes = secrets.get("main-token-hashes").await.ok()?.data?.remove("tokens.json")?;
+        (!String::from_utf8(hashes.0).unwrap().contains(&leaked)).then_some(())
+    })
+    .await;
+    ingresses.patch("main", &PatchParams::default(), &held(false)).await.unwrap();
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let made_again = ingresses.get("main").await.unwrap();
+    assert!(made_again.metadata.deletion_timestamp.is_none());
     assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
 }

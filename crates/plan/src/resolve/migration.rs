@@ -86,16 +86,18 @@ pub enum Preview {
 }
 
 impl MigrationPlan {
-    /// Whether a Job is to be made: it is not there, so every pod of a migration that runs is of an earlier one.
-    pub fn begins(&self, observed: &Observed) -> bool {
+    /// The Job that is to be made: it is not known, so a pod of a migration that runs is of an earlier one.
+    pub fn begins(&self, observed: &Observed) -> Option<&str> {
         match &self.step {
-            MigrationStep::Run { job } => observed.migration_jobs.iter().all(|there| there.name != *job),
+            MigrationStep::Run { job } => {
+                Some(job.as_str()).filter(|job| observed.migration_jobs.iter().all(|there| there.name != *job))
+            }
             MigrationStep::NotNeeded
             | MigrationStep::Complete
             | MigrationStep::Wait { .. }
             | MigrationStep::Retry { .. }
             | MigrationStep::AwaitApproval { .. }
-            | MigrationStep::Never => false,
+            | MigrationStep::Never => None,
         }
     }
 
