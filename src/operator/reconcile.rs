@@ -75,8 +75,12 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
     };
     if resolved.given_up {
         // Writes what is known of the pods, before they are gone.
-        evidence::keep(context, instance, resolved).await?;
-        return Ok(Ending::GivenUp);
+        let kept = evidence::keep(context, instance, resolved).await;
+        if kept.is_err() {
+            // Nothing is decided before its evidence is there: the next walk gives up again.
+            learnt.resolved = None;
+        }
+        return kept.map(|()| Ending::GivenUp);
     }
     let objects = desired(resolved);
     // Reads, only of what the watches saw changed.
