@@ -15,6 +15,7 @@ use super::error::Error;
 use super::key::Key;
 use super::observe::{Finding, api_of};
 use super::publish::UNKNOWN_FIELD;
+use super::stranger;
 use super::tokens::Minted;
 
 /// What became of the children.
@@ -129,10 +130,18 @@ async fn put_right(
     let params = PatchParams::apply(names::FIELD_MANAGER).force();
     let api = api_of(context, desired.object.kind, &Key::of(instance).namespace);
     let live = api.patch(&desired.object.name, &params, &Patch::Apply(&body)).await?;
-    if !is_owned_unasked(instance, desired, &live.metadata) {
-        return Ok(live);
-    }
-    // What a create wrote is not taken back by an apply that says nothing of it.
+    // What others wrote is not taken back by an apply that says nothing of it, nor what a create wrote.
+    let strange = serde_json::to_value(&live).ok().and_then(|live| stranger::removal(&desired.body, &live));
+    let disowned = is_owned_unasked(instance, desired, &live.metadata).then(|| without_owner(instance, &live));
+    let Some(mut patch) = strange.or(disowned) else { return Ok(live) };
+    patch["metadata"]["uid"] = uid.into();
+    patch["metadata"]["resourceVersion"] = live.metadata.resource_version.clone().into();
+    let params = PatchParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PatchParams::default() };
+    api.patch(&desired.object.name, &params, &Patch::Merge(&patch)).await
+}
+
+/// The owners without the instance.
+fn without_owner(instance: &JamInstance, live: &DynamicObject) -> Value {
     let owners: Vec<_> = live
         .metadata
         .owner_references
@@ -140,10 +149,7 @@ async fn put_right(
         .flatten()
         .filter(|owner| Some(&owner.uid) != instance.metadata.uid.as_ref())
         .collect();
-    let version = &live.metadata.resource_version;
-    let disowned = json!({"metadata": {"uid": uid, "resourceVersion": version, "ownerReferences": owners}});
-    let params = PatchParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PatchParams::default() };
-    api.patch(&desired.object.name, &params, &Patch::Merge(&disowned)).await
+    json!({"metadata": {"ownerReferences": owners}})
 }
 
 /// Whether the instance still takes along what is to stay when it goes.

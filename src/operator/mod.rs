@@ -35,6 +35,7 @@ mod reconcile;
 mod resource;
 mod run;
 mod served;
+mod stranger;
 mod token_pods;
 mod tokens;
 mod watch;

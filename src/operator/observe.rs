@@ -21,7 +21,7 @@ use super::drift::holds;
 use super::error::Error;
 use super::key::Key;
 use super::token_pods::{self, Retired};
-use super::{migrations, pods};
+use super::{migrations, pods, stranger};
 
 /// Reads everything that decides about an instance.
 pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observed, Error> {
@@ -230,7 +230,8 @@ async fn find(context: &Context, instance: &JamInstance, desired: &Desired) -> R
             // It would be removed and made again: only what this very instance has made.
             stays || !live.owner_references().iter().any(|owner| owner.uid == uid)
         }
-        Write::Apply => serde_json::to_value(&live).is_ok_and(|live: Value| holds(&desired.body, &live)),
+        Write::Apply => serde_json::to_value(&live)
+            .is_ok_and(|live: Value| holds(&desired.body, &live) && stranger::removal(&desired.body, &live).is_none()),
     };
     if !good || is_owned_unasked(instance, desired, &live.metadata) {
         return Ok(Finding::Differs { uid: live.uid().unwrap_or_default() });

@@ -253,3 +253,54 @@ async fn a_child_that_hangs_in_its_deletion_holds_up_nothing_but_itself() {
     assert!(made_again.metadata.deletion_timestamp.is_none());
     assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
 }
+
+#[tokio::test]
+async fn what_contradicts_the_spec_in_our_container_is_taken_out_and_what_injectors_add_stays() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, QUIET);
+    apply(&client, &namespace, "main", in_memory()).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    operator.quiet().await;
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
+    let pods = async || json!(deployments.get("main").await.unwrap().spec.unwrap().template.spec);
+    let before = pods().await;
+    // As `kubectl set env`, `kubectl edit` and an injector do it, each in one go with the others.
+    let by_hand = json!({"spec": {"template": {"spec": {
+        "hostNetwork": true, "hostPID": true,
+        "securityContext": {"supplementalGroups": [0]},
+        "containers": [
+            {"name": "jam", "securityContext": {"runAsUser": 0, "runAsNonRoot": false},
+             "env": [{"name": "JAM_ENABLED", "value": "false"}, {"name": "HTTPS_PROXY", "value": "http://proxy"}]},
+            {"name": "proxy", "image": "proxy:1", "env": [{"name": "JAM_ENABLED", "value": "theirs"}]},
+        ],
+    }}}});
+    deployments.patch("main", &PatchParams::default(), &Patch::Strategic(by_hand)).await.unwrap();
+    eventually("what is not to be there is gone", async || {
+        let now = pods().await.to_string();
+        (!now.contains("hostPID") && !now.contains(r#""runAsUser":0"#)).then_some(())
+    })
+    .await;
+    operator.quiet().await;
+    let now = pods().await;
+    let container = |name: &str| {
+        let all = now["containers"].as_array().unwrap();
+        all.iter()
+            .find(|container| container["name"] == name)
+            .unwrap_or_else(|| panic!("{name} is gone: {now}"))
+            .clone()
+    };
+    let ours = container("jam");
+    assert_eq!(ours["env"], json!([{"name": "HTTPS_PROXY", "value": "http://proxy"}]));
+    for field in ["securityContext", "ports"] {
+        assert_eq!(ours[field], before["containers"][0][field]);
+    }
+    assert_eq!((&now["securityContext"], now.get("hostNetwork")), (&before["securityContext"], None));
+    assert_eq!(container("proxy")["env"], json!([{"name": "JAM_ENABLED", "value": "theirs"}]));
+    let writes = operator.writes().len();
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(operator.writes().len(), writes, "and then there is rest");
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}

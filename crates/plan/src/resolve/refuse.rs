@@ -30,7 +30,7 @@ pub(crate) const OTHER_VARIABLES: [&str; 3] = ["API_TOKENS", "DATABASE_URL", "OT
 
 /// Whether a variable of this name would contradict the spec. The environment wins over the server's file: a `JAM_ENABLED`
 /// would undo the toggle, a `JAM_LISTEN` take the port from the probes.
-fn is_own_variable(name: &str) -> bool {
+pub fn is_own_variable(name: &str) -> bool {
     (name.starts_with("JAM_") && !FREE_VARIABLES.contains(&name)) || OTHER_VARIABLES.contains(&name)
 }
 
