@@ -1,5 +1,6 @@
 //! jam-operator: watches JamInstances and brings the cluster to what they say.
 
+mod accepted;
 mod apply;
 mod args;
 mod backoff;

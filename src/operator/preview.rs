@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 
 use jam_plan::render;
+use kube::config::Kubeconfig;
 
 use super::args::{Output, PlanArgs};
 use super::difference::{coloured, lines};
@@ -24,14 +25,16 @@ pub async fn plan(args: &PlanArgs) -> Result<u8, Trouble> {
     let told = |sentence: String| Trouble { sentence: format!("{place}: {sentence}"), code };
     let text = read(args).map_err(|error| told(chain(&error)))?;
     let defaults = args.image.defaults(&args.rollout, &args.rotation);
+    let mut documents = render::documents(&text).map_err(|error| told(error.to_string()))?;
+    let namespace = args.namespace.as_deref();
+    render::place(&mut documents, namespace, &of_context()).map_err(|error| told(error.to_string()))?;
     if !args.diff {
-        let documents = render::documents(&text).map_err(|error| told(error.to_string()))?;
         offline::refuse(&documents).map_err(|faults| told(format!("the API server would refuse it: {faults}")))?;
-        let objects = render::render(&text, &defaults).map_err(|error| told(error.to_string()))?;
+        let objects = render::of_documents(&documents, &defaults).map_err(|error| told(error.to_string()))?;
         super::print(&format!("{}{}", offline::UNCHECKED, render::to_yaml(&objects)))?;
         return Ok(0);
     }
-    let previews = Box::pin(forecast::previews(&text, defaults)).await.map_err(told)?;
+    let previews = Box::pin(forecast::previews(&documents, defaults)).await.map_err(told)?;
     let shown = match args.output {
         Output::Text => previews.iter().map(shown).collect(),
         Output::Json => serde_json::to_string_pretty(&previews).map_err(|error| told(error.to_string()))? + "\n",
@@ -41,6 +44,15 @@ pub async fn plan(args: &PlanArgs) -> Result<u8, Trouble> {
     out.write_all(shown.as_bytes()).map_err(|error| told(format!("standard output: {error}")))?;
     let different = previews.iter().any(|preview| !preview.changes.is_empty());
     Ok(if different { DIFFERENT } else { 0 })
+}
+
+/// The namespace of the kubeconfig's context; `default` where there is none, as with `kubectl`.
+fn of_context() -> String {
+    let namespace = Kubeconfig::read().ok().and_then(|config| {
+        let current = config.current_context?;
+        config.contexts.into_iter().find(|named| named.name == current)?.context?.namespace
+    });
+    namespace.unwrap_or_else(|| "default".into())
 }
 
 fn read(args: &PlanArgs) -> std::io::Result<String> {
