@@ -25,6 +25,9 @@ pub(crate) const FREE_VARIABLES: [&str; 8] = [
     "JAM_WORK_BATCH",
 ];
 
+/// The beginning of annotations that choose an AppArmor profile for a container, from before there was a field.
+pub(crate) const APPARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
+
 /// Variables without the prefix `JAM_` that the server reads all the same.
 pub(crate) const OTHER_VARIABLES: [&str; 3] = ["API_TOKENS", "DATABASE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 
@@ -123,6 +126,12 @@ pub(super) fn contradictions(spec: &JamInstanceSpec, settings: &Settings) -> Res
     if spec.http_route.as_ref().is_some_and(|route| route.enabled && route.parent_refs.is_empty()) {
         return Err(invalid("spec.httpRoute.parentRefs needs at least one Gateway when the HTTPRoute is enabled"));
     }
+    if let Some(range) = spec.cleanup.as_ref().and_then(|cleanup| crate::schedule::backwards(&cleanup.schedule)) {
+        return Err(invalid(format!("spec.cleanup.schedule: the range {range} runs backwards, write two")));
+    }
+    if spec.cleanup.as_ref().is_some_and(|cleanup| cleanup.time_zone.eq_ignore_ascii_case("local")) {
+        return Err(invalid("spec.cleanup.timeZone: Local is no name of the IANA database; use one such as Etc/UTC"));
+    }
     if spec.image.as_ref().is_some_and(|image| image.tag.is_some() && image.digest.is_some()) {
         return Err(invalid("spec.image: set tag or digest, not both: the digest alone decides what is pulled"));
     }
@@ -160,6 +169,13 @@ pub(super) fn pod_overrides(template: Option<&PodTemplate>) -> Result<(), Refusa
     }
     if let Some(annotation) = annotations.keys().find(ours) {
         return Err(invalid(format!("spec.podTemplate.annotations: {annotation} is the operator's own")));
+    }
+    if let Some((annotation, _)) =
+        annotations.iter().find(|(key, value)| key.starts_with(APPARMOR) && *value == "unconfined")
+    {
+        return Err(invalid(format!(
+            "spec.podTemplate.annotations: {annotation} would take AppArmor's profile off; remove it"
+        )));
     }
     if let Some(variable) = env.iter().find(|variable| is_own_variable(&variable.name)) {
         return Err(invalid(format!("spec.podTemplate.env: {} is set from the spec's own fields", variable.name)));

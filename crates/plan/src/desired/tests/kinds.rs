@@ -186,3 +186,16 @@ fn a_dashboard_goes_at_once_and_does_not_wait_for_the_pods() {
         names::is_dashboard(&names::dashboard("main")) && !names::is_dashboard(&names::config("main", "0123456789"))
     );
 }
+
+#[test]
+fn a_default_limit_is_never_below_what_is_requested() {
+    let limits = |resources: Value| {
+        let pods = child(json!({"podTemplate": {"resources": resources}}), "Deployment main");
+        pods.pointer("/spec/template/spec/containers/0/resources/limits").unwrap().clone()
+    };
+    let default = limits(json!({"requests": {"cpu": "4"}}));
+    assert_eq!(default, json!({"memory": "512Mi", "ephemeral-storage": "2Gi"}), "no limit of CPU");
+    let more = limits(json!({"requests": {"memory": "1Gi", "ephemeral-storage": "3072Mi"}}));
+    assert_eq!(more, json!({"memory": "1Gi", "ephemeral-storage": "3072Mi"}));
+    assert_eq!(limits(json!({"requests": {"memory": "1Gi"}, "limits": {"memory": "2Gi"}}))["memory"], "2Gi");
+}
