@@ -1,10 +1,12 @@
 //! What the operator will have done when it comes to rest: what `plan` shows, with a cluster and without.
 
+use std::collections::BTreeSet;
+
 use jam_domain::Timestamp;
 
 use crate::crd::JamInstance;
 use crate::desired::{Desired, Kind, desired, prunable};
-use crate::observed::{Child, DeploymentState, JobState, MigrationJob, Observed};
+use crate::observed::{Child, CleanupState, DeploymentState, JobState, MigrationJob, Observed};
 use crate::reason::Refusal;
 use crate::resolve::{Defaults, MigrationStep, Resolved, resolve};
 use crate::{Verdict, names, status};
@@ -89,5 +91,7 @@ fn settled(resolved: &Resolved, objects: &[Desired], cluster: Observed) -> Obser
     };
     let api = at_rest(names::api(&resolved.name), cluster.api.as_ref());
     let worker = at_rest(names::worker(&resolved.name), cluster.worker.as_ref());
-    Observed { api, worker, trouble: None, ..cluster }
+    // Every run of the cleanup has ended, and the next one mounts what is wanted now.
+    let cleanup = cluster.cleanup.map(|cleanup| CleanupState { mounts: BTreeSet::new(), ..cleanup });
+    Observed { api, worker, cleanup, trouble: None, ..cluster }
 }

@@ -1,11 +1,12 @@
 //! Laws of pruning: what is wanted, foreign, finished or still mounted stays.
 
-use serde_json::json;
+use k8s_openapi::api::batch::v1::CronJob;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::ObjectRef;
 use crate::fixtures::{but, job, objects, on_postgres, settled_cluster_for};
-use crate::observed::MigrationPreview;
+use crate::observed::{CleanupState, MigrationPreview};
 
 fn child(kind: Kind, name: &str) -> Child {
     Child {
@@ -143,4 +144,25 @@ fn a_secret_that_only_looks_like_a_token_of_ours_is_left() {
     let mut plain = child(Kind::Secret, "main-token-plain");
     plain.consumer = None;
     assert_eq!(pruned(&[copy(None), copy(Some("uid-1")), by_hand, other, plain], |_, _| ()), Vec::<String>::new());
+}
+
+#[test]
+fn a_config_map_stays_while_a_run_of_the_cleanup_mounts_it() {
+    let job = |finished: bool| {
+        let volumes = json!([{"name": "config", "configMap": {"name": "main-config-old"}}]);
+        let conditions = json!([{"type": "Complete", "status": "True"}]);
+        serde_json::from_value(json!({
+            "metadata": {"name": "run"},
+            "spec": {"template": {"spec": {"containers": [], "volumes": volumes}}},
+            "status": {"conditions": if finished { conditions } else { Value::Null }},
+        }))
+        .unwrap()
+    };
+    let old = [child(Kind::ConfigMap, "main-config-old")];
+    for (finished, gone) in [(false, vec![]), (true, vec!["main-config-old"])] {
+        let went = pruned(&old, |cluster, _| {
+            cluster.cleanup = Some(CleanupState::of(&CronJob::default(), None).with_runs(&[job(finished)]));
+        });
+        assert_eq!(went, gone, "the run has ended: {finished}");
+    }
 }
