@@ -83,6 +83,29 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    /// The same with what comes and goes as a whole, and with images.
+    fn further()(
+        mut spec in specs(),
+        scaled in any::<bool>(),
+        cleaned in any::<bool>(),
+        shown in any::<bool>(),
+        tag in proptest::option::of("[ab]"),
+    ) -> Value {
+        if scaled {
+            spec["autoscaling"] = json!({"minReplicas": 2, "maxReplicas": 4});
+        }
+        if cleaned {
+            spec["cleanup"] = json!({"schedule": "0 0 29 2 *"});
+        }
+        spec["monitoring"] = json!({"dashboard": shown});
+        if let Some(tag) = tag {
+            spec["image"] = json!({"tag": tag});
+        }
+        spec
+    }
+}
+
 /// The spec on the store of its instance.
 fn stored(mut spec: Value, postgres: bool) -> Value {
     spec["runtime"]["jam"]["store"] = if postgres { "postgres" } else { "memory" }.into();
@@ -90,6 +113,7 @@ fn stored(mut spec: Value, postgres: bool) -> Value {
         spec["database"] = json!({"dsnSecretRef": {"name": "db", "key": "dsn"}});
     } else {
         (spec["replicas"], spec["workers"]["replicas"]) = (1.into(), 0.into());
+        spec.as_object_mut().unwrap().remove("autoscaling");
     }
     spec
 }
@@ -123,6 +147,15 @@ fn done(operator: &Operator, since: usize) -> BTreeSet<(bool, String, String)> {
 
 #[tokio::test]
 async fn what_plan_says_is_what_the_operator_then_does() {
+    plans_are_kept(specs()).await;
+}
+
+#[tokio::test]
+async fn what_plan_says_is_what_the_operator_then_does_where_more_comes_and_goes() {
+    plans_are_kept(further()).await;
+}
+
+async fn plans_are_kept(specs: impl Strategy<Value = Value>) {
     let plane = control_plane();
     let (client, namespace) = plane.with_crd().await;
     let _kubelet = Kubelet::play(&client, &namespace, 0, "");
@@ -135,7 +168,7 @@ async fn what_plan_says_is_what_the_operator_then_does() {
     let mut runner = TestRunner::deterministic();
     for case in 0..CASES {
         let name = if case % 2 == 0 { "pg" } else { "mem" };
-        let spec = stored(specs().new_tree(&mut runner).unwrap().current(), case % 2 == 0);
+        let spec = stored(specs.new_tree(&mut runner).unwrap().current(), case % 2 == 0);
         let text = manifest(&namespace, name, &spec);
         let (since, before) = (operator.writes().len(), rollout(&client, &namespace, name).await);
         let here = ["--operator-namespace", namespace.as_str()];
