@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jam_domain::Timestamp;
 use jam_domain::retention::CleanupRecord;
-use jam_store::{SchemaVersion, Store, StoreError};
+use jam_store::{SchemaVersion, Store, StoreError, Trouble};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
@@ -35,6 +35,9 @@ pub struct Checks {
     pub schema: Option<SchemaVersion>,
     /// What became of retention.
     pub retained: Retained,
+    /// Whether the blob store serves, where there is one. Without it everything but the bytes of preimages can be served, so
+    /// that it does not decide about readiness: every replica would go at once (docs/adr/0031).
+    pub blobs: Option<Result<(), Trouble>>,
 }
 
 impl Checks {
@@ -85,12 +88,14 @@ impl Health {
             self.store.ping().await?;
             self.store.schema().await
         });
-        let away = |reason| Checks { store: Err(reason), schema: None, retained: self.retained(None) };
-        match answer.await {
+        let (answer, blobs) = tokio::join!(answer, self.blobs(deadline));
+        let away =
+            |reason| Checks { store: Err(reason), schema: None, retained: self.retained(None), blobs: blobs.clone() };
+        match answer {
             Ok(Ok(schema)) => {
                 // An older schema has no such table.
                 let retained = if schema.serves() { self.remembered(deadline).await } else { self.retained(None) };
-                Checks { store: Ok(()), schema: Some(schema), retained }
+                Checks { store: Ok(()), schema: Some(schema), retained, blobs }
             }
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the store does not answer");
@@ -98,6 +103,11 @@ impl Health {
             }
             Err(_) => away("the store did not answer within 2 s"),
         }
+    }
+
+    async fn blobs(&self, deadline: Instant) -> Option<Result<(), Trouble>> {
+        let late = || Trouble::Away { place: String::new(), why: "not within 2 s".into() };
+        timeout_at(deadline, self.store.blob_store()).await.unwrap_or_else(|_| Some(Err(late())))
     }
 
     /// What became of retention. Where only that can't be read, requests are served all the same.
@@ -126,6 +136,14 @@ fn reason(error: &StoreError) -> &'static str {
 }
 
 fn log_change(before: Option<&Checks>, now: &Checks) {
+    let kind = |checks: &Checks| checks.blobs.as_ref().map(|known| known.as_ref().err().map(blob_reason));
+    match (&now.blobs, before.and_then(kind)) {
+        (Some(Err(trouble)), known) if known != Some(Some(blob_reason(trouble))) => {
+            tracing::warn!(%trouble, "preimages can't be stored or read");
+        }
+        (Some(Ok(())), Some(Some(_))) => tracing::info!("preimages can be stored and read again"),
+        (Some(Ok(()) | Err(_)) | None, _) => {}
+    }
     if before.is_some_and(|before| (&before.store, before.schema) == (&now.store, now.schema)) {
         return;
     }
@@ -136,6 +154,14 @@ fn log_change(before: Option<&Checks>, now: &Checks) {
         }
         (Ok(()), _) if before.is_some() => tracing::info!("ready again"),
         (Ok(()), _) => {}
+    }
+}
+
+/// What a client is told of the blob store: not where it is, nor what it said.
+fn blob_reason(trouble: &Trouble) -> &'static str {
+    match trouble {
+        Trouble::Away { .. } | Trouble::Missing => "the blob store does not answer: preimages can't be stored or read",
+        Trouble::Refused { .. } => "the blob store refuses this server: preimages can't be stored or read, see the log",
     }
 }
 
@@ -167,9 +193,13 @@ pub fn shown(checks: &Checks, draining: bool) -> Value {
         fields.insert("found".into(), found.into());
         fields.insert("wanted".into(), wanted.into());
     }
-    json!({
+    let mut shown = json!({
         "store": one(checks.store.err().map(str::to_owned)),
         "schema": schema,
         "draining": one(draining.then(|| "the process is stopping".into())),
-    })
+    });
+    if let (Some(known), Value::Object(fields)) = (&checks.blobs, &mut shown) {
+        fields.insert("blob_store".into(), one(known.as_ref().err().map(|trouble| blob_reason(trouble).into())));
+    }
+    shown
 }

@@ -23,7 +23,7 @@ use super::fault::{Fault, Plane, json_response, not_found, ok, refused};
 use super::metrics::QuotaReject;
 use super::state::Api;
 
-/// Bytes of a transfer that are held at once, whatever the blob's size: what the store and the socket buffer.
+/// Bytes of a download that are held at once, whatever the blob's size: what the store and the socket buffer.
 const WINDOW: u64 = 1 << 20;
 /// Characters of a media type at most.
 const MAX_MEDIA_TYPE: usize = 255;
@@ -35,7 +35,8 @@ pub async fn put(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> Res
     let media_type = media_type_of(api, admitted)?;
     let size_hint = announced(admitted.headers);
     // The memory store holds every blob whole anyway; while it arrives it counts whole.
-    let held = if admitted.settings.store == StoreKind::Memory { size_hint.unwrap_or(admitted.cap) } else { WINDOW };
+    let whole = admitted.settings.store == StoreKind::Memory;
+    let held = if whole { size_hint.unwrap_or(admitted.cap) } else { api.store.upload_window() };
     let _turn = api.gate.turn(held.min(size_hint.unwrap_or(u64::MAX))).await?;
     let upload = Upload { hash, size_hint, media_type, uploader: admitted.caller.id.clone(), now: admitted.now };
     let put =

@@ -28,6 +28,7 @@ pub async fn serve(loaded: Loaded, pauses: Pauses) -> Result<(), Ending> {
     let signal = shutdown::on_signal().map_err(|e| Ending::Failed(format!("no signals: {e}")))?;
     let Loaded { settings, wiring, sources: _ } = loaded;
     let store = store::open(&settings, &wiring).await?;
+    store::prove_blobs(&wiring).await?;
     if settings.store == StoreKind::Memory {
         tracing::warn!(store = "memory", "the memory store is ephemeral: everything is gone when this process ends");
     }

@@ -98,6 +98,9 @@ pub struct Checked {
     pub schema: Verdict,
     /// The process is not about to stop.
     pub draining: Verdict,
+    /// The blob store serves preimages; only where there is one. It says why not, and the process is ready all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blob_store: Option<Verdict>,
 }
 
 /// The checks of JAM's health.

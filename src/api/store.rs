@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use jam_domain::{Settings, StoreKind};
 use jam_store::postgres::migrate::{self, MigrateError, Status, Step};
-use jam_store::{MemoryStore, PostgresConfig, PostgresStore, Store};
+use jam_store::{MemoryStore, PostgresConfig, PostgresStore, Store, Trouble};
 
 use super::program::Ending;
 use super::settings::{Loaded, Wiring};
+
+/// How long a start waits for the blob store: who starts many servers waits for each.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
 
 /// Opens the store. PostgreSQL need not answer yet: readiness and every request say so until it does.
 pub async fn open(settings: &Settings, wiring: &Wiring) -> Result<Arc<dyn Store>, Ending> {
@@ -27,8 +30,26 @@ fn config(wiring: &Wiring) -> Result<PostgresConfig, Ending> {
     Ok(PostgresConfig {
         max_connections: wiring.pg_max_connections,
         claim_timeout: Duration::from_secs(wiring.claim_timeout_seconds.into()),
+        objects: wiring.blob_store.clone(),
         ..PostgresConfig::new(dsn.reveal())
     })
+}
+
+/// Asks the blob store for a sign of life before anything is served. One that refuses us is a mistake in the settings; one
+/// that does not answer need not yet: readiness says so, and it heals by itself.
+pub async fn prove_blobs(wiring: &Wiring) -> Result<(), Ending> {
+    let Some(objects) = &wiring.blob_store else { return Ok(()) };
+    match tokio::time::timeout(FIRST_ANSWER, objects.probe()).await {
+        Ok(Ok(()) | Err(Trouble::Missing)) => tracing::info!(blob_store = %objects, "preimages are kept there"),
+        Ok(Err(trouble @ Trouble::Refused { .. })) => {
+            return Err(Ending::Refused(vec![format!("blob_store can't be used: {trouble}")]));
+        }
+        Ok(Err(trouble @ Trouble::Away { .. })) => tracing::warn!(%trouble, "preimages can't be stored or read yet"),
+        Err(_) => {
+            tracing::warn!(blob_store = %objects, "the blob store does not answer; preimages can't be stored or read yet")
+        }
+    }
+    Ok(())
 }
 
 /// What `migrate` is asked for.

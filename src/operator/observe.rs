@@ -3,7 +3,7 @@
 use futures::future::try_join_all;
 use jam_domain::Timestamp;
 use jam_plan::desired::Revision;
-use jam_plan::observed::{Child, DeploymentState, Foreign, HashBook, OwnTokens, SecretKey, TokenSecret};
+use jam_plan::observed::{BlobKeys, Child, DeploymentState, Foreign, HashBook, OwnTokens, SecretKey, TokenSecret};
 use jam_plan::rotation::{Plain, Slots};
 use jam_plan::{Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Write, names, resolve, tokens};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -35,8 +35,9 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
     let (api, worker) = (names::api(&key.name), names::worker(&key.name));
     let made_before = instance.status.as_ref().is_some_and(|status| status.last_good.is_some());
     let book = names::token_hashes(&key.name);
-    let ((dsn, database_port), consumers, hashes, own, admin, api, worker, cleanup, migrations) = tokio::try_join!(
+    let ((dsn, database_port), blob_keys, consumers, hashes, own, admin, api, worker, cleanup, migrations) = tokio::try_join!(
         dsn(context, instance),
+        blob_keys(context, instance),
         consumers(context, instance),
         secret(context, &key, &book),
         users_tokens(context, &key, tokens::own_tokens(&instance.spec)),
@@ -54,6 +55,7 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
     let mut observed = Observed {
         dsn,
         database_port,
+        blob_keys,
         cleanup,
         unserved: context.children.served.missing(),
         tokens: consumers.held,
@@ -83,6 +85,14 @@ async fn dsn(context: &Context, instance: &JamInstance) -> Result<(Option<Secret
     let value = secret.as_ref().and_then(|secret| secret.data.as_ref()?.get(&key));
     let port = value.and_then(|value| resolve::port_of_url(std::str::from_utf8(&value.0).ok()?));
     Ok((Some(SecretKey::of(secret.as_ref(), &key, salt)), port))
+}
+
+/// What is known of the keys to the blob store.
+async fn blob_keys(context: &Context, instance: &JamInstance) -> Result<Option<BlobKeys>, Error> {
+    let Some(name) = resolve::blob_secret(&instance.spec) else { return Ok(None) };
+    let secret = secret(context, &Key::of(instance), name).await?;
+    let salt = instance.metadata.uid.as_deref().unwrap_or_default();
+    Ok(Some(BlobKeys::of(secret.as_ref(), salt)))
 }
 
 async fn users_tokens(

@@ -98,8 +98,9 @@ impl Sight {
         let refers = |instance: &JamInstance| {
             let dsn = resolve::dsn_reference(instance).is_some_and(|(name, _)| name == secret.name);
             let users = [tokens::own_tokens(&instance.spec), tokens::admin_tokens(&instance.spec)];
+            let blobs = resolve::blob_secret(&instance.spec).is_some_and(|name| name == secret.name);
             let own = users.into_iter().flatten().any(|(_, name)| name == secret.name);
-            instance.metadata.namespace.as_ref() == Some(&secret.namespace) && (dsn || own)
+            instance.metadata.namespace.as_ref() == Some(&secret.namespace) && (dsn || blobs || own)
         };
         let concerned = self.store.state_filter(|instance| instance.0.as_ref().is_ok_and(refers));
         for instance in concerned {

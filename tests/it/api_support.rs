@@ -13,6 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use crate::support::objects::Place;
 use crate::support::postgres;
 
 /// The token that every server takes unless a test says otherwise.
@@ -32,15 +33,16 @@ pub struct Server {
 /// A store for servers to share: each law of the API is tried on both.
 pub struct World {
     dsn: Option<String>,
+    place: Option<Place>,
 }
 
 impl World {
     pub fn memory() -> Self {
-        Self { dsn: None }
+        Self { dsn: None, place: None }
     }
 
     pub async fn postgres() -> Self {
-        Self { dsn: Some(postgres::migrated_database().await) }
+        Self { dsn: Some(postgres::migrated_database().await), place: None }
     }
 
     /// The database behind the API, when there is one.
@@ -49,7 +51,28 @@ impl World {
     }
 
     pub fn on(dsn: &str) -> Self {
-        Self { dsn: Some(dsn.to_owned()) }
+        Self { dsn: Some(dsn.to_owned()), place: None }
+    }
+
+    /// A database whose blobs are in this place.
+    pub async fn with_blobs(place: Place) -> Self {
+        Self { dsn: Some(postgres::migrated_database().await), place: Some(place) }
+    }
+
+    pub fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
+    }
+
+    /// What every process of this world is told.
+    pub fn settings(&self) -> Vec<(String, String)> {
+        let told = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let store = self.dsn.iter().flat_map(|dsn| [told("JAM_STORE", "postgres"), told("JAM_PG_DSN", dsn)]);
+        let blobs = self.place.iter().flat_map(|place| {
+            let mut all = place.variables();
+            all.push(told("JAM_BLOB_STORE", &place.url()));
+            all
+        });
+        store.chain(blobs).collect()
     }
 
     /// The store's name in statuses, labels and logs.
@@ -64,8 +87,9 @@ impl World {
 
     /// A server on this store with these settings.
     pub async fn with(&self, settings: &[(&str, &str)]) -> Server {
-        let store = self.dsn.iter().flat_map(|dsn| [("JAM_STORE", "postgres"), ("JAM_PG_DSN", dsn.as_str())]);
-        Server::with(&store.chain(settings.iter().copied()).collect::<Vec<_>>()).await
+        let own = self.settings();
+        let own = own.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        Server::with(&own.chain(settings.iter().copied()).collect::<Vec<_>>()).await
     }
 }
 
@@ -87,6 +111,28 @@ macro_rules! laws {
     };
 }
 pub(crate) use laws;
+
+/// Tries each law about blobs on both stores, and with the bytes in files and in a bucket.
+macro_rules! blob_laws {
+    ($($law:ident),* $(,)?) => {
+        crate::api_support::laws!($($law),*);
+        mod on_postgres_and_files {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $law() {
+                let place = crate::support::objects::Place::files();
+                super::$law(crate::api_support::World::with_blobs(place).await).await;
+            })*
+        }
+        mod on_postgres_and_a_bucket {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $law() {
+                let place = crate::support::objects::Place::bucket().await;
+                super::$law(crate::api_support::World::with_blobs(place).await).await;
+            })*
+        }
+    };
+}
+pub(crate) use blob_laws;
 
 /// An answer, read whole.
 #[derive(Debug)]

@@ -68,7 +68,8 @@ fn walk(folder: &Path, prefix: &str, found: &mut BTreeSet<String>) {
 fn names(text: &str) -> Vec<String> {
     let (mut names, mut attributed, mut listed) = (Vec::new(), false, false);
     for line in text.lines().map(str::trim) {
-        let law_list = line.strip_prefix("laws!(").or_else(|| listed.then_some(line));
+        let law_list =
+            line.strip_prefix("blob_").unwrap_or(line).strip_prefix("laws!(").or_else(|| listed.then_some(line));
         if let Some(laws) = law_list {
             listed = !laws.contains(')');
             let laws = laws.split(')').next().unwrap_or_default().split(',').map(str::trim);

@@ -56,7 +56,7 @@ async fn three_bad_instances_among_fifty_cost_the_others_nothing() {
     for name in &good {
         condition(&client, &namespace, name, "Ready", "True", "Serving").await;
     }
-    condition(&client, &namespace, "stalled", "Stalled", "True", "NotImplemented").await;
+    condition(&client, &namespace, "stalled", "Stalled", "True", "InvalidSettings").await;
     let told = condition(&client, &namespace, "failing", "Reconciling", "True", "ApplyFailed").await;
     assert!(told.contains("exceeded quota"), "{told}");
     tokio::time::sleep(Duration::from_secs(3)).await;

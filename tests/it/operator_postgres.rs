@@ -61,6 +61,41 @@ async fn a_missing_secret_is_named_and_its_coming_is_enough() {
 }
 
 #[tokio::test]
+async fn missing_keys_to_the_blob_store_are_named_their_coming_is_enough_and_others_make_other_pods() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, QUIET);
+    dsn(&client, &namespace, json!({"dsn": "postgres://jam@db/jam"})).await;
+    let mut spec = on_postgres();
+    spec["blobStore"] = json!({"url": "s3://bucket/p", "credentialsSecretRef": {"name": "blobs"}});
+    apply(&client, &namespace, "main", spec).await;
+    let told = condition(&client, &namespace, "main", "Stalled", "True", "SecretMissing").await;
+    assert!(told.contains("Secret blobs") && told.contains("AWS_ACCESS_KEY_ID"), "{told}");
+
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    let keys = |key: &str| json!({"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": key});
+    let secret =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "blobs"}, "stringData": keys("hush-one")});
+    secrets.create(&PostParams::default(), &serde_json::from_value(secret).unwrap()).await.unwrap();
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
+    let hash = async || {
+        let template = deployments.get("main").await.unwrap().spec.unwrap().template;
+        template.metadata.unwrap().annotations.unwrap()["jam.network/blob-keys-hash"].clone()
+    };
+    let before = hash().await;
+    let filled = json!({"stringData": keys("hush-two")});
+    secrets.patch("blobs", &PatchParams::default(), &Patch::Merge(filled)).await.unwrap();
+    eventually("other pods", async || (hash().await != before).then_some(())).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let log = operator.logged();
+    assert!(!log.contains("hush-"), "a key is in the log");
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+#[tokio::test]
 async fn the_migration_comes_before_the_pods_and_its_refusal_is_final() {
     let plane = control_plane();
     let (client, namespace) = plane.with_crd().await;

@@ -36,7 +36,7 @@ async fn a_stalled_instance_and_a_taken_name_cost_the_others_nothing() {
     apply(&client, &namespace, "good", in_memory()).await;
 
     condition(&client, &namespace, "good", "Ready", "True", "Serving").await;
-    let told = condition(&client, &namespace, "stalled", "Stalled", "True", "NotImplemented").await;
+    let told = condition(&client, &namespace, "stalled", "Stalled", "True", "InvalidSettings").await;
     assert!(told.contains("blobStore"), "{told}");
     let told = condition(&client, &namespace, "taken", "Stalled", "True", "NameTaken").await;
     assert!(told.contains("Service taken"), "{told}");

@@ -275,9 +275,9 @@ async fn what_cannot_be_planned_is_told_with_exit_code_2() {
     let plane = control_plane();
     let (_client, namespace) = plane.with_crd().await;
     let refused = json!({"runtime": {"jam": {"store": "postgres"}}});
-    let unbuilt = json!({"blobStore": {"url": "s3://bucket/prefix"}});
+    let contradictory = json!({"blobStore": {"url": "s3://bucket/prefix"}});
     let no_secret = json!({"profile": "staging", "database": {"dsnSecretRef": {"name": "db", "key": "dsn"}}});
-    for (spec, words) in [(refused, "exactly one"), (unbuilt, "NotImplemented"), (no_secret, "SecretMissing")] {
+    for (spec, words) in [(refused, "exactly one"), (contradictory, "InvalidSettings"), (no_secret, "SecretMissing")] {
         let output = plan(plane, &manifest(&namespace, "main", &spec), &[]);
         assert_eq!(output.status.code(), Some(2), "{}", said(&output));
         assert!(said(&output).contains(words), "{words}: {}", said(&output));

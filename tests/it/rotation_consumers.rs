@@ -105,9 +105,9 @@ async fn no_token_moves_while_the_instance_is_stalled_because_its_hashes_would_n
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
     let token = key(&client, &namespace, "demo", "token").await.unwrap();
     let mut refused = good.clone();
-    refused["blobStore"] = json!({"url": "s3://bucket/prefix"});
+    refused["blobStore"] = json!({"url": "s3://bucket/prefix", "credentialsSecretRef": {"name": "nowhere"}});
     apply(&client, &namespace, "main", refused).await;
-    condition(&client, &namespace, "main", "Stalled", "True", "NotImplemented").await;
+    condition(&client, &namespace, "main", "Stalled", "True", "SecretMissing").await;
     annotate(&client, &namespace, "jam.network/revoke", "demo").await;
     operator.quiet().await;
     assert_eq!(key(&client, &namespace, "demo", "token").await.unwrap(), token, "the consumer keeps what pods accept");

@@ -197,10 +197,23 @@ fn architecture_names_every_file_of_the_three_walks_and_they_exist() {
 #[test]
 fn no_crate_that_deny_toml_bans_is_in_the_lock_file_and_all_come_from_one_registry() {
     let (deny, lock) = (read(&root().join("deny.toml")), read(&root().join("Cargo.lock")));
-    let banned: Vec<_> = deny.split("crate = \"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
-    assert!(banned.contains(&"serde_yaml"), "{banned:?}");
-    for name in banned {
-        assert!(!lock.contains(&format!("name = \"{name}\"\n")), "{name} is banned by deny.toml");
+    let banned: Vec<&str> = deny.split("crate = \"").skip(1).collect();
+    assert!(banned.iter().any(|rest| rest.starts_with("serde_yaml\"")), "{banned:?}");
+    for rest in banned {
+        let name = rest.split('"').next().unwrap_or_default();
+        // Those that may bring it along all the same.
+        let wrappers = rest.lines().next().and_then(|line| line.split_once("wrappers = [")?.1.split(']').next());
+        match wrappers {
+            None => assert!(!lock.contains(&format!("name = \"{name}\"\n")), "{name} is banned by deny.toml"),
+            Some(wrappers) => {
+                let needs =
+                    |package: &&str| package.lines().any(|line| line.trim().starts_with(&format!("\"{name}\"")));
+                for package in lock.split("[[package]]").filter(needs) {
+                    let user = package.split('"').nth(1).unwrap_or_default();
+                    assert!(wrappers.contains(&format!("\"{user}\"")), "{name} is banned by deny.toml, {user} has it");
+                }
+            }
+        }
     }
     let sources: HashSet<_> = lock.lines().filter(|line| line.starts_with("source = ")).collect();
     assert_eq!(sources.len(), 1, "{sources:?}");

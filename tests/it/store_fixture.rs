@@ -1,4 +1,4 @@
-//! One suite of laws for both stores: the worlds in which each law is tried, and packages and engines as sentences.
+//! One suite of laws for both stores, and for both places of blobs outside of the database: the worlds in which each law is tried, and packages and engines as sentences.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use jam_domain::{
 };
 use jam_store::{MemoryStore, NewPackage, PostgresConfig, PostgresStore, Put, Store, Upload};
 
+use crate::support::objects::Place;
 use crate::support::postgres;
 
 /// The hash of receipts in these tests.
@@ -25,23 +26,38 @@ pub struct World {
     replicas: Vec<Arc<dyn Store>>,
     /// The database, when there is one.
     pub dsn: Option<String>,
+    /// Where the bytes of preimages are, when not in the store.
+    pub place: Option<Place>,
 }
 
 impl World {
     pub fn memory() -> Self {
-        Self { replicas: vec![Arc::new(MemoryStore::new())], dsn: None }
+        Self { replicas: vec![Arc::new(MemoryStore::new())], dsn: None, place: None }
     }
 
     pub async fn postgres() -> Self {
+        Self::on_postgres(None).await
+    }
+
+    pub async fn with_files() -> Self {
+        Self::on_postgres(Some(Place::files())).await
+    }
+
+    pub async fn with_bucket() -> Self {
+        Self::on_postgres(Some(Place::bucket().await)).await
+    }
+
+    async fn on_postgres(place: Option<Place>) -> Self {
         let dsn = postgres::migrated_database().await;
         let mut replicas: Vec<Arc<dyn Store>> = Vec::new();
         // The laws say what comes of calls at once, however long they wait for each other on a busy machine.
         let (acquire_timeout, statement_timeout) = (Duration::from_mins(1), Duration::from_mins(1));
         for _ in 0..3 {
-            let config = PostgresConfig { acquire_timeout, statement_timeout, ..PostgresConfig::new(&dsn) };
+            let objects = place.as_ref().map(Place::open);
+            let config = PostgresConfig { acquire_timeout, statement_timeout, objects, ..PostgresConfig::new(&dsn) };
             replicas.push(Arc::new(PostgresStore::connect(config).await.unwrap()));
         }
-        Self { replicas, dsn: Some(dsn) }
+        Self { replicas, dsn: Some(dsn), place }
     }
 
     /// The first replica's store.
@@ -73,6 +89,26 @@ macro_rules! laws {
     };
 }
 pub(crate) use laws;
+
+/// Tries each law about blobs on both stores, and with the bytes in files and in a bucket.
+macro_rules! blob_laws {
+    ($($law:ident),* $(,)?) => {
+        crate::store_fixture::laws!($($law),*);
+        mod on_postgres_and_files {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $law() {
+                super::$law(crate::store_fixture::World::with_files().await).await;
+            })*
+        }
+        mod on_postgres_and_a_bucket {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $law() {
+                super::$law(crate::store_fixture::World::with_bucket().await).await;
+            })*
+        }
+    };
+}
+pub(crate) use blob_laws;
 
 /// The built-in engine with receipts and a threshold of 1.
 pub fn engine() -> Engine {

@@ -130,7 +130,7 @@ async fn the_servers_role_needs_no_more_than_to_read_and_write_rows() {
     let dsn = postgres::migrated_database().await;
     let rights = "create role runtime login; grant select on _sqlx_migrations, schema_serves to runtime;
         grant select, insert, update, delete on packages, disputes, reports, attestations, accumulators, receipts,
-            preimages, blob_chunks, uploads, archived_packages, archived_reports, cleanups,
+            preimages, blob_chunks, uploads, objects_in_doubt, archived_packages, archived_reports, cleanups,
             controls, controls_version, rival_reports, rate_limits, rate_limit_resets, events, event_log to runtime;
         grant select, insert on audit to runtime";
     postgres::execute(&dsn, rights).await;

@@ -15,7 +15,7 @@ async fn counted(server: &Server) -> (PostgresStore, String) {
     // The first upload makes the connection, and looks for interrupted ones, once an hour and beside it: in nobody's bill.
     put(&store, b"the first one", 99).await;
     let looked = "select count(*) from pg_stat_statements s join pg_roles r on r.oid = s.userid
-        where r.rolname = 'counted' and query like '%uploads%touched_at <=%' and not exists
+        where r.rolname = 'counted' and query like '%objects_in_doubt%touched_at <=%' and not exists
             (select from pg_stat_activity where usename = 'counted' and state <> 'idle')";
     until("the end of the look", async || (postgres::number(&dsn, looked).await > 0).then_some(())).await;
     (store, dsn)

@@ -26,6 +26,8 @@ pub const REVISION: &str = "jam.network/revision";
 pub const RENDER_REVISION: &str = "jam.network/render-revision";
 /// Annotation of pod templates: hash of the DSN, so that a changed one rolls the pods once.
 pub const DSN_HASH: &str = "jam.network/dsn-hash";
+/// Annotation of pod templates: hash of the keys to the blob store, for the same reason.
+pub const BLOB_KEYS_HASH: &str = "jam.network/blob-keys-hash";
 /// Annotation of a consumer's Secret: when its token was made (RFC 3339).
 pub const ISSUED_AT: &str = "jam.network/issued-at";
 

@@ -19,6 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use crate::desired::Revision;
 use crate::names;
+use crate::resolve::BLOB_KEYS;
 use crate::rotation::PodAnswer;
 
 pub use token_secrets::{HashBook, OwnTokens, TokenSecret};
@@ -38,6 +39,8 @@ pub struct Observed {
     pub dsn: Option<SecretKey>,
     /// The database's port, when the DSN is there and names one.
     pub database_port: Option<u16>,
+    /// The Secret with the keys to the blob store, when the spec refers to one.
+    pub blob_keys: Option<BlobKeys>,
     /// The consumers' Secrets that are there.
     pub tokens: Vec<TokenSecret>,
     /// The Secret of hashes as it is in the cluster; `None` when it is not there.
@@ -102,6 +105,7 @@ impl Observed {
             at,
             dsn: None,
             database_port: None,
+            blob_keys: None,
             tokens: Vec::new(),
             hashes: None,
             own_tokens: None,
@@ -155,6 +159,17 @@ impl SecretKey {
                 SecretKey::Present { hash: names::short_hash([salt.as_bytes(), value.trim_ascii()]) }
             }
         }
+    }
+}
+
+/// What a Secret says about each of [`BLOB_KEYS`], without their values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobKeys(pub [SecretKey; 3]);
+
+impl BlobKeys {
+    /// What a Secret says. `salt` is the instance's uid.
+    pub fn of(secret: Option<&Secret>, salt: &str) -> Self {
+        Self(BLOB_KEYS.map(|key| SecretKey::of(secret, key, salt)))
     }
 }
 

@@ -7,9 +7,9 @@ use serde_json::Value;
 use crate::crd::{GROUP, JamInstance, KIND, VERSION};
 use crate::desired::Desired;
 use crate::forecast::forecast;
-use crate::observed::{Observed, OwnTokens, SecretKey, TokenSecret};
+use crate::observed::{BlobKeys, Observed, OwnTokens, SecretKey, TokenSecret};
 use crate::reason::Refusal;
-use crate::resolve::{Defaults, MigrationStep, resolve};
+use crate::resolve::{Defaults, MigrationStep, blob_secret, resolve};
 use crate::rotation::{Holding, Notes, Slots};
 use crate::{names, tokens};
 
@@ -173,6 +173,8 @@ fn imagined(instance: &JamInstance, defaults: &Defaults) -> Result<Vec<Desired>,
     let mut instance = instance.clone();
     let mut observed = Observed::nothing(Timestamp::from_micros(0));
     observed.dsn = Some(SecretKey::Present { hash: "0".repeat(10) });
+    observed.blob_keys =
+        blob_secret(&instance.spec).map(|_| BlobKeys([(); 3].map(|()| SecretKey::Present { hash: "0".repeat(10) })));
     observed.tokens = tokens::consumers(&instance.spec).into_iter().map(|consumer| held(consumer.name)).collect();
     let imagined = |secret: &str| OwnTokens {
         secret: secret.to_owned(),
@@ -262,7 +264,7 @@ spec: {}
         let later = MANIFEST.replace("spec: {}", "spec: {blobStore: {url: \"s3://bucket\"}}");
         assert_eq!(
             mistake(&later),
-            "JamInstance other would be refused, NotImplemented: spec.blobStore is not implemented in this release; remove it"
+            "JamInstance other would be refused, InvalidSettings: spec.blobStore needs runtime.jam.store postgres: store memory forgets with its process which objects are whose"
         );
     }
 

@@ -1,5 +1,6 @@
 //! One proven value from a resource, what was observed and the operator's defaults, or a refusal.
 
+mod blobs;
 mod egress;
 mod migration;
 mod own_tokens;
@@ -26,6 +27,7 @@ use crate::rollout::Course;
 use crate::rotation::{Outlook, Pace, outlook};
 use crate::{names, tokens};
 
+pub use blobs::{BLOB_KEYS, ResolvedBlobs, blob_secret};
 pub use egress::port_of_url;
 pub use migration::{MigrationPlan, MigrationStep, Preview};
 pub use refuse::is_own_variable;
@@ -75,6 +77,8 @@ pub struct Resolved {
     pub workers: Workers,
     /// The database, with store postgres.
     pub database: Option<ResolvedDatabase>,
+    /// Where the bytes of preimages go, when not into the database.
+    pub blobs: Option<ResolvedBlobs>,
     /// The consumers with their tokens' hashes.
     pub consumers: Vec<ResolvedConsumer>,
     /// The user's own tokens: the key of each and its hash.
@@ -208,11 +212,12 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
     let settings = refuse::wrong_settings(spec)?;
     refuse::contradictions(spec, &settings)?;
     crate::rotation::refuse(spec, defaults.pace)?;
-    refuse::pod_overrides(spec.pod_template.as_ref())?;
+    refuse::pod_overrides(spec)?;
     refuse::foreign(observed)?;
     let database = database(instance, observed, settings.store)?;
+    let blobs = blobs::blobs(instance, observed)?;
     let mut image = image(spec, defaults);
-    if let Some(reference) = revision::image(instance, observed, database.as_ref()) {
+    if let Some(reference) = revision::image(instance, observed, database.as_ref(), blobs.as_ref()) {
         reference.clone_into(&mut image.reference);
     }
     let migration = migration::plan(instance, observed, &image, database.as_ref());
@@ -245,6 +250,7 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
         settings,
         image,
         database,
+        blobs,
         migration,
         rollout,
         progress_deadline: defaults.progress_deadline,

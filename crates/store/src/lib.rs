@@ -1,8 +1,9 @@
-//! The memory of the JAM API: one trait, two stores. The only place with SQL.
+//! The memory of the JAM API: one trait, two stores, and a place for blobs outside of them. The only place with SQL.
 
 mod admin;
 mod limits;
 pub mod memory;
+mod objects;
 pub mod postgres;
 mod work;
 
@@ -25,6 +26,7 @@ use jam_domain::{
 pub use admin::{Administration, Dispute, Dissent, Resolved};
 pub use limits::{Limits, Reset, SharedBucket};
 pub use memory::MemoryStore;
+pub use objects::{Objects, Trouble};
 pub use postgres::{PostgresConfig, PostgresStore, migrate};
 pub use work::{Clock, machine_clock};
 
@@ -273,6 +275,14 @@ pub trait Store: Administration + Send + Sync + 'static {
     ) -> Stored<Option<(Preimage, BlobBody)>>;
     /// Removes a blob nobody refers to, and writes the audit: `Some(true)` removed, `Some(false)` referenced, `None` not there.
     async fn delete_preimage(&self, hash: PreimageHash, by: &By) -> Stored<Option<bool>>;
+    /// Bytes of one upload that are held in memory at most, where it is not held whole.
+    fn upload_window(&self) -> u64 {
+        1 << 20
+    }
+    /// Whether the blob store serves us, as far as was known a moment ago; `None` where the store keeps the bytes itself.
+    async fn blob_store(&self) -> Option<Result<(), Trouble>> {
+        None
+    }
 
     /// Accepts a package: caps, idempotency, preimages, refcounts and the receipt in one transaction.
     async fn submit(&self, new: NewPackage, engine: &Engine) -> Result<Submitted, SubmitError>;

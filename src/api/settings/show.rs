@@ -39,6 +39,7 @@ fn wired(wiring: &Wiring, name: &str) -> String {
         admin_tokens_file,
         otlp_endpoint,
         listen,
+        blob_store,
         metrics_listen,
         trusted_proxies,
         pg_max_connections,
@@ -66,7 +67,7 @@ fn wired(wiring: &Wiring, name: &str) -> String {
         "max_bytes_in_flight" => max_bytes_in_flight.to_string(),
         "client_timeout_seconds" => client_timeout_seconds.to_string(),
         "shutdown_delay_seconds" => shutdown_delay_seconds.to_string(),
-        // The key that this build refuses (blob_store) is never set here.
+        "blob_store" => blob_store.as_ref().map_or_else(unset, |place| format!("{:?}", place.to_string())),
         _ => unset(),
     }
 }

@@ -80,8 +80,8 @@ fn sample(name: &str) -> Option<(&'static str, &'static str)> {
         }
         "trusted_proxies" => Some(("10.0.0.0/8, 192.168.0.1", "[10.0.0.0/8, 192.168.0.1]")),
         "services" => Some(("", "[{id: svc-1, maxPendingPackages: 2}]")),
+        "blob_store" => same("file:///tmp"),
         "otlp_endpoint" => Some(("http://otel:4318", "'http://otel:4318'")),
-        "blob_store" => None,
         "rate_limit_per_minute"
         | "max_preimage_bytes"
         | "max_pending_packages"
@@ -100,7 +100,10 @@ fn sample(name: &str) -> Option<(&'static str, &'static str)> {
 /// The line of a key in `check-config`.
 fn shown_line(args: &SettingsArgs, key: &str) -> String {
     let base = [("JAM_ALLOWED_TOKENS", "t"), ("API_TOKENS", "g"), ("JAM_PG_DSN", "postgres://u:p@h/d")];
-    let base: Vec<_> = base.into_iter().filter(|(env, _)| keys::find(key).unwrap().env != *env).collect();
+    // A blob store is for the database alone.
+    let database = (key == "blob_store").then_some(("JAM_STORE", "postgres"));
+    let base: Vec<_> =
+        base.into_iter().chain(database).filter(|(env, _)| keys::find(key).unwrap().env != *env).collect();
     let mut given = with_environment(args.clone(), &base);
     given.given.retain(|one| one.key.name != key || !base.iter().any(|(env, _)| one.key.env == *env));
     let loaded = load(&given, Purpose::Serve).unwrap_or_else(|mistakes| panic!("{key}: {mistakes:?}"));
@@ -221,9 +224,19 @@ fn a_dsn_that_no_database_can_have_is_refused_in_one_line_without_its_password()
 }
 
 #[test]
-fn what_is_not_built_yet_is_refused_and_not_ignored() {
-    let mistakes = mistakes(&args(&["--blob-store", "x", "--allowed-tokens", "a"]));
-    assert!(mistakes.len() == 1 && mistakes[0].contains("not implemented yet"), "{mistakes:?}");
+fn a_blob_store_needs_postgres_and_a_url_that_names_a_place() {
+    let mistakes_of = |more: &[&str]| {
+        let postgres = ["--allowed-tokens", "a", "--pg-dsn", "postgres://h/d"];
+        mistakes(&args(&[&postgres, more].concat()))
+    };
+    let told = mistakes_of(&["--store", "memory", "--blob-store", "file:///tmp"]);
+    assert!(told.len() == 1 && told[0].starts_with("blob_store needs store postgres"), "{told:?}");
+    for url in ["https://bucket", "s3://hush:hush@bucket", "file:///no/such/directory"] {
+        let told = mistakes_of(&["--store", "postgres", "--blob-store", url]);
+        assert!(told.len() == 1 && told[0].starts_with("blob_store ") && !told[0].contains("hush"), "{told:?}");
+        assert!(told[0].ends_with("(flag --blob-store)"), "{told:?}");
+    }
+    assert!(mistakes_of(&["--store", "postgres", "--blob-store", "file:///tmp"]).is_empty());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use jam_domain::client::AddressBlock;
 use jam_domain::{Settings, StoreKind};
-use jam_store::PostgresConfig;
+use jam_store::{Objects, PostgresConfig};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -63,6 +63,8 @@ pub struct Wiring {
     pub tokens_file: Option<PathBuf>,
     /// File of token hashes of administrators; without it there is no admin plane.
     pub admin_tokens_file: Option<PathBuf>,
+    /// Where the bytes of preimages go, when not into the store.
+    pub blob_store: Option<Objects>,
     /// Where spans are exported to, without the path of the signal.
     pub otlp_endpoint: Option<String>,
     /// Address of the API.
@@ -84,8 +86,6 @@ pub struct Wiring {
     pub shutdown_delay_seconds: u32,
 }
 
-const NOT_YET: &str = "is not implemented yet: leave it out";
-
 impl Wiring {
     pub(super) fn prove(values: Value, mistakes: &mut Vec<Mistake>) -> Self {
         let Values {
@@ -106,12 +106,11 @@ impl Wiring {
             shutdown_delay_seconds,
         } = serde_json::from_value(values).expect("every value was checked by itself");
         let mut wrong = |key: &str, problem: String| mistakes.push(Mistake::of(key, problem, None));
-        if blob_store.is_some() {
-            wrong("blob_store", NOT_YET.into());
-        }
         if let Some(problem) = otlp_endpoint.as_deref().and_then(no_endpoint) {
             wrong("otlp_endpoint", problem.into());
         }
+        let blob_store = blob_store
+            .and_then(|url| Objects::open(&url, aws_variables()).map_err(|problem| wrong("blob_store", problem)).ok());
         for (key, tokens) in [("allowed_tokens", &allowed_tokens), ("api_tokens", &api_tokens)] {
             if tokens.iter().any(|token| !is_sendable(token.reveal())) {
                 wrong(key, "has a token that no header can carry: use visible ASCII characters without spaces".into());
@@ -136,6 +135,7 @@ impl Wiring {
             api_tokens,
             tokens_file,
             admin_tokens_file,
+            blob_store,
             otlp_endpoint,
             listen,
             metrics_listen,
@@ -160,6 +160,10 @@ impl Wiring {
             let problem = format!("can't be read: {problem}. A DSN is postgres://user:password@host:5432/database");
             mistakes.push(Mistake::of("pg_dsn", problem, None));
         }
+        if self.blob_store.is_some() && settings.store == StoreKind::Memory {
+            let problem = "needs store postgres: the memory store forgets with its process which objects are whose";
+            mistakes.push(Mistake::of("blob_store", problem, None));
+        }
         let no_tokens = self.allowed_tokens.is_empty() && self.api_tokens.is_empty() && self.tokens_file.is_none();
         if purpose == Purpose::Serve && settings.auth_required && no_tokens {
             let problem = "is empty, nothing else names a token, and auth_required is true: nobody could call. \
@@ -168,6 +172,13 @@ impl Wiring {
         }
         mistakes
     }
+}
+
+/// The variables that every client of S3 reads, this one through its library: they are no settings of ours.
+fn aws_variables() -> impl Iterator<Item = (String, String)> {
+    let all =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    all.filter(|(name, _)| name.starts_with("AWS_"))
 }
 
 fn is_sendable(token: &str) -> bool {

@@ -62,13 +62,14 @@ pub struct BlobStore {
     pub url: String,
     /// The endpoint, for S3 that is not Amazon's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 8, max = 512), regex(pattern = r"^https?://[^/?#]+/?$"))]
+    #[schemars(length(min = 8, max = 512), regex(pattern = r"^https?://[^/?#@]+/?$"))]
     pub endpoint: Option<String>,
     /// The region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[a-z0-9-]+$"))]
     pub region: Option<String>,
-    /// The Secret with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.
+    /// The Secret with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, and `AWS_SESSION_TOKEN` where the credentials end. Left
+    /// out, the pods find credentials of their own, such as their node's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
 }

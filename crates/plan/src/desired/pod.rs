@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use crate::crd::PodTemplate;
 use crate::names::{self, Component};
 use crate::quantity::thousandths;
-use crate::resolve::Resolved;
+use crate::resolve::{BLOB_KEYS, Resolved, ResolvedBlobs};
 
 /// The port of the API.
 pub(super) const HTTP_PORT: i32 = 8080;
@@ -37,11 +37,15 @@ pub(super) fn labels(resolved: &Resolved, component: Component) -> BTreeMap<Stri
     labels
 }
 
-/// The annotations of a pod: the user's, and the hash of the DSN, so that a changed one rolls the pods once.
+/// The annotations of a pod: the user's, and the hashes of the DSN and of the keys to the blob store, so that changed ones
+/// roll the pods once.
 pub(super) fn annotations(resolved: &Resolved) -> Option<BTreeMap<String, String>> {
     let mut annotations = resolved.pod_template.annotations.clone();
     if let Some(database) = &resolved.database {
         annotations.insert(names::DSN_HASH.into(), database.dsn_hash.clone());
+    }
+    if let Some(blobs) = resolved.blobs.as_ref().filter(|blobs| blobs.secret.is_some()) {
+        annotations.insert(names::BLOB_KEYS_HASH.into(), blobs.hash.clone());
     }
     (!annotations.is_empty()).then_some(annotations)
 }
@@ -101,16 +105,33 @@ pub(super) fn variable(name: &str, value: &str) -> EnvVar {
 fn environment(resolved: &Resolved) -> Vec<EnvVar> {
     let mut variables = Vec::new();
     if let Some(database) = &resolved.database {
-        let reference =
-            SecretKeySelector { name: database.secret.clone(), key: database.key.clone(), optional: Some(false) };
-        variables.push(EnvVar {
-            name: "JAM_PG_DSN".into(),
-            value: None,
-            value_from: Some(EnvVarSource { secret_key_ref: Some(reference), ..EnvVarSource::default() }),
-        });
+        variables.push(secret("JAM_PG_DSN", &database.secret, &database.key, false));
         variables.push(variable("JAM_PG_MAX_CONNECTIONS", &database.max_connections.to_string()));
     }
+    variables.extend(resolved.blobs.iter().flat_map(of_blob_store));
     variables.extend(resolved.pod_template.env.iter().cloned());
+    variables
+}
+
+/// An environment variable with what a Secret has under a key.
+fn secret(name: &str, secret: &str, key: &str, optional: bool) -> EnvVar {
+    let reference = SecretKeySelector { name: secret.into(), key: key.into(), optional: Some(optional) };
+    let value_from = Some(EnvVarSource { secret_key_ref: Some(reference), ..EnvVarSource::default() });
+    EnvVar { name: name.into(), value: None, value_from }
+}
+
+/// Where the bytes of preimages go, in the variables that every client of S3 reads.
+fn of_blob_store(blobs: &ResolvedBlobs) -> Vec<EnvVar> {
+    let ResolvedBlobs { url, endpoint, region, secret: credentials, hash: _ } = blobs;
+    let mut variables = vec![variable("JAM_BLOB_STORE", url)];
+    variables.extend(endpoint.iter().map(|endpoint| variable("AWS_ENDPOINT_URL", endpoint)));
+    variables.extend(blobs.is_plain().then(|| variable("AWS_ALLOW_HTTP", "true")));
+    variables.extend(region.iter().map(|region| variable("AWS_REGION", region)));
+    if let Some(credentials) = credentials {
+        // A session token is there for credentials that end, and nowhere else.
+        let optional = [false, false, true];
+        variables.extend(BLOB_KEYS.iter().zip(optional).map(|(key, optional)| secret(key, credentials, key, optional)));
+    }
     variables
 }
 

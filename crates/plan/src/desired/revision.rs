@@ -25,6 +25,8 @@ const WORKER: &str = "worker.json";
 const CONFIG_VOLUME: &str = "config";
 /// Where a template has the hash of the DSN.
 const DSN_HASH: &str = "/metadata/annotations/jam.network~1dsn-hash";
+/// The same of the keys to the blob store.
+const BLOB_KEYS_HASH: &str = "/metadata/annotations/jam.network~1blob-keys-hash";
 
 /// Settings file and pod templates, as they were rendered once. Its name is the hash of them.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -72,11 +74,13 @@ impl Revision {
         Some(Self { name: name(instance, &config, &api, worker.as_ref()), config, api, worker })
     }
 
-    /// The same pods with another DSN: nothing else about them is decided anew.
-    pub(crate) fn with_dsn(mut self, instance: &str, hash: &str) -> Self {
+    /// The same pods with another DSN, and other keys to the blob store: nothing else about them is decided anew.
+    pub(crate) fn with_secrets(mut self, instance: &str, dsn: &str, blob_keys: Option<&str>) -> Self {
         for template in [Some(&mut self.api), self.worker.as_mut()].into_iter().flatten() {
-            if let Some(told) = template.pointer_mut(DSN_HASH) {
-                *told = hash.into();
+            for (place, hash) in [(DSN_HASH, Some(dsn)), (BLOB_KEYS_HASH, blob_keys)] {
+                if let (Some(told), Some(hash)) = (template.pointer_mut(place), hash) {
+                    *told = hash.into();
+                }
             }
         }
         self.name = name(instance, &self.config, &self.api, self.worker.as_ref());

@@ -64,7 +64,7 @@ pub(super) fn not_implemented(spec: &JamInstanceSpec) -> Result<(), Refusal> {
         autoscaling: _,
         workers: _,
         database: _,
-        blob_store,
+        blob_store: _,
         tokens: _,
         migrations: _,
         cleanup: _,
@@ -77,7 +77,8 @@ pub(super) fn not_implemented(spec: &JamInstanceSpec) -> Result<(), Refusal> {
         deletion_policy: _,
         paused: _,
     } = spec;
-    let later = [(blob_store.is_some(), "blobStore")];
+    // Nothing by now. What comes without what is behind it stands here, with its name in the spec.
+    let later: [(bool, &str); 0] = [];
     match later.into_iter().find(|(asked, _)| *asked) {
         Some((_, field)) => Err(Refusal::not_implemented(field)),
         None => Ok(()),
@@ -105,6 +106,11 @@ pub(super) fn contradictions(spec: &JamInstanceSpec, settings: &Settings) -> Res
         if spec.replicas > 1 || spec.autoscaling.is_some() {
             return Err(invalid(
                 "store memory keeps state in one process: spec.replicas must be at most 1, without autoscaling",
+            ));
+        }
+        if spec.blob_store.is_some() {
+            return Err(invalid(
+                "spec.blobStore needs runtime.jam.store postgres: store memory forgets with its process which objects are whose",
             ));
         }
         if spec.workers.replicas > 0 {
@@ -157,8 +163,8 @@ fn contradicting_tokens(spec: &JamInstanceSpec, settings: &Settings) -> Result<(
 }
 
 /// Overrides that would take away what the pods need.
-pub(super) fn pod_overrides(template: Option<&PodTemplate>) -> Result<(), Refusal> {
-    let Some(PodTemplate { labels, annotations, env, .. }) = template else { return Ok(()) };
+pub(super) fn pod_overrides(spec: &JamInstanceSpec) -> Result<(), Refusal> {
+    let Some(PodTemplate { labels, annotations, env, .. }) = &spec.pod_template else { return Ok(()) };
     let ours = |key: &&String| key.starts_with("jam.network/") || key.starts_with("app.kubernetes.io/");
     if let Some(label) = labels.keys().find(ours) {
         return Err(invalid(format!("spec.podTemplate.labels: {label} is the operator's own")));
@@ -173,7 +179,9 @@ pub(super) fn pod_overrides(template: Option<&PodTemplate>) -> Result<(), Refusa
             "spec.podTemplate.annotations: {annotation} would take AppArmor's profile off; remove it"
         )));
     }
-    if let Some(variable) = env.iter().find(|variable| is_own_variable(&variable.name)) {
+    let of_blobs = spec.blob_store.as_ref().map(super::blobs::own_variables).unwrap_or_default();
+    let is_own = |name: &str| is_own_variable(name) || of_blobs.contains(&name);
+    if let Some(variable) = env.iter().find(|variable| is_own(&variable.name)) {
         return Err(invalid(format!("spec.podTemplate.env: {} is set from the spec's own fields", variable.name)));
     }
     Ok(())

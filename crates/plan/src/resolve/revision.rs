@@ -1,21 +1,27 @@
 //! Which revision is in force: rendered now, pinned by status, or the last good one after a bad rollout.
 
-use super::{Resolved, ResolvedDatabase, Rollout};
+use super::{Resolved, ResolvedBlobs, ResolvedDatabase, Rollout};
 use crate::crd::{ConditionType, JamInstance, LastGood, RevisionStatus, RolloutPhase, RolloutStatus};
 use crate::desired::Revision;
+use crate::names;
 use crate::observed::Observed;
 use crate::reason::Reason;
 use crate::rollout::{self, Course, Scene, Step};
 
 /// The revision that status pins to just this spec and this DSN. Whatever else changed is the operator's, not the user's.
-fn pinned<'a>(instance: &'a JamInstance, database: Option<&ResolvedDatabase>) -> Option<&'a RevisionStatus> {
+fn pinned<'a>(instance: &'a JamInstance, inputs: &str) -> Option<&'a RevisionStatus> {
     let told = instance.status.as_ref()?.revision.as_ref()?;
-    let same = Some(told.generation) == instance.metadata.generation && told.inputs == inputs(database);
+    let same = Some(told.generation) == instance.metadata.generation && told.inputs == inputs;
     same.then_some(told)
 }
 
-fn inputs(database: Option<&ResolvedDatabase>) -> String {
-    database.map(|database| database.dsn_hash.clone()).unwrap_or_default()
+/// What of outside the spec pods are made with: the DSN, and the keys to the blob store.
+fn inputs(database: Option<&ResolvedDatabase>, blobs: Option<&ResolvedBlobs>) -> String {
+    let dsn = database.map(|database| database.dsn_hash.clone()).unwrap_or_default();
+    match blobs.map(|blobs| blobs.hash.as_str()).filter(|hash| !hash.is_empty()) {
+        Some(keys) => names::short_hash([dsn.as_bytes(), keys.as_bytes()]),
+        None => dsn,
+    }
 }
 
 /// The revision of just this spec that was given up, and the good one that runs instead. Another DSN does not change that.
@@ -32,10 +38,11 @@ fn adopted<'a>(
     instance: &JamInstance,
     observed: &'a Observed,
     database: Option<&ResolvedDatabase>,
+    inputs: &str,
 ) -> Option<&'a Revision> {
     let found = observed.adoptable.as_ref().filter(|_| is_applied_without_revision(instance))?;
     let workers = instance.spec.workers.replicas > 0 && database.is_some();
-    (found.dsn_hash() == inputs(database) && found.has_workers() == workers).then_some(found)
+    (found.dsn_hash() == inputs && found.has_workers() == workers).then_some(found)
 }
 
 /// Whether status pins no revision although the spec was applied as it is: what it says then speaks of the pods.
@@ -59,10 +66,12 @@ pub(super) fn image<'a>(
     instance: &'a JamInstance,
     observed: &'a Observed,
     database: Option<&ResolvedDatabase>,
+    blobs: Option<&ResolvedBlobs>,
 ) -> Option<&'a str> {
-    let pinned = pinned(instance, database).map(|pinned| pinned.image.as_str());
+    let inputs = &inputs(database, blobs);
+    let pinned = pinned(instance, inputs).map(|pinned| pinned.image.as_str());
     let Some((_, good)) = given_up(instance) else {
-        return pinned.or_else(|| adopted(instance, observed, database).map(Revision::image));
+        return pinned.or_else(|| adopted(instance, observed, database, inputs).map(Revision::image));
     };
     // The migration of what was given up is done; with another DSN, the good image's is what is needed.
     let migrated =
@@ -97,12 +106,13 @@ pub(super) fn choose(mut resolved: Resolved, instance: &JamInstance, observed: &
     };
     let rendered = Revision::render(&resolved);
     let database = resolved.database.as_ref();
+    let inputs = &inputs(database, resolved.blobs.as_ref());
     // What was given up is not needed any more, only its name: it is not tried again.
     let given_up_before = given_up(instance).map(|(wanted, _)| wanted);
-    let pinned = pinned(instance, database).filter(|pinned| pinned.name != rendered.name());
+    let pinned = pinned(instance, inputs).filter(|pinned| pinned.name != rendered.name());
     // A pinned revision whose ConfigMap is lost is rendered anew: the best that is left.
     let read = pinned.filter(|_| given_up_before.is_none()).and_then(|pinned| stored(&pinned.name));
-    let wanted = read.or_else(|| adopted(instance, observed, database).cloned()).unwrap_or(rendered);
+    let wanted = read.or_else(|| adopted(instance, observed, database, inputs).cloned()).unwrap_or(rendered);
     resolved.wanted = given_up_before.cloned().unwrap_or_else(|| pin(&resolved, &wanted));
     let name = resolved.wanted.name.clone();
     let toggled = wanted.clone().with_enabled(&resolved.name, !resolved.settings.enabled);
@@ -159,15 +169,18 @@ fn pin(resolved: &Resolved, wanted: &Revision) -> RevisionStatus {
     RevisionStatus {
         name: wanted.name().to_owned(),
         generation: resolved.generation,
-        inputs: inputs(resolved.database.as_ref()),
+        inputs: inputs(resolved.database.as_ref(), resolved.blobs.as_ref()),
         image: wanted.image().to_owned(),
     }
 }
 
-/// The good pods, but never with a password that does not count any more, nor with a toggle that somebody has turned.
+/// The good pods, but never with a password or keys that do not count any more, nor with a toggle that somebody has turned.
 fn up_to_date(good: Revision, resolved: &Resolved) -> Revision {
     let good = match &resolved.database {
-        Some(database) => good.with_dsn(&resolved.name, &database.dsn_hash),
+        Some(database) => {
+            let keys = resolved.blobs.as_ref().map(|blobs| blobs.hash.as_str());
+            good.with_secrets(&resolved.name, &database.dsn_hash, keys)
+        }
         None => good,
     };
     good.with_enabled(&resolved.name, resolved.settings.enabled)

@@ -15,20 +15,10 @@ fn refusal(instance: &JamInstance, observed: &Observed) -> Refusal {
 }
 
 #[test]
-fn a_field_that_nothing_implements_is_refused_by_name() {
-    let table: [(Value, &str); 1] = [(json!({"blobStore": {"url": "s3://bucket"}}), "spec.blobStore")];
-    for (change, field) in table {
-        let instance = but(&on_postgres(), change);
-        let refusal = refusal(&instance, &cluster_for(&on_postgres()));
-        assert_eq!(refusal.reason, Reason::NotImplemented, "{field}");
-        assert!(refusal.message.starts_with(&format!("{field} ")), "{field}: {}", refusal.message);
-    }
-}
-
-#[test]
 fn fields_that_contradict_each_other_are_refused_even_past_the_schema() {
     let postgres = json!({"store": "postgres"});
-    let table: [(Value, &str); 14] = [
+    let table: [(Value, &str); 15] = [
+        (json!({"blobStore": {"url": "s3://bucket"}}), "spec.blobStore needs runtime.jam.store postgres"),
         (json!({"runtime": {"jam": postgres}}), "exactly one of spec.database.dsnSecretRef and spec.database.cluster"),
         (json!({"profile": "staging"}), "exactly one of"),
         (

@@ -8,12 +8,14 @@ mod cleanup;
 mod cleanups;
 mod controls;
 mod disputes;
+mod doubts;
 mod error;
 mod events;
 mod limits;
 mod lists;
 pub mod migrate;
 mod outage;
+mod outside;
 mod packages;
 mod pool;
 mod preimages;
@@ -21,13 +23,14 @@ mod process;
 mod receipts;
 mod reports;
 mod submit;
+mod sweep;
 mod upload;
 mod value;
 mod writer;
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -49,7 +52,9 @@ use self::error::{Failure, Redaction};
 use self::outage::Outage;
 use self::pool::{again, read};
 use self::submit::Candidate;
+use self::upload::Deleted;
 use self::writer::Writer;
+use crate::objects::{Objects, PART, Trouble};
 use crate::{
     Archived, Attest, BlobBody, CleanupError, Clock, Connections, Limits, NewPackage, Processed, Put, PutError,
     ReportBundle, Restored, SchemaVersion, Store, StoreError, Stored, SubmitError, Submitted, Upload, UploadBody,
@@ -72,6 +77,8 @@ pub struct PostgresConfig {
     pub claim_timeout: Duration,
     /// What `processed_at` and reports are dated with.
     pub clock: Clock,
+    /// Where the bytes of new preimages go, when not into the database.
+    pub objects: Option<Objects>,
 }
 
 impl PostgresConfig {
@@ -84,6 +91,7 @@ impl PostgresConfig {
             statement_timeout: Duration::from_secs(5),
             claim_timeout: Duration::from_mins(1),
             clock: machine_clock(),
+            objects: None,
         }
     }
 }
@@ -114,6 +122,7 @@ pub struct PostgresStore {
     patience: Duration,
     claim_timeout: Duration,
     clock: Clock,
+    objects: Option<Objects>,
     /// Half of the connections may wait for refiners; the other half stays for everybody else.
     processors: Arc<Semaphore>,
     swept: Arc<Mutex<Option<Instant>>>,
@@ -135,18 +144,9 @@ impl PostgresStore {
         let outage = Outage::new(pool.clone(), config.acquire_timeout);
         let writer = Writer::new(pool.clone(), outage.clone(), redaction.clone(), patience, wanted);
         let processors = Arc::new(Semaphore::new(config.max_connections.div_ceil(2).max(1) as usize));
-        let PostgresConfig { claim_timeout, clock, .. } = config;
+        let PostgresConfig { claim_timeout, clock, objects, .. } = config;
         let swept = Arc::default();
-        Ok(Self { pool, writer, outage, redaction, patience, claim_timeout, clock, processors, swept })
-    }
-
-    /// Removes what servers that died have left of their uploads, untouched for so many seconds; returns how many.
-    pub async fn sweep_uploads(&self, idle_seconds: u32) -> Stored<u64> {
-        let mut swept = 0;
-        while let Some(uploads) = self.aside(blobs::sweep(&self.pool, idle_seconds)).await? {
-            swept += uploads;
-        }
-        Ok(swept)
+        Ok(Self { pool, writer, outage, redaction, patience, claim_timeout, clock, objects, processors, swept })
     }
 
     /// Closes every connection.
@@ -194,26 +194,6 @@ impl PostgresStore {
     {
         self.begun(read(&self.pool, step)).await
     }
-
-    /// Uploads look now and then for what was left by others.
-    fn sweep_sometimes(&self) {
-        {
-            let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
-            if swept.is_some_and(|last| last.elapsed() < upload::ABANDONED / 4) {
-                return;
-            }
-            *swept = Some(Instant::now());
-        }
-        let store = self.clone();
-        tokio::spawn(async move {
-            let idle = u32::try_from(upload::ABANDONED.as_secs()).unwrap_or(u32::MAX);
-            match store.sweep_uploads(idle).await {
-                Ok(0) => {}
-                Ok(swept) => tracing::info!(swept, "removed what was left of interrupted uploads"),
-                Err(error) => tracing::warn!(%error, "could not look for interrupted uploads"),
-            }
-        });
-    }
 }
 
 #[async_trait]
@@ -247,14 +227,33 @@ impl Store for PostgresStore {
 
     async fn read_preimage(&self, hash: PreimageHash, range: Range<u64>) -> Stored<Option<(Preimage, BlobBody)>> {
         let found = self.read(|| preimages::find(&self.pool, hash)).await?;
-        Ok(found.map(|(preimage, blob)| {
-            let body = upload::download(self, &preimage, blob, range);
-            (preimage, body)
-        }))
+        let Some((preimage, blob)) = found else { return Ok(None) };
+        let body = if preimage.storage_class == preimages::STORAGE_CLASS {
+            Some(upload::download(self, &preimage, blob, range))
+        } else {
+            outside::download(self, &preimage, blob, range).await?
+        };
+        Ok(body.map(|body| (preimage, body)))
     }
 
     async fn delete_preimage(&self, hash: PreimageHash, by: &By) -> Stored<Option<bool>> {
-        self.begun(again(|| upload::delete(&self.pool, hash, by))).await
+        Ok(match self.begun(again(|| upload::delete(&self.pool, hash, by))).await? {
+            Deleted::NotThere => None,
+            Deleted::Referenced => Some(false),
+            Deleted::Gone => Some(true),
+            Deleted::Leaving(blob) => {
+                outside::remove(self, blob).await;
+                Some(true)
+            }
+        })
+    }
+
+    fn upload_window(&self) -> u64 {
+        self.objects.as_ref().map_or(blobs::WINDOW as u64, |_| PART as u64)
+    }
+
+    async fn blob_store(&self) -> Option<Result<(), Trouble>> {
+        Some(self.objects.as_ref()?.health().await)
     }
 
     async fn submit(&self, new: NewPackage, engine: &Engine) -> Result<Submitted, SubmitError> {

@@ -70,8 +70,15 @@ const LOST_CLIENT: [(&str, &str); 4] = [
 
 /// Reads the DSN into options; connects to nothing. The error says what is wrong with the DSN, which may name its parts.
 pub(super) fn options(config: &PostgresConfig) -> Result<PgConnectOptions, String> {
-    let PostgresConfig { dsn, max_connections: _, acquire_timeout: _, statement_timeout, claim_timeout: _, clock: _ } =
-        config;
+    let PostgresConfig {
+        dsn,
+        max_connections: _,
+        acquire_timeout: _,
+        statement_timeout,
+        claim_timeout: _,
+        clock: _,
+        objects: _,
+    } = config;
     let statement = statement_timeout.as_millis().to_string();
     if !["postgres://", "postgresql://"].iter().any(|scheme| dsn.starts_with(scheme)) {
         return Err("it does not begin with postgres:// or postgresql://".into());

@@ -102,6 +102,30 @@ pub(super) async fn insert_whole(
     Ok(written == 1)
 }
 
+/// Writes a record for an object, unless there is one with the same hash; says whether it did.
+pub(super) async fn insert_outside(
+    connection: &mut PgConnection,
+    preimage: &Preimage,
+    blob: Uuid,
+) -> Result<bool, Failure> {
+    let Preimage { hash, size, media_type, created_at, uploader, storage_class, refcount } = preimage;
+    let made = query(
+        "insert into preimages (hash, blob, size, media_type, created_at, uploader, storage_class, refcount)
+         values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (hash) do nothing",
+    )
+    .bind(hash.0.as_slice())
+    .bind(blob)
+    .bind(number(*size)?)
+    .bind(media_type)
+    .bind(At::from(*created_at))
+    .bind(uploader.as_str())
+    .bind(storage_class)
+    .bind(number(*refcount)?)
+    .execute(connection)
+    .await?;
+    Ok(made.rows_affected() == 1)
+}
+
 /// Removes a record that nothing refers to; returns it with the key of its bytes.
 pub(super) async fn remove(
     connection: &mut PgConnection,
@@ -201,19 +225,22 @@ pub(super) async fn walk(
 }
 
 /// Removes records that nothing refers to by now, and returns how many. Their bytes become those of an abandoned upload, so
-/// that nobody waits for a row here while megabytes go.
+/// that nobody waits for a row here while megabytes go; an object is put into doubt by a trigger of the table.
 pub(super) async fn abandon(connection: &mut PgConnection, hashes: &[PreimageHash]) -> Result<u64, Failure> {
     let hashes: Vec<&[u8]> = hashes.iter().map(|hash| hash.0.as_slice()).collect();
-    let abandoned = query(
+    let abandoned: i64 = query_scalar(
         "with gone as (
             delete from preimages where hash = any(array(
                 select hash from preimages where hash = any($1) and refcount = 0 order by hash for update skip locked))
-            returning blob
+            returning blob, storage_class
+         ), left_over as (
+            insert into uploads (blob, touched_at) select blob, '-infinity' from gone where storage_class = $2
          )
-         insert into uploads (blob, touched_at) select blob, '-infinity' from gone",
+         select count(*) from gone",
     )
     .bind(hashes)
-    .execute(connection)
+    .bind(STORAGE_CLASS)
+    .fetch_one(connection)
     .await?;
-    Ok(abandoned.rows_affected())
+    count(abandoned)
 }

@@ -12,11 +12,11 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::PostgresStore;
-use super::audit;
 use super::blobs::{self, WINDOW};
 use super::error::Failure;
 use super::pool::{Begin, again, begin, read};
 use super::preimages::{self, STORAGE_CLASS};
+use super::{audit, outside};
 use crate::{BlobBody, Put, PutError, StoreError, Upload, UploadBody};
 
 /// The bytes of one upload on their way: in the window, or staged in the database.
@@ -104,12 +104,19 @@ async fn settle(pool: &PgPool, blob: Uuid, preimage: &Preimage) -> Result<bool, 
 }
 
 pub(super) async fn put(store: &PostgresStore, upload: Upload, mut body: UploadBody<'_>) -> Result<Put, PutError> {
-    let Upload { hash, size_hint: _, media_type, uploader, now } = upload;
-    let mut size = 0;
+    let hash = upload.hash;
     if let Some((preimage, _)) = find(store, hash).await? {
         while body.try_next().await.map_err(PutError::Refused)?.is_some() {}
         return Ok(Put::AlreadyThere(preimage));
     }
+    if let Some(objects) = &store.objects {
+        return match outside::put(store, objects, upload, body).await? {
+            Some(put) => Ok(put),
+            None => already_there(store, hash, None).await,
+        };
+    }
+    let Upload { hash, size_hint: _, media_type, uploader, now } = upload;
+    let mut size = 0;
     let mut intake = Intake { store, blob: Uuid::now_v7(), window: BytesMut::new(), staged: 0, settled: false };
     while let Some(bytes) = body.try_next().await.map_err(PutError::Refused)? {
         size += bytes.len() as u64;
@@ -120,9 +127,14 @@ pub(super) async fn put(store: &PostgresStore, upload: Upload, mut body: UploadB
     if intake.settle(&preimage).await? {
         return Ok(Put::Created(preimage));
     }
+    already_there(store, hash, Some(intake.blob)).await
+}
+
+/// The answer where there was a preimage in the end.
+async fn already_there(store: &PostgresStore, hash: PreimageHash, own: Option<Uuid>) -> Result<Put, PutError> {
     match find(store, hash).await? {
         // The answer to a first try was lost, and the second found what it had written.
-        Some((preimage, blob)) if blob == intake.blob => Ok(Put::Created(preimage)),
+        Some((preimage, blob)) if Some(blob) == own => Ok(Put::Created(preimage)),
         Some((preimage, _)) => Ok(Put::AlreadyThere(preimage)),
         None => Err(StoreError::Unavailable("the blob was deleted during its upload".into()).into()),
     }
@@ -152,17 +164,32 @@ pub(super) fn download(store: &PostgresStore, preimage: &Preimage, blob: Uuid, r
     .boxed()
 }
 
+/// What became of a wish to delete a preimage.
+pub(super) enum Deleted {
+    /// There is none.
+    NotThere,
+    /// Packages refer to it.
+    Referenced,
+    /// It is gone, with its bytes.
+    Gone,
+    /// It is gone; its object under this key is not.
+    Leaving(Uuid),
+}
+
 /// Removes a blob nobody refers to.
-pub(super) async fn delete(pool: &PgPool, hash: PreimageHash, by: &By) -> Result<Option<bool>, Failure> {
+pub(super) async fn delete(pool: &PgPool, hash: PreimageHash, by: &By) -> Result<Deleted, Failure> {
     let mut transaction = begin(pool, Begin::Admin).await?;
     if let Some((preimage, blob)) = preimages::remove(&mut transaction, hash).await? {
-        blobs::remove(&mut transaction, blob).await?;
+        let inside = preimage.storage_class == STORAGE_CLASS;
+        if inside {
+            blobs::remove(&mut transaction, blob).await?;
+        }
         audit::write(&mut transaction, &Deed::deleted_preimage(by, &preimage)).await?;
         transaction.commit().await?;
-        return Ok(Some(true));
+        return Ok(if inside { Deleted::Gone } else { Deleted::Leaving(blob) });
     }
     transaction.rollback().await?;
-    Ok(preimages::find(pool, hash).await?.map(|_| false))
+    Ok(preimages::find(pool, hash).await?.map_or(Deleted::NotThere, |_| Deleted::Referenced))
 }
 
 /// How long an upload may lie still before its server is taken for dead; the API's own timeouts are far shorter.

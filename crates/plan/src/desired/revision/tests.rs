@@ -288,7 +288,11 @@ fn another_dsn_reaches_the_good_pods_and_what_was_given_up_stays_so() {
     cluster.migration_jobs.push(job(&given_up, &cluster, JobState::Complete));
     let changed = resolved(&given_up, &cluster);
     assert_eq!((changed.revision.dsn_hash(), changed.revision.image()), ("dsn-hash-2", good.image()));
-    assert_eq!(changed.revision.clone().with_dsn("main", "dsn-hash-1"), good, "nothing else about it is another");
+    assert_eq!(
+        changed.revision.clone().with_secrets("main", "dsn-hash-1", None),
+        good,
+        "nothing else about it is another"
+    );
     assert!(templates(&desired(&changed)).iter().all(|template| template.contains("dsn-hash-2")));
     let kept = desired(&changed).keep.into_iter().map(|ObjectRef { kind: _, name }| name).collect::<Vec<_>>();
     assert!(kept.contains(&good.name().to_owned()), "the way back is kept: {kept:?}");
