@@ -9,6 +9,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use super::settings::{self, Loaded, Purpose, SettingsArgs, Strays};
 use super::{build, cleanup, openapi, serve, store, work};
+use crate::shutdown;
 use crate::telemetry::{self, TelemetryArgs};
 
 /// The JAM API server. Exits with 0 when done, 1 when it failed, 2 when it refuses its flags or settings, 3 when a
@@ -102,6 +103,9 @@ struct CheckArgs {
     settings: SettingsArgs,
 }
 
+/// The exit code of what SIGTERM ends: 1 would say that the database does not answer.
+const BY_SIGTERM: u8 = 128 + 15;
+
 /// Why the program ends otherwise than well, and what it exits with.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -111,6 +115,8 @@ pub enum Ending {
     Refused(Vec<String>),
     /// A migration that can't succeed by being tried again.
     Never(String),
+    /// It was told to stop before it was done.
+    Stopped(String),
 }
 
 impl Ending {
@@ -119,12 +125,13 @@ impl Ending {
             Self::Failed(_) => 1,
             Self::Refused(_) => 2,
             Self::Never(_) => 3,
+            Self::Stopped(_) => BY_SIGTERM,
         }
     }
 
     fn lines(&self) -> Vec<&str> {
         match self {
-            Self::Failed(line) | Self::Never(line) => vec![line],
+            Self::Failed(line) | Self::Never(line) | Self::Stopped(line) => vec![line],
             Self::Refused(lines) => lines.iter().map(String::as_str).collect(),
         }
     }
@@ -166,7 +173,11 @@ fn run(program: Program) -> Result<(), Ending> {
             start_logs(&telemetry)?;
             let loaded = load(&settings, Purpose::Work)?;
             let migration = store::Migration::of(status, dry_run);
-            runtime()?.block_on(store::migrate(&loaded, migration, result_file.as_deref()))
+            let runtime = runtime()?;
+            let ended = runtime.block_on(until_told(store::migrate(&loaded, migration, result_file.as_deref())));
+            // A name that is still being looked up is not waited for.
+            runtime.shutdown_background();
+            ended
         }
         Command::Openapi => {
             print!("{}", openapi::text());
@@ -181,6 +192,16 @@ fn run(program: Program) -> Result<(), Ending> {
             print!("{}", settings::show(&load(&settings, Purpose::Serve)?));
             Ok(())
         }
+    }
+}
+
+/// Does the work, or leaves it where it is when told to stop: the first process of a container is not ended by a signal
+/// that it does not listen to. The database takes back what it had not committed.
+async fn until_told(work: impl Future<Output = Result<(), Ending>>) -> Result<(), Ending> {
+    let stop = shutdown::on_signal().map_err(|e| Ending::Failed(format!("no signals: {e}")))?;
+    tokio::select! {
+        ended = work => ended,
+        () = stop.cancelled() => Err(Ending::Stopped("stopped half way: what was not committed is taken back".into())),
     }
 }
 

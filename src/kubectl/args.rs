@@ -128,7 +128,7 @@ impl DifferenceArgs {
     /// The same as `jam-operator plan --diff` takes it.
     pub fn into_plan(self) -> PlanArgs {
         let Self { file, operator_namespace, output, color, image, rollout, rotation } = self;
-        PlanArgs { file, diff: true, operator_namespace, output, color, image, rollout, rotation }
+        PlanArgs { file, namespace: None, diff: true, operator_namespace, output, color, image, rollout, rotation }
     }
 }
 

@@ -15,6 +15,7 @@ use super::error::Error;
 use super::key::Key;
 use super::observe::{Finding, api_of};
 use super::publish::UNKNOWN_FIELD;
+use super::stranger;
 use super::tokens::Minted;
 
 /// What became of the children.
@@ -36,6 +37,10 @@ pub async fn all(
     observed: &mut Observed,
 ) -> Result<Applied, Error> {
     let key = Key::of(instance);
+    let mounts_leave = objects.items.iter().zip(findings).any(|(desired, finding)| {
+        matches!(finding, Finding::Leaving { .. })
+            && matches!(desired.object.kind, Kind::ServiceAccount | Kind::ConfigMap | Kind::Secret)
+    });
     for (desired, finding) in objects.items.iter().zip(findings) {
         if let (Finding::Absent | Finding::Differs { .. }, Some(words)) =
             (finding, context.memory.refused(&key, &desired.object, &desired.hash))
@@ -43,7 +48,9 @@ pub async fn all(
             return Ok(Applied::Refused(Refusal::new(Reason::InvalidObject, words)));
         }
         let answer = match finding {
-            Finding::Good | Finding::Foreign(_) => continue,
+            Finding::Good | Finding::Foreign(_) | Finding::Leaving { .. } => continue,
+            // New pods would wait for what they mount: that is made again first.
+            Finding::Absent if mounts_leave && runs_pods(desired.object.kind) => continue,
             Finding::Absent => create(context, &key, desired, minted).await,
             Finding::Differs { uid } => match desired.write {
                 Write::Apply => put_right(context, instance, desired, uid).await,
@@ -67,6 +74,10 @@ pub async fn all(
         note(context, &key, desired, live, observed);
     }
     Ok(Applied::All)
+}
+
+fn runs_pods(kind: Kind) -> bool {
+    matches!(kind, Kind::Job | Kind::Deployment | Kind::CronJob)
 }
 
 /// Creates an object that is written once, unless it is there.
@@ -119,10 +130,18 @@ async fn put_right(
     let params = PatchParams::apply(names::FIELD_MANAGER).force();
     let api = api_of(context, desired.object.kind, &Key::of(instance).namespace);
     let live = api.patch(&desired.object.name, &params, &Patch::Apply(&body)).await?;
-    if !is_owned_unasked(instance, desired, &live.metadata) {
-        return Ok(live);
-    }
-    // What a create wrote is not taken back by an apply that says nothing of it.
+    // What others wrote is not taken back by an apply that says nothing of it, nor what a create wrote.
+    let strange = serde_json::to_value(&live).ok().and_then(|live| stranger::removal(&desired.body, &live));
+    let disowned = is_owned_unasked(instance, desired, &live.metadata).then(|| without_owner(instance, &live));
+    let Some(mut patch) = strange.or(disowned) else { return Ok(live) };
+    patch["metadata"]["uid"] = uid.into();
+    patch["metadata"]["resourceVersion"] = live.metadata.resource_version.clone().into();
+    let params = PatchParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PatchParams::default() };
+    api.patch(&desired.object.name, &params, &Patch::Merge(&patch)).await
+}
+
+/// The owners without the instance.
+fn without_owner(instance: &JamInstance, live: &DynamicObject) -> Value {
     let owners: Vec<_> = live
         .metadata
         .owner_references
@@ -130,10 +149,7 @@ async fn put_right(
         .flatten()
         .filter(|owner| Some(&owner.uid) != instance.metadata.uid.as_ref())
         .collect();
-    let version = &live.metadata.resource_version;
-    let disowned = json!({"metadata": {"uid": uid, "resourceVersion": version, "ownerReferences": owners}});
-    let params = PatchParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PatchParams::default() };
-    api.patch(&desired.object.name, &params, &Patch::Merge(&disowned)).await
+    json!({"metadata": {"ownerReferences": owners}})
 }
 
 /// Whether the instance still takes along what is to stay when it goes.
@@ -177,7 +193,7 @@ pub async fn prune(
 ) -> Result<(), Error> {
     let key = Key::of(instance);
     let uid = instance.metadata.uid.as_deref().unwrap_or_default();
-    for child in prunable(objects, observed, uid) {
+    for child in prunable(&key.name, objects, observed, uid) {
         remove(context, &key, &child.object, child.uid.clone()).await?;
         tracing::info!(instance = %key, object = %child.object, "removed: no longer wanted");
         context.children.gone(child.object.kind, &Key::new(key.namespace.clone(), child.object.name.clone()));
@@ -187,10 +203,28 @@ pub async fn prune(
 }
 
 /// Removes just this object, by uid. One that is gone already, or is another by now, is none of our business.
+///
+/// A Job stays until its pods have ended: as long as it is there, no other one is made.
 async fn remove(context: &Context, instance: &Key, object: &ObjectRef, uid: String) -> Result<(), Error> {
+    let policy = match object.kind {
+        Kind::Job => PropagationPolicy::Foreground,
+        Kind::ServiceAccount
+        | Kind::ConfigMap
+        | Kind::Secret
+        | Kind::NetworkPolicy
+        | Kind::Service
+        | Kind::Deployment
+        | Kind::CronJob
+        | Kind::PodDisruptionBudget
+        | Kind::HorizontalPodAutoscaler
+        | Kind::Ingress
+        | Kind::HttpRoute
+        | Kind::ServiceMonitor
+        | Kind::PrometheusRule => PropagationPolicy::Background,
+    };
     let params = DeleteParams {
         preconditions: Some(Preconditions { uid: Some(uid), resource_version: None }),
-        propagation_policy: Some(PropagationPolicy::Background),
+        propagation_policy: Some(policy),
         ..DeleteParams::default()
     };
     match api_of(context, object.kind, &instance.namespace).delete(&object.name, &params).await {

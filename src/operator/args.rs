@@ -139,6 +139,9 @@ pub struct PlanArgs {
     /// The manifest; `-` is standard input.
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
+    /// The namespace of instances that name none. Default: the one of the kubeconfig's context.
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
     /// Ask the cluster of the kubeconfig, without changing anything, what would differ and whether pods would restart. Exit code 0: nothing, 1: something, 2: it cannot be told. Give --api-image, --progress-deadline and --operator-namespace as the operator there has them.
     #[arg(long)]
     pub diff: bool,

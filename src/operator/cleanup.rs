@@ -25,25 +25,31 @@ pub async fn look(context: &Context, instance: &JamInstance) -> Result<Option<Cl
     let uid = cron_job.metadata.uid.as_deref().unwrap_or_default();
     // By the label and not by the controller: a Job that somebody made by hand from the CronJob has none.
     let ran = context.children.of(instance).iter().any(|child| child.object.kind == Kind::Job);
-    let last = if ran { newest(context, instance, uid, told).await? } else { None };
-    Ok(Some(CleanupState::of(&cron_job, last)))
+    let jobs = if ran { runs(context, instance, uid).await? } else { Vec::new() };
+    let last = newest(context, instance, &jobs, told).await;
+    Ok(Some(CleanupState::of(&cron_job, last).with_runs(&jobs)))
 }
 
-/// The newest run of this CronJob that ended, with its last words when it failed, and with what it did when that is news:
-/// `told` is the second in which the run that status tells of began.
-async fn newest(context: &Context, instance: &Key, uid: &str, told: Option<i64>) -> Result<Option<CleanupRun>, Error> {
+/// The Jobs of this CronJob.
+async fn runs(context: &Context, instance: &Key, uid: &str) -> Result<Vec<Job>, Error> {
     let jobs: Api<Job> = Api::namespaced(context.client.clone(), &instance.namespace);
     let selector = ListParams::default().labels(&names::child_selector(&instance.name));
     let mut jobs = jobs.list(&selector).await.map_err(Error::read("the Jobs of the cleanup"))?.items;
     jobs.retain(|job| job.metadata.owner_references.iter().flatten().any(|owner| owner.uid == uid));
-    let Some(run) = CleanupState::newest(&jobs) else { return Ok(None) };
+    Ok(jobs)
+}
+
+/// The newest of these runs that ended, with its last words when it failed, and with what it did when that is news: `told` is
+/// the second in which the run that status tells of began.
+async fn newest(context: &Context, instance: &Key, jobs: &[Job], told: Option<i64>) -> Option<CleanupRun> {
+    let run = CleanupState::newest(jobs)?;
     let began = run.began_at.map(|at| at.as_micros().div_euclid(1_000_000));
     if run.failure.is_none() && began.is_some() && began == told {
-        return Ok(Some(run));
+        return Some(run);
     }
     let words = pods::last_words(context, instance, &run.job).await.text;
-    Ok(Some(match run.failure {
+    Some(match run.failure {
         Some(told) => CleanupRun { failure: Some(words.unwrap_or(told)), ..run },
         None => CleanupRun { outcome: words.as_deref().and_then(CleanupOutcome::of), ..run },
-    }))
+    })
 }

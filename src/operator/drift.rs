@@ -1,5 +1,6 @@
 //! Whether what is there still says everything that is wanted: the wanted fields within the live object.
 
+use jam_plan::quantity::thousandths;
 use serde_json::Value;
 
 /// Whether the live object holds every wanted field. What others added (defaults, sidecars, labels) does not matter.
@@ -62,32 +63,12 @@ fn same_amounts(wanted: &Value, live: &Value) -> bool {
     }
 }
 
-/// An amount in thousandths, as a whole number where it is one.
 fn amount(value: &Value) -> Option<i128> {
-    let text = match value {
-        Value::String(text) => text.clone(),
-        Value::Number(number) => number.to_string(),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
-    };
-    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
-    let (digits, unit) = text.split_at(split);
-    let factor: i128 = match unit {
-        "m" => 1,
-        "" => 1_000,
-        "k" => 1_000_000,
-        "M" => 1_000_000_000,
-        "G" => 1_000_000_000_000,
-        "T" => 1_000_000_000_000_000,
-        "Ki" => 1_000 << 10,
-        "Mi" => 1_000 << 20,
-        "Gi" => 1_000 << 30,
-        "Ti" => 1_000 << 40,
-        _ => return None,
-    };
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let scale = 10_i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-    let number: i128 = format!("{whole}{fraction}").parse().ok()?;
-    number.checked_mul(factor).map(|product| product / scale)
+    match value {
+        Value::String(text) => thousandths(text),
+        Value::Number(number) => thousandths(&number.to_string()),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    }
 }
 
 #[cfg(test)]

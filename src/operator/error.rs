@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use jam_plan::ObjectRef;
-
 use super::client::NotLeading;
 
 /// Why a reconcile did not reach its end. It is tried again, each instance at its own pace.
@@ -25,11 +23,11 @@ pub enum Error {
         /// What the API server said.
         source: kube::Error,
     },
-    /// An object of a wanted name is on its way out.
-    #[error("{object} of before is still being deleted")]
+    /// Objects of wanted names are on their way out; everything else was done.
+    #[error("still being deleted, to be made again after that: {what}")]
     Leaving {
-        /// The object.
-        object: ObjectRef,
+        /// Each object and what it waits for.
+        what: String,
     },
     /// The whole took too long.
     #[error("it took longer than {0:?}")]

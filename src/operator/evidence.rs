@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
+use futures::future::join_all;
 use jam_plan::names::{self, Component};
 use jam_plan::{JamInstance, Resolved, desired};
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 use kube::api::{ListParams, LogParams};
 use kube::{Api, ResourceExt};
+use tokio::time::timeout;
 
 use super::apply;
 use super::context::Context;
@@ -20,25 +23,30 @@ use super::watch::chain;
 const LINES: i64 = 30;
 /// Bytes of one container's log.
 const BYTES: i64 = 4096;
+/// How long the logs of a pod are waited for: its node may be dead, and all pods are asked at once.
+const LOG_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Keeps the evidence in its ConfigMap. It is written once: a crash before the decision is stored finds it there.
 pub async fn keep(context: &Context, instance: &JamInstance, resolved: &Resolved) -> Result<(), Error> {
     let key = Key::of(instance);
-    let mut texts = BTreeMap::new();
-    for component in [Component::Api, Component::Worker] {
-        match suspects(context, &key, component).await {
-            Ok(pods) => {
-                for pod in pods {
-                    texts.insert(pod.name_any(), told(context, &key, &pod).await);
-                }
-            }
-            // Evidence that cannot be had does not hold up the way back.
-            Err(error) => tracing::warn!(instance = %key, error = chain(&error), "the pods cannot be listed"),
-        }
-    }
+    let components = [Component::Api, Component::Worker].map(|component| told_of(context, &key, component));
+    let texts: BTreeMap<String, String> = join_all(components).await.into_iter().flatten().collect();
     match desired::evidence(resolved, texts) {
         Some(desired) => apply::once(context, &key, &desired).await,
         None => Ok(()),
+    }
+}
+
+/// What is known of the pods of a component. Evidence that cannot be had does not hold up the way back.
+async fn told_of(context: &Context, instance: &Key, component: Component) -> Vec<(String, String)> {
+    match suspects(context, instance, component).await {
+        Ok(pods) => {
+            join_all(pods.iter().map(|pod| async move { (pod.name_any(), told(context, instance, pod).await) })).await
+        }
+        Err(error) => {
+            tracing::warn!(instance = %instance, error = chain(&error), "the pods cannot be listed");
+            Vec::new()
+        }
     }
 }
 
@@ -71,7 +79,8 @@ async fn told(context: &Context, instance: &Key, pod: &Pod) -> String {
         }
     }
     if begun {
-        say(format!("last log lines:\n{}", log(context, instance, pod).await));
+        let log = timeout(LOG_PATIENCE, log(context, instance, pod)).await;
+        say(format!("last log lines:\n{}", log.unwrap_or_else(|_| "not to be had: its node does not answer".into())));
     }
     text
 }

@@ -7,12 +7,13 @@ use jam_plan::forecast::forecast;
 use jam_plan::names::{self, FIELD_MANAGER};
 use jam_plan::rotation::Pace;
 use jam_plan::{Defaults, Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Reason, Refusal, render, tokens};
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::events::{Recorder, Reporter};
-use kube::{Api, Client, Config, ResourceExt};
+use kube::{Client, Config};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::accepted::accepted;
 use super::children::Children;
 use super::client::{Ledger, connect};
 use super::context::Context;
@@ -68,14 +69,17 @@ pub enum Action {
     Remove,
 }
 
-/// Asks a cluster about instances as a manifest has them.
-pub async fn previews(config: Config, instances: Vec<JamInstance>, defaults: Defaults) -> Result<Vec<Preview>, String> {
+/// Asks a cluster about every instance of a manifest.
+pub async fn previews(config: Config, documents: &[Value], defaults: Defaults) -> Result<Vec<Preview>, String> {
     let client = connect(config, &Arc::new(Ledger::default()), None).map_err(|error| chain(&error))?;
     let mut all = Vec::new();
-    for instance in instances {
+    for document in documents {
+        let instance = render::instance(document).map_err(|error| error.to_string())?;
         let context = context(client.clone(), defaults.clone())?;
-        let place = format!("JamInstance {}", Key::of(&instance));
-        all.push(Box::pin(preview(&context, &instance)).await.map_err(|error| format!("{place}: {error}"))?);
+        let key = Key::of(&instance);
+        all.push(
+            Box::pin(preview(&context, &key, document)).await.map_err(|error| format!("JamInstance {key}: {error}"))?,
+        );
     }
     Ok(all)
 }
@@ -94,8 +98,8 @@ fn context(client: Client, defaults: Defaults) -> Result<Context, String> {
     })
 }
 
-async fn preview(context: &Context, wanted: &JamInstance) -> Result<Preview, String> {
-    let instance = accepted(context, wanted).await?;
+async fn preview(context: &Context, key: &Key, document: &Value) -> Result<Preview, String> {
+    let instance = accepted(context, key, document).await?;
     let Key { namespace, name } = Key::of(&instance);
     let mut preview = Preview { namespace, name, notes: Vec::new(), changes: Vec::new() };
     if instance.spec.paused {
@@ -116,6 +120,9 @@ async fn preview(context: &Context, wanted: &JamInstance) -> Result<Preview, Str
     let objects = Objects { items: ahead.objects, keep: Vec::new() };
     let findings = observe::survey(context, &instance, &objects).await.map_err(told)?;
     for (desired, finding) in objects.items.iter().zip(findings) {
+        if let Finding::Leaving { why } = &finding {
+            preview.notes.push(format!("{} is made again when it is gone, it waits for {why}", desired.object));
+        }
         preview.changes.extend(change(context, &instance, desired, finding).await?);
     }
     for child in ahead.removed {
@@ -123,25 +130,6 @@ async fn preview(context: &Context, wanted: &JamInstance) -> Result<Preview, Str
     }
     explain_settings(&mut preview.changes);
     Ok(preview)
-}
-
-/// The instance as the API server would store it: defaulted, proven, with the generation it would have.
-async fn accepted(context: &Context, wanted: &JamInstance) -> Result<JamInstance, String> {
-    let key = Key::of(wanted);
-    let instances: Api<JamInstance> = Api::namespaced(context.client.clone(), &key.namespace);
-    let params = PostParams { dry_run: true, field_manager: Some("jam-operator-plan".into()) };
-    let refused = |error: kube::Error| format!("the API server does not take it: {}", chain(&error));
-    let annotations = wanted.annotations().clone();
-    let there = instances.get_opt(&key.name).await.map_err(|error| format!("it cannot be read: {}", chain(&error)))?;
-    if let Some(mut live) = there {
-        live.spec = wanted.spec.clone();
-        live.annotations_mut().extend(annotations);
-        live.metadata.managed_fields = None;
-        return instances.replace(&key.name, &params, &live).await.map_err(refused);
-    }
-    let mut new = JamInstance::new(&key.name, wanted.spec.clone());
-    (new.metadata.namespace, new.metadata.annotations) = (Some(key.namespace.clone()), Some(annotations));
-    instances.create(&params, &new).await.map_err(refused)
 }
 
 /// Lists what carries the instance's labels, metadata only: what the watches of a running operator know.
@@ -190,7 +178,7 @@ async fn change(
     let api = api_of(context, desired.object.kind, &Key::of(instance).namespace);
     let mut body = desired.body.clone();
     let (action, params, live) = match finding {
-        Finding::Good => return Ok(None),
+        Finding::Good | Finding::Leaving { .. } => return Ok(None),
         Finding::Foreign(foreign) => {
             let refusal = Refusal::new(Reason::NameTaken, format!("{} belongs to {}", foreign.object, foreign.owner));
             return Err(format!("it would be refused, {refusal}"));

@@ -1,5 +1,6 @@
 //! jam-operator: watches JamInstances and brings the cluster to what they say.
 
+mod accepted;
 mod apply;
 mod args;
 mod backoff;
@@ -36,6 +37,7 @@ mod reconcile;
 mod resource;
 mod run;
 mod served;
+mod stranger;
 mod token_pods;
 mod tokens;
 mod watch;

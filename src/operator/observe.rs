@@ -21,7 +21,7 @@ use super::drift::holds;
 use super::error::Error;
 use super::key::Key;
 use super::token_pods::{self, Retired};
-use super::{migrations, overrides, pods};
+use super::{migrations, overrides, pods, stranger};
 
 /// Reads everything that decides about an instance.
 pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observed, Error> {
@@ -203,6 +203,11 @@ pub enum Finding {
     },
     /// It is somebody else's.
     Foreign(Foreign),
+    /// It is on its way out, and is made again when it is gone.
+    Leaving {
+        /// What it waits for.
+        why: String,
+    },
 }
 
 /// Finds out about each wanted object. Reads only those that the watches saw changed since they were last proven.
@@ -224,8 +229,8 @@ async fn find(context: &Context, instance: &JamInstance, desired: &Desired) -> R
     let api = api_of(context, object.kind, &key.namespace);
     let Some(live) = api.get_opt(&object.name).await.map_err(Error::read(object))? else { return Ok(Finding::Absent) };
     let uid = instance.metadata.uid.as_deref().unwrap_or_default();
-    if is_leaving(&live.metadata, &key.name, uid) {
-        return Err(Error::Leaving { object: object.clone() });
+    if let Some(why) = leaving(&live.metadata, &key.name, uid) {
+        return Ok(Finding::Leaving { why });
     }
     if let Some(foreign) = Foreign::judge(object, &live.metadata, &key.name, uid) {
         return Ok(Finding::Foreign(foreign));
@@ -236,7 +241,8 @@ async fn find(context: &Context, instance: &JamInstance, desired: &Desired) -> R
             // It would be removed and made again: only what this very instance has made.
             stays || !live.owner_references().iter().any(|owner| owner.uid == uid)
         }
-        Write::Apply => serde_json::to_value(&live).is_ok_and(|live: Value| holds(&desired.body, &live)),
+        Write::Apply => serde_json::to_value(&live)
+            .is_ok_and(|live: Value| holds(&desired.body, &live) && stranger::removal(&desired.body, &live).is_none()),
     };
     if !good || is_owned_unasked(instance, desired, &live.metadata) {
         return Ok(Finding::Differs { uid: live.uid().unwrap_or_default() });
@@ -257,15 +263,29 @@ fn what_stays(body: &Value) -> Value {
     json!({"metadata": {"labels": labels}, "spec": {"suspend": false}})
 }
 
-/// On its way out, or left by an instance of the same name that is gone: the garbage collector takes it in a moment.
-fn is_leaving(metadata: &ObjectMeta, instance: &str, uid: &str) -> bool {
+/// What an object waits for that is on its way out, or was left by an instance of the same name that is gone.
+fn leaving(metadata: &ObjectMeta, instance: &str, uid: &str) -> Option<String> {
     let orphan = metadata.owner_references.iter().flatten().any(|owner| {
         owner.controller == Some(true)
             && owner.kind == jam_plan::crd::KIND
             && owner.name == instance
             && owner.uid != uid
     });
-    metadata.deletion_timestamp.is_some() || orphan
+    match (&metadata.deletion_timestamp, metadata.finalizers.as_deref().unwrap_or_default()) {
+        (Some(_), []) => Some("its end".into()),
+        (Some(_), finalizers) => Some(format!("its finalizers {}", finalizers.join(", "))),
+        (None, _) => orphan.then(|| "the garbage collector: its JamInstance is gone".into()),
+    }
+}
+
+/// What is still to be done when everything that could be was: objects of before have to go first.
+pub fn still_leaving(objects: &Objects<Desired>, findings: &[Finding]) -> Result<(), Error> {
+    let leaving = objects.items.iter().zip(findings).filter_map(|(desired, finding)| match finding {
+        Finding::Leaving { why } => Some(format!("{} waits for {why}", desired.object)),
+        Finding::Good | Finding::Absent | Finding::Differs { .. } | Finding::Foreign(_) => None,
+    });
+    let told: Vec<String> = leaving.collect();
+    if told.is_empty() { Ok(()) } else { Err(Error::Leaving { what: told.join("; ") }) }
 }
 
 /// The interface to one kind of child in a namespace.

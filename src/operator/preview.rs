@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 
-use jam_plan::{JamInstance, render};
+use jam_plan::render;
 use kube::Config;
-use serde_json::Value;
+use kube::config::Kubeconfig;
 
 use super::args::{Output, PlanArgs};
 use super::difference::{coloured, lines};
@@ -37,16 +37,17 @@ pub async fn plan_in(
     let text = read(args).map_err(|error| told(chain(&error)))?;
     let mut defaults = args.image.defaults(&args.rollout, &args.rotation);
     defaults.operator_namespace.clone_from(&args.operator_namespace);
+    let mut documents = render::documents(&text).map_err(|error| told(error.to_string()))?;
+    let context = namespace.map_or_else(of_context, str::to_owned);
+    render::place(&mut documents, args.namespace.as_deref(), &context).map_err(|error| told(error.to_string()))?;
     if !args.diff {
-        let documents = render::documents(&text).map_err(|error| told(error.to_string()))?;
         offline::refuse(&documents).map_err(|faults| told(format!("the API server would refuse it: {faults}")))?;
-        let objects = render::render(&text, &defaults).map_err(|error| told(error.to_string()))?;
+        let objects = render::of_documents(&documents, &defaults).map_err(|error| told(error.to_string()))?;
         super::print(&format!("{}{}", offline::UNCHECKED, render::to_yaml(&objects)))?;
         return Ok(0);
     }
-    let instances = instances(&text, namespace).map_err(told)?;
     let config = config().await.map_err(told)?;
-    let previews = Box::pin(forecast::previews(config, instances, defaults)).await.map_err(told)?;
+    let previews = Box::pin(forecast::previews(config, &documents, defaults)).await.map_err(told)?;
     let shown = match args.output {
         Output::Text => previews.iter().map(shown).collect(),
         Output::Json => serde_json::to_string_pretty(&previews).map_err(|error| told(error.to_string()))? + "\n",
@@ -58,17 +59,13 @@ pub async fn plan_in(
     Ok(if different { DIFFERENT } else { 0 })
 }
 
-/// The instances of a manifest, in this namespace where they name none.
-fn instances(text: &str, namespace: Option<&str>) -> Result<Vec<JamInstance>, String> {
-    let documents = render::documents(text).map_err(|error| error.to_string())?;
-    let unplaced = |document: &Value| document.pointer("/metadata/namespace").is_none_or(Value::is_null);
-    let mut instances = render::instances(text).map_err(|error| error.to_string())?;
-    for (instance, document) in instances.iter_mut().zip(&documents) {
-        if let Some(namespace) = namespace.filter(|_| unplaced(document)) {
-            instance.metadata.namespace = Some(namespace.to_owned());
-        }
-    }
-    Ok(instances)
+/// The namespace of the kubeconfig's context; `default` where there is none, as with `kubectl`.
+fn of_context() -> String {
+    let namespace = Kubeconfig::read().ok().and_then(|config| {
+        let current = config.current_context?;
+        config.contexts.into_iter().find(|named| named.name == current)?.context?.namespace
+    });
+    namespace.unwrap_or_else(|| "default".into())
 }
 
 fn read(args: &PlanArgs) -> std::io::Result<String> {

@@ -18,7 +18,7 @@ use super::key::Key;
 use super::observe::{self, Finding};
 use super::publish::{self, Said};
 use super::watch::chain;
-use super::{evidence, malformed, token_pods, tokens};
+use super::{evidence, malformed, migrations, token_pods, tokens};
 
 /// How long one reconcile may take; every single request is bounded as well.
 pub const LIMIT: Duration = Duration::from_secs(90);
@@ -77,12 +77,17 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
     };
     if resolved.given_up {
         // Writes what is known of the pods, before they are gone.
-        evidence::keep(context, instance, resolved).await?;
-        return Ok(Ending::GivenUp);
+        let kept = evidence::keep(context, instance, resolved).await;
+        if kept.is_err() {
+            // Nothing is decided before its evidence is there: the next walk gives up again.
+            learnt.resolved = None;
+        }
+        return kept.map(|()| Ending::GivenUp);
     }
     let objects = desired(resolved);
     // Reads, only of what the watches saw changed.
-    let findings = observe::survey(context, instance, &objects).await?;
+    let mut findings = observe::survey(context, instance, &objects).await?;
+    migrations::hold_back(resolved, &learnt.observed, &objects, &mut findings);
     learnt.observed.foreign = foreign(&findings);
     if !learnt.observed.foreign.is_empty()
         && let Err(refusal) = resolve(instance, &learnt.observed, &context.defaults)
@@ -97,6 +102,7 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
     }
     apply::prune(context, instance, &objects, observed).await?;
     token_pods::tell(context, instance, observed).await;
+    observe::still_leaving(&objects, &findings)?;
     Ok(Ending::Applied)
 }
 
@@ -119,8 +125,24 @@ async fn bars_moves(
     }
 }
 
-/// Resolves an instance, with the stored revision in force where that is not the one that is rendered now.
+/// Resolves an instance with everything that has to be read for it: stored revisions, and what earlier migrations left.
 pub async fn in_force(
+    context: &Context,
+    instance: &JamInstance,
+    observed: &mut Observed,
+) -> Result<Result<Resolved, Refusal>, Error> {
+    let resolved = with_revisions(context, instance, observed).await?;
+    if let Some(job) = resolved.as_ref().ok().and_then(|resolved| resolved.migration.begins(observed)) {
+        observed.migration_pods = migrations::unfinished(context, &Key::of(instance), job).await?;
+        if !observed.migration_pods.is_empty() {
+            return Ok(resolve(instance, observed, &context.defaults));
+        }
+    }
+    Ok(resolved)
+}
+
+/// Resolves an instance, with the stored revision in force where that is not the one that is rendered now.
+async fn with_revisions(
     context: &Context,
     instance: &JamInstance,
     observed: &mut Observed,
@@ -146,7 +168,7 @@ pub async fn in_force(
 fn foreign(findings: &[Finding]) -> Vec<jam_plan::observed::Foreign> {
     let foreign = |finding: &Finding| match finding {
         Finding::Foreign(foreign) => Some(foreign.clone()),
-        Finding::Good | Finding::Absent | Finding::Differs { .. } => None,
+        Finding::Good | Finding::Absent | Finding::Differs { .. } | Finding::Leaving { .. } => None,
     };
     findings.iter().filter_map(foreign).collect()
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures::{Stream, StreamExt};
 use kube::Resource;
+use kube::core::Status;
 use kube::runtime::watcher::{self, Event};
 use tokio::sync::Notify;
 
@@ -140,19 +141,34 @@ pub async fn follow<K: Resource>(
     }
 }
 
-/// An error with its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
+/// An error with its causes in one line. What the API server said stands there in its own words alone: the client's error
+/// would show its whole answer as a Rust value.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(status) = answer(error) {
+        return match (status.message.as_str(), status.reason.as_str()) {
+            ("", "") => format!("the API server answered {}", status.code),
+            ("", reason) => format!("the API server answered {} {reason}", status.code),
+            (message, _) => message.to_owned(),
+        };
+    }
     let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let said = inner.to_string();
-        if !text.contains(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
+    if let Some(cause) = error.source() {
+        let (shown, said) = (cause.to_string(), chain(cause));
+        if text.contains(&shown) {
+            text = text.replace(&shown, &said);
+        } else if !text.contains(&said) {
+            text = format!("{text}: {said}");
         }
-        cause = inner.source();
     }
     text
+}
+
+/// What the API server answered, where the error is that and nothing else.
+fn answer<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Status> {
+    match error.downcast_ref::<kube::Error>() {
+        Some(kube::Error::Api(status)) => Some(status),
+        _ => error.downcast_ref::<Status>().or_else(|| error.downcast_ref::<Box<Status>>().map(|status| &**status)),
+    }
 }
 
 #[cfg(test)]
@@ -217,5 +233,25 @@ mod tests {
         ])
         .await;
         assert_eq!(heard, ["+a", "+a"]);
+    }
+
+    #[test]
+    fn what_the_api_server_said_is_told_in_its_own_words_alone() {
+        let status = || Status::failure("secrets \"a\" is forbidden: no", "Forbidden").with_code(403).boxed();
+        let api = || kube::Error::Api(status());
+        let wanted = "secrets \"a\" is forbidden: no";
+        assert_eq!(chain(&api()), wanted);
+        assert_eq!(
+            chain(&super::super::error::Error::write("Secret a")(api())),
+            format!("Secret a cannot be written: {wanted}")
+        );
+        for (error, beginning) in [
+            (watcher::Error::InitialListFailed(api()), "failed to perform initial object list: "),
+            (watcher::Error::WatchError(status()), "error returned by apiserver during watch: "),
+        ] {
+            assert_eq!(chain(&error), format!("{beginning}{wanted}"));
+        }
+        let silent = Status { code: 503, ..Status::default() };
+        assert_eq!(chain(&kube::Error::Api(silent.boxed())), "the API server answered 503");
     }
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::consumer::{Answers, Consumer};
 use crate::database::Postgres;
 use crate::path::{memory_spec, postgres_spec};
-use crate::support::{Instance, apply, eventually};
+use crate::support::{Instance, apply, eventually, object};
 
 const PORT: &str = "8080";
 const METRICS: &str = "9090";
@@ -51,6 +51,12 @@ async fn who_is_named_gets_in_who_is_not_is_turned_away_and_pods_reach_only_what
     // Migration and pods reach DNS and the database, the kubelet and the operator reach the pods.
     instance.wait_ready();
     assert_eq!(instance.condition("DatabaseReachable").0, "True");
+    // Which schema there is only a pod can tell, and it tells the operator alone: nobody named that one.
+    eventually("the operator to be answered by a pod", || async {
+        let jam = object(&instance.namespace, "jam", instance.name)?;
+        jam.pointer("/status/version/schema").filter(|schema| schema.is_i64()).cloned()
+    })
+    .await;
     let other = Instance::applied("elsewhere", &memory_spec());
     other.wait_ready();
 

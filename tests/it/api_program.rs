@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jam_domain::PreimageHash;
 use serde_json::json;
+use sqlx::Executor as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -104,6 +105,33 @@ async fn migrate_applies_once_says_what_and_exits_3_when_it_never_can() {
     assert_eq!(code, 3, "{err}");
     let (code, out, _) = ran(&["migrate"], &[]).await;
     assert!(code == 0 && out.contains("nothing to migrate"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_is_told_to_stop_ends_at_once_and_leaves_nothing_half_done() {
+    let dsn = postgres::fresh_database().await;
+    let mut other = postgres::connect(&dsn).await;
+    // Somebody makes the table of migrations and does not commit: the migration waits in the middle of a statement.
+    other.execute("begin; create table _sqlx_migrations (version bigint)").await.unwrap();
+    let mut command = jam_api(&["migrate"]);
+    command.envs([("JAM_STORE", "postgres"), ("JAM_PG_DSN", &dsn)]);
+    let child = command.spawn().unwrap();
+    let pid = child.id().unwrap().to_string();
+    until("it waits in the database", async || {
+        const WAITING: &str =
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        (postgres::number(&dsn, WAITING).await == 1).then_some(())
+    })
+    .await;
+    assert!(tokio::process::Command::new("kill").args(["-s", "TERM", &pid]).status().await.unwrap().success());
+    let ended = tokio::time::timeout(Duration::from_secs(20), child.wait_with_output()).await;
+    let output = ended.expect("it does not wait for the database").unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(143), "{said}");
+    assert!(said.contains("stopped half way"), "{said}");
+    other.execute("rollback").await.unwrap();
+    let (code, out, err) = ran(&["migrate"], &[("JAM_STORE", "postgres"), ("JAM_PG_DSN", &dsn)]).await;
+    assert!(code == 0 && out.contains("applied: 1 "), "{out}{err}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

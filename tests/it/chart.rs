@@ -130,3 +130,25 @@ fn everything_that_is_installed_is_restricted() {
         }
     }
 }
+
+#[test]
+fn a_digest_alone_decides_what_is_pulled_and_further_variables_reach_the_operator() {
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let image = format!("image.digest={digest}");
+    let values = [
+        image.as_str(),
+        "image.tag=v9",
+        "extraEnv[0].name=HTTPS_PROXY",
+        "extraEnv[0].value=http://p",
+        "kubeletSyncSeconds=7",
+    ];
+    let all = rendered(&values).unwrap();
+    let deployment = all.iter().find(|(name, _)| name.starts_with("Deployment ")).unwrap().1;
+    let container = deployment.pointer("/spec/template/spec/containers/0").unwrap();
+    assert_eq!(container["image"], format!("jam-operator@{digest}"));
+    let variables = container["env"].as_array().unwrap();
+    let value = |name: &str| variables.iter().find(|one| one["name"] == name).map(|one| one["value"].clone());
+    assert_eq!(value("HTTPS_PROXY"), Some("http://p".into()));
+    assert_eq!(value("JAM_KUBELET_SYNC_SECONDS"), Some("7".into()));
+    assert!(rendered(&["image.digest=latest"]).is_err());
+}

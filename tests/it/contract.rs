@@ -34,7 +34,7 @@ fn rows() -> Vec<Row> {
 }
 
 /// Every test of the tree as `module::name`: `api_packages::…` for tests/it, `domain::receipt::…`, `api::query::…`, `e2e::path::…`.
-fn tests() -> BTreeSet<String> {
+pub fn tests() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (folder, prefix) in [
         ("tests/it", ""),

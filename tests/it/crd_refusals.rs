@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use crate::support::cluster::{TESTER, control_plane};
 
 /// Schedules that Kubernetes takes.
-const SCHEDULES: [&str; 10] = [
+const SCHEDULES: [&str; 12] = [
+    "00-59 9-10,03-03 09-31 01-dec sun-6",
+    "0/15 ? 1-1/2 * 0-0",
     "17 3 * * *",
     "*/5 * * * *",
     "0 0 1 1 *",
@@ -208,6 +210,15 @@ fn wrong_fields() -> Vec<Wrong> {
         (json!({"cleanup": {"schedule": "1 24 * * *"}}), &["spec.cleanup.schedule"]),
         (json!({"cleanup": {"schedule": "CRON_TZ=UTC 1 1 * * *"}}), &["spec.cleanup.schedule"]),
         (json!({"cleanup": {"schedule": "1 1 * *"}}), &["spec.cleanup.schedule"]),
+        (json!({"cleanup": {"schedule": "50-10 3 * * *"}}), &["spec.cleanup.schedule"]),
+        (json!({"cleanup": {"schedule": "0 22-6 * * *"}}), &["spec.cleanup.schedule"]),
+        (json!({"cleanup": {"schedule": "0 3 * * 0,fri-mon"}}), &["spec.cleanup.schedule"]),
+        (json!({"cleanup": {"schedule": "0 3 * JUN-FEB *"}}), &["spec.cleanup.schedule"]),
+        (json!({"cleanup": {"timeZone": "Local"}}), &["spec.cleanup.timeZone", "Local"]),
+        (
+            json!({"podTemplate": {"annotations": {"container.apparmor.security.beta.kubernetes.io/jam": "unconfined"}}}),
+            &["spec.podTemplate.annotations", "AppArmor"],
+        ),
         (json!({"cleanup": {"timeZone": "Mars/Olympus"}}), &["spec.cleanup.timeZone", "unknown time zone"]),
         (json!({"service": {"port": 0}}), &["spec.service.port"]),
         (json!({"service": {"port": 65_536}}), &["spec.service.port"]),

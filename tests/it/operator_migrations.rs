@@ -4,8 +4,8 @@ use jam_plan::JamInstance;
 use jam_plan::crd::MigrationState;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
@@ -193,5 +193,83 @@ async fn a_manual_migration_says_what_would_be_applied_and_runs_when_it_is_appro
     patch(&client, &namespace, approval).await;
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
     assert_eq!(jobs(&client, &namespace).await, [migration.job]);
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+/// The migration's pods that have not ended: name, and whether they are on their way out.
+async fn unfinished(client: &Client, namespace: &str) -> Vec<(String, bool)> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let list = pods.list(&ListParams::default().labels("app.kubernetes.io/component=migration")).await.unwrap();
+    let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
+    let left = list.items.iter().filter(|pod| !["Succeeded", "Failed"].contains(&phase(pod).as_str()));
+    left.map(|pod| (pod.name_any(), pod.metadata.deletion_timestamp.is_some())).collect()
+}
+
+/// Holds a pod where it is, as a node does that has not stopped it yet or is dead; or lets go of it.
+async fn hold(client: &Client, namespace: &str, pod: &str, held: bool) {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    // Its Job's controller may write its own in between.
+    eventually("the finalizers are written", async || {
+        let mut all = pods.get(pod).await.ok()?;
+        all.finalizers_mut().retain(|name| name != "it.test/node");
+        if held {
+            all.finalizers_mut().push("it.test/node".into());
+        }
+        pods.replace(pod, &PostParams::default(), &all).await.ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn no_migration_begins_before_every_pod_of_an_earlier_one_has_ended() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, QUIET);
+    apply(&client, &namespace, "main", on_postgres(&client, &namespace).await).await;
+    let one = async || {
+        eventually("a migration has a pod", async || {
+            let pods = unfinished(&client, &namespace).await;
+            assert!(pods.len() < 2, "two at once: {pods:?}");
+            pods.into_iter().find(|(_, leaving)| !leaving).map(|(name, _)| name)
+        })
+        .await
+    };
+    let first = one().await;
+    hold(&client, &namespace, &first, true).await;
+    patch(&client, &namespace, json!({"spec": {"image": {"tag": "next"}}})).await;
+    eventually("the earlier Job is stopped", async || {
+        let pods = unfinished(&client, &namespace).await;
+        assert!(pods.len() < 2, "two at once: {pods:?}");
+        pods.iter().any(|(_, leaving)| *leaving).then_some(())
+    })
+    .await;
+    let told = condition(&client, &namespace, "main", "Migrated", "False", "Migrating").await;
+    assert!(told.contains("earlier migration: Job main-migrate-"), "{told}");
+    operator.quiet().await;
+    assert_eq!(unfinished(&client, &namespace).await, [(first.clone(), true)], "its Job stays for as long as it does");
+    hold(&client, &namespace, &first, false).await;
+    let second = one().await;
+
+    hold(&client, &namespace, &second, true).await;
+    let all: Api<Job> = Api::namespaced(client.clone(), &namespace);
+    for job in jobs(&client, &namespace).await {
+        all.delete(&job, &DeleteParams::background()).await.unwrap();
+    }
+    // Words about a generation are not said at every step; about a new one they are.
+    patch(&client, &namespace, json!({"spec": {"replicas": 3}})).await;
+    let told = eventually("the pod without a Job is named", async || {
+        let told = condition(&client, &namespace, "main", "Migrated", "False", "Migrating").await;
+        told.contains("pod").then_some(told)
+    })
+    .await;
+    assert!(told.contains(&format!("earlier migration: pod {second} (on its way out")), "{told}");
+    operator.quiet().await;
+    assert_eq!(unfinished(&client, &namespace).await, [(second.clone(), true)]);
+    assert!(jobs(&client, &namespace).await.is_empty(), "and no Job waits to make another");
+    hold(&client, &namespace, &second, false).await;
+    one().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
     assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
 }

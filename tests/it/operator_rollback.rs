@@ -7,9 +7,9 @@ use jam_plan::JamInstance;
 use jam_plan::crd::RolloutPhase;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, ResourceQuota, Secret};
 use k8s_openapi::api::events::v1::Event;
-use kube::api::{EvictParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
@@ -233,6 +233,37 @@ async fn a_new_password_reaches_the_good_pods_and_the_bad_spec_is_not_tried_agai
     apply(&client, &namespace, "main", spec).await;
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
     assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+#[tokio::test]
+async fn a_rollout_is_given_up_only_when_its_evidence_is_kept() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, &["--leader-election", "false", "--progress-deadline", "12"]);
+    apply(&client, &namespace, "main", in_memory(None)).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    operator.quiet().await;
+    apply(&client, &namespace, "main", in_memory(Some("crash"))).await;
+    eventually("the bad revision is rolled out", async || {
+        template(&client, &namespace, "main").await.to_string().contains(FATE).then_some(())
+    })
+    .await;
+    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), &namespace);
+    let none = json!({"metadata": {"name": "none"}, "spec": {"hard": {"count/configmaps": "0"}}});
+    quotas.create(&PostParams::default(), &serde_json::from_value(none).unwrap()).await.unwrap();
+    let told = condition(&client, &namespace, "main", "Reconciling", "True", "ApplyFailed").await;
+    assert!(told.contains("ConfigMap main-rollback-") && told.contains("quota"), "{told}");
+    operator.quiet().await;
+    let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
+    let rollout = instances.get("main").await.unwrap().status.unwrap().rollout.unwrap();
+    assert_eq!((rollout.phase == RolloutPhase::RolledBack, rollout.evidence), (false, None), "nothing is decided yet");
+
+    quotas.delete("none", &DeleteParams::default()).await.unwrap();
+    condition(&client, &namespace, "main", "Ready", "False", "RolledBack").await;
+    assert!(evidence(&client, &namespace, "main").await.contains(LAST_WORDS));
+    assert!(operator.forbidden().iter().all(|asked| asked.resource == "configmaps"), "{:?}", operator.forbidden());
 }
 
 /// What runs the bad image or did: Jobs, and ReplicaSets with the generation that each was scaled to.

@@ -5,9 +5,10 @@ use std::io::Write as _;
 use std::process::{Command, Output};
 
 use jam::operator::difference::{essence, redact};
+use jam_plan::JamInstance;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{DynamicObject, PostParams};
+use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client, ResourceExt};
 use proptest::prelude::*;
@@ -82,6 +83,29 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    /// The same with what comes and goes as a whole, and with images.
+    fn further()(
+        mut spec in specs(),
+        scaled in any::<bool>(),
+        cleaned in any::<bool>(),
+        shown in any::<bool>(),
+        tag in proptest::option::of("[ab]"),
+    ) -> Value {
+        if scaled {
+            spec["autoscaling"] = json!({"minReplicas": 2, "maxReplicas": 4});
+        }
+        if cleaned {
+            spec["cleanup"] = json!({"schedule": "0 0 29 2 *"});
+        }
+        spec["monitoring"] = json!({"dashboard": shown});
+        if let Some(tag) = tag {
+            spec["image"] = json!({"tag": tag});
+        }
+        spec
+    }
+}
+
 /// The spec on the store of its instance.
 fn stored(mut spec: Value, postgres: bool) -> Value {
     spec["runtime"]["jam"]["store"] = if postgres { "postgres" } else { "memory" }.into();
@@ -89,6 +113,7 @@ fn stored(mut spec: Value, postgres: bool) -> Value {
         spec["database"] = json!({"dsnSecretRef": {"name": "db", "key": "dsn"}});
     } else {
         (spec["replicas"], spec["workers"]["replicas"]) = (1.into(), 0.into());
+        spec.as_object_mut().unwrap().remove("autoscaling");
     }
     spec
 }
@@ -122,6 +147,15 @@ fn done(operator: &Operator, since: usize) -> BTreeSet<(bool, String, String)> {
 
 #[tokio::test]
 async fn what_plan_says_is_what_the_operator_then_does() {
+    plans_are_kept(specs()).await;
+}
+
+#[tokio::test]
+async fn what_plan_says_is_what_the_operator_then_does_where_more_comes_and_goes() {
+    plans_are_kept(further()).await;
+}
+
+async fn plans_are_kept(specs: impl Strategy<Value = Value>) {
     let plane = control_plane();
     let (client, namespace) = plane.with_crd().await;
     let _kubelet = Kubelet::play(&client, &namespace, 0, "");
@@ -134,7 +168,7 @@ async fn what_plan_says_is_what_the_operator_then_does() {
     let mut runner = TestRunner::deterministic();
     for case in 0..CASES {
         let name = if case % 2 == 0 { "pg" } else { "mem" };
-        let spec = stored(specs().new_tree(&mut runner).unwrap().current(), case % 2 == 0);
+        let spec = stored(specs.new_tree(&mut runner).unwrap().current(), case % 2 == 0);
         let text = manifest(&namespace, name, &spec);
         let (since, before) = (operator.writes().len(), rollout(&client, &namespace, name).await);
         let here = ["--operator-namespace", namespace.as_str()];
@@ -256,4 +290,70 @@ async fn what_cannot_be_planned_is_told_with_exit_code_2() {
         .unwrap();
     assert_eq!(nobody.status.code(), Some(2));
     assert!(said(&nobody).contains("no cluster is configured"), "{}", said(&nobody));
+}
+
+#[tokio::test]
+async fn what_was_set_by_hand_and_the_manifest_leaves_out_is_planned_as_apply_would_leave_it() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, QUIET);
+    let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
+    let here = ["--operator-namespace", namespace.as_str()];
+    let spec = json!({"runtime": {"jam": {"store": "memory", "rateLimitPerMinute": 5}}});
+    // One was applied as `kubectl apply` does it, the other with --server-side.
+    let mut applied: Value = serde_json::from_str(&manifest(&namespace, "client", &spec)).unwrap();
+    let noted = json!({"kubectl.kubernetes.io/last-applied-configuration": applied.to_string()});
+    applied["metadata"]["annotations"] = noted;
+    instances.create(&PostParams::default(), &serde_json::from_value(applied).unwrap()).await.unwrap();
+    apply(&client, &namespace, "server", spec.clone()).await;
+    for name in ["client", "server"] {
+        condition(&client, &namespace, name, "Ready", "True", "Serving").await;
+        let toggle = json!({"spec": {"runtime": {"jam": {"enabled": false}}, "service": {"port": 81}}});
+        instances.patch(name, &PatchParams::default(), &Patch::Merge(toggle)).await.unwrap();
+        condition(&client, &namespace, name, "Ready", "True", "Serving").await;
+        operator.quiet().await;
+        let same = plan(plane, &manifest(&namespace, name, &spec), &here);
+        assert!(same.status.success() && said(&same).contains("nothing would change"), "{name}: {}", said(&same));
+        // What the manifest said before and does not say any more goes.
+        let fewer = json!({"runtime": {"jam": {"store": "memory"}}});
+        let told = said(&plan(plane, &manifest(&namespace, name, &fewer), &here));
+        assert!(told.contains("settings: runtime.jam.rate_limit_per_minute: 5 -> 60"), "{name}: {told}");
+        assert!(!told.contains("runtime.jam.enabled"), "{name}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_without_a_namespace_is_planned_where_apply_would_put_it() {
+    let plane = control_plane();
+    let (_client, namespace) = plane.with_crd().await;
+    let mut config: Value = serde_saphyr::from_str(&std::fs::read_to_string(&plane.kubeconfig).unwrap()).unwrap();
+    config["contexts"][0]["context"]["namespace"] = namespace.as_str().into();
+    let (folder, spec) = (tempfile::tempdir().unwrap(), json!({"runtime": {"jam": {"store": "memory"}}}));
+    let mut bare: Value = serde_json::from_str(&manifest(&namespace, "main", &spec)).unwrap();
+    bare["metadata"].as_object_mut().unwrap().remove("namespace");
+    let [kubeconfig, file] = [("kubeconfig", config), ("manifest", bare)].map(|(name, content)| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content.to_string()).unwrap();
+        path
+    });
+    let asked = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_jam-operator"));
+        command.arg("plan").arg("-f").arg(&file).args(arguments).env_clear().env("KUBECONFIG", &kubeconfig);
+        command.output().unwrap()
+    };
+    let here = format!("JamInstance {namespace}/main: ");
+    for (arguments, words) in [
+        (vec!["--diff"], here.as_str()),
+        (vec!["--diff", "-n", "default"], "JamInstance default/main: "),
+        (vec![], &format!("namespace: {namespace}")),
+        (vec!["-n", "elsewhere"], "namespace: elsewhere"),
+    ] {
+        let output = asked(&arguments);
+        assert!(said(&output).contains(words), "{arguments:?}: {}", said(&output));
+    }
+    let placed = plan(plane, &manifest(&namespace, "main", &spec), &["-n", "elsewhere"]);
+    assert_eq!(placed.status.code(), Some(2), "{}", said(&placed));
+    assert!(said(&placed).contains(&format!("is of namespace {namespace}, not of elsewhere")), "{}", said(&placed));
 }

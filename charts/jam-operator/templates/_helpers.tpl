@@ -32,7 +32,11 @@ app.kubernetes.io/part-of: jam
 {{- end -}}
 
 {{- define "jam-operator.image" -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- else -}}
 {{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- end -}}
 {{- end -}}
 
 {{- /* What Pod Security calls restricted, for a container. */ -}}

@@ -1,10 +1,12 @@
 //! What the operator will have done when it comes to rest: what `plan` shows, with a cluster and without.
 
+use std::collections::BTreeSet;
+
 use jam_domain::Timestamp;
 
 use crate::crd::JamInstance;
 use crate::desired::{Desired, Kind, desired, prunable};
-use crate::observed::{Child, DeploymentState, JobState, MigrationJob, Observed};
+use crate::observed::{Child, CleanupState, DeploymentState, JobState, MigrationJob, Observed};
 use crate::reason::Refusal;
 use crate::resolve::{Defaults, MigrationStep, Resolved, resolve};
 use crate::{Verdict, names, status};
@@ -44,14 +46,15 @@ pub fn forecast(instance: &JamInstance, observed: &Observed, defaults: &Defaults
     let told = status(instance, Verdict::Applied(&last), &rolled, rolled.at);
     let after = JamInstance { status: Some(told), ..instance.clone() };
     let at_rest = desired(&resolve(&after, &rolled, defaults)?);
-    let removed = prunable(&at_rest, &rolled, uid).into_iter().cloned().collect();
+    let removed = prunable(&last.name, &at_rest, &rolled, uid).into_iter().cloned().collect();
     Ok(Forecast { objects, removed, waits, migration })
 }
 
 fn waits_for(resolved: &Resolved) -> String {
     match &resolved.migration.step {
         MigrationStep::NotNeeded | MigrationStep::Complete => "nothing".into(),
-        MigrationStep::Run { job } | MigrationStep::Wait { job } => format!("migration Job {job} to end"),
+        MigrationStep::Run { job } => format!("migration Job {job} to end"),
+        MigrationStep::Wait { what } => format!("an earlier migration to end: {what}"),
         MigrationStep::Retry { at } => format!("the next attempt of the migration, at {}", at_second(*at)),
         MigrationStep::AwaitApproval { key, preview: _ } => {
             format!("the migration's approval: annotation {}={key}", names::APPROVE_MIGRATION)
@@ -88,5 +91,7 @@ fn settled(resolved: &Resolved, objects: &[Desired], cluster: Observed) -> Obser
     };
     let api = at_rest(names::api(&resolved.name), cluster.api.as_ref());
     let worker = at_rest(names::worker(&resolved.name), cluster.worker.as_ref());
-    Observed { api, worker, trouble: None, ..cluster }
+    // Every run of the cleanup has ended, and the next one mounts what is wanted now.
+    let cleanup = cluster.cleanup.map(|cleanup| CleanupState { mounts: BTreeSet::new(), ..cleanup });
+    Observed { api, worker, cleanup, trouble: None, ..cluster }
 }

@@ -7,6 +7,7 @@ pub mod desired;
 pub mod forecast;
 pub mod names;
 pub mod observed;
+pub mod quantity;
 pub mod reason;
 pub mod render;
 pub mod resolve;

@@ -179,7 +179,14 @@ pub fn evidence(instance: &str, hash: &str) -> String {
 
 /// The Job that says what a migration would apply.
 pub fn migration_preview(instance: &str, key: &str) -> String {
-    format!("{instance}-migrate-{key}-dry")
+    format!("{instance}-migrate-{key}{PREVIEW_SUFFIX}")
+}
+
+const PREVIEW_SUFFIX: &str = "-dry";
+
+/// Whether a migration Job of ours only says what would be applied: the names of the others end with a hash or a number.
+pub fn is_migration_preview(job: &str) -> bool {
+    job.ends_with(PREVIEW_SUFFIX)
 }
 
 /// The migration Job of one attempt.

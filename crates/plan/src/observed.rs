@@ -53,6 +53,8 @@ pub struct Observed {
     pub pod_answers: Vec<PodAnswer>,
     /// The migration Jobs of this instance that are there.
     pub migration_jobs: Vec<MigrationJob>,
+    /// The pods of migrations that have not ended, as `name (where it stands)`; looked for before a Job is made.
+    pub migration_pods: Vec<String>,
     /// What migrations that wait for approval would apply.
     pub migration_previews: Vec<MigrationPreview>,
     /// The API Deployment, from the last answer of the API server.
@@ -110,6 +112,7 @@ impl Observed {
             admin_tokens: None,
             pod_answers: Vec::new(),
             migration_jobs: Vec::new(),
+            migration_pods: Vec::new(),
             migration_previews: Vec::new(),
             api: None,
             worker: None,
@@ -260,6 +263,8 @@ pub struct Child {
     pub controller: Option<String>,
     /// Hash of what was rendered, as annotated.
     pub rendered: Option<String>,
+    /// The consumer whose token it holds, as labelled.
+    pub consumer: Option<String>,
     /// Whether it is on its way out.
     pub deleting: bool,
 }
@@ -272,6 +277,7 @@ impl Child {
             uid: metadata.uid.clone().unwrap_or_default(),
             controller: controller_of(metadata).map(|(_, uid)| uid),
             rendered: noted(metadata.annotations.as_ref(), names::RENDERED),
+            consumer: noted(metadata.labels.as_ref(), names::CONSUMER),
             deleting: metadata.deletion_timestamp.is_some(),
         }
     }

@@ -4,7 +4,7 @@ use jam_domain::Timestamp;
 use jam_domain::token::TokenHash;
 use serde_json::Value;
 
-use crate::crd::{GROUP, JamInstance, KIND};
+use crate::crd::{GROUP, JamInstance, KIND, VERSION};
 use crate::desired::Desired;
 use crate::forecast::forecast;
 use crate::observed::{BlobKeys, Observed, OwnTokens, SecretKey, TokenSecret};
@@ -25,6 +25,24 @@ pub enum RenderError {
     /// There is no JamInstance in it.
     #[error("the manifest has no JamInstance of {GROUP}")]
     NoInstance,
+    /// A JamInstance of a version that this release does not know.
+    #[error("JamInstance {name} has apiVersion {found}: this release knows {GROUP}/{VERSION} only")]
+    Version {
+        /// Its name.
+        name: String,
+        /// Its apiVersion.
+        found: String,
+    },
+    /// A JamInstance of another namespace than the one that was asked for.
+    #[error("JamInstance {name} is of namespace {found}, not of {asked}: leave one of the two out")]
+    Namespace {
+        /// Its name.
+        name: String,
+        /// Its namespace in the manifest.
+        found: String,
+        /// The namespace that was asked for.
+        asked: String,
+    },
     /// A JamInstance that does not have the form of one.
     #[error("JamInstance {name}: {problem}")]
     Malformed {
@@ -49,6 +67,8 @@ impl RenderError {
         match self {
             RenderError::Yaml(_) => "plan_not_yaml",
             RenderError::NoInstance => "plan_no_instance",
+            RenderError::Version { .. } => "plan_unknown_version",
+            RenderError::Namespace { .. } => "plan_other_namespace",
             RenderError::Malformed { .. } => "plan_malformed",
             RenderError::Refused { .. } => "plan_refused",
         }
@@ -57,24 +77,74 @@ impl RenderError {
 
 /// The JamInstances of a manifest; other documents are passed over.
 pub fn instances(text: &str) -> Result<Vec<JamInstance>, RenderError> {
-    documents(text)?.into_iter().map(instance).collect()
+    documents(text)?.iter().map(instance).collect()
 }
 
-/// The same as they are written, not yet read as instances.
+/// Metadata that only an API server writes: what `kubectl get -o yaml` says is a manifest as well.
+const SERVERS: [&str; 6] =
+    ["uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "managedFields"];
+
+/// The JamInstances of a manifest as they are written, those in lists included; other documents are passed over.
 pub fn documents(text: &str) -> Result<Vec<Value>, RenderError> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|e| RenderError::Yaml(e.to_string()))?;
-    let ours = |document: &Value| {
-        let word = |key: &str| document.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        word("kind") == KIND && word("apiVersion").starts_with(&format!("{GROUP}/"))
-    };
-    let found: Vec<Value> = documents.into_iter().filter(ours).collect();
+    let mut found: Vec<Value> = documents.into_iter().flat_map(items).filter(is_ours).collect();
+    for document in &mut found {
+        let version = word(document, "apiVersion");
+        if version != format!("{GROUP}/{VERSION}") {
+            return Err(RenderError::Version { name: name(document), found: version });
+        }
+        document.as_object_mut().map(|fields| fields.remove("status"));
+        for field in SERVERS {
+            document.get_mut("metadata").and_then(Value::as_object_mut).map(|fields| fields.remove(field));
+        }
+    }
     if found.is_empty() { Err(RenderError::NoInstance) } else { Ok(found) }
 }
 
-fn instance(document: Value) -> Result<JamInstance, RenderError> {
-    let name = document.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name").to_owned();
-    let mut instance: JamInstance =
-        serde_json::from_value(document).map_err(|e| RenderError::Malformed { name, problem: e.to_string() })?;
+fn items(document: Value) -> Vec<Value> {
+    match document.get("items") {
+        Some(Value::Array(items)) if word(&document, "kind").ends_with("List") => {
+            items.iter().cloned().flat_map(self::items).collect()
+        }
+        Some(_) | None => vec![document],
+    }
+}
+
+fn is_ours(document: &Value) -> bool {
+    word(document, "kind") == KIND && word(document, "apiVersion").starts_with(&format!("{GROUP}/"))
+}
+
+fn word(document: &Value, key: &str) -> String {
+    document.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+fn name(document: &Value) -> String {
+    document.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name").to_owned()
+}
+
+/// Gives the instances that name no namespace theirs, as `kubectl` does: the one that was asked for, else the context's.
+pub fn place(documents: &mut [Value], asked: Option<&str>, context: &str) -> Result<(), RenderError> {
+    for document in documents {
+        let found = document.pointer("/metadata/namespace").and_then(Value::as_str).map(str::to_owned);
+        match (found, asked) {
+            (Some(found), Some(asked)) if found != asked => {
+                return Err(RenderError::Namespace { name: name(document), found, asked: asked.to_owned() });
+            }
+            (Some(_), _) => {}
+            (None, asked) => {
+                if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
+                    metadata.insert("namespace".into(), asked.unwrap_or(context).into());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads a document as an instance.
+pub fn instance(document: &Value) -> Result<JamInstance, RenderError> {
+    let malformed = |e: serde_json::Error| RenderError::Malformed { name: name(document), problem: e.to_string() };
+    let mut instance: JamInstance = serde_json::from_value(document.clone()).map_err(malformed)?;
     instance.metadata.uid.get_or_insert_with(|| NO_UID.into());
     instance.metadata.generation.get_or_insert(1);
     instance.metadata.namespace.get_or_insert_with(|| "default".into());
@@ -83,8 +153,14 @@ fn instance(document: Value) -> Result<JamInstance, RenderError> {
 
 /// Every object that a manifest would become, in the order they are applied, its migration and what follows it included.
 pub fn render(text: &str, defaults: &Defaults) -> Result<Vec<Desired>, RenderError> {
+    of_documents(&documents(text)?, defaults)
+}
+
+/// The same of documents that are read and placed.
+pub fn of_documents(documents: &[Value], defaults: &Defaults) -> Result<Vec<Desired>, RenderError> {
     let mut all = Vec::new();
-    for instance in instances(text)? {
+    for instance in documents.iter().map(instance) {
+        let instance = instance?;
         let refused =
             |refusal| RenderError::Refused { name: instance.metadata.name.clone().unwrap_or_default(), refusal };
         all.extend(imagined(&instance, defaults).map_err(refused)?);
@@ -190,5 +266,42 @@ spec: {}
             mistake(&later),
             "JamInstance other would be refused, InvalidSettings: spec.blobStore needs runtime.jam.store postgres: store memory forgets with its process which objects are whose"
         );
+    }
+
+    #[test]
+    fn a_list_is_read_as_what_is_in_it_and_what_the_server_wrote_is_left_out() {
+        let list = "
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: Secret, metadata: {name: a}}
+- apiVersion: jam.network/v1alpha1
+  kind: JamInstanceList
+  items:
+  - {apiVersion: jam.network/v1alpha1, kind: JamInstance, metadata: {name: b, uid: u, generation: 7}, spec: {}, status: {}}
+";
+        let found = documents(list).unwrap();
+        let bare = serde_json::json!({"apiVersion": "jam.network/v1alpha1", "kind": "JamInstance", "metadata": {"name": "b"}, "spec": {}});
+        assert_eq!(found, [bare]);
+    }
+
+    #[test]
+    fn a_version_that_this_release_does_not_know_is_refused_by_name() {
+        assert_eq!(
+            mistake(&MANIFEST.replace("v1alpha1\nmetadata: {name: other}", "v1\nmetadata: {name: other}")),
+            "JamInstance other has apiVersion jam.network/v1: this release knows jam.network/v1alpha1 only"
+        );
+    }
+
+    #[test]
+    fn an_instance_without_a_namespace_is_of_the_one_asked_for_or_of_the_contexts() {
+        let placed = |asked: Option<&str>| {
+            let mut all = documents(MANIFEST).unwrap();
+            place(&mut all, asked, "team").map(|()| all.iter().map(|one| word(&one["metadata"], "namespace")).collect())
+        };
+        assert_eq!(placed(None), Ok(vec!["jam".to_owned(), "team".to_owned()]));
+        assert_eq!(placed(Some("jam")), Ok(vec!["jam".to_owned(), "jam".to_owned()]));
+        let mistake = placed(Some("other")).unwrap_err();
+        assert_eq!(mistake.to_string(), "JamInstance main is of namespace jam, not of other: leave one of the two out");
     }
 }

@@ -30,6 +30,7 @@ use crate::{names, tokens};
 pub use blobs::{BLOB_KEYS, ResolvedBlobs, blob_secret};
 pub use egress::port_of_url;
 pub use migration::{MigrationPlan, MigrationStep, Preview};
+pub use refuse::is_own_variable;
 pub use revision::is_applied_without_revision;
 
 /// The revision of this crate's rendering: raised when the same spec renders other pods.

@@ -28,6 +28,29 @@ pub fn longest_pause(schedule: &str) -> i64 {
     pause + HOUR
 }
 
+/// The months as a schedule may name them, from 1 on.
+pub const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+/// The days of the week, from 0 on.
+pub const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
+
+/// The first range of a schedule that runs backwards: a CronJob would refuse it.
+pub fn backwards(schedule: &str) -> Option<&str> {
+    let number = |field: usize, text: &str| {
+        let named = match field {
+            3 => MONTHS.iter().position(|month| month.eq_ignore_ascii_case(text)).map(|at| at + 1),
+            4 => DAYS.iter().position(|day| day.eq_ignore_ascii_case(text)),
+            _ => None,
+        };
+        named.or_else(|| text.parse().ok())
+    };
+    let items = schedule.split_whitespace().enumerate();
+    let mut items = items.flat_map(|(field, text)| text.split(',').map(move |item| (field, item)));
+    items.find_map(|(field, item)| {
+        let (from, to) = item.split('/').next()?.split_once('-')?;
+        (number(field, from)? > number(field, to)?).then_some(item)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +69,20 @@ mod tests {
             ("@yearly", 366 * DAY),
         ] {
             assert_eq!(longest_pause(schedule), pause + HOUR, "{schedule}");
+        }
+    }
+
+    #[test]
+    fn a_range_that_runs_backwards_is_found_in_numbers_and_in_names() {
+        for (schedule, range) in [
+            ("50-10 3 * * *", Some("50-10")),
+            ("0 1,22-06/2 * * *", Some("22-06/2")),
+            ("0 3 * Feb-JAN *", Some("Feb-JAN")),
+            ("0 3 * * 0,fri-1", Some("fri-1")),
+            ("10-50 3-3 1-31 jan-12 0-sat", None),
+            ("@daily", None),
+        ] {
+            assert_eq!(backwards(schedule), range, "{schedule}");
         }
     }
 }

@@ -114,6 +114,10 @@ pub struct NetworkPolicy {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub allow_from: Vec<NetworkPeer>,
+    /// TCP ports that the pods may go to beside those that are known from the spec and the DSN. Most networks judge after a Service's address was replaced by a pod's: where a Service in front of the database has another port than its pods, such as a pooler's, name the port of the pods.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(range(min = 1, max = 65_535)), extend("x-kubernetes-list-type" = "set"))]
+    pub egress_ports: Vec<i32>,
 }
 
 /// Pods by label, in namespaces by label.

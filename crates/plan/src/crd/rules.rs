@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::resolve::refuse;
+use crate::schedule;
 
 /// One rule: where it stands (a path of property names), what must hold, what is said otherwise, which field is named.
 struct Rule<'a> {
@@ -14,6 +15,9 @@ struct Rule<'a> {
 
 /// What is said about a schedule that is none.
 const NO_SCHEDULE: &str = "must be five cron fields (minute 0-59, hour 0-23, day of month 1-31, month 1-12, day of week 0-6, names allowed), such as 17 3 * * *, or one of @hourly, @daily, @weekly, @monthly, @yearly; the time zone stands in timeZone";
+
+/// What is said about a range that runs backwards.
+const NO_RANGE: &str = "a range runs backwards, such as 50-10: write two, 50-59,0-10";
 
 const RULES: &[Rule] = &[
     Rule {
@@ -137,6 +141,18 @@ const RULES: &[Rule] = &[
         field: Some(".annotations"),
     },
     Rule {
+        at: "spec.podTemplate",
+        holds: "!has(self.annotations) || self.annotations.all(k, !k.startsWith('container.apparmor.security.beta.kubernetes.io/') || self.annotations[k] != 'unconfined')",
+        message: "pods are not taken out of AppArmor: remove the annotation container.apparmor.security.beta.kubernetes.io/ with unconfined",
+        field: Some(".annotations"),
+    },
+    Rule {
+        at: "spec.cleanup.timeZone",
+        holds: "!self.matches('^(?i:local)$')",
+        message: "Local is the zone of whatever machine runs the control plane: use a name of the IANA database such as Etc/UTC or Europe/Berlin",
+        field: None,
+    },
+    Rule {
         at: "spec.cleanup.timeZone",
         holds: "timestamp('2026-01-01T00:00:00Z').getFullYear(self) > 0",
         message: "unknown time zone: use a name of the IANA database such as Etc/UTC or Europe/Berlin",
@@ -162,7 +178,12 @@ pub(super) fn install(schema: &mut Value) {
             None => node["x-kubernetes-validations"] = json!([written]),
         }
     }
-    property(schema, "spec.cleanup.schedule")["x-kubernetes-validations"] = json!([{"rule": format!("self.matches(r'{}')", cron()), "message": NO_SCHEDULE, "reason": "FieldValueInvalid"}]);
+    let rules = [
+        (format!("self.matches(r'{}')", cron()), NO_SCHEDULE),
+        (format!("!self.matches(r'{}')", backwards()), NO_RANGE),
+    ];
+    let rules = rules.map(|(rule, message)| json!({"rule": rule, "message": message, "reason": "FieldValueInvalid"}));
+    property(schema, "spec.cleanup.schedule")["x-kubernetes-validations"] = json!(rules);
 }
 
 /// The rule about environment variables and its message: the same list as in [`refuse`].
@@ -186,7 +207,7 @@ fn property<'a>(schema: &'a mut Value, path: &str) -> &'a mut Value {
     })
 }
 
-/// What Kubernetes takes as a schedule, as a regular expression: numbers in their ranges, names, ranges, steps and lists.
+/// What Kubernetes takes as a schedule, as a regular expression: numbers in their bounds, names, ranges, steps and lists.
 fn cron() -> String {
     let field = |value: &str| {
         let range = format!(r"([*?]|({value})(-({value}))?)(/[1-9][0-9]?)?");
@@ -200,4 +221,21 @@ fn cron() -> String {
         field("[0-6]|(?i:sun|mon|tue|wed|thu|fri|sat)"),
     ];
     format!("^(@(hourly|daily|midnight|weekly|monthly|yearly|annually)|{})$", fields.join(" "))
+}
+
+/// A range of a schedule that runs backwards, as a regular expression: numbers and names of one field. What is written half in
+/// numbers and half in names is refused by [`schedule::backwards`] alone.
+fn backwards() -> String {
+    let lower = |from: u8| {
+        let (tens, ones) = (from / 10, from % 10);
+        let same = (ones > 0)
+            .then(|| format!("{}[0-{}]", if tens == 0 { "0?".to_owned() } else { tens.to_string() }, ones - 1));
+        let fewer = (tens > 0).then(|| "0?[0-9]".to_owned()).into_iter();
+        let fewer = fewer.chain((tens > 1).then(|| format!("[1-{}][0-9]", tens - 1)));
+        same.into_iter().chain(fewer).collect::<Vec<_>>().join("|")
+    };
+    let numbers = (1..60).map(|from| format!("0?{from}-({})", lower(from)));
+    let names = [schedule::MONTHS.as_slice(), &schedule::DAYS].into_iter();
+    let names = names.flat_map(|all| (1..all.len()).map(|at| format!("{}-({})", all[at], all[..at].join("|"))));
+    format!("(^|[ ,])(?i:{})([/, ]|$)", numbers.chain(names).collect::<Vec<_>>().join("|"))
 }

@@ -12,17 +12,21 @@ use crate::crd::NetworkPeer;
 use crate::names::{self, Component};
 use crate::resolve::Resolved;
 
-/// The port of DNS.
-const DNS: i32 = 53;
+/// The ports of DNS, and what its pods call theirs. Most networks judge after the address of a Service was replaced by a pod's:
+/// the Service has port 53, the pods of some distributions 5353, others any port of one of these names.
+const DNS: [i32; 2] = [53, 5353];
+const DNS_NAMES: [(&str, &str); 2] = [("UDP", "dns"), ("TCP", "dns-tcp")];
 
 /// The NetworkPolicy, when the spec enables one.
 ///
 /// It holds for every pod of the instance. A named port exists only in the pods that serve it, so one policy is enough.
 /// Where pods go to is bounded by port: a policy cannot name hosts, and the database is known by its DSN alone.
 pub(super) fn policy(resolved: &Resolved) -> Option<Desired> {
-    let crate::crd::NetworkPolicy { enabled: _, allow_from } = resolved.network_policy.as_ref()?;
+    let crate::crd::NetworkPolicy { enabled: _, allow_from, egress_ports: _ } = resolved.network_policy.as_ref()?;
     let name = names::api(&resolved.name);
-    let mut out = vec![NetworkPolicyEgressRule { to: None, ports: Some(vec![number("UDP", DNS), number("TCP", DNS)]) }];
+    let by_number = DNS.iter().flat_map(|port| [number("UDP", *port), number("TCP", *port)]);
+    let by_name = DNS_NAMES.iter().map(|(protocol, name)| named(protocol, name));
+    let mut out = vec![NetworkPolicyEgressRule { to: None, ports: Some(by_number.chain(by_name).collect()) }];
     if !resolved.egress.is_empty() {
         let ports = resolved.egress.iter().map(|port| number("TCP", i32::from(*port))).collect();
         out.push(NetworkPolicyEgressRule { to: None, ports: Some(ports) });
@@ -33,8 +37,11 @@ pub(super) fn policy(resolved: &Resolved) -> Option<Desired> {
             pod_selector: Some(matching(names::pods(&resolved.name))),
             policy_types: Some(vec!["Ingress".into(), "Egress".into()]),
             ingress: Some(vec![
-                NetworkPolicyIngressRule { from: callers(resolved, allow_from), ports: Some(vec![named("http")]) },
-                NetworkPolicyIngressRule { from: None, ports: Some(vec![named("metrics")]) },
+                NetworkPolicyIngressRule {
+                    from: callers(resolved, allow_from),
+                    ports: Some(vec![named("TCP", "http")]),
+                },
+                NetworkPolicyIngressRule { from: None, ports: Some(vec![named("TCP", "metrics")]) },
             ]),
             egress: Some(out),
         }),
@@ -70,10 +77,10 @@ fn matching(labels: std::collections::BTreeMap<String, String>) -> LabelSelector
     LabelSelector { match_labels: Some(labels), match_expressions: None }
 }
 
-fn named(name: &str) -> NetworkPolicyPort {
+fn named(protocol: &str, name: &str) -> NetworkPolicyPort {
     NetworkPolicyPort {
         port: Some(IntOrString::String(name.into())),
-        protocol: Some("TCP".into()),
+        protocol: Some(protocol.into()),
         ..NetworkPolicyPort::default()
     }
 }

@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::crd::PodTemplate;
 use crate::names::{self, Component};
+use crate::quantity::thousandths;
 use crate::resolve::{BLOB_KEYS, Resolved, ResolvedBlobs};
 
 /// The port of the API.
@@ -134,7 +135,8 @@ fn of_blob_store(blobs: &ResolvedBlobs) -> Vec<EnvVar> {
     variables
 }
 
-/// The defaults, each replaced by the user's value of the same name. No CPU limit: throttling helps nobody.
+/// The defaults, each replaced by the user's value of the same name. No CPU limit: throttling helps nobody. A default limit is
+/// never below what is requested: nobody could have both.
 fn resources(overrides: Option<&ResourceRequirements>) -> ResourceRequirements {
     let quantities = |pairs: &[(&str, &str)]| -> BTreeMap<String, Quantity> {
         pairs.iter().map(|(name, amount)| ((*name).to_owned(), Quantity((*amount).to_owned()))).collect()
@@ -143,6 +145,11 @@ fn resources(overrides: Option<&ResourceRequirements>) -> ResourceRequirements {
     let mut limits = quantities(&[("memory", "512Mi"), ("ephemeral-storage", "2Gi")]);
     let overrides = overrides.cloned().unwrap_or_default();
     requests.extend(overrides.requests.unwrap_or_default());
+    for (name, limit) in &mut limits {
+        if let Some(request) = requests.get(name).filter(|request| thousandths(&request.0) > thousandths(&limit.0)) {
+            limit.clone_from(request);
+        }
+    }
     limits.extend(overrides.limits.unwrap_or_default());
     ResourceRequirements { claims: overrides.claims, limits: Some(limits), requests: Some(requests) }
 }

@@ -1,9 +1,9 @@
 //! What is known of the cleanup: its CronJob, and how its newest run ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jam_domain::Timestamp;
-use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::batch::v1::{CronJob, Job, JobSpec};
 use serde::Deserialize;
 
 use super::{JobState, MigrationJob, instant};
@@ -17,6 +17,8 @@ pub struct CleanupState {
     pub since: Option<Timestamp>,
     /// The newest run that ended.
     pub last: Option<CleanupRun>,
+    /// The ConfigMaps that pods of the CronJob and of runs that have not ended mount.
+    pub mounts: BTreeSet<String>,
 }
 
 /// A run that ended.
@@ -72,13 +74,28 @@ impl CleanupState {
             running: status.and_then(|status| status.active.as_ref()).is_some_and(|active| !active.is_empty()),
             since: told.into_iter().filter_map(instant).max(),
             last,
+            mounts: cron_job.spec.iter().flat_map(|spec| mounted(spec.job_template.spec.as_ref())).collect(),
         }
+    }
+
+    /// The same, with what runs mount that have not ended: a pod of an earlier revision may still wait for its node.
+    #[must_use]
+    pub fn with_runs(mut self, jobs: &[Job]) -> Self {
+        let unended = jobs.iter().filter(|job| CleanupRun::of(job).is_none());
+        self.mounts.extend(unended.flat_map(|job| mounted(job.spec.as_ref())));
+        self
     }
 
     /// The newest of these Jobs that ended, without its last words.
     pub fn newest(jobs: &[Job]) -> Option<CleanupRun> {
         jobs.iter().filter_map(CleanupRun::of).max_by_key(|run| (run.ended_at, run.began_at))
     }
+}
+
+/// The ConfigMaps that the pods of a Job mount.
+fn mounted(job: Option<&JobSpec>) -> Vec<String> {
+    let volumes = job.and_then(|job| job.template.spec.as_ref()?.volumes.as_ref()).into_iter().flatten();
+    volumes.filter_map(|volume| Some(volume.config_map.as_ref()?.name.clone())).collect()
 }
 
 impl CleanupRun {

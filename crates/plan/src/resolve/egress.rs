@@ -8,12 +8,14 @@ use crate::observed::Observed;
 /// The port of PostgreSQL, when a DSN names none.
 const POSTGRES: u16 = 5432;
 
-/// The ports outside: the database's, the collector's of spans, the object store's.
+/// The ports outside: the database's, the collector's of spans, the object store's, and those that the spec names.
 pub(super) fn ports(spec: &JamInstanceSpec, observed: &Observed) -> BTreeSet<u16> {
     let database = spec.database.as_ref().map(|_| observed.database_port.unwrap_or(POSTGRES));
     let spans = spec.monitoring.as_ref().and_then(|monitoring| monitoring.otlp_endpoint.as_deref());
     let blobs = spec.blob_store.as_ref().map(|store| store.endpoint.as_deref().unwrap_or("https://amazon"));
-    [database, spans.and_then(port_of_url), blobs.and_then(port_of_url)].into_iter().flatten().collect()
+    let named = spec.network_policy.iter().flat_map(|policy| &policy.egress_ports);
+    let named = named.filter_map(|port| u16::try_from(*port).ok());
+    [database, spans.and_then(port_of_url), blobs.and_then(port_of_url)].into_iter().flatten().chain(named).collect()
 }
 
 /// The port of a URL such as a DSN: the one of its parameters, of its authority, or its scheme's own.

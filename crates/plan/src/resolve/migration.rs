@@ -42,10 +42,10 @@ pub enum MigrationStep {
         /// The Job.
         job: String,
     },
-    /// Another migration of this instance still runs: it is stopped first, two never run at once.
+    /// Another migration of this instance still runs: its end is waited for, two never run at once.
     Wait {
-        /// The Job that still runs.
-        job: String,
+        /// The Job, or the pod that its Job has left behind.
+        what: String,
     },
     /// The last Job failed; the next one starts at the given time.
     Retry {
@@ -86,6 +86,21 @@ pub enum Preview {
 }
 
 impl MigrationPlan {
+    /// The Job that is to be made: it is not known, so a pod of a migration that runs is of an earlier one.
+    pub fn begins(&self, observed: &Observed) -> Option<&str> {
+        match &self.step {
+            MigrationStep::Run { job } => {
+                Some(job.as_str()).filter(|job| observed.migration_jobs.iter().all(|there| there.name != *job))
+            }
+            MigrationStep::NotNeeded
+            | MigrationStep::Complete
+            | MigrationStep::Wait { .. }
+            | MigrationStep::Retry { .. }
+            | MigrationStep::AwaitApproval { .. }
+            | MigrationStep::Never => None,
+        }
+    }
+
     /// Whether pods of the wanted image may start.
     pub fn is_complete(&self) -> bool {
         match self.step {
@@ -178,10 +193,13 @@ fn run(instance: &JamInstance, observed: &Observed, told: MigrationStatus) -> Mi
         // By key: an approval is for one image and one database, never for what comes later.
         MigrationMode::Manual => instance.annotations().get(names::APPROVE_MIGRATION) == Some(&told.key),
     };
-    let step = match other {
-        Some(other) => MigrationStep::Wait { job: other.name.clone() },
-        None if begun || approved => MigrationStep::Run { job: told.job.clone() },
-        None => return await_approval(&name_of(instance), observed, told),
+    // A Job that is there was made when no pod was left; what runs now is its own.
+    let left = observed.migration_pods.first().filter(|_| !begun);
+    let step = match (other, left) {
+        (Some(other), _) => MigrationStep::Wait { what: format!("Job {}", other.name) },
+        (None, _) if !begun && !approved => return await_approval(&name_of(instance), observed, told),
+        (None, Some(pod)) => MigrationStep::Wait { what: format!("pod {pod}") },
+        (None, None) => MigrationStep::Run { job: told.job.clone() },
     };
     MigrationPlan { step, status: Some(told) }
 }

@@ -25,12 +25,15 @@ pub(crate) const FREE_VARIABLES: [&str; 8] = [
     "JAM_WORK_BATCH",
 ];
 
+/// The beginning of annotations that choose an AppArmor profile for a container, from before there was a field.
+pub(crate) const APPARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
+
 /// Variables without the prefix `JAM_` that the server reads all the same.
 pub(crate) const OTHER_VARIABLES: [&str; 3] = ["API_TOKENS", "DATABASE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 
 /// Whether a variable of this name would contradict the spec. The environment wins over the server's file: a `JAM_ENABLED`
 /// would undo the toggle, a `JAM_LISTEN` take the port from the probes.
-fn is_own_variable(name: &str) -> bool {
+pub fn is_own_variable(name: &str) -> bool {
     (name.starts_with("JAM_") && !FREE_VARIABLES.contains(&name)) || OTHER_VARIABLES.contains(&name)
 }
 
@@ -125,6 +128,12 @@ pub(super) fn contradictions(spec: &JamInstanceSpec, settings: &Settings) -> Res
     if spec.http_route.as_ref().is_some_and(|route| route.enabled && route.parent_refs.is_empty()) {
         return Err(invalid("spec.httpRoute.parentRefs needs at least one Gateway when the HTTPRoute is enabled"));
     }
+    if let Some(range) = spec.cleanup.as_ref().and_then(|cleanup| crate::schedule::backwards(&cleanup.schedule)) {
+        return Err(invalid(format!("spec.cleanup.schedule: the range {range} runs backwards, write two")));
+    }
+    if spec.cleanup.as_ref().is_some_and(|cleanup| cleanup.time_zone.eq_ignore_ascii_case("local")) {
+        return Err(invalid("spec.cleanup.timeZone: Local is no name of the IANA database; use one such as Etc/UTC"));
+    }
     if spec.image.as_ref().is_some_and(|image| image.tag.is_some() && image.digest.is_some()) {
         return Err(invalid("spec.image: set tag or digest, not both: the digest alone decides what is pulled"));
     }
@@ -162,6 +171,13 @@ pub(super) fn pod_overrides(spec: &JamInstanceSpec) -> Result<(), Refusal> {
     }
     if let Some(annotation) = annotations.keys().find(ours) {
         return Err(invalid(format!("spec.podTemplate.annotations: {annotation} is the operator's own")));
+    }
+    if let Some((annotation, _)) =
+        annotations.iter().find(|(key, value)| key.starts_with(APPARMOR) && *value == "unconfined")
+    {
+        return Err(invalid(format!(
+            "spec.podTemplate.annotations: {annotation} would take AppArmor's profile off; remove it"
+        )));
     }
     let of_blobs = spec.blob_store.as_ref().map(super::blobs::own_variables).unwrap_or_default();
     let is_own = |name: &str| is_own_variable(name) || of_blobs.contains(&name);

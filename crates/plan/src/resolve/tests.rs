@@ -266,7 +266,7 @@ fn two_migrations_never_run_at_once() {
     let old = job(&instance, &cluster, JobState::Running);
     let newer = but(&instance, json!({"image": {"tag": "2.0.0"}}));
     let both = Observed { migration_jobs: vec![old.clone()], ..cluster };
-    assert_eq!(resolved(&newer, &both).migration.step, MigrationStep::Wait { job: old.name });
+    assert_eq!(resolved(&newer, &both).migration.step, MigrationStep::Wait { what: format!("Job {}", old.name) });
 }
 
 #[test]

@@ -192,9 +192,7 @@ fn applied(resolved: &Resolved, observed: &Observed) -> Standing {
     match &resolved.migration.step {
         MigrationStep::NotNeeded | MigrationStep::Complete => pods(resolved, observed),
         MigrationStep::Run { job } => Standing::UnderWay(Reason::Migrating, format!("migration Job {job} runs")),
-        MigrationStep::Wait { job } => {
-            Standing::UnderWay(Reason::Migrating, format!("waiting for the earlier migration Job {job} to be gone"))
-        }
+        MigrationStep::Wait { what } => Standing::UnderWay(Reason::Migrating, earlier_migration(what)),
         MigrationStep::AwaitApproval { key, preview } => {
             Standing::Stalled(Reason::ApprovalNeeded, approval(resolved, key, preview))
         }
@@ -204,6 +202,10 @@ fn applied(resolved: &Resolved, observed: &Observed) -> Standing {
             failed_migration(resolved, &format!("; the next starts at {}", whole_seconds(*at))),
         ),
     }
+}
+
+fn earlier_migration(what: &str) -> String {
+    format!("waiting for the end of an earlier migration: {what}")
 }
 
 fn approval(resolved: &Resolved, key: &str, preview: &Preview) -> String {
@@ -345,9 +347,7 @@ fn migrated(instance: &JamInstance, resolved: Option<&Resolved>) -> Said {
             yes(kind, Reason::MigrationComplete, format!("the schema is what {} needs", resolved.image.reference))
         }
         MigrationStep::Run { job } => no(kind, Reason::Migrating, format!("Job {job} runs")),
-        MigrationStep::Wait { job } => {
-            no(kind, Reason::Migrating, format!("waiting for the earlier Job {job} to be gone"))
-        }
+        MigrationStep::Wait { what } => no(kind, Reason::Migrating, earlier_migration(what)),
         MigrationStep::AwaitApproval { key, preview } => {
             no(kind, Reason::ApprovalNeeded, approval(resolved, key, preview))
         }

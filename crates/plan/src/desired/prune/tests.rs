@@ -1,18 +1,20 @@
 //! Laws of pruning: what is wanted, foreign, finished or still mounted stays.
 
-use serde_json::json;
+use k8s_openapi::api::batch::v1::CronJob;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::ObjectRef;
 use crate::fixtures::{but, job, objects, on_postgres, settled_cluster_for};
-use crate::observed::MigrationPreview;
+use crate::observed::{CleanupState, MigrationPreview};
 
 fn child(kind: Kind, name: &str) -> Child {
     Child {
         object: ObjectRef { kind, name: name.into() },
         uid: format!("uid-of-{name}"),
         controller: Some("uid-1".into()),
-        rendered: None,
+        rendered: Some("hash".into()),
+        consumer: name.strip_prefix("main-token-").map(str::to_owned),
         deleting: false,
     }
 }
@@ -27,7 +29,7 @@ fn pruned(children: &[Child], change: impl FnOnce(&mut Observed, &Objects<Desire
     cluster.children = children.to_vec();
     cluster.children.extend(wanted.items.iter().map(|item| child(item.object.kind, &item.object.name)));
     change(&mut cluster, &wanted);
-    prunable(&wanted, &cluster, "uid-1").iter().map(|child| child.object.name.clone()).collect()
+    prunable("main", &wanted, &cluster, "uid-1").iter().map(|child| child.object.name.clone()).collect()
 }
 
 #[test]
@@ -94,7 +96,7 @@ fn a_finished_job_is_left_to_its_time_to_live_and_a_running_one_is_stopped() {
         cluster.children = vec![child(Kind::Job, &old.name)];
         cluster.migration_jobs = vec![old.clone()];
         let wanted = objects(&newer, &cluster);
-        assert_eq!(prunable(&wanted, &cluster, "uid-1").len(), usize::from(goes), "{:?}", old.state);
+        assert_eq!(prunable("main", &wanted, &cluster, "uid-1").len(), usize::from(goes), "{:?}", old.state);
     }
 }
 
@@ -109,7 +111,12 @@ fn a_dry_run_that_nobody_waits_for_is_stopped_and_a_finished_one_left_to_its_tim
         cluster.children = vec![child(Kind::Job, "dry")];
         cluster.migration_previews = vec![MigrationPreview { job: "dry".into(), said }];
         let wanted = objects(&instance, &cluster);
-        assert_eq!(prunable(&wanted, &cluster, "uid-1").len(), usize::from(goes), "{:?}", cluster.migration_previews);
+        assert_eq!(
+            prunable("main", &wanted, &cluster, "uid-1").len(),
+            usize::from(goes),
+            "{:?}",
+            cluster.migration_previews
+        );
     }
 }
 
@@ -120,5 +127,42 @@ fn the_deployments_stay_while_a_migration_runs() {
     cluster.children = vec![child(Kind::Deployment, "main"), child(Kind::Deployment, "main-worker")];
     let wanted = objects(&instance, &cluster);
     assert_eq!(wanted.keep.len(), 2);
-    assert_eq!(prunable(&wanted, &cluster, "uid-1"), Vec::<&Child>::new());
+    assert_eq!(prunable("main", &wanted, &cluster, "uid-1"), Vec::<&Child>::new());
+}
+
+#[test]
+fn a_secret_that_only_looks_like_a_token_of_ours_is_left() {
+    let copy = |controller: Option<&str>| Child {
+        controller: controller.map(str::to_owned),
+        object: ObjectRef { kind: Kind::Secret, name: "my-backup".into() },
+        ..child(Kind::Secret, "main-token-former")
+    };
+    let mut by_hand = child(Kind::Secret, "main-token-theirs");
+    (by_hand.controller, by_hand.rendered) = (None, None);
+    let mut other = child(Kind::Secret, "main-token-other");
+    (other.controller, other.consumer) = (None, Some("third".into()));
+    let mut plain = child(Kind::Secret, "main-token-plain");
+    plain.consumer = None;
+    assert_eq!(pruned(&[copy(None), copy(Some("uid-1")), by_hand, other, plain], |_, _| ()), Vec::<String>::new());
+}
+
+#[test]
+fn a_config_map_stays_while_a_run_of_the_cleanup_mounts_it() {
+    let job = |finished: bool| {
+        let volumes = json!([{"name": "config", "configMap": {"name": "main-config-old"}}]);
+        let conditions = json!([{"type": "Complete", "status": "True"}]);
+        serde_json::from_value(json!({
+            "metadata": {"name": "run"},
+            "spec": {"template": {"spec": {"containers": [], "volumes": volumes}}},
+            "status": {"conditions": if finished { conditions } else { Value::Null }},
+        }))
+        .unwrap()
+    };
+    let old = [child(Kind::ConfigMap, "main-config-old")];
+    for (finished, gone) in [(false, vec![]), (true, vec!["main-config-old"])] {
+        let went = pruned(&old, |cluster, _| {
+            cluster.cleanup = Some(CleanupState::of(&CronJob::default(), None).with_runs(&[job(finished)]));
+        });
+        assert_eq!(went, gone, "the run has ended: {finished}");
+    }
 }

@@ -61,7 +61,7 @@ fn the_memory_store_has_no_cron_job() {
 #[test]
 fn a_network_policy_lets_exactly_the_needed_traffic_through() {
     let callers = json!([{"podSelector": {"matchLabels": {"app": "a"}}}, {}]);
-    let instance = but(&on_postgres(), json!({"networkPolicy": {"allowFrom": callers}}));
+    let instance = but(&on_postgres(), json!({"networkPolicy": {"allowFrom": callers, "egressPorts": [5432]}}));
     let cluster = Observed { database_port: Some(6432), ..settled_cluster_for(&instance) };
     let mut resolved = resolved(&instance, &cluster);
     resolved.egress.insert(4317);
@@ -86,9 +86,14 @@ fn a_network_policy_lets_exactly_the_needed_traffic_through() {
     assert_eq!(
         spec["egress"],
         json!([
-            {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]},
-            {"ports": [{"port": 4317, "protocol": "TCP"}, {"port": 6432, "protocol": "TCP"}]},
-        ])
+            {"ports": [
+                {"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"},
+                {"port": 5353, "protocol": "UDP"}, {"port": 5353, "protocol": "TCP"},
+                {"port": "dns", "protocol": "UDP"}, {"port": "dns-tcp", "protocol": "TCP"},
+            ]},
+            {"ports": ([4317, 5432, 6432].map(|port| json!({"port": port, "protocol": "TCP"})))},
+        ]),
+        "DNS also where its pods have another port than its Service, and the database where the spec says so"
     );
     assert_eq!(spec["policyTypes"], json!(["Ingress", "Egress"]), "what is not listed is closed");
     let of_pods = spec["podSelector"]["matchLabels"].as_object().unwrap();
@@ -180,6 +185,19 @@ fn a_dashboard_goes_at_once_and_does_not_wait_for_the_pods() {
     assert!(
         names::is_dashboard(&names::dashboard("main")) && !names::is_dashboard(&names::config("main", "0123456789"))
     );
+}
+
+#[test]
+fn a_default_limit_is_never_below_what_is_requested() {
+    let limits = |resources: Value| {
+        let pods = child(json!({"podTemplate": {"resources": resources}}), "Deployment main");
+        pods.pointer("/spec/template/spec/containers/0/resources/limits").unwrap().clone()
+    };
+    let default = limits(json!({"requests": {"cpu": "4"}}));
+    assert_eq!(default, json!({"memory": "512Mi", "ephemeral-storage": "2Gi"}), "no limit of CPU");
+    let more = limits(json!({"requests": {"memory": "1Gi", "ephemeral-storage": "3072Mi"}}));
+    assert_eq!(more, json!({"memory": "1Gi", "ephemeral-storage": "3072Mi"}));
+    assert_eq!(limits(json!({"requests": {"memory": "1Gi"}, "limits": {"memory": "2Gi"}}))["memory"], "2Gi");
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! Laws of a migration that waits for approval: what it would apply is found out once, said and remembered.
+//! Laws of a migration that waits: for approval, where what it would apply is found out once, said and remembered; for an earlier one.
 
 use serde_json::json;
 
 use super::*;
-use crate::fixtures::{applied_status, at, but, cluster_for, on_postgres, resolved};
+use crate::fixtures::{applied_status, at, but, cluster_for, job, on_postgres, resolved};
 use crate::observed::MigrationPreview;
 
 fn preview(cluster: &Observed, instance: &JamInstance) -> Preview {
@@ -125,4 +125,22 @@ fn what_serves_already_needs_no_migration_and_no_approval_to_come_back() {
     ] {
         assert!(asks(other, &instance));
     }
+}
+
+#[test]
+fn no_migration_begins_while_a_pod_of_an_earlier_one_has_not_ended() {
+    let instance = on_postgres();
+    let cluster = cluster_for(&instance);
+    let left = Observed { migration_pods: vec!["main-migrate-a-x (on its way out)".into()], ..cluster.clone() };
+    let waits = MigrationStep::Wait { what: "pod main-migrate-a-x (on its way out)".into() };
+    assert_eq!(resolved(&instance, &left).migration.step, waits, "its Job may be gone");
+    let own = job(&instance, &cluster, JobState::Running);
+    let begun = Observed { migration_jobs: vec![own.clone()], ..left.clone() };
+    assert_eq!(resolved(&instance, &begun).migration.step, MigrationStep::Run { job: own.name }, "its own pod");
+    let failed = JobState::Failed { exit_code: None, message: "DeadlineExceeded".into() };
+    let failed = Observed { migration_jobs: vec![job(&instance, &cluster, failed)], at: at(2000), ..left };
+    assert_eq!(resolved(&instance, &failed).migration.step, waits, "a Job can have failed before its pods have ended");
+    let manual = but(&instance, json!({"migrations": {"mode": "Manual"}}));
+    let step = resolved(&manual, &Observed { migration_pods: vec!["a".into()], ..cluster }).migration.step;
+    assert!(matches!(step, MigrationStep::AwaitApproval { .. }), "there is nothing to wait with yet");
 }

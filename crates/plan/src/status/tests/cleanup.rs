@@ -26,7 +26,8 @@ fn run(job: &str, began: i64, failure: Option<&str>) -> CleanupRun {
 }
 
 fn cluster(instance: &JamInstance, seconds: i64, last: Option<CleanupRun>) -> Observed {
-    let cleanup = CleanupState { running: false, since: Some(at(1000)), last };
+    let cleanup =
+        CleanupState { running: false, since: Some(at(1000)), last, mounts: std::collections::BTreeSet::new() };
     Observed { at: at(seconds), cleanup: Some(cleanup), ..settled_cluster_for(instance) }
 }
 
