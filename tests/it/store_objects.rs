@@ -18,6 +18,9 @@ use crate::support::postgres;
 const MIB: usize = 1024 * 1024;
 const PART: usize = 5 * MIB;
 
+/// An upload that is under way: its body, and its answer.
+type Going = (UnboundedSender<Result<Bytes, Refusal>>, JoinHandle<Result<Put, PutError>>);
+
 /// A store with its blobs in this place.
 struct Outside {
     place: Place,
@@ -51,7 +54,7 @@ impl Outside {
     }
 
     /// An upload that goes on as it is told.
-    fn begin(&self, bytes: &[u8]) -> (UnboundedSender<Result<Bytes, Refusal>>, JoinHandle<Result<Put, PutError>>) {
+    fn begin(&self, bytes: &[u8]) -> Going {
         let (sender, receiver) = futures::channel::mpsc::unbounded();
         let (store, upload) = (self.store.clone(), upload(bytes));
         (sender, tokio::spawn(async move { store.put_preimage(upload, receiver.boxed()).await }))
