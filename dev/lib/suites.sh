@@ -37,6 +37,23 @@ suite_unit() {
   cargo test --workspace --lib --bins --no-fail-fast && cargo test --workspace --doc --no-fail-fast
 }
 
+# with_a_second_look COMMAND... --: cargo test, and if a few tests failed then these once more, by themselves
+#
+# On two cores a deadline is missed some time in eight hundred tests. A test that fails twice has failed; one that passes the second
+# time is named at the end of the run (docs/adr/0035).
+with_a_second_look() {
+  local log rc=0 failed
+  log=$(mktemp -p "$results")
+  "$@" | tee "$log" || rc=$?
+  mapfile -t failed < <(sed -nE 's/^test (.*) \.\.\. FAILED$/\1/p' "$log")
+  [ $rc != 0 ] && [ ${#failed[@]} -gt 0 ] && [ ${#failed[@]} -le 3 ] || return $rc
+  say "   once more, by themselves: ${failed[*]}"
+  while [ "${*: -1}" != -- ]; do set -- "${@:1:$#-1}"; done
+  "$@" --exact --test-threads=1 "${failed[@]}" || return
+  printf 'test %s ... passed at the second attempt\n' "${failed[@]}"
+  echo "test result: mended. 0 passed; -${#failed[@]} failed; 0 ignored;"
+}
+
 # every test target except those that need the two-node cluster
 suite_integration() {
   local name args=()
@@ -44,7 +61,7 @@ suite_integration() {
   "$HERE/cluster/build" kube etcd helm && "$HERE/schemathesis/install" >/dev/null || return 1
   for name in $(targets); do [ "$name" = e2e ] || args+=(--test "$name"); done
   [ ${#args[@]} -gt 0 ] || return 0
-  cargo test --workspace "${args[@]}" --no-fail-fast
+  with_a_second_look cargo test --workspace "${args[@]}" --no-fail-fast --
 }
 
 suite_chart() {
@@ -67,21 +84,18 @@ suite_e2e() {
   end_to_end_begin || return 1
   "$HERE/cluster/shell" -- bash "$HERE/lib/record.sh" "$JAM_E2E_RECORD" >"$CACHE/log/record.log" 2>&1 &
   local recorder=$!
-  # What counts failed requests or waits for minutes needs the machine for itself: suite_endurance has it.
+  # Ten minutes at rest and fifty rotations are waited for beside whatever bears company; drained and dead nodes bear none.
+  local long
+  long=$(mktemp -p "$results")
+  end_to_end_pass --test-threads=2 steady:: rotation::pods >"$long" 2>&1 &
+  local waiting=$!
   end_to_end_pass --test-threads=2 --skip steady:: --skip rotation::pods --skip alone:: --skip last:: || rc=1
+  wait $waiting || rc=1
+  cat "$long"
+  end_to_end_pass --test-threads=1 alone:: || rc=1
   end_to_end_pass last:: || rc=1
   kill $recorder 2>/dev/null || true
   wait $recorder 2>/dev/null || true
-  end_to_end_down
-  return $rc
-}
-# The end-to-end tests that wait for ten minutes, or count every failed request while nodes are drained and killed: about a quarter
-# of an hour with the machine for themselves. Not among the default suites, and so not in CI: on two busy cores they fail for want of CPU.
-suite_endurance() {
-  local rc=0
-  end_to_end_begin || return 1
-  end_to_end_pass --test-threads=2 steady:: rotation::pods || rc=1
-  end_to_end_pass --test-threads=1 alone:: || rc=1
   end_to_end_down
   return $rc
 }
@@ -93,13 +107,13 @@ OWN_CLUSTER=(alone last migrations network rollback rollouts rotation steady)
 
 # Inside, no network is there to ask a registry.
 end_to_end_pass() {
-  CARGO_NET_OFFLINE=true "$HERE/cluster/shell" -- cargo test --workspace --test e2e --no-fail-fast -- "$@" || {
+  CARGO_NET_OFFLINE=true with_a_second_look "$HERE/cluster/shell" -- cargo test --workspace --test e2e --no-fail-fast -- "$@" || {
     "$HERE/cluster/shell" -- bash "$HERE/lib/diagnose.sh" || true
     return 1
   }
 }
 
-# What both suites on the cluster begin with.
+# The cluster with the operator on it, and what the tests are compiled to.
 end_to_end_begin() {
   # The kubelet's period is what a mounted Secret waits for.
   export JAM_CLUSTER=$END_TO_END JAM_SYNC_FREQUENCY=1s JAM_NETWORK_POLICIES=enforced JAM_E2E_RECORD=$CACHE/run/$END_TO_END/record
@@ -111,7 +125,7 @@ end_to_end_up() {
   local tars
   end_to_end_begun=yes
   "$HERE/cluster/up" || return 1
-  tars=$("$HERE/images/build" --bin-dir "${CARGO_TARGET_DIR:-$PROJECT/target}/debug" operator api api-next api-broken consumer) || return 1
+  tars=$("$HERE/images/build" --bin-dir "${CARGO_TARGET_DIR:-$PROJECT/target}/debug" operator api api-next api-broken api-unserving consumer) || return 1
   # shellcheck disable=SC2086
   "$HERE/cluster/load" $tars && JAM_PROGRESS_DEADLINE=30 "$HERE/cluster/shell" -- "$HERE/deploy" operator &&
     "$HERE/cluster/shell" -- bash -c "$(declare -f short_hours); short_hours" || {
@@ -139,7 +153,7 @@ run_suite() {
   "suite_$name" > >(tee "$results/$name.log") || rc=$?
   wait $! 2>/dev/null || true # the last lines may still be on their way through tee
   read -r passed failed skipped < <(sed -nE \
-    's/.*test result: .* ([0-9]+) passed; ([0-9]+) failed; ([0-9]+) ignored.*/\1 \2 \3/p' "$results/$name.log" |
+    's/.*test result: .* ([0-9]+) passed; (-?[0-9]+) failed; ([0-9]+) ignored.*/\1 \2 \3/p' "$results/$name.log" |
     awk '{p += $1; f += $2; s += $3} END {print p + 0, f + 0, s + 0}')
   # something broke outside the tests: not built, no cluster, or nothing to run
   if [ $rc != 0 ] && [ "$failed" = 0 ]; then failed=1; fi
@@ -148,6 +162,15 @@ run_suite() {
     failed=1
   fi
   echo "$name $passed $failed $skipped $((SECONDS - began))" >"$results/$name"
+}
+
+# What failed, and what passed at the second attempt only.
+outcomes() {
+  awk '
+    /^test result: FAILED.*\(/ {print}
+    /^test .* \.\.\. FAILED$/ {failed[$2] = $0}
+    /^test .* passed at the second attempt$/ {delete failed[$2]; print}
+    END {for (name in failed) print failed[name]}'
 }
 
 summary() {
@@ -159,7 +182,7 @@ summary() {
     printf '%-12s %7s %7s %8s %8s\n' $(cat "$results/$name")
   done
   for name in "${suites[@]}"; do
-    grep -hE '^test .* FAILED$|^test result: FAILED.*\(' "$results/$name.log" | sed "s/^/$name: /" || true
+    outcomes <"$results/$name.log" | sed "s/^/$name: /"
   done
   for name in "${suites[@]}"; do cat "$results/$name"; done |
     awk '{p += $2; f += $3} END {printf "%d passed, %d failed\n", p, f; exit f > 0}'

@@ -10,7 +10,7 @@ use jam_domain::{By, ServiceId, Settings, Timestamp, TokenId};
 use jam_store::StoreError;
 use tokio_util::sync::CancellationToken;
 
-use super::shapes::admin::Overridden;
+use super::shapes::{self, admin::Overridden};
 use super::state::Api;
 
 /// How often the store is asked whether something has changed: well within the 2 s that the contract gives.
@@ -39,6 +39,13 @@ pub struct InForce {
 }
 
 impl InForce {
+    /// The overrides as everybody may see them: without who set them.
+    pub fn plainly(&self) -> Vec<shapes::Override> {
+        let plain =
+            |Overridden { key, value, overrode, set_at: _, set_by: _ }| shapes::Override { key, value, overrode };
+        self.shown().into_iter().map(plain).collect()
+    }
+
     /// The overrides as they are shown.
     pub fn shown(&self) -> Vec<Overridden> {
         self.overrides.iter().map(|(set, control)| Overridden::of(*set, control)).collect()

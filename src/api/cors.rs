@@ -11,7 +11,7 @@ use jam_domain::Settings;
 
 const REQUEST_HEADERS: &str = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Range, Traceparent";
 const ANSWER_HEADERS: &str = "ETag, Location, Content-Range, Idempotency-Replayed, Retry-After, RateLimit-Limit, \
-                              RateLimit-Remaining, RateLimit-Reset, X-Preimage-Hash, X-Preimage-Size, X-Preimage-Media-Type, X-Trace-Id";
+                              RateLimit-Remaining, RateLimit-Reset, X-Preimage-Hash, X-Preimage-Size, X-Preimage-Media-Type, Traceparent, X-Trace-Id";
 
 /// The request's origin, when it is one of the allowlist.
 fn allowed<'a>(settings: &Settings, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::http::Method;
 use jam_domain::StoreKind;
 use jam_domain::retention::CleanupRecord;
+use jam_store::Connections;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -83,6 +84,7 @@ pub struct Metrics {
     auth_failures: IntCounterVec,
     http_requests: IntCounterVec,
     http_request_duration: HistogramVec,
+    pool_connections: IntGaugeVec,
     pub schema_version: IntGauge,
     pub cleanups: Cleanups,
 }
@@ -156,6 +158,12 @@ impl Made {
         counters
     }
 
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        let gauges = IntGaugeVec::new(Opts::new(name, help), labels).expect(PROOF);
+        self.0.register(Box::new(gauges.clone())).expect(PROOF);
+        gauges
+    }
+
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
         let gauge = IntGauge::new(name, help).expect(PROOF);
         self.0.register(Box::new(gauge.clone())).expect(PROOF);
@@ -209,6 +217,11 @@ impl Metrics {
                 &["route", "method", "status"],
             ),
             http_request_duration,
+            pool_connections: made.gauges(
+                "jam_store_pool_connections",
+                "Connections to the database now, at work or waiting for some",
+                &["state"],
+            ),
             schema_version: made.gauge("jam_schema_version", "Version of the database schema, 0 when there is none"),
             cleanups: Cleanups::of(&made),
             registry: made.0,
@@ -254,6 +267,14 @@ impl Metrics {
         self.http_request_duration.with_label_values(&[route, method]).observe(took.as_secs_f64());
     }
 
+    /// Takes over how many connections there are.
+    pub fn connected(&self, connections: Connections) {
+        let Connections { used, idle } = connections;
+        for (state, count) in [("used", used), ("idle", idle)] {
+            self.pool_connections.with_label_values(&[state]).set(count.into());
+        }
+    }
+
     /// The text that Prometheus reads.
     pub fn text(&self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -265,7 +286,6 @@ impl Metrics {
 }
 
 fn build_info(made: &Made) {
-    let info = IntGaugeVec::new(Opts::new("jam_build_info", "What runs here"), &["version", "commit"]).expect(PROOF);
+    let info = made.gauges("jam_build_info", "What runs here", &["version", "commit"]);
     info.with_label_values(&[super::build::VERSION, super::build::COMMIT]).set(1);
-    made.0.register(Box::new(info)).expect(PROOF);
 }

@@ -55,6 +55,7 @@ async fn scrape(store: &dyn Store, metrics: &Metrics) -> Response {
     if let Ok(Ok(Some(record))) = timeout(PATIENCE, store.cleanups()).await {
         metrics.cleanups.show(&record);
     }
+    metrics.connected(store.connections());
     let mut response = Response::new(Body::from(metrics.text()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     response

@@ -8,6 +8,7 @@ use jam_domain::page::PackageFilter;
 use jam_domain::submission::{Stamped, Submission, idempotency_key};
 use jam_domain::{Code, PackageId, Refusal, WorkPackage};
 use jam_store::{NewPackage, SubmitError, Submitted};
+use opentelemetry::KeyValue;
 use serde_json::json;
 
 use super::admit::Admitted;
@@ -15,6 +16,7 @@ use super::body::received;
 use super::fault::{Fault, json_response, not_found, ok};
 use super::lists::list;
 use super::shapes::{Attestations, PackageWithReceipt, ReportBundle};
+use super::spans;
 use super::state::Api;
 
 /// POST /jam/packages.
@@ -66,6 +68,7 @@ fn capped(api: &Api, admitted: &Admitted<'_>, error: &SubmitError) {
 
 async fn log(api: &Api, admitted: &Admitted<'_>, submitted: &Submitted) {
     let Submitted { package, receipt, replayed } = submitted;
+    spans::say(|| KeyValue::new("jam.pkg_id", package.id.to_string()));
     if !replayed {
         api.pulse.metrics.package_submit.inc();
         api.pulse.metrics.receipts.inc_by(u64::from(receipt.is_some()));

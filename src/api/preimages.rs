@@ -11,7 +11,7 @@ use futures::StreamExt;
 use hyper::body::Incoming;
 use jam_domain::byte_range::{Part, matches_etag, part};
 use jam_domain::{Code, Preimage, PreimageHash, Refusal, StoreKind};
-use jam_store::{BlobBody, Put, Upload};
+use jam_store::{BlobBody, Put, StoreError, Upload};
 use std::ops::Range;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
@@ -154,9 +154,12 @@ async fn send(api: &Api, hash: PreimageHash, range: Option<Range<u64>>) -> Resul
 /// The bytes on their way out; the turn is given back when the last one has left, or the client has.
 fn sent(bytes: BlobBody, turn: OwnedSemaphorePermit) -> Body {
     let held = Arc::new(turn);
+    // Bytes leave when the request's own future has ended; what is said of them is said of that request all the same.
+    let lines = tracing::Span::current();
     Body::from_stream(bytes.map(move |chunk| {
         let _held = &held;
-        chunk.inspect_err(|error| tracing::error!(%error, "a preimage broke off on its way out"))
+        let complain = |error: &StoreError| tracing::error!(%error, "a preimage broke off on its way out");
+        chunk.inspect_err(|error| lines.in_scope(|| complain(error)))
     }))
 }
 
@@ -176,14 +179,15 @@ fn media_type_of(api: &Api, admitted: &Admitted<'_>) -> Result<String, Refusal> 
         return Ok(media_type.to_owned());
     }
     api.pulse.metrics.quota_reject(QuotaReject::UnsupportedMedia);
+    let allowed = admitted.settings.allowed_media_types.join(", ");
     tracing::info!(
         token_hash = admitted.caller.id.as_str(),
         reason = "unsupported_media",
+        limit = allowed,
         media_type,
         quota_hit = true,
         "preimage refused"
     );
-    let allowed = admitted.settings.allowed_media_types.join(", ");
     Err(Refusal::new(Code::UnsupportedMediaType, format!("{media_type} is not allowed here, only {allowed}")))
 }
 

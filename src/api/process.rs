@@ -8,12 +8,14 @@ use axum::response::Response;
 use jam_domain::page::Visible;
 use jam_domain::refine::Engine;
 use jam_store::{Processed, Store, StoreError};
+use opentelemetry::KeyValue;
 use tokio::time::Instant;
 
 use super::admit::Admitted;
 use super::fault::{Fault, ok};
 use super::metrics::Metrics;
 use super::shapes::Worked;
+use super::spans;
 use super::state::Api;
 
 /// Packages that one call processes at most.
@@ -57,6 +59,7 @@ pub async fn batch(
     for one in &processed {
         count(one, engine.receipts, workers, took, metrics, store);
     }
+    spans::say(|| KeyValue::new(spans::PACKAGES, i64::try_from(processed.len()).unwrap_or(i64::MAX)));
     Ok(Batch { count: processed.len(), failed: processed.iter().filter(|one| one.fault.is_some()).count() })
 }
 
@@ -118,6 +121,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_package_that_cannot_be_refined_is_disputed_and_the_call_answers_200() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        // One thread runs the server and the test: what either logs goes there.
+        let lines = tracing_subscriber::fmt().json().flatten_event(true).with_writer(log.reopen().unwrap()).finish();
+        let _logging = tracing::subscriber::set_default(lines);
         let stop = CancellationToken::new();
         let _stopped = stop.clone().drop_guard();
         let address = served(stop).await;
@@ -137,5 +144,11 @@ mod tests {
         let report: Value = report.json().await.unwrap();
         assert_eq!(report["details"], json!({"status": "disputed", "reason": "nothing is known of riddle"}));
         assert_eq!(http.post(format!("{address}/jam/process")).send().await.unwrap().status(), 204);
+        let log = std::fs::read_to_string(log.path()).unwrap();
+        let line = log.lines().find(|line| line.contains("package disputed")).unwrap_or_else(|| panic!("{log}"));
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!((&line["pkg_id"], &line["service_id"]), (&package["id"], &json!("s")));
+        assert_eq!((&line["error"], &line["store"]), (&json!("nothing is known of riddle"), &json!("memory")));
+        assert!(line["duration_ms"].is_u64(), "{line}");
     }
 }

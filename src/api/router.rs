@@ -12,6 +12,8 @@ use futures::FutureExt;
 use hyper::body::Incoming;
 use jam_domain::limit::Verdict;
 use jam_domain::{Code, Refusal, Settings};
+use opentelemetry::context::FutureExt as _;
+use opentelemetry::trace::{SpanContext, TraceContextExt as _};
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -20,8 +22,7 @@ use super::admit::Admitted;
 use super::body::drain;
 use super::fault::{Fault, Plane, not_found};
 use super::state::Api;
-use super::trace::TraceId;
-use super::{admin, cors, events, openapi, packages, preimages, process, receipts, reports, status};
+use super::{admin, cors, events, openapi, packages, preimages, process, receipts, reports, spans, status, trace};
 
 /// The route label of what leads nowhere.
 const UNMATCHED: &str = "unmatched";
@@ -38,8 +39,11 @@ struct Outcome {
 pub async fn answer(api: Arc<Api>, peer: IpAddr, request: Request<Incoming>) -> Response {
     let started = Instant::now();
     let (parts, mut body) = request.into_parts();
-    let trace_id = TraceId::of(&parts.headers);
-    let span = tracing::info_span!("request", %trace_id);
+    let caller = trace::caller(&parts.headers);
+    let span = api.pulse.spans.as_ref().and_then(|spans| spans.of_request(&parts, caller.as_ref()));
+    let here = span.as_ref().map(|span| span.span().span_context().clone());
+    let here = here.unwrap_or_else(|| trace::unrecorded(caller.as_ref()));
+    let lines = tracing::info_span!("request", trace_id = %here.trace_id());
     let (mut outcome, settings) = (Outcome::default(), api.settings());
     let answered = async {
         let walk = AssertUnwindSafe(route(&api, &settings, (peer, &parts), &mut body, &mut outcome)).catch_unwind();
@@ -47,15 +51,23 @@ pub async fn answer(api: Arc<Api>, peer: IpAddr, request: Request<Incoming>) -> 
         let answered = walk.await.unwrap_or_else(|_| Err(Fault::Panicked));
         answered.inspect_err(|fault| log(fault, &parts, outcome.route))
     };
-    let answered = answered.instrument(span).await;
+    let answered = answered.instrument(lines);
+    let answered = match &span {
+        Some(span) => answered.with_context(span.clone()).await,
+        None => answered.await,
+    };
     let refused = answered.is_err();
     let mut response = answered.unwrap_or_else(|fault| fault.response(outcome.plane));
     if refused {
         drain(body, &parts.headers);
     }
-    finish(&settings, &parts, &outcome, trace_id, &mut response);
+    finish(&settings, &parts, &outcome, &here, &mut response);
     let route = outcome.route.unwrap_or(UNMATCHED);
-    api.pulse.metrics.answered(route, &parts.method, response.status().as_u16(), started.elapsed());
+    let status = response.status().as_u16();
+    api.pulse.metrics.answered(route, &parts.method, status, started.elapsed());
+    if let Some(span) = span {
+        spans::answered(&span, status);
+    }
     response
 }
 
@@ -178,11 +190,14 @@ fn log(fault: &Fault, parts: &Parts, route: Option<&str>) {
     }
 }
 
-fn finish(settings: &Settings, parts: &Parts, outcome: &Outcome, trace_id: TraceId, response: &mut Response) {
+fn finish(settings: &Settings, parts: &Parts, outcome: &Outcome, here: &SpanContext, response: &mut Response) {
     let headers = response.headers_mut();
     cors::mark(settings, &parts.headers, headers);
-    if let Some(id) = trace_id.header() {
+    if let Ok(id) = HeaderValue::try_from(here.trace_id().to_string()) {
         headers.insert("x-trace-id", id);
+    }
+    if let Some(span) = trace::header(here) {
+        headers.insert(trace::TRACEPARENT, span);
     }
     if let Some(Verdict { bucket: _, limit, remaining, reset, retry_after: _ }) = outcome.verdict {
         headers.insert("ratelimit-limit", HeaderValue::from(limit));

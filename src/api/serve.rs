@@ -7,6 +7,7 @@ use jam_domain::{StoreKind, Timestamp};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::otlp::Export;
 use super::program::Ending;
 use super::settings::{Loaded, Wiring};
 use super::state::Api;
@@ -33,8 +34,10 @@ pub async fn serve(loaded: Loaded, pauses: Pauses) -> Result<(), Ending> {
     if !settings.auth_required {
         tracing::warn!("auth_required is false: everyone who reaches this port may read, submit and process");
     }
-    let api = Api::new(settings, &wiring, store, pauses.stale).map_err(|line| Ending::Refused(vec![line]))?;
-    let api = Arc::new(api);
+    let refused = |line| Ending::Refused(vec![line]);
+    let export = Export::open(&wiring).map_err(refused)?;
+    let spans = export.as_ref().map(|export| export.spans(settings.store));
+    let api = Arc::new(Api::new(settings, &wiring, store, pauses.stale).map_err(refused)?.told_by(spans));
     controls::begin(&api).await;
     tokio::spawn(controls::watch(api.clone(), signal.clone()));
     let listener = bind("listen", &wiring.listen).await?;
@@ -60,6 +63,9 @@ pub async fn serve(loaded: Loaded, pauses: Pauses) -> Result<(), Ending> {
         }
     };
     tokio::join!(run(listener, api.clone(), stop.clone()), metrics, limits, feed);
+    if let Some(export) = export {
+        export.close().await;
+    }
     tracing::info!("stopped");
     Ok(())
 }

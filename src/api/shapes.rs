@@ -2,6 +2,7 @@
 
 pub mod admin;
 
+use jam_domain::control::Toggle;
 use jam_domain::{
     AccumulatorRoot, Attestation, Code, HashAlgorithm, Receipt, Refusal, StoreKind, Timestamp, TokenId, WorkPackage,
     WorkReport,
@@ -67,12 +68,25 @@ pub struct Readiness {
     pub checks: Value,
     /// Ids of the tokens that are accepted now: a rotation asks every replica whether it knows the new token already.
     pub key_ids: Vec<TokenId>,
+    /// What administrators have put in front of the settings: the operator tells of it in the instance's status.
+    pub overrides: Vec<Override>,
     /// For people, when it is not ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// `jam_store_unavailable` when it is not ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<&'static str>,
+}
+
+/// A setting with another value in front of it.
+#[derive(Serialize, JsonSchema)]
+pub struct Override {
+    /// The setting.
+    pub key: Toggle,
+    /// The value in force.
+    pub value: Value,
+    /// The setting's own value.
+    pub overrode: Value,
 }
 
 /// The checks of readiness.

@@ -16,6 +16,7 @@ use super::limiter::Limiter;
 use super::metrics::Metrics;
 use super::pending::Pending;
 use super::settings::Wiring;
+use super::spans::Spans;
 use super::tokens::Tokens;
 
 /// The API of one process.
@@ -42,6 +43,8 @@ pub struct Pulse {
     pub pending: Pending,
     /// What happens, for those who follow it.
     pub feed: Feed,
+    /// Spans of what it does, when they are exported.
+    pub spans: Option<Spans>,
 }
 
 impl Api {
@@ -74,9 +77,20 @@ impl Api {
             metrics: Metrics::new(store.kind()),
             pending: Pending::default(),
             feed: Feed::of(store.clone()),
+            spans: None,
         };
         let controls = Controls::of(settings);
         Ok(Self { controls, store, engine, gate, pulse })
+    }
+
+    /// The same API, which tells these spans of what it does.
+    #[must_use]
+    pub fn told_by(mut self, spans: Option<Spans>) -> Self {
+        if let Some(spans) = &spans {
+            self.engine = spans.watching(self.engine);
+        }
+        self.pulse.spans = spans;
+        self
     }
 
     /// The settings in force now. One request takes them once.

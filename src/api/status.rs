@@ -30,6 +30,7 @@ pub async fn readyz(api: &Api) -> Response {
         status: if ready { "ok" } else { "unavailable" },
         checks: shown(&checks, draining),
         key_ids: api.gate.tokens.book().ids_at(Timestamp::now()),
+        overrides: api.controls.in_force().plainly(),
         error: (!ready).then(|| format!("not ready: {reason}")),
         code: (!ready).then_some(Code::StoreUnavailable.as_str()),
     };

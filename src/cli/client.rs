@@ -22,6 +22,7 @@ pub struct Client {
     base: Url,
     bearer: Option<HeaderValue>,
     tenant: Option<HeaderValue>,
+    trace: Option<HeaderValue>,
     timeout: Duration,
 }
 
@@ -147,7 +148,13 @@ impl Client {
             addr: base.to_string(),
             detail: detail_of(&error),
         })?;
-        Ok(Self { http, base, bearer, tenant, timeout })
+        Ok(Self { http, base, bearer, tenant, trace: None, timeout })
+    }
+
+    /// The same client, whose calls are made in this span.
+    #[must_use]
+    pub fn in_trace(self, trace: Option<HeaderValue>) -> Self {
+        Self { trace, ..self }
     }
 
     /// The same client with another token.
@@ -157,6 +164,7 @@ impl Client {
             base: self.base.clone(),
             bearer: Some(bearer),
             tenant: self.tenant.clone(),
+            trace: self.trace.clone(),
             timeout: self.timeout,
         }
     }
@@ -272,6 +280,9 @@ impl Client {
         let mut request = self.http.request(call.method.clone(), url).headers(call.headers.clone());
         if let Some(bearer) = &self.bearer {
             request = request.header(AUTHORIZATION, bearer.clone());
+        }
+        if let Some(trace) = &self.trace {
+            request = request.header("traceparent", trace.clone());
         }
         if let Some(tenant) = &self.tenant {
             request = request.header("X-Tenant-ID", tenant.clone());

@@ -35,6 +35,9 @@ pub struct ConnectionArgs {
     /// The tenant, sent as X-Tenant-ID
     #[arg(long, global = true, value_name = "ID")]
     pub tenant: Option<String>,
+    /// The span (W3C Trace Context) that the calls are made in, of whoever runs this
+    #[arg(long, global = true, env = "TRACEPARENT", hide = true)]
+    pub traceparent: Option<String>,
 }
 
 impl ConnectionArgs {
@@ -45,7 +48,9 @@ impl ConnectionArgs {
             None => None,
         };
         let tenant = self.tenant.as_deref().map(|tenant| header(tenant, "--tenant", false)).transpose()?;
-        Client::new(self.base()?, bearer, tenant, self.timeout)
+        // One that no header can carry is as good as none: it is not ours to complain about.
+        let trace = self.traceparent.as_deref().and_then(|span| HeaderValue::from_str(span.trim()).ok());
+        Ok(Client::new(self.base()?, bearer, tenant, self.timeout)?.in_trace(trace))
     }
 
     /// The address as a URL; `host:port` alone is plain HTTP.
@@ -134,6 +139,7 @@ mod tests {
             token_file: None,
             timeout: Duration::from_secs(1),
             tenant: None,
+            traceparent: None,
         }
     }
 

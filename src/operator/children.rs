@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock};
 
 use jam_plan::observed::Child;
 use jam_plan::{Kind, ObjectRef, names};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 
 use super::key::Key;
 use super::served::Served;
@@ -23,11 +23,12 @@ pub struct Mark {
 impl Mark {
     /// The mark of an object as the API server described it.
     ///
-    /// A generation moves with the spec only; kinds without one (Secret, ConfigMap, Service …) are marked by resourceVersion.
+    /// A generation moves with the spec only; kinds without one (Secret, ConfigMap, Service …) are marked by resourceVersion, unless
+    /// their status is written as well: an autoscaler's is, all the time.
     pub fn of(metadata: &ObjectMeta) -> Self {
         let version = match metadata.generation {
             Some(generation) => format!("g{generation}"),
-            None => metadata.resource_version.clone().unwrap_or_default(),
+            None => written(metadata).or(metadata.resource_version.clone()).unwrap_or_default(),
         };
         let mut hasher = DefaultHasher::new();
         (&metadata.labels, &metadata.annotations).hash(&mut hasher);
@@ -36,6 +37,17 @@ impl Mark {
         }
         Self { uid: metadata.uid.clone().unwrap_or_default(), version, notes: hasher.finish() }
     }
+}
+
+/// Who wrote what and when but for the status, of an object whose status somebody writes.
+fn written(metadata: &ObjectMeta) -> Option<String> {
+    let entries = metadata.managed_fields.as_deref().unwrap_or_default();
+    let (status, rest): (Vec<_>, Vec<_>) =
+        entries.iter().partition(|entry| entry.subresource.as_deref() == Some("status"));
+    let text = |entry: &ManagedFieldsEntry| serde_json::to_string(entry).unwrap_or_default();
+    let mut hasher = DefaultHasher::new();
+    rest.into_iter().map(text).collect::<Vec<_>>().hash(&mut hasher);
+    (!status.is_empty()).then(|| format!("w{}", hasher.finish()))
 }
 
 #[derive(Debug)]
@@ -198,6 +210,23 @@ mod tests {
         assert_eq!(children.seen(Kind::Deployment, &child("main", "main", "2", Some(1))), std::slice::from_ref(&main));
         assert!(children.seen(Kind::PodDisruptionBudget, &child("main", "main", "2", Some(1))).is_empty());
         assert_eq!(children.seen(Kind::PodDisruptionBudget, &child("main", "main", "3", Some(2))), [main]);
+    }
+
+    #[test]
+    fn a_status_without_a_generation_concerns_nobody_either() {
+        let (children, main) = (Children::default(), Key::new("jam", "main"));
+        let at = |version: &str, spec: &str, status: &str| {
+            let fields = serde_json::from_value(serde_json::json!([
+                {"manager": "jam-operator", "operation": "Apply", "time": spec},
+                {"manager": "controller", "operation": "Update", "subresource": "status", "time": status},
+            ]));
+            ObjectMeta { managed_fields: fields.unwrap(), ..child("main", "main", version, None) }
+        };
+        let (first, second) = ("2026-01-01T00:00:01Z", "2026-01-01T00:00:02Z");
+        let seen = |metadata: &ObjectMeta| children.seen(Kind::HorizontalPodAutoscaler, metadata);
+        assert_eq!(seen(&at("1", first, first)), std::slice::from_ref(&main));
+        assert!(seen(&at("2", first, second)).is_empty());
+        assert_eq!(seen(&at("3", second, second)), [main]);
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod metrics;
 mod migrations;
 mod observe;
 pub mod offline;
+mod overrides;
 mod pods;
 mod preview;
 mod publish;

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use jam_domain::StoreKind;
 use jam_plan::names::{self, Component};
 use jam_plan::observed::{DeploymentState, PodSchema, Probe};
@@ -19,12 +19,14 @@ use super::context::Context;
 use super::key::Key;
 use super::watch::chain;
 
-/// How long a pod may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a pod may take to answer: longer than it waits itself for a store that hangs, which is what it then says.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// What containers wait for that will start in a moment.
 const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 /// Pods that are asked or shown, of however many there are.
 pub const ENOUGH: u32 = 5;
+/// What is said of a database while some pods are ready.
+const A_READY_POD: &str = "a ready API pod says so";
 /// Pods that are looked at.
 const SEEN: u32 = 100;
 
@@ -33,12 +35,21 @@ pub async fn look(context: &Context, instance: &JamInstance, observed: &mut Obse
     let Some(api) = observed.api.clone() else { return };
     let settings = instance.spec.runtime.jam.clone().resolve(instance.spec.profile);
     let postgres = settings.is_ok_and(|settings| settings.store == StoreKind::Postgres);
+    let worker = observed.worker.clone().filter(|_| instance.spec.workers.replicas > 0);
+    if worker.as_ref().is_some_and(|worker| !worker.is_settled())
+        && let Ok(pods) = pods_of(context, &Key::of(instance), Component::Worker).await
+    {
+        observed.worker_lapsed = pods.iter().any(has_lapsed);
+        observed.trouble = pods.iter().find_map(trouble);
+    }
+    // Whether there is a way back depends on the schema that is there now; any API pod that runs knows it.
+    let judged = observed.worker_lapsed || [Some(&api), worker.as_ref()].into_iter().flatten().any(is_stuck);
     if api.is_settled() && api.ready >= api.wanted {
         if postgres && api.ready > 0 {
             // A pod is ready only while its store answers.
             observed.database = Some(Probe { reachable: true, message: "every API pod is ready".into() });
-            if is_news(instance, &api)
-                && let Ok(mut pods) = api_pods(context, &Key::of(instance)).await
+            if (judged || is_news(instance, &api))
+                && let Ok(mut pods) = pods_of(context, &Key::of(instance), Component::Api).await
             {
                 pods.truncate(ENOUGH as usize);
                 observed.pod_schema = ask(context, &pods).await.1;
@@ -46,27 +57,47 @@ pub async fn look(context: &Context, instance: &JamInstance, observed: &mut Obse
         }
         return;
     }
-    let mut pods = match api_pods(context, &Key::of(instance)).await {
+    let mut pods = match pods_of(context, &Key::of(instance), Component::Api).await {
         Ok(pods) => pods,
         Err(error) => {
             tracing::debug!(error = chain(&error), "the pods cannot be listed");
             return;
         }
     };
-    observed.lapsed = pods.iter().any(has_lapsed);
-    observed.trouble = pods.iter().find_map(trouble);
+    observed.trouble = pods.iter().find_map(trouble).or(observed.trouble.take());
+    let lapsed: Vec<Pod> = pods.iter().filter(|pod| has_lapsed(pod)).take(ENOUGH as usize).cloned().collect();
     pods.truncate(ENOUGH as usize);
-    if postgres {
-        if pods.iter().any(is_ready) {
-            observed.database = Some(Probe { reachable: true, message: "a ready API pod says so".into() });
-            if api.stuck().is_some() {
-                // Whether there is a way back depends on the schema that is there now; any pod that runs knows it.
-                observed.pod_schema = ask(context, &pods).await.1;
-            }
-        } else {
-            (observed.database, observed.pod_schema) = ask(context, &pods).await;
-        }
+    if !postgres {
+        observed.lapsed = !lapsed.is_empty();
+        return;
     }
+    let any_ready = pods.iter().any(is_ready);
+    if any_ready && !judged && lapsed.is_empty() {
+        observed.database = Some(Probe { reachable: true, message: A_READY_POD.into() });
+        return;
+    }
+    let (blamed, (database, schema)) = join(any_is_to_blame(context, &lapsed), ask(context, &pods)).await;
+    let ready = any_ready.then(|| Probe { reachable: true, message: A_READY_POD.into() });
+    (observed.lapsed, observed.database, observed.pod_schema) = (blamed, ready.or(database), schema);
+}
+
+fn is_stuck(deployment: &DeploymentState) -> bool {
+    deployment.stuck().is_some()
+}
+
+/// Whether one of the pods that lapsed did so by itself. The probes of pods are never in step: the first one that an outage of
+/// the database makes unready is unready alone, and says itself that its store is away.
+async fn any_is_to_blame(context: &Context, lapsed: &[Pod]) -> bool {
+    let answers = lapsed.iter().map(|pod| async move {
+        let address = pod.status.as_ref()?.pod_ip.as_deref()?;
+        readiness(context, address).await
+    });
+    join_all(answers).await.iter().any(is_to_blame)
+}
+
+/// Whether a pod that is not ready is to blame for it, by its answer, where it gave one.
+fn is_to_blame(answer: &Option<Value>) -> bool {
+    answer.as_ref().and_then(store_check).is_none_or(|store| store.reachable)
 }
 
 /// Whether the schema version of the pods that serve is not in the status yet.
@@ -75,9 +106,10 @@ fn is_news(instance: &JamInstance, api: &DeploymentState) -> bool {
     told.is_none_or(|version| version.schema.is_none() || version.image != api.image)
 }
 
-async fn api_pods(context: &Context, instance: &Key) -> Result<Vec<Pod>, kube::Error> {
+/// The pods of one part of an instance, the newest first.
+pub async fn pods_of(context: &Context, instance: &Key, component: Component) -> Result<Vec<Pod>, kube::Error> {
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
-    let labels = selector(&names::selector(&instance.name, Component::Api));
+    let labels = selector(&names::selector(&instance.name, component));
     let mut found = pods.list(&ListParams::default().labels(&labels).limit(SEEN)).await?.items;
     // The newest pod is the one whose trouble matters.
     found.sort_by_key(|pod| std::cmp::Reverse(pod.metadata.creation_timestamp.clone()));
@@ -148,7 +180,8 @@ async fn ask(context: &Context, pods: &[Pod]) -> (Option<Probe>, Option<PodSchem
     (probe, answers.iter().find_map(schema_check))
 }
 
-async fn readiness(context: &Context, address: &str) -> Option<Value> {
+/// What a pod says of its readiness, and of itself beside it.
+pub async fn readiness(context: &Context, address: &str) -> Option<Value> {
     let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
     let request = context.instruments.http.get(format!("http://{host}:8080/readyz")).timeout(PATIENCE);
     request.send().await.ok()?.json::<Value>().await.ok()
@@ -243,6 +276,15 @@ mod tests {
         ] {
             assert!(!has_lapsed(&pod), "{why}");
         }
+    }
+
+    #[test]
+    fn a_pod_whose_store_is_away_is_not_to_blame_for_it() {
+        let says = |store: Value| is_to_blame(&Some(json!({"checks": {"store": store, "schema": {"ok": false}}})));
+        assert!(!says(json!({"ok": false, "reason": "the store did not answer within 2 s"})));
+        assert!(says(json!({"ok": true})), "it has a database and is not ready all the same");
+        assert!(is_to_blame(&None), "a process that is gone says nothing");
+        assert!(is_to_blame(&Some(json!({"error": "not ours"}))));
     }
 
     #[test]

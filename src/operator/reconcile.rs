@@ -28,6 +28,8 @@ const RESYNC: Duration = Duration::from_mins(10);
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// The same for one that is stalled by something outside.
 const LOOK_OUTSIDE: Duration = Duration::from_secs(30);
+/// How often the pods of an instance with administrators are asked what they have set at run time.
+const LOOK_AT_OVERRIDES: Duration = Duration::from_secs(30);
 /// When what was just stored is to be carried out.
 const AT_ONCE: Duration = Duration::from_millis(50);
 /// However near a deadline is.
@@ -214,7 +216,8 @@ fn next(ending: &Ending, told: &Said, learnt: &Learnt) -> Action {
             | None => LOOK_AGAIN,
         },
     };
-    Action::requeue(pause.min(at_most).min(rotation_due(learnt).unwrap_or(RESYNC)))
+    let overrides = if learnt.observed.overrides.is_some() { LOOK_AT_OVERRIDES } else { RESYNC };
+    Action::requeue(pause.min(at_most).min(overrides).min(rotation_due(learnt).unwrap_or(RESYNC)))
 }
 
 /// The next deadline of a rotation, to the second: no watch reports it.

@@ -155,5 +155,5 @@ async fn no_token_of_the_whole_run_is_in_anything_that_was_said() {
     println!("{} tokens looked for in {bytes} bytes of {places:?}", tokens.len());
     let told = said_in(&tokens, &places);
     assert!(told.is_empty(), "a token is told in {told:#?}");
-    assert!(tokens.len() > 8, "only {} tokens were made in this run", tokens.len());
+    assert!(tokens.len() > 50, "only {} tokens were made in this run", tokens.len());
 }

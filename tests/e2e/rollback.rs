@@ -1,9 +1,13 @@
 //! A bad rollout under traffic: the old pod serves all the while, the last good revision comes back, with evidence.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::path::memory_spec;
-use crate::support::{Instance, Traffic, eventually, object};
+use crate::rollouts::serving;
+use crate::support::{Instance, Traffic, eventually, object, objects};
+use crate::traffic::Load;
 
 #[tokio::test]
 async fn an_image_that_fails_at_once_is_rolled_back_without_a_failed_request() {
@@ -37,4 +41,30 @@ async fn an_image_that_fails_at_once_is_rolled_back_without_a_failed_request() {
     instance.patch(&json!({"spec": {"image": {"tag": Value::Null}}}));
     instance.wait_ready();
     assert_eq!(instance.pods()[0]["metadata"]["uid"], good, "the same revision restarts nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_that_migrates_and_does_not_serve_is_rolled_back_with_its_worker_and_no_pod_that_serves_goes() {
+    let instance = Instance::in_new_namespace("unserving");
+    serving(&instance).await;
+    let of_the_worker = || {
+        let selector = format!("app.kubernetes.io/instance={},app.kubernetes.io/component=worker", instance.name);
+        objects(&instance.namespace, "pods", &selector)
+    };
+    let uids = |pods: Vec<Value>| pods.iter().map(|pod| pod["metadata"]["uid"].to_string()).collect::<BTreeSet<_>>();
+    let good = uids(instance.pods());
+    let load = Load::on(&instance).await;
+
+    instance.patch(&json!({"spec": {"image": {"tag": "unserving"}}}));
+    eventually("Ready=False reason=RolledBack", || async {
+        (instance.condition("Ready") == ("False".into(), "RolledBack".into())).then_some(())
+    })
+    .await;
+    eventually("the pods of before and a worker that works", || async {
+        let worker = of_the_worker();
+        let works = worker.len() == 1 && worker[0]["status"]["containerStatuses"][0]["ready"] == true;
+        (works && uids(instance.pods()) == good).then_some(())
+    })
+    .await;
+    load.all_answered().await;
 }

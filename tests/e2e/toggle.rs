@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use crate::database::Postgres;
 use crate::path::{first_package, postgres_spec};
-use crate::support::{Instance, Traffic, apply, client, eventually};
+use crate::support::{Instance, apply, client, eventually};
+use crate::traffic::Load;
 
 #[tokio::test]
 async fn a_disabled_instance_answers_404_without_a_failed_request_and_comes_back_with_its_data() {
@@ -15,7 +16,7 @@ async fn a_disabled_instance_answers_404_without_a_failed_request_and_comes_back
     instance.wait_ready();
     first_package(&instance).await;
     let endpoint = instance.endpoint();
-    let traffic = Traffic::to(format!("{endpoint}/healthz"));
+    let load = Load::beside_jam(&instance).await;
 
     instance.patch(&json!({"spec": {"runtime": {"jam": {"enabled": false}}}}));
     settled(&instance, 404).await;
@@ -32,9 +33,7 @@ async fn a_disabled_instance_answers_404_without_a_failed_request_and_comes_back
 
     instance.patch(&json!({"spec": {"runtime": {"jam": {"enabled": true}}}}));
     settled(&instance, 200).await;
-    let (good, bad) = traffic.counted().await;
-    assert!(good > 50, "the traffic asked only {good} times");
-    assert_eq!(bad, 0, "of {} requests", good + bad);
+    load.all_answered().await;
     instance.slctl_ok(&["jam", "verify", "--service", "demo"]);
 }
 

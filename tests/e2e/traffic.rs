@@ -31,12 +31,7 @@ impl Load {
     /// Begins once the instance can be reached.
     pub async fn on(instance: &Instance) -> Self {
         let (endpoint, token) = (instance.endpoint(), instance.token());
-        let alive = format!("{endpoint}/healthz");
-        eventually("the Service to be routable", || async {
-            let answer = client().get(&alive).send().await.ok()?;
-            answer.status().is_success().then_some(())
-        })
-        .await;
+        let alive = routable(&endpoint).await;
         let (status, packages) = (format!("{endpoint}/jam/status"), format!("{endpoint}/jam/packages"));
         let stop = Arc::<AtomicBool>::default();
         let start = |what, client: Client, ask: Box<dyn Fn(&Client) -> RequestBuilder + Send>| {
@@ -59,6 +54,23 @@ impl Load {
         Self { stop, clients }
     }
 
+    /// The same on the paths that are served whether JAM is or not: who is alive, on new and on kept connections, and the document.
+    pub async fn beside_jam(instance: &Instance) -> Self {
+        let endpoint = instance.endpoint();
+        let (alive, document) = (routable(&endpoint).await, format!("{endpoint}/openapi.json"));
+        let stop = Arc::<AtomicBool>::default();
+        let start = |what, client: Client, url: String| {
+            let ask: Box<dyn Fn(&Client) -> RequestBuilder + Send> = Box::new(move |client| client.get(&url));
+            (what, tokio::spawn(asking(client, ask, Arc::clone(&stop))))
+        };
+        let clients = vec![
+            start("healthz, new connections", client(), alive.clone()),
+            start("healthz, a kept connection", kept(), alive),
+            start("openapi.json, a kept connection", kept(), document),
+        ];
+        Self { stop, clients }
+    }
+
     /// Stops and insists that every request was answered well; hands back how many submissions there were.
     pub async fn all_answered(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
@@ -75,6 +87,17 @@ impl Load {
         assert_eq!(failed, 0, "{said}");
         submitted
     }
+}
+
+/// Waits until the Service of an instance reaches a pod, and returns the path that said so.
+async fn routable(endpoint: &str) -> String {
+    let alive = format!("{endpoint}/healthz");
+    eventually("the Service to be routable", || async {
+        let answer = client().get(&alive).send().await.ok()?;
+        answer.status().is_success().then_some(())
+    })
+    .await;
+    alive
 }
 
 /// A client that keeps its connection as long as the server does.

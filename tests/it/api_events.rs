@@ -178,6 +178,17 @@ async fn a_stream_counts_once_for_the_rate_limit(world: World) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reader_to_whom_nothing_happens_hears_a_heartbeat() {
+    let server = World::memory().serve().await;
+    server.submit("s", "1").await;
+    let mut stream = Stream::open(&server, "?types=package.archived").await;
+    let greeting = stream.message().await.unwrap();
+    let beat = timeout(PATIENCE, stream.message()).await.expect("a sign of life before proxies hang up").unwrap();
+    // It carries where to resume, so that a reader that hears nothing else does not begin again from far behind.
+    assert!(beat.event.is_empty() && beat.id >= greeting.id, "{beat:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_stalls_is_closed() {
     let world = World::postgres().await;
     // 60,000 events, some 12 MB as text: more than the sockets between us hold.

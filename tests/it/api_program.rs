@@ -54,7 +54,7 @@ async fn settings_that_are_wrong_are_refused_by_name_all_at_once() {
     }
     for arguments in [
         &["serve", "--store", "postgres"][..],
-        &["serve", "--otlp-endpoint", "http://x"],
+        &["serve", "--otlp-endpoint", "otel:4318"],
         &["serve", "--no-such-flag"],
         &[],
     ] {

@@ -9,12 +9,16 @@ use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
-/// The environment variable by which a pod asks for a fate: `crash`, `pull`, `never`, `flap` or `slow`.
+/// The environment variable by which a pod asks for a fate: `crash`, `pull`, `never`, `flap` or `slow`; `one-flaps` where only the
+/// first of all pods does; `bad-worker` and `late-worker` where only workers never get ready, or crash after a while; `no-room`
+/// where pods with another DSN than the first one get ready only while the place says so.
 pub const FATE: &str = "FATE";
 /// What a pod that crashes says last.
 pub const LAST_WORDS: &str = "broken on purpose";
 /// How long a pod that flaps stays as it is.
 const FLAP: Duration = Duration::from_millis(1500);
+/// Seconds that a worker lives whose fate it is to crash.
+const LIFE: i64 = 15;
 /// Seconds that a slow pod takes to become ready.
 const SLOW: i64 = 3;
 
@@ -36,10 +40,14 @@ impl Kubelet {
     ) -> Self {
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
         let started = Instant::now();
+        let mut first_dsn = None;
         Self(tokio::spawn(async move {
             loop {
                 let flapped = (started.elapsed().as_millis() / FLAP.as_millis()).is_multiple_of(2);
-                for pod in pods.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default() {
+                let found = pods.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
+                let flapper = found.iter().find(|pod| fate(pod) == Some("one-flaps")).map(ResourceExt::name_any);
+                for pod in found {
+                    let worker = pod.labels().get("app.kubernetes.io/component").is_some_and(|part| part == "worker");
                     let job = pod.labels().contains_key("batch.kubernetes.io/job-name");
                     let ready = place.as_ref().is_none_or(|(_, ready)| ready.load(Ordering::SeqCst));
                     let address = place.as_ref().map(|(address, _)| *address);
@@ -49,6 +57,13 @@ impl Kubelet {
                         Some("pull") => waiting("ImagePullBackOff", "no such image"),
                         Some("never") => running(address, false),
                         Some("flap") => running(address, flapped),
+                        Some("one-flaps") => running(address, flapped || flapper != Some(pod.name_any())),
+                        Some("bad-worker") => running(address, !worker),
+                        Some("late-worker") if worker && is_older(&pod, LIFE) => crashed(),
+                        Some("no-room") => {
+                            let dsn = pod.annotations().get("jam.network/dsn-hash").cloned();
+                            running(address, ready || dsn == *first_dsn.get_or_insert_with(|| dsn.clone()))
+                        }
                         Some("slow") => running(address, is_older(&pod, SLOW)),
                         Some(_) | None => running(address, ready),
                     };

@@ -7,7 +7,7 @@ use crate::names;
 /// A panel: its title, its unit, and for each line its expression and its legend. `$S` stands for the selector of what it is about.
 struct Panel(&'static str, &'static str, &'static [(&'static str, &'static str)]);
 
-const OF_INSTANCE: [Panel; 8] = [
+const OF_INSTANCE: [Panel; 9] = [
     Panel(
         "Requests by route",
         "reqps",
@@ -39,6 +39,14 @@ const OF_INSTANCE: [Panel; 8] = [
         ],
     ),
     Panel("Preimage bytes stored", "Bps", &[("sum(rate(jam_preimage_bytes_total{$S}[$__rate_interval]))", "bytes")]),
+    Panel(
+        "Preimage size, mean of uploads",
+        "bytes",
+        &[(
+            "sum(rate(jam_preimage_bytes_total{$S}[$__rate_interval])) / sum(rate(jam_preimage_put_total{$S}[$__rate_interval]))",
+            "size",
+        )],
+    ),
     Panel(
         "Preimage uploads, 99th percentile",
         "s",

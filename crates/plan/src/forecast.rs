@@ -34,9 +34,9 @@ pub fn forecast(instance: &JamInstance, observed: &Observed, defaults: &Defaults
         cluster.migration_jobs.retain(|other| other.name != name);
         cluster.migration_jobs.push(MigrationJob { name, key, attempt, state: JobState::Complete, finished_at });
         last = resolve(instance, &cluster, defaults)?;
-        let further: Vec<_> =
-            desired(&last).items.into_iter().filter(|item| objects.iter().all(|o| o.object != item.object)).collect();
-        objects.extend(further);
+        // What good pods have in the meantime is none of what there will be.
+        objects.retain(|item| item.object.kind == Kind::Job);
+        objects.extend(desired(&last).items);
         objects.sort_by_key(|item| item.object.kind);
     }
     let waits = (!last.migration.is_complete()).then(|| waits_for(&last));

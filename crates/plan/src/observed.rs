@@ -62,6 +62,8 @@ pub struct Observed {
     pub trouble: Option<String>,
     /// Whether a pod that was ready runs on and is not ready any more: what was evicted or deleted did not lapse.
     pub lapsed: bool,
+    /// The same of a worker's pod.
+    pub worker_lapsed: bool,
     /// What runs, as a revision, where status pins none: a release from before revisions made it.
     pub adoptable: Option<Revision>,
     /// The revisions that status refers to and that were read because they differ from what is rendered now.
@@ -76,6 +78,19 @@ pub struct Observed {
     pub cleanup: Option<CleanupState>,
     /// Optional kinds that the API server does not serve.
     pub unserved: BTreeSet<crate::Kind>,
+    /// The overrides in force, as an API pod says; `None` when nobody was asked or answered.
+    pub overrides: Option<Vec<ActiveOverride>>,
+}
+
+/// A setting that an administrator has put in front of the spec's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActiveOverride {
+    /// The setting, as the API calls it.
+    pub key: String,
+    /// The value in force.
+    pub value: String,
+    /// The spec's value.
+    pub overrode: String,
 }
 
 impl Observed {
@@ -97,6 +112,7 @@ impl Observed {
             database: None,
             trouble: None,
             lapsed: false,
+            worker_lapsed: false,
             adoptable: None,
             revisions: Vec::new(),
             pod_schema: None,
@@ -104,6 +120,7 @@ impl Observed {
             foreign: Vec::new(),
             cleanup: None,
             unserved: BTreeSet::new(),
+            overrides: None,
         }
     }
 }

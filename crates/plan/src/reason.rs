@@ -71,6 +71,10 @@ reasons! {
     CleanupSuspended => Well;
     /// The API server serves every kind that the spec asks for.
     KindsServed => Well;
+    /// The settings in force are the spec's again: no override of administrators is left.
+    NotOverridden => Well;
+    /// Administrators have put other settings in force than the spec's; the message names them and how they end.
+    OverrideActive => UnderWay;
     /// `spec.paused` is true: nothing is written until it is false again.
     PausedBySpec => UnderWay;
     /// Pods are being replaced, one at a time.

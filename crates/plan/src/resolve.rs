@@ -120,6 +120,8 @@ pub struct Resolved {
     pub revision: Revision,
     /// The wanted revision, as status pins it.
     pub wanted: RevisionStatus,
+    /// The revisions that are known by their content: the one that pods are of is mostly among them.
+    pub known: Vec<Revision>,
     /// How its rollout goes.
     pub course: Course,
     /// The same, as it is stored.
@@ -178,13 +180,19 @@ pub struct ResolvedConsumer {
 pub enum Rollout {
     /// Yes.
     Apply,
-    /// Not before the migration is complete: what runs is left as it is.
+    /// Not before the migration is complete: what runs is left as it is, unless it is to follow the toggle.
     AfterMigration,
     /// No: what runs is good, and there is nothing left to make it from again.
     LeaveAlone,
 }
 
 impl Resolved {
+    /// The revision that the API pods are of, or are being replaced by, where it is known.
+    pub fn running(&self, observed: &Observed) -> Option<&Revision> {
+        let name = observed.api.as_ref()?.revision.as_deref()?;
+        self.known.iter().find(|revision| revision.name() == name)
+    }
+
     /// Whether there are worker pods: only a database can be shared with them.
     pub fn runs_workers(&self) -> bool {
         self.workers.replicas > 0 && self.database.is_some()
@@ -242,6 +250,7 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
         render_revision: defaults.render_revision,
         revision: Revision::default(),
         wanted: RevisionStatus::default(),
+        known: Vec::new(),
         course: Course::Forward,
         rollout_status: revision::none_yet(),
         given_up: false,

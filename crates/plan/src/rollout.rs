@@ -27,6 +27,8 @@ pub struct Scene<'a> {
     pub generation: i64,
     /// The revision that the spec wants.
     pub wanted: &'a str,
+    /// The same one with the other toggle.
+    pub toggled: &'a str,
     /// Whether the Deployments are of that revision.
     pub applied: bool,
     /// Whether every pod is of it and available.
@@ -40,7 +42,7 @@ pub struct Scene<'a> {
     pub database_away: bool,
     /// Whether it was there again only just now: pods need a moment to become ready.
     pub recovering: bool,
-    /// Since when no pod at all has been ready, where that is so.
+    /// Since when no API pod at all has been ready, or no worker for long enough, where that is so.
     pub down_since: Option<Timestamp>,
     /// The version of the schema, where known.
     pub schema: Option<i64>,
@@ -76,13 +78,12 @@ pub struct Step {
 
 /// The next step of a rollout.
 pub fn step(scene: &Scene<'_>) -> Step {
-    if let Some(before) = scene.before
-        && before.phase == RolloutPhase::RolledBack
-        && before.generation == scene.generation
-        && before.revision == scene.wanted
+    if let Some(before) = scene.before.filter(|before| stays_given_up(scene, before))
         && let Some(good) = &before.from
     {
-        return Step { status: before.clone(), course: Course::Back(good.clone()), given_up: false };
+        let (revision, generation) = (scene.wanted.to_owned(), scene.generation);
+        let status = RolloutStatus { revision, generation, ..before.clone() };
+        return Step { status, course: Course::Back(good.clone()), given_up: false };
     }
     let mut status = match scene.before {
         Some(before) if before.revision == scene.wanted && before.phase != RolloutPhase::RolledBack => before.clone(),
@@ -130,6 +131,18 @@ pub fn step(scene: &Scene<'_>) -> Step {
         }
         Some(_) | None => forward(status),
     }
+}
+
+/// Whether what was given up is still what the spec wants. Who turns JAM off or on wants that at once, of the pods that serve,
+/// and has mended nothing: it is no reason to try the rest again.
+fn stays_given_up(scene: &Scene<'_>, before: &RolloutStatus) -> bool {
+    let same = before.generation == scene.generation && before.revision == scene.wanted;
+    before.phase == RolloutPhase::RolledBack && (same || before.revision == scene.toggled)
+}
+
+/// A rollout of this revision that begins now, whatever was decided before.
+pub(crate) fn afresh(scene: &Scene<'_>, wanted: &str) -> RolloutStatus {
+    begun(&Scene { wanted, ..scene.clone() }, scene.before)
 }
 
 fn begun(scene: &Scene<'_>, before: Option<&RolloutStatus>) -> RolloutStatus {
@@ -184,7 +197,7 @@ fn seconds(at: Timestamp) -> Time {
 pub(crate) fn scene<'a>(
     instance: &'a JamInstance,
     observed: &'a Observed,
-    wanted: &'a str,
+    (wanted, toggled): (&'a str, &'a str),
     workers: bool,
     deadline: i32,
 ) -> Scene<'a> {
@@ -195,8 +208,12 @@ pub(crate) fn scene<'a>(
     let both = || observed.api.iter().chain(worker);
     let told = stored.and_then(|status| status.ready_replicas).unwrap_or_default();
     let stuck = both().find_map(DeploymentState::stuck).map(|why| observed.trouble.as_deref().unwrap_or(why));
-    let trouble = observed.trouble.as_deref().filter(|_| observed.api.as_ref().is_some_and(|api| !api.is_settled()));
-    let lost = observed.lapsed && observed.api.as_ref().is_some_and(|api| api.has_lost_readiness(told));
+    let trouble = observed.trouble.as_deref().filter(|_| both().any(|deployment| !deployment.is_settled()));
+    // How many workers were ready is not told: once they all were.
+    let worker_lost = observed.worker_lapsed
+        && worker.is_some_and(|worker| worker.rolled_out && worker.has_lost_readiness(worker.wanted));
+    let api_lost = observed.lapsed && observed.api.as_ref().is_some_and(|api| api.has_lost_readiness(told));
+    let lost = api_lost || worker_lost;
     let good = stored.and_then(|status| status.last_good.as_ref());
     let found = observed.pod_schema.and_then(|schema| schema.found);
     // What is stored was read before the migration of another image: it says nothing about what that one left.
@@ -204,12 +221,15 @@ pub(crate) fn scene<'a>(
         told.state == MigrationState::Complete && good.is_some_and(|good| good.image.as_ref() != Some(&told.image))
     });
     let remembered = stored.filter(|_| !migrated).and_then(|status| status.version.as_ref()?.schema);
-    let none_ready = observed.api.as_ref().is_some_and(|api| api.ready == 0);
+    // A worker that crashes again and again is ready in between, but never for long enough to count.
+    let none_ready = observed.api.as_ref().is_some_and(|api| api.ready == 0)
+        || worker.is_some_and(|worker| worker.wanted > 0 && worker.available == 0);
     let unready = conditions.iter().find(|told| told.type_ == ConditionType::Ready.as_str() && told.status == "False");
     Scene {
         at: observed.at,
         generation: instance.metadata.generation.unwrap_or_default(),
         wanted,
+        toggled,
         applied: observed.api.is_some()
             && both().all(|deployment| deployment.revision.as_deref() == Some(wanted))
             && worker.is_some() == workers,

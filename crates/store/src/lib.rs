@@ -207,6 +207,15 @@ impl SchemaVersion {
     }
 }
 
+/// The connections of a store to its database; none where there is no database.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// At work.
+    pub used: u32,
+    /// Open, and waiting for work.
+    pub idle: u32,
+}
+
 /// Why a store did not answer. Nothing of it goes to clients; it is logged once, with its source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -245,6 +254,8 @@ pub type Stored<T> = Result<T, StoreError>;
 pub trait Store: Administration + Send + Sync + 'static {
     /// Which store this is.
     fn kind(&self) -> StoreKind;
+    /// The connections that are open now; asks nobody.
+    fn connections(&self) -> Connections;
     /// Asks for a sign of life.
     async fn ping(&self) -> Stored<()>;
     /// Compares the schema with what this build needs.

@@ -259,7 +259,7 @@ fn refused(rule: &Rule, status: u16, codes: &[(&str, &str)], generator: &mut Sch
 fn every_answer(rule: &Rule) -> Map<String, Value> {
     let limit: &[&str] =
         if rule.limited { &["RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"] } else { &[] };
-    let names = ["X-Trace-Id"].iter().chain(limit);
+    let names = ["X-Trace-Id", "Traceparent"].iter().chain(limit);
     names.map(|name| ((*name).to_owned(), json!({"$ref": format!("#/components/headers/{name}")}))).collect()
 }
 
@@ -270,6 +270,11 @@ fn headers() -> Value {
         "X-Trace-Id": {
             "description": "The trace id of this request: 32 lower-case hex digits.",
             "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+            "required": true,
+        },
+        "Traceparent": {
+            "description": "W3C trace context of this request; its last flag is 1 where its span is exported (OTLP).",
+            "schema": {"type": "string", "pattern": "^00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]$"},
             "required": true,
         },
         "RateLimit-Limit": {"description": "Requests a minute; absent where there is no limit.", "schema": whole},

@@ -37,6 +37,7 @@ fn wired(wiring: &Wiring, name: &str) -> String {
         api_tokens,
         tokens_file,
         admin_tokens_file,
+        otlp_endpoint,
         listen,
         metrics_listen,
         trusted_proxies,
@@ -54,6 +55,7 @@ fn wired(wiring: &Wiring, name: &str) -> String {
         "api_tokens" => counted(api_tokens),
         "tokens_file" => path(tokens_file.as_ref()),
         "admin_tokens_file" => path(admin_tokens_file.as_ref()),
+        "otlp_endpoint" => otlp_endpoint.as_ref().map_or_else(unset, |endpoint| format!("{endpoint:?}")),
         "listen" => format!("{listen:?}"),
         "metrics_listen" => metrics_listen.as_ref().map_or_else(|| "off".into(), |address| format!("{address:?}")),
         "trusted_proxies" => {
@@ -64,7 +66,7 @@ fn wired(wiring: &Wiring, name: &str) -> String {
         "max_bytes_in_flight" => max_bytes_in_flight.to_string(),
         "client_timeout_seconds" => client_timeout_seconds.to_string(),
         "shutdown_delay_seconds" => shutdown_delay_seconds.to_string(),
-        // Keys that this build refuses (otlp_endpoint, blob_store) are never set here.
+        // The key that this build refuses (blob_store) is never set here.
         _ => unset(),
     }
 }

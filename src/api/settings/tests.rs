@@ -80,7 +80,8 @@ fn sample(name: &str) -> Option<(&'static str, &'static str)> {
         }
         "trusted_proxies" => Some(("10.0.0.0/8, 192.168.0.1", "[10.0.0.0/8, 192.168.0.1]")),
         "services" => Some(("", "[{id: svc-1, maxPendingPackages: 2}]")),
-        "otlp_endpoint" | "blob_store" => None,
+        "otlp_endpoint" => Some(("http://otel:4318", "'http://otel:4318'")),
+        "blob_store" => None,
         "rate_limit_per_minute"
         | "max_preimage_bytes"
         | "max_pending_packages"
@@ -221,9 +222,16 @@ fn a_dsn_that_no_database_can_have_is_refused_in_one_line_without_its_password()
 
 #[test]
 fn what_is_not_built_yet_is_refused_and_not_ignored() {
-    for flag in ["--otlp-endpoint", "--blob-store"] {
-        let mistakes = mistakes(&args(&[flag, "x", "--allowed-tokens", "a"]));
-        assert!(mistakes.len() == 1 && mistakes[0].contains("not implemented yet"), "{mistakes:?}");
+    let mistakes = mistakes(&args(&["--blob-store", "x", "--allowed-tokens", "a"]));
+    assert!(mistakes.len() == 1 && mistakes[0].contains("not implemented yet"), "{mistakes:?}");
+}
+
+#[test]
+fn an_endpoint_that_spans_cannot_be_sent_to_is_refused_without_its_password() {
+    for endpoint in ["x", "otel:4318", "grpc://otel:4317", "http://", "http://otel:4318/?a=b", "https://u:hush@otel"] {
+        let mistakes = mistakes(&args(&["--otlp-endpoint", endpoint, "--allowed-tokens", "a"]));
+        assert!(mistakes.len() == 1 && mistakes[0].starts_with("otlp_endpoint "), "{endpoint}: {mistakes:?}");
+        assert!(!mistakes[0].contains("hush"), "{mistakes:?}");
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Wiring {
     pub tokens_file: Option<PathBuf>,
     /// File of token hashes of administrators; without it there is no admin plane.
     pub admin_tokens_file: Option<PathBuf>,
+    /// Where spans are exported to, without the path of the signal.
+    pub otlp_endpoint: Option<String>,
     /// Address of the API.
     pub listen: String,
     /// Address of `/metrics`.
@@ -104,9 +106,11 @@ impl Wiring {
             shutdown_delay_seconds,
         } = serde_json::from_value(values).expect("every value was checked by itself");
         let mut wrong = |key: &str, problem: String| mistakes.push(Mistake::of(key, problem, None));
-        let unbuilt = [("otlp_endpoint", otlp_endpoint.is_some()), ("blob_store", blob_store.is_some())];
-        for (key, _) in unbuilt.into_iter().filter(|(_, given)| *given) {
-            wrong(key, NOT_YET.into());
+        if blob_store.is_some() {
+            wrong("blob_store", NOT_YET.into());
+        }
+        if let Some(problem) = otlp_endpoint.as_deref().and_then(no_endpoint) {
+            wrong("otlp_endpoint", problem.into());
         }
         for (key, tokens) in [("allowed_tokens", &allowed_tokens), ("api_tokens", &api_tokens)] {
             if tokens.iter().any(|token| !is_sendable(token.reveal())) {
@@ -132,6 +136,7 @@ impl Wiring {
             api_tokens,
             tokens_file,
             admin_tokens_file,
+            otlp_endpoint,
             listen,
             metrics_listen,
             trusted_proxies,
@@ -167,6 +172,17 @@ impl Wiring {
 
 fn is_sendable(token: &str) -> bool {
     !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// Why spans can't be sent there. What is wrong is not repeated: it may hold a password.
+fn no_endpoint(text: &str) -> Option<&'static str> {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let authority = rest.unwrap_or_default().split('/').next().unwrap_or_default();
+    let is_url = reqwest::Url::parse(text).is_ok() && !authority.is_empty() && !text.contains(['?', '#', ' ']);
+    if !is_url {
+        return Some("is not a URL of a collector such as http://otel-collector:4318");
+    }
+    authority.contains('@').then_some("must not carry credentials: put them into OTEL_EXPORTER_OTLP_HEADERS")
 }
 
 fn address_of(text: &str) -> Result<String, String> {

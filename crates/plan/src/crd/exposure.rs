@@ -141,7 +141,7 @@ pub struct Monitoring {
     /// Make a ConfigMap with a Grafana dashboard.
     #[serde(default)]
     pub dashboard: bool,
-    /// Where spans are sent (OTLP).
+    /// The collector that spans are sent to (OTLP over HTTP), e.g. http://otel-collector:4318.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512), regex(pattern = r"^https?://[^/?#]+(/.*)?$"))]
     pub otlp_endpoint: Option<String>,

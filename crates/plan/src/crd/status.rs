@@ -16,7 +16,8 @@ pub struct JamInstanceStatus {
     /// The generation of the spec that this status speaks about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready, Reconciling, Stalled, DatabaseReachable, Migrated, TokensReady, CleanupScheduled, OptionalKindsServed, Paused.
+    /// Ready, Reconciling, Stalled, DatabaseReachable, Migrated, TokensReady, CleanupScheduled, OptionalKindsServed, Paused;
+    /// Overridden from the first override on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -24,7 +25,7 @@ pub struct JamInstanceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub endpoint: Option<String>,
-    /// Whether `/jam/*` is served, profile applied.
+    /// Whether `/jam/*` is served, as every API pod was told; what the spec says once they all know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
     /// Where state is kept, profile applied.
@@ -242,13 +243,15 @@ pub enum ConditionType {
     CleanupScheduled,
     /// The API server serves every optional kind that the spec asks for.
     OptionalKindsServed,
+    /// Administrators have put other values in front of the spec's at run time; there from the first one on.
+    Overridden,
     /// The operator keeps its hands off.
     Paused,
 }
 
 impl ConditionType {
     /// Every type, in the order they are written.
-    pub const ALL: [ConditionType; 9] = [
+    pub const ALL: [ConditionType; 10] = [
         ConditionType::Ready,
         ConditionType::Reconciling,
         ConditionType::Stalled,
@@ -257,6 +260,7 @@ impl ConditionType {
         ConditionType::TokensReady,
         ConditionType::CleanupScheduled,
         ConditionType::OptionalKindsServed,
+        ConditionType::Overridden,
         ConditionType::Paused,
     ];
 
@@ -271,6 +275,7 @@ impl ConditionType {
             ConditionType::TokensReady => "TokensReady",
             ConditionType::CleanupScheduled => "CleanupScheduled",
             ConditionType::OptionalKindsServed => "OptionalKindsServed",
+            ConditionType::Overridden => "Overridden",
             ConditionType::Paused => "Paused",
         }
     }

@@ -125,6 +125,26 @@ fn service(limits: ServiceLimits) -> Service {
     Service { id, max_packages_per_minute, max_pending_packages, max_preimage_bytes, retention_days }
 }
 
+/// The words for the toggle in a server's file, of which it has just one line.
+const TOGGLE: [(bool, &str); 2] = [(true, "enabled: true"), (false, "enabled: false")];
+
+/// What a server's file says of `enabled`.
+pub(super) fn enabled(file: &str) -> Option<bool> {
+    file.lines().find_map(|line| TOGGLE.iter().find(|(_, words)| line.trim() == *words)).map(|(enabled, _)| *enabled)
+}
+
+/// The same file with this toggle: every other byte of it stays.
+pub(super) fn with_enabled(file: &str, enabled: bool) -> String {
+    let turned = |line: &str| {
+        let (now, other) = (TOGGLE.iter().find(|(on, _)| *on == enabled), TOGGLE.iter().find(|(on, _)| *on != enabled));
+        match (now, other) {
+            (Some((_, now)), Some((_, other))) if line.trim() == *other => line.replace(other, now),
+            (Some(_) | None, _) => line.to_owned(),
+        }
+    };
+    file.split_inclusive('\n').map(turned).collect()
+}
+
 /// The name of the ConfigMap with this file.
 pub(super) fn name(instance: &str, file: &str) -> String {
     names::config(instance, &names::short_hash([file.as_bytes()]))

@@ -19,12 +19,15 @@ const UNHEARD: i64 = 5;
 /// Seconds that a pod has in all: unheard, 30 to finish what is in flight, and a margin.
 const GRACE: i64 = 45;
 
+/// Seconds that a worker runs before it counts: nobody calls it, so it says nothing of itself but that it did not crash.
+const PROVEN: i32 = 15;
+
 /// The API Deployment, with the pods of the revision in force.
 pub(super) fn api(resolved: &Resolved) -> Desired {
     let rolling =
         RollingUpdateDeployment { max_unavailable: Some(IntOrString::Int(0)), max_surge: Some(IntOrString::Int(1)) };
     let name = names::api(&resolved.name);
-    deployment(resolved, name, Component::Api, resolved.replicas, resolved.revision.api(), rolling)
+    deployment(resolved, name, Component::Api, resolved.replicas, resolved.revision.api(), (rolling, None))
 }
 
 /// The worker Deployment, when there are workers.
@@ -33,7 +36,16 @@ pub(super) fn worker(resolved: &Resolved) -> Option<Desired> {
     let rolling =
         RollingUpdateDeployment { max_unavailable: Some(IntOrString::Int(1)), max_surge: Some(IntOrString::Int(1)) };
     let name = names::worker(&resolved.name);
-    Some(deployment(resolved, name, Component::Worker, Some(resolved.workers.replicas), template, rolling))
+    // The API server wants the deadline to be the longer one.
+    let proven = PROVEN.min(resolved.progress_deadline - 1).max(0);
+    Some(deployment(
+        resolved,
+        name,
+        Component::Worker,
+        Some(resolved.workers.replicas),
+        template,
+        (rolling, Some(proven)),
+    ))
 }
 
 /// The API pods as this release makes them, with this settings file.
@@ -64,6 +76,9 @@ fn serving(resolved: &Resolved, arguments: Vec<String>) -> Container {
     };
     let mut container = pod::container(resolved);
     container.args = Some(arguments);
+    if let Some(endpoint) = &resolved.monitoring.otlp_endpoint {
+        container.env.get_or_insert_default().push(pod::variable("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint));
+    }
     container.ports = Some(vec![port("metrics", pod::METRICS_PORT)]);
     // The last log lines of a container that crashed become its termination message, which says why without a right to logs.
     container.termination_message_policy = Some("FallbackToLogsOnError".into());
@@ -109,7 +124,7 @@ fn deployment(
     component: Component,
     replicas: Option<i32>,
     template: &Value,
-    rolling: RollingUpdateDeployment,
+    (rolling, min_ready_seconds): (RollingUpdateDeployment, Option<i32>),
 ) -> Desired {
     let selector = names::selector(&resolved.name, component);
     let mut metadata = identity::metadata(resolved, &name, component);
@@ -118,6 +133,7 @@ fn deployment(
         metadata,
         spec: Some(DeploymentSpec {
             replicas,
+            min_ready_seconds,
             selector: LabelSelector { match_labels: Some(selector), match_expressions: None },
             strategy: Some(DeploymentStrategy { type_: Some("RollingUpdate".into()), rolling_update: Some(rolling) }),
             progress_deadline_seconds: Some(resolved.progress_deadline),

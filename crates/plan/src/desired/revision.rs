@@ -21,6 +21,8 @@ const API: &str = "api.json";
 /// The key with the template of the worker pods.
 const WORKER: &str = "worker.json";
 
+/// The volume in which a template mounts the settings file.
+const CONFIG_VOLUME: &str = "config";
 /// Where a template has the hash of the DSN.
 const DSN_HASH: &str = "/metadata/annotations/jam.network~1dsn-hash";
 
@@ -79,6 +81,27 @@ impl Revision {
         }
         self.name = name(instance, &self.config, &self.api, self.worker.as_ref());
         self
+    }
+
+    /// The same pods with this toggle in their settings file, whatever else the spec says by now.
+    pub(crate) fn with_enabled(mut self, instance: &str, enabled: bool) -> Self {
+        self.config = config::with_enabled(&self.config, enabled);
+        let map = config::name(instance, &self.config);
+        for template in [Some(&mut self.api), self.worker.as_mut()].into_iter().flatten() {
+            let volumes = template.pointer_mut("/spec/volumes").and_then(Value::as_array_mut);
+            for volume in volumes.into_iter().flatten().filter(|volume| volume["name"] == CONFIG_VOLUME) {
+                if let Some(name) = volume.pointer_mut("/configMap/name") {
+                    *name = map.clone().into();
+                }
+            }
+        }
+        self.name = name(instance, &self.config, &self.api, self.worker.as_ref());
+        self
+    }
+
+    /// Whether its pods serve `/jam/*`, as their settings file says.
+    pub fn enabled(&self) -> Option<bool> {
+        config::enabled(&self.config)
     }
 
     /// The hash of the DSN that its pods were made with; empty where they need none.

@@ -69,16 +69,12 @@ pub(super) fn not_implemented(spec: &JamInstanceSpec) -> Result<(), Refusal> {
         ingress: _,
         http_route: _,
         network_policy: _,
-        monitoring,
+        monitoring: _,
         pod_template: _,
         deletion_policy: _,
         paused: _,
     } = spec;
-    let monitoring = monitoring.as_ref();
-    let later = [
-        (blob_store.is_some(), "blobStore"),
-        (monitoring.is_some_and(|monitoring| monitoring.otlp_endpoint.is_some()), "monitoring.otlpEndpoint"),
-    ];
+    let later = [(blob_store.is_some(), "blobStore")];
     match later.into_iter().find(|(asked, _)| *asked) {
         Some((_, field)) => Err(Refusal::not_implemented(field)),
         None => Ok(()),

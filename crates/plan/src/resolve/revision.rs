@@ -5,7 +5,7 @@ use crate::crd::{ConditionType, JamInstance, LastGood, RevisionStatus, RolloutPh
 use crate::desired::Revision;
 use crate::observed::Observed;
 use crate::reason::Reason;
-use crate::rollout::{self, Course, Step};
+use crate::rollout::{self, Course, Scene, Step};
 
 /// The revision that status pins to just this spec and this DSN. Whatever else changed is the operator's, not the user's.
 fn pinned<'a>(instance: &'a JamInstance, database: Option<&ResolvedDatabase>) -> Option<&'a RevisionStatus> {
@@ -103,41 +103,90 @@ pub(super) fn choose(mut resolved: Resolved, instance: &JamInstance, observed: &
     // A pinned revision whose ConfigMap is lost is rendered anew: the best that is left.
     let read = pinned.filter(|_| given_up_before.is_none()).and_then(|pinned| stored(&pinned.name));
     let wanted = read.or_else(|| adopted(instance, observed, database).cloned()).unwrap_or(rendered);
-    resolved.wanted = given_up_before.cloned().unwrap_or_else(|| RevisionStatus {
-        name: wanted.name().to_owned(),
-        generation: resolved.generation,
-        inputs: inputs(database),
-        image: wanted.image().to_owned(),
-    });
+    resolved.wanted = given_up_before.cloned().unwrap_or_else(|| pin(&resolved, &wanted));
     let name = resolved.wanted.name.clone();
-    let scene = rollout::scene(instance, observed, &name, wanted.has_workers(), resolved.progress_deadline);
-    let Step { mut status, mut course, mut given_up } = rollout::step(&scene);
+    let toggled = wanted.clone().with_enabled(&resolved.name, !resolved.settings.enabled);
+    let names = (name.as_str(), toggled.name());
+    let scene = rollout::scene(instance, observed, names, wanted.has_workers(), resolved.progress_deadline);
+    let mut step = rollout::step(&scene);
+    resolved.known = vec![wanted.clone()];
     resolved.revision = wanted;
-    if let Course::Back(good) = &course {
-        match good.revision.as_deref().and_then(&mut stored) {
-            // Its pods, but never with a password that does not count any more.
-            Some(revision) => {
-                resolved.revision = match &resolved.database {
-                    Some(database) => revision.with_dsn(&resolved.name, &database.dsn_hash),
-                    None => revision,
-                }
-            }
-            None if given_up => {
-                (course, given_up) = (Course::NoWayBack(lost(good, &status)), false);
-                status = scene.before.cloned().unwrap_or(status);
-            }
-            // Its pods run; nothing is left to make them from, and what was given up is not tried again.
-            None => resolved.rollout = Rollout::LeaveAlone,
-        }
+    if let Course::Back(good) = step.course.clone() {
+        let found = good.revision.as_deref().and_then(&mut stored);
+        go_back(&mut resolved, &scene, &mut step, &good, found);
+    }
+    let Step { mut status, course, given_up } = step;
+    let last = instance.status.as_ref().and_then(|status| status.last_good.as_ref());
+    if resolved.rollout == Rollout::AfterMigration
+        && let Some(good) = last.and_then(|good| good.revision.as_deref()).and_then(&mut stored)
+    {
+        follow_the_toggle(&mut resolved, instance, observed, good);
     }
     if given_up {
         status.evidence = Some(rollout::evidence_name(&resolved.name, &status));
     }
-    let last = instance.status.as_ref().and_then(|status| status.last_good.as_ref());
     let kept = [status.from.as_ref(), last].into_iter().flatten().filter_map(|good| good.revision.clone());
     resolved.kept_maps = kept.chain(status.evidence.clone()).collect();
+    resolved.known.push(resolved.revision.clone());
     (resolved.course, resolved.rollout_status, resolved.given_up, resolved.lacks) = (course, status, given_up, lacks);
     resolved
+}
+
+/// Puts the good revision in place of the wanted one.
+fn go_back(resolved: &mut Resolved, scene: &Scene<'_>, step: &mut Step, good: &LastGood, found: Option<Revision>) {
+    match found.map(|found| (up_to_date(found.clone(), resolved), found)) {
+        // With this DSN and this toggle the good pods are the wanted ones: there is no other way to go, and none to give up.
+        Some((back, _)) if back.name() == resolved.revision.name() => {
+            let before = scene.before.filter(|_| step.given_up).cloned();
+            step.status = before.unwrap_or_else(|| rollout::afresh(scene, back.name()));
+            (step.course, step.given_up) = (Course::Forward, false);
+            resolved.wanted = pin(resolved, &back);
+        }
+        Some((back, good)) => {
+            resolved.known.push(good);
+            resolved.revision = back;
+        }
+        None if step.given_up => {
+            (step.course, step.given_up) = (Course::NoWayBack(lost(good, &step.status)), false);
+            step.status = scene.before.cloned().unwrap_or_else(|| step.status.clone());
+        }
+        // Its pods run; nothing is left to make them from, and what was given up is not tried again.
+        None => resolved.rollout = Rollout::LeaveAlone,
+    }
+}
+
+fn pin(resolved: &Resolved, wanted: &Revision) -> RevisionStatus {
+    RevisionStatus {
+        name: wanted.name().to_owned(),
+        generation: resolved.generation,
+        inputs: inputs(resolved.database.as_ref()),
+        image: wanted.image().to_owned(),
+    }
+}
+
+/// The good pods, but never with a password that does not count any more, nor with a toggle that somebody has turned.
+fn up_to_date(good: Revision, resolved: &Resolved) -> Revision {
+    let good = match &resolved.database {
+        Some(database) => good.with_dsn(&resolved.name, &database.dsn_hash),
+        None => good,
+    };
+    good.with_enabled(&resolved.name, resolved.settings.enabled)
+}
+
+/// Has the good pods replaced by ones with the toggle of the spec, though what else it wants waits for a migration: perhaps
+/// for days, until somebody approves it.
+fn follow_the_toggle(resolved: &mut Resolved, instance: &JamInstance, observed: &Observed, good: Revision) {
+    let applied = observed.api.as_ref().and_then(|api| api.revision.as_deref()).unwrap_or_default();
+    let wanted = resolved.settings.enabled;
+    let target = up_to_date(good.clone(), resolved);
+    let turned = target.clone().with_enabled(&resolved.name, !wanted);
+    let begun = applied != good.name() && (applied == target.name() || applied == turned.name());
+    let told = instance.status.as_ref().and_then(|status| status.enabled);
+    let says = if applied == good.name() { good.enabled() } else { told };
+    resolved.known.extend([good, turned]);
+    if begun || says.is_some_and(|says| says != wanted) {
+        (resolved.revision, resolved.rollout) = (target, Rollout::Apply);
+    }
 }
 
 fn lost(good: &LastGood, status: &RolloutStatus) -> String {

@@ -1,7 +1,9 @@
 //! Every transition of a rollout, as a table of scenes.
 
 use super::*;
-use crate::fixtures::at;
+use serde_json::json;
+
+use crate::fixtures::{applied_status, at, but, on_postgres, settled_cluster_for};
 
 const DEADLINE: i64 = 300;
 
@@ -38,12 +40,53 @@ fn rolled_back() -> RolloutStatus {
     RolloutStatus { phase: RolloutPhase::RolledBack, message, evidence: Some("evidence".into()), ..under_way() }
 }
 
+/// What the machine sees of an instance with a worker whose second revision serves, after `change` in its cluster.
+fn seen(change: impl FnOnce(&mut Observed)) -> (bool, Option<Timestamp>, Option<String>, Option<i64>) {
+    let instance = but(&on_postgres(), json!({"workers": {"replicas": 1}}));
+    let mut cluster = settled_cluster_for(&instance);
+    let revision = cluster.api.as_ref().unwrap().revision.clone().unwrap();
+    let one =
+        DeploymentState { wanted: 1, replicas: 1, updated: 1, ready: 1, available: 1, ..cluster.api.clone().unwrap() };
+    cluster.worker = Some(one);
+    let told = applied_status(&instance, &cluster);
+    let instance = JamInstance { status: Some(told), ..instance };
+    change(&mut cluster);
+    let scene = super::scene(&instance, &cluster, (&revision, "toggled"), true, 300);
+    (scene.lost, scene.down_since, scene.stuck, scene.schema)
+}
+
+#[test]
+fn a_worker_that_crashes_after_it_began_has_lost_readiness() {
+    fn worker(cluster: &mut Observed) -> &mut DeploymentState {
+        cluster.worker.as_mut().unwrap()
+    }
+    let unready = |cluster: &mut Observed| (worker(cluster).ready, worker(cluster).available) = (0, 0);
+    let lost = |lapsed: bool, rolled_out: bool| {
+        seen(|cluster| {
+            unready(cluster);
+            cluster.worker_lapsed = lapsed;
+            worker(cluster).rolled_out = rolled_out;
+        })
+        .0
+    };
+    assert!(lost(true, true));
+    assert!(!lost(false, true), "it was evicted");
+    assert!(!lost(true, false), "its rollout is not over: that has a deadline");
+    let (_, _, stuck, _) = seen(|cluster| {
+        unready(cluster);
+        worker(cluster).deadline_exceeded = Some("no progress".into());
+        cluster.trouble = Some("pod main-worker-1: CrashLoopBackOff".into());
+    });
+    assert_eq!(stuck.as_deref(), Some("pod main-worker-1: CrashLoopBackOff"));
+}
+
 /// Pods of `new` are there and not ready, at second 1010.
 fn scene(before: &RolloutStatus) -> Scene<'_> {
     Scene {
         at: at(1010),
         generation: 2,
         wanted: "new",
+        toggled: "new, toggled",
         applied: true,
         settled: false,
         stuck: None,
@@ -154,6 +197,17 @@ fn a_revision_that_was_given_up_is_not_tried_again_until_the_spec_changes() {
         let now = step(&scene);
         assert_eq!((now.status, now.course, now.given_up), (before.clone(), Course::Back(good("old")), false));
     }
+}
+
+#[test]
+fn the_toggle_alone_is_no_reason_to_try_again_what_was_given_up() {
+    let (before, last) = (rolled_back(), good("old"));
+    let scene = Scene { generation: 3, wanted: "off", toggled: "new", good: Some(&last), ..scene(&before) };
+    let Step { status, course, given_up } = step(&scene);
+    assert_eq!((course, given_up), (Course::Back(good("old")), false));
+    assert_eq!(status, RolloutStatus { revision: "off".into(), generation: 3, ..before.clone() });
+    let elsewhere = Scene { toggled: "another", ..scene };
+    assert_eq!(step(&elsewhere).course, Course::Forward, "whatever else changed is tried");
 }
 
 #[test]

@@ -1,14 +1,16 @@
 //! The conditions: what each says, and when it last changed.
 
 mod cleanup;
+mod database;
 mod optional;
+mod overridden;
 
-use jam_domain::{StoreKind, Timestamp};
+use jam_domain::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::rotation::TokensSaid;
 use super::{Verdict, whole_seconds};
-use crate::crd::{ConditionType, JamInstance, RolloutStatus};
+use crate::crd::{ConditionType, JamInstance, RolloutPhase, RolloutStatus};
 use crate::observed::{DeploymentState, Observed};
 use crate::reason::{Reason, Refusal};
 use crate::resolve::{MigrationStep, Preview, Resolved};
@@ -64,6 +66,8 @@ pub(super) fn dated(said: Vec<Said>, before: &[Condition], generation: Option<i6
 /// Where the whole stands: what Ready, Reconciling and Stalled say together, so that they never contradict each other.
 enum Standing {
     Good(Reason, String),
+    /// Everything that was ready is, while an autoscaler changes the number.
+    Scaling(String),
     UnderWay(Reason, String),
     Unwell(Reason, String),
     Stalled(Reason, String),
@@ -72,17 +76,18 @@ enum Standing {
 
 /// Every condition, in the order they are written.
 pub(super) fn all(instance: &JamInstance, verdict: Verdict<'_>, observed: &Observed) -> Vec<Said> {
-    let standing = standing(verdict, observed);
+    let standing = standing(instance, verdict, observed);
     let mut said = three(instance, standing);
     let resolved = match verdict {
         Verdict::Applied(resolved) | Verdict::Interrupted(Some(resolved), _) => Some(resolved),
         Verdict::Refused(_) | Verdict::Interrupted(None, _) | Verdict::Paused => None,
     };
-    said.push(database(resolved, verdict, observed));
+    said.push(database::database(resolved, verdict, observed));
     said.push(migrated(instance, resolved));
     said.push(tokens(instance, resolved, verdict));
     said.push(cleanup::cleanup(instance, resolved, observed));
     said.push(optional::optional(instance, resolved));
+    said.extend(overridden::overridden(instance, observed));
     said.push(paused(instance));
     said
 }
@@ -93,6 +98,7 @@ pub(super) fn paused_only(instance: &JamInstance, before: &[Condition], now: Tim
     let fresh = |kind: ConditionType| {
         let message = "paused before anything was done";
         let said = match kind {
+            ConditionType::Overridden => return Vec::new(),
             ConditionType::Reconciling | ConditionType::Stalled => no(kind, Reason::Settled, message),
             ConditionType::Ready
             | ConditionType::DatabaseReachable
@@ -113,7 +119,8 @@ pub(super) fn paused_only(instance: &JamInstance, before: &[Condition], now: Tim
         | ConditionType::Migrated
         | ConditionType::TokensReady
         | ConditionType::CleanupScheduled
-        | ConditionType::OptionalKindsServed => earlier(kind).map_or_else(|| fresh(kind), |told| vec![told]),
+        | ConditionType::OptionalKindsServed
+        | ConditionType::Overridden => earlier(kind).map_or_else(|| fresh(kind), |told| vec![told]),
     };
     ConditionType::ALL.into_iter().flat_map(one).collect()
 }
@@ -130,6 +137,11 @@ fn three(instance: &JamInstance, standing: Standing) -> Vec<Said> {
                 no(Stalled, Reason::Settled, free),
             ]
         }
+        Standing::Scaling(message) => vec![
+            yes(Ready, Reason::Serving, message.clone()),
+            yes(Reconciling, Reason::RollingOut, message),
+            no(Stalled, Reason::Settled, free),
+        ],
         Standing::UnderWay(reason, message) => vec![
             no(Ready, reason, message.clone()),
             yes(Reconciling, reason, message),
@@ -160,7 +172,7 @@ fn three(instance: &JamInstance, standing: Standing) -> Vec<Said> {
     }
 }
 
-fn standing(verdict: Verdict<'_>, observed: &Observed) -> Standing {
+fn standing(instance: &JamInstance, verdict: Verdict<'_>, observed: &Observed) -> Standing {
     match verdict {
         Verdict::Paused => Standing::UnderWay(Reason::PausedBySpec, PAUSED.into()),
         Verdict::Refused(Refusal { reason: Reason::TokensPending, message }) => {
@@ -168,6 +180,10 @@ fn standing(verdict: Verdict<'_>, observed: &Observed) -> Standing {
         }
         Verdict::Refused(Refusal { reason, message }) => Standing::Stalled(*reason, message.clone()),
         Verdict::Interrupted(_, message) => Standing::Interrupted(message.to_owned()),
+        Verdict::Applied(resolved) if resolved.migration.is_complete() && is_scaled(instance, resolved, observed) => {
+            let (ready, wanted) = observed.api.as_ref().map_or((0, 0), |api| (api.ready, api.wanted));
+            Standing::Scaling(format!("{ready} replicas are ready, the autoscaler wants {wanted}"))
+        }
         Verdict::Applied(resolved) => applied(resolved, observed),
     }
 }
@@ -234,19 +250,19 @@ fn pods(resolved: &Resolved, observed: &Observed) -> Standing {
     if let Some(given_up) = given_up(resolved) {
         return given_up;
     }
-    if let Some(message) = api.stuck() {
-        let why = observed.trouble.as_deref().unwrap_or(message);
-        return Standing::Stalled(
-            Reason::RolloutStuck,
-            format!("Deployment {} makes no progress: {why}", resolved.name),
-        );
+    let worker = observed.worker.as_ref().filter(|_| resolved.runs_workers());
+    let worker_name = crate::names::worker(&resolved.name);
+    let stuck = |(name, state): (&str, &DeploymentState)| state.stuck().map(|why| (name.to_owned(), why.to_owned()));
+    let both = [Some((resolved.name.as_str(), api)), worker.map(|worker| (worker_name.as_str(), worker))];
+    if let Some((name, message)) = both.into_iter().flatten().find_map(stuck) {
+        let why = observed.trouble.as_deref().unwrap_or(&message);
+        return Standing::Stalled(Reason::RolloutStuck, format!("Deployment {name} makes no progress: {why}"));
     }
     if let Some(unsettled) = progress("Deployment", &resolved.name, api, observed.trouble.as_deref()) {
         return unsettled;
     }
-    if let Some(worker) = &observed.worker
-        && resolved.runs_workers()
-        && let Some(unsettled) = progress("worker Deployment", &crate::names::worker(&resolved.name), worker, None)
+    if let Some(worker) = worker
+        && let Some(unsettled) = progress("worker Deployment", &worker_name, worker, observed.trouble.as_deref())
     {
         return unsettled;
     }
@@ -256,6 +272,23 @@ fn pods(resolved: &Resolved, observed: &Observed) -> Standing {
         1 => Standing::Good(Reason::Serving, format!("1 replica is ready{jam}")),
         n => Standing::Good(Reason::Serving, format!("{n} replicas are ready{jam}")),
     }
+}
+
+/// Whether an autoscaler changes the number of pods, and all that were ready are: that makes no instance unready, nor is it one
+/// any more when one of these is lost.
+fn is_scaled(instance: &JamInstance, resolved: &Resolved, observed: &Observed) -> bool {
+    let told = instance.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or_default();
+    let was_ready = stored(instance, ConditionType::Ready).is_some_and(|told| told.status == "True");
+    let serves = resolved.rollout_status.phase == RolloutPhase::Serving && resolved.course == Course::Forward;
+    let untroubled = observed.trouble.is_none() && !observed.lapsed && !observed.worker_lapsed;
+    let worker = observed.worker.as_ref().filter(|_| resolved.runs_workers());
+    (resolved.replicas.is_none() && was_ready && serves && untroubled)
+        && worker.is_none_or(DeploymentState::is_settled)
+        && observed.api.as_ref().is_some_and(|api| {
+            // Of the present template: a rollout has pods of another.
+            let of_it = api.updated == api.replicas && api.stuck().is_none() && !api.is_settled();
+            of_it && api.ready > 0 && api.ready >= told.min(api.wanted)
+        })
 }
 
 /// What is said of a rollout that is not tried any further.
@@ -299,28 +332,6 @@ fn progress(what: &str, name: &str, state: &DeploymentState, trouble: Option<&st
     } else {
         Standing::UnderWay(Reason::RollingOut, format!("{numbers}{why}"))
     })
-}
-
-fn database(resolved: Option<&Resolved>, verdict: Verdict<'_>, observed: &Observed) -> Said {
-    let kind = ConditionType::DatabaseReachable;
-    if let Verdict::Refused(Refusal { reason: reason @ (Reason::SecretMissing | Reason::SecretKeyMissing), message }) =
-        verdict
-    {
-        return no(kind, *reason, message.clone());
-    }
-    if resolved.is_some_and(|resolved| resolved.settings.store == StoreKind::Memory) {
-        return yes(kind, Reason::NotNeeded, "the memory store needs no database");
-    }
-    match &observed.database {
-        Some(probe) if probe.reachable => yes(kind, Reason::Reachable, "the database answers"),
-        Some(probe) => no(kind, Reason::DatabaseUnreachable, probe.message.clone()),
-        None => match observed.migration_jobs.iter().max_by_key(|job| job.attempt) {
-            Some(job) if job.state.lacks_database() => {
-                no(kind, Reason::DatabaseUnreachable, format!("migration Job {} could not reach it", job.name))
-            }
-            Some(_) | None => unknown(kind, Reason::NotAsked, "no pod has asked the database yet"),
-        },
-    }
 }
 
 fn migrated(instance: &JamInstance, resolved: Option<&Resolved>) -> Said {

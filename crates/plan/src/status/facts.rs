@@ -26,7 +26,7 @@ pub(super) fn of(resolved: &Resolved, observed: &Observed, before: &JamInstanceS
     };
     JamInstanceStatus {
         endpoint: Some(endpoint(resolved)),
-        enabled: Some(resolved.settings.enabled),
+        enabled: enabled(resolved, observed).or(kept.enabled),
         store: Some(resolved.settings.store),
         selector: Some(selector(&resolved.name)),
         tokens: rotation::tokens(resolved),
@@ -40,6 +40,12 @@ pub(super) fn of(resolved: &Resolved, observed: &Observed, before: &JamInstanceS
         version,
         ..kept
     }
+}
+
+/// Whether `/jam/*` is served, by what every API pod is made from: the spec may be waiting for a migration, or be given up.
+fn enabled(resolved: &Resolved, observed: &Observed) -> Option<bool> {
+    observed.api.as_ref().filter(|api| api.is_settled())?;
+    resolved.running(observed)?.enabled()
 }
 
 /// The wanted revision, once every pod is of it and serves.

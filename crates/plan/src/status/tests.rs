@@ -9,7 +9,7 @@ use serde_json::json;
 use super::*;
 use crate::crd::{JamInstance, LastGood};
 use crate::fixtures::{at, but, cluster_for, in_memory, job, on_postgres, resolved, settled_cluster_for};
-use crate::observed::{DeploymentState, JobState, Probe};
+use crate::observed::{DeploymentState, JobState, Probe, SecretKey};
 use crate::reason::ReasonKind;
 use crate::rollout::Course;
 
@@ -67,7 +67,9 @@ pub(super) fn endings() -> Vec<JamInstanceStatus> {
 fn every_status_has_every_condition_once_and_speaks_of_its_generation() {
     for status in endings() {
         let kinds: Vec<_> = status.conditions.iter().map(|condition| condition.type_.as_str()).collect();
-        assert_eq!(kinds, crate::crd::ConditionType::ALL.map(crate::crd::ConditionType::as_str));
+        let all =
+            crate::crd::ConditionType::ALL.into_iter().filter(|kind| *kind != crate::crd::ConditionType::Overridden);
+        assert_eq!(kinds, all.map(crate::crd::ConditionType::as_str).collect::<Vec<_>>());
         assert_eq!(status.observed_generation, Some(1));
         for condition in &status.conditions {
             assert_eq!(condition.observed_generation, Some(1));
@@ -172,6 +174,56 @@ fn a_failed_migration_names_its_job_and_its_last_words() {
             if exit_code == Some(1) { ("False", Reason::DatabaseUnreachable) } else { ("Unknown", Reason::NotAsked) };
         assert_eq!(short(&status, "DatabaseReachable"), pair(database.0, database.1));
     }
+}
+
+#[test]
+fn replicas_that_an_autoscaler_adds_or_takes_make_nothing_unready_and_a_lost_one_does() {
+    let instance = but(&on_postgres(), json!({"autoscaling": {"minReplicas": 2, "maxReplicas": 6}}));
+    let mut cluster = settled_cluster_for(&instance);
+    cluster.api.as_mut().unwrap().replicas_taken_over = true;
+    let said = |instance: &JamInstance, (wanted, replicas, ready): (i32, i32, i32), change: &dyn Fn(&mut Observed)| {
+        let mut cluster = cluster.clone();
+        let api = cluster.api.as_mut().unwrap();
+        (api.wanted, api.replicas, api.updated) = (wanted, replicas, replicas);
+        (api.ready, api.available) = (ready, ready);
+        change(&mut cluster);
+        with(instance, applied(instance, &cluster, 3000))
+    };
+    let ready = |instance: &JamInstance| short(instance.status.as_ref().unwrap(), "Ready");
+    let begun = said(&instance, (2, 2, 2), &|_| ());
+    let serving = said(&begun, (2, 2, 2), &|_| ());
+    assert_eq!(ready(&serving), pair("True", Reason::Serving));
+    for counts in [(6, 2, 2), (6, 6, 2), (6, 6, 5), (2, 6, 2)] {
+        let scaling = said(&serving, counts, &|_| ());
+        assert_eq!(ready(&scaling), pair("True", Reason::Serving), "{counts:?}");
+        assert_eq!(short(scaling.status.as_ref().unwrap(), "Reconciling"), pair("True", Reason::RollingOut));
+        let events = transitions(serving.status.as_ref().unwrap(), scaling.status.as_ref().unwrap());
+        assert!(events.iter().all(|event| event.kind != EventType::Warning), "{events:?}");
+        assert_eq!(ready(&said(&scaling, (6, 6, 6), &|_| ())), pair("True", Reason::Serving));
+    }
+    let lost = said(&serving, (6, 6, 1), &|_| ());
+    assert_eq!(ready(&lost), pair("False", Reason::PodsNotReady));
+    assert_eq!(ready(&said(&lost, (6, 6, 4), &|_| ())), pair("False", Reason::PodsNotReady), "until all are there");
+    let no_room = |cluster: &mut Observed| cluster.trouble = Some("pod main-3: Unschedulable".into());
+    assert_eq!(ready(&said(&serving, (6, 6, 2), &no_room)), pair("False", Reason::PodsNotReady));
+}
+
+#[test]
+fn pods_with_the_old_dsn_say_nothing_of_the_new_one() {
+    let instance = on_postgres();
+    let settled = settled_cluster_for(&instance);
+    let before = with(&instance, applied(&instance, &settled, 2000));
+    let good = resolved(&instance, &settled).revision;
+    let failed = JobState::Failed { exit_code: Some(1), message: "connection refused".into() };
+    let reachable = |instance: &JamInstance, cluster: &Observed| {
+        let job = job(instance, cluster, failed.clone());
+        let cluster = Observed { migration_jobs: vec![job], revisions: vec![good.clone()], ..cluster.clone() };
+        short(&applied(instance, &cluster, 3000), "DatabaseReachable")
+    };
+    let moved = Observed { dsn: Some(SecretKey::Present { hash: "dsn-hash-2".into() }), ..settled.clone() };
+    assert_eq!(reachable(&before, &moved), pair("False", Reason::DatabaseUnreachable));
+    let newer = but(&before, json!({"image": {"tag": "next"}}));
+    assert_eq!(reachable(&newer, &settled), pair("True", Reason::Reachable), "these pods have the wanted DSN");
 }
 
 #[test]

@@ -30,8 +30,8 @@ use jam_domain::{
 use self::state::State;
 use self::story::Story;
 use crate::{
-    Archived, Attest, BlobBody, CleanupError, Clock, Limits, NewPackage, Processed, Put, PutError, ReportBundle,
-    Restored, SchemaVersion, Store, Stored, SubmitError, Submitted, Upload, UploadBody, machine_clock,
+    Archived, Attest, BlobBody, CleanupError, Clock, Connections, Limits, NewPackage, Processed, Put, PutError,
+    ReportBundle, Restored, SchemaVersion, Store, Stored, SubmitError, Submitted, Upload, UploadBody, machine_clock,
 };
 
 /// Keeps everything until the process ends.
@@ -212,6 +212,10 @@ impl Store for MemoryStore {
 
     async fn steps(&self, after: u64) -> Stored<Vec<Step>> {
         Ok(self.state().story.after(after))
+    }
+
+    fn connections(&self) -> Connections {
+        Connections::default()
     }
 
     fn limits(&self) -> Option<Arc<dyn Limits>> {

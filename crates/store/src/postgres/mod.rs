@@ -51,8 +51,9 @@ use self::pool::{again, read};
 use self::submit::Candidate;
 use self::writer::Writer;
 use crate::{
-    Archived, Attest, BlobBody, CleanupError, Clock, Limits, NewPackage, Processed, Put, PutError, ReportBundle,
-    Restored, SchemaVersion, Store, StoreError, Stored, SubmitError, Submitted, Upload, UploadBody, machine_clock,
+    Archived, Attest, BlobBody, CleanupError, Clock, Connections, Limits, NewPackage, Processed, Put, PutError,
+    ReportBundle, Restored, SchemaVersion, Store, StoreError, Stored, SubmitError, Submitted, Upload, UploadBody,
+    machine_clock,
 };
 
 /// How to reach the database, and how long to wait for it.
@@ -363,6 +364,11 @@ impl Store for PostgresStore {
 
     async fn steps(&self, after: u64) -> Stored<Vec<Step>> {
         self.read(|| events::after(&self.pool, after)).await
+    }
+
+    fn connections(&self) -> Connections {
+        let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
+        Connections { used: self.pool.size().saturating_sub(idle), idle }
     }
 
     fn limits(&self) -> Option<Arc<dyn Limits>> {

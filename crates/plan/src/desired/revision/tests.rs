@@ -90,7 +90,106 @@ fn another_dsn_is_another_revision() {
     let instance = told(&instance, &cluster, &defaults());
     let moved = Observed { dsn: Some(SecretKey::Present { hash: "dsn-hash-2".into() }), ..cluster };
     let moved = resolve(&instance, &moved, &newer()).unwrap();
-    assert_eq!((moved.revision.render_revision(), moved.lacks.len()), (Some(2), 0));
+    let good = instance.status.unwrap().last_good.unwrap().revision.unwrap();
+    assert_eq!((moved.revision.render_revision(), moved.lacks), (Some(2), vec![good]), "only what runs is asked for");
+}
+
+/// The Deployments among these objects all make pods of this revision, and are `count`.
+fn are_of(objects: &Objects<Desired>, revision: &Revision, count: usize) {
+    let deployments: Vec<_> = objects.items.iter().filter(|item| item.object.kind == Kind::Deployment).collect();
+    assert_eq!(deployments.len(), count);
+    for item in deployments {
+        assert_eq!(item.body["metadata"]["annotations"][names::REVISION], revision.name());
+        let map = config::name("main", revision.config());
+        assert_eq!(item.body["spec"]["template"]["spec"]["volumes"][0]["configMap"]["name"], map.as_str());
+    }
+    let file = config::name("main", revision.config());
+    assert_eq!(count > 0, objects.items.iter().any(|item| item.object.name == file), "what they mount is there");
+}
+
+#[test]
+fn the_toggle_reaches_the_good_pods_while_what_else_is_wanted_waits_for_its_migration() {
+    let first = but(
+        &on_postgres(),
+        json!({"workers": {"replicas": 1}, "migrations": {"mode": "Manual"}, "cleanup": {"schedule": "17 3 * * *"}}),
+    );
+    let mut cluster = settled_cluster_for(&but_keep(&first, json!({"migrations": {"mode": "Auto"}})));
+    let good = stored(&desired(&resolved(&first, &cluster)));
+    cluster.worker = cluster.api.clone();
+    let first = told(&first, &cluster, &defaults());
+    assert_eq!(first.status.as_ref().unwrap().enabled, Some(true));
+    cluster.migration_jobs.clear();
+    cluster.revisions = vec![good.clone()];
+    let next = but(&first, json!({"image": {"tag": "next"}, "runtime": {"jam": {"rateLimitPerMinute": 7}}}));
+    let next = told(&next, &cluster, &defaults());
+    are_of(&desired(&resolved(&next, &cluster)), &good, 0);
+    let said = next.status.as_ref().unwrap();
+    assert_eq!(
+        (said.migration.as_ref().unwrap().image.as_str(), said.enabled),
+        ("registry.example/jam-api:next", Some(true))
+    );
+
+    let off = but(&next, json!({"runtime": {"jam": {"enabled": false}}}));
+    let decided = resolved(&off, &cluster);
+    let objects = desired(&decided);
+    are_of(&objects, &decided.revision, 2);
+    assert_eq!((decided.revision.enabled(), decided.revision.image()), (Some(false), good.image()));
+    assert_eq!(decided.revision.clone().with_enabled("main", true), good, "nothing else about them is another");
+    assert!(!decided.migration.is_complete());
+    let cron = objects.items.iter().find(|item| item.object.kind == Kind::CronJob).unwrap();
+    let image = "/spec/jobTemplate/spec/template/spec/containers/0/image";
+    assert_eq!(cron.body.pointer(image).unwrap(), good.image(), "the cleanup waits as well");
+    let off = told(&off, &cluster, &defaults());
+    assert_eq!(off.status.as_ref().unwrap().enabled, Some(true), "no pod has heard of it yet");
+
+    for deployment in [&mut cluster.api, &mut cluster.worker].into_iter().flatten() {
+        deployment.revision = Some(decided.revision.name().into());
+    }
+    let off = told(&off, &cluster, &defaults());
+    let said = off.status.as_ref().unwrap();
+    assert_eq!((said.enabled, said.last_good.as_ref().unwrap().revision.as_deref()), (Some(false), Some(good.name())));
+    assert_eq!(told(&off, &cluster, &defaults()), off, "and there it stays");
+    are_of(&desired(&resolved(&off, &cluster)), &decided.revision, 2);
+
+    let on = but(&off, json!({"runtime": {"jam": {"enabled": true}}}));
+    are_of(&desired(&resolved(&on, &cluster)), &good, 2);
+}
+
+#[test]
+fn the_toggle_reaches_the_good_pods_at_once_after_a_bad_rollout() {
+    let (instance, mut cluster, good) = bad_rollout();
+    cluster.revisions = vec![good.clone()];
+    let bad = told(&instance, &cluster, &defaults());
+    let off = but(&bad, json!({"runtime": {"jam": {"enabled": false}}}));
+    let decided = resolved(&off, &cluster);
+    assert_eq!((decided.given_up, decided.revision.clone().with_enabled("main", true)), (false, good.clone()));
+    are_of(&desired(&decided), &decided.revision, 1);
+    let off = told(&off, &cluster, &defaults());
+    let rollout = off.status.as_ref().unwrap().rollout.as_ref().unwrap();
+    assert_eq!((rollout.phase, rollout.generation), (RolloutPhase::RolledBack, 3), "the rest is not tried again");
+    let api = cluster.api.as_mut().unwrap();
+    (api.deadline_exceeded, api.updated, api.replicas) = (None, 2, 2);
+    api.revision = Some(good.name().into());
+    assert_eq!(told(&off, &cluster, &defaults()).status.unwrap().enabled, Some(true), "these pods serve it still");
+    cluster.api.as_mut().unwrap().revision = Some(decided.revision.name().into());
+    let off = told(&off, &cluster, &defaults());
+    assert_eq!(off.status.as_ref().unwrap().enabled, Some(false));
+    assert_eq!(resolved(&off, &cluster).revision, decided.revision, "and there it stays");
+}
+
+#[test]
+fn the_toggle_is_one_line_of_a_settings_file_and_no_other_byte() {
+    let settings = |enabled: bool| json!({"runtime": {"jam": {"enabled": enabled}}});
+    let file = |enabled: bool| {
+        let instance = but(&on_postgres(), settings(enabled));
+        resolved(&instance, &settled_cluster_for(&instance)).revision.config().to_owned()
+    };
+    for enabled in [true, false] {
+        assert_eq!(config::enabled(&file(enabled)), Some(enabled));
+        assert_eq!(config::with_enabled(&file(!enabled), enabled), file(enabled));
+        assert_eq!(config::with_enabled(&file(enabled), enabled), file(enabled));
+    }
+    assert_eq!(config::enabled("nothing: true"), None);
 }
 
 #[test]
@@ -200,6 +299,52 @@ fn another_dsn_reaches_the_good_pods_and_what_was_given_up_stays_so() {
 
     cluster.dsn = Some(SecretKey::Present { hash: "dsn-hash-1".into() });
     assert_eq!(resolved(&said, &cluster).image.reference, good.image(), "nor does the first DSN bring it back");
+}
+
+#[test]
+fn pods_that_differ_in_their_dsn_only_are_never_given_up_and_follow_the_next_one() {
+    let first = on_postgres();
+    let mut cluster = settled_cluster_for(&first);
+    cluster.revisions = vec![stored(&desired(&resolved(&first, &cluster)))];
+    let first = told(&first, &cluster, &defaults());
+    let rotate = |instance: &JamInstance, cluster: &mut Observed, hash: &str| {
+        cluster.dsn = Some(SecretKey::Present { hash: hash.into() });
+        let job = job(instance, cluster, JobState::Complete);
+        cluster.migration_jobs.push(job);
+        let now = told(instance, cluster, &defaults());
+        let name = resolved(&now, cluster).wanted.name;
+        let api = cluster.api.as_mut().unwrap();
+        (api.revision, api.updated, api.replicas) = (Some(name), 1, 3);
+        now
+    };
+    let second = rotate(&first, &mut cluster, "dsn-hash-2");
+    let wanted = resolved(&second, &cluster).wanted;
+    cluster.at = at(9000);
+    cluster.api.as_mut().unwrap().deadline_exceeded = Some("no room".into());
+    let late = resolved(&second, &cluster);
+    assert_eq!((late.given_up, &late.course, &late.wanted), (false, &crate::rollout::Course::Forward, &wanted));
+    let stuck = told(&second, &cluster, &defaults());
+    let reason = |instance: &JamInstance| {
+        let conditions = &instance.status.as_ref().unwrap().conditions;
+        conditions.iter().find(|told| told.type_ == "Ready").unwrap().reason.clone()
+    };
+    assert_eq!(reason(&stuck), Reason::RolloutStuck.as_str());
+    assert_eq!(told(&stuck, &cluster, &defaults()), stuck, "and nothing moves until something else does");
+
+    // A release before this one did give it up: the decision is of no use.
+    let mut given_up = stuck.clone();
+    given_up.status.as_mut().unwrap().rollout.as_mut().unwrap().phase = RolloutPhase::RolledBack;
+    let freed = told(&given_up, &cluster, &defaults()).status.unwrap().rollout.unwrap();
+    assert_eq!((freed.phase, &freed.revision), (RolloutPhase::Progressing, &wanted.name));
+    let third = rotate(&given_up, &mut cluster, "dsn-hash-3");
+    assert_eq!(third.status.as_ref().unwrap().rollout.as_ref().unwrap().phase, RolloutPhase::Progressing);
+    for instance in [&stuck, &third] {
+        let mut room = cluster.clone();
+        let name = resolved(instance, &room).wanted.name;
+        let api = room.api.as_mut().unwrap();
+        (api.revision, api.updated, api.replicas, api.deadline_exceeded) = (Some(name), 2, 2, None);
+        assert_eq!(reason(&told(instance, &room, &defaults())), Reason::Serving.as_str(), "it heals by itself");
+    }
 }
 
 #[test]

@@ -181,3 +181,22 @@ fn a_dashboard_goes_at_once_and_does_not_wait_for_the_pods() {
         names::is_dashboard(&names::dashboard("main")) && !names::is_dashboard(&names::config("main", "0123456789"))
     );
 }
+
+#[test]
+fn servers_and_workers_are_told_where_spans_go_and_nobody_else_is() {
+    let change = json!({
+        "monitoring": {"otlpEndpoint": "http://otel:4318"}, "workers": {"replicas": 1}, "cleanup": {},
+        "networkPolicy": {"enabled": true},
+    });
+    let told = |change: Value, name: &str| {
+        let object = child(change, name).to_string();
+        object.contains(r#"{"name":"OTEL_EXPORTER_OTLP_ENDPOINT","value":"http://otel:4318"}"#)
+    };
+    for (name, expected) in
+        [("Deployment main", true), ("Deployment main-worker", true), ("CronJob main-cleanup", false)]
+    {
+        assert_eq!(told(change.clone(), name), expected, "{name}");
+    }
+    assert!(!told(json!({"monitoring": {"serviceMonitor": true}}), "Deployment main"));
+    assert!(child(change, "NetworkPolicy main").to_string().contains(r#""port":4318"#), "the way there is open");
+}

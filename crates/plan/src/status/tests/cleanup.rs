@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::{applied, condition, pair, short, with};
-use crate::crd::JamInstance;
+use crate::crd::{JamInstance, JamInstanceStatus};
 use crate::fixtures::{at, but, in_memory, on_postgres, settled_cluster_for};
 use crate::observed::{CleanupOutcome, CleanupRun, CleanupState, Observed};
 use crate::status::{Verdict, status, transitions};
@@ -139,4 +139,36 @@ fn what_the_api_server_does_not_serve_is_named() {
         pair("False", Reason::KindNotServed),
         "what was said still holds"
     );
+}
+
+#[test]
+fn an_override_is_a_condition_from_the_first_one_on_and_is_told_when_it_begins_and_ends() {
+    let instance = in_memory();
+    let cluster = settled_cluster_for(&instance);
+    let seen = |overrides| Observed { overrides, ..cluster.clone() };
+    let set = |value: &str| crate::observed::ActiveOverride {
+        key: "max_pending_packages".into(),
+        value: value.into(),
+        overrode: "100".into(),
+    };
+    let told = |before: &JamInstanceStatus, now: &JamInstanceStatus| -> Vec<Reason> {
+        transitions(before, now).into_iter().map(|event| event.reason).collect()
+    };
+    let is_there = |status: &JamInstanceStatus| status.conditions.iter().any(|told| told.type_ == "Overridden");
+    let none = applied(&instance, &seen(Some(Vec::new())), 2000);
+    assert!(!is_there(&none), "nobody has ever set one");
+    let active = applied(&with(&instance, none.clone()), &seen(Some(vec![set("5")])), 2010);
+    assert_eq!(short(&active, "Overridden"), pair("True", Reason::OverrideActive));
+    assert!(condition(&active, "Overridden").message.starts_with("max_pending_packages is 5 instead of 100; "));
+    assert_eq!(told(&none, &active), [Reason::OverrideActive]);
+    for silent in [seen(Some(vec![set("5")])), seen(None)] {
+        assert_eq!(applied(&with(&instance, active.clone()), &silent, 2020), active, "nothing new is no write");
+    }
+    let paused = but(&with(&instance, active.clone()), json!({"paused": true}));
+    let kept = status(&paused, Verdict::Paused, &cluster, at(2025));
+    assert_eq!(condition(&kept, "Overridden"), condition(&active, "Overridden"));
+    let ended = applied(&with(&instance, active.clone()), &seen(Some(Vec::new())), 2030);
+    assert_eq!(short(&ended, "Overridden"), pair("False", Reason::NotOverridden));
+    assert_eq!(told(&active, &ended), [Reason::NotOverridden]);
+    assert_eq!(short(&ended, "Ready"), short(&none, "Ready"), "the instance is as ready as before");
 }
