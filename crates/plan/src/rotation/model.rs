@@ -138,7 +138,6 @@ fn a_secret_deleted_and_a_consumer_revoked_at_any_moment_end_in_one_token_that_w
 }
 
 #[test]
-#[ignore = "decides on a Secret that was edited and put back as it was in between: the model writes with a time that is past"]
 fn a_secret_edited_replaced_or_restored_at_any_moment_cuts_nobody_off() {
     let (worlds, moves) = explore(Hands::Restoring, 2);
     println!("{worlds} worlds");

@@ -63,8 +63,8 @@ pub(super) enum Hands {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Mind {
     Nothing,
-    /// What it saw, and what it wants to write.
-    Decided(Option<Holding>, Option<(Move, Holding)>),
+    /// What it saw, after how many edits, and what it wants to write.
+    Decided(Option<Holding>, u8, Option<(Move, Holding)>),
     /// The Secret of hashes is to follow from this.
     Wrote(Holding),
 }
@@ -251,7 +251,8 @@ impl World {
         let had = had.into_iter().filter_map(|(hash, until)| hash.filter(everywhere).zip(until));
         self.owed.extend(had.collect::<Vec<_>>());
         // What is put there is alive again, by the word of whoever put it.
-        self.ended.retain(|hash| Some(*hash) != other.slots.token);
+        let revived = other.accepted();
+        self.ended.retain(|hash| !revived.contains(hash));
         self.hurried = other.slots.token.or(self.hurried);
         self.secret = Some(other);
         self.edits += 1;
@@ -278,13 +279,14 @@ impl World {
             after.notes.changed_at = None;
             (then, after)
         });
-        Mind::Decided(self.secret.clone(), wish)
+        Mind::Decided(self.secret.clone(), self.edits, wish)
     }
 
     fn write(&mut self) -> Option<Move> {
-        let Mind::Decided(seen, wish) = std::mem::replace(&mut self.mind, Mind::Nothing) else { return None };
-        if seen != self.secret {
-            // The API server refuses: it changed since it was read.
+        let Mind::Decided(seen, edits, wish) = std::mem::replace(&mut self.mind, Mind::Nothing) else { return None };
+        if seen != self.secret || edits != self.edits {
+            // The API server refuses: it changed since it was read. What was edited and put back as it was is written by the
+            // operator, but with the time of a moment ago and not, as here, of seconds that are hours.
             return None;
         }
         let Some((then, holding)) = wish else {
