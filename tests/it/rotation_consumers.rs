@@ -110,7 +110,7 @@ async fn no_token_moves_while_the_instance_is_stalled_because_its_hashes_would_n
     condition(&client, &namespace, "main", "Stalled", "True", "SecretMissing").await;
     annotate(&client, &namespace, "jam.network/revoke", "demo").await;
     let told = condition(&client, &namespace, "main", "TokensReady", "False", "RotationHeld").await;
-    assert!(told.contains("the revocation for consumer demo waits") && told.contains("NotImplemented"), "{told}");
+    assert!(told.contains("the revocation for consumer demo waits") && told.contains("SecretMissing"), "{told}");
     operator.quiet().await;
     assert_eq!(key(&client, &namespace, "demo", "token").await.unwrap(), token, "the consumer keeps what pods accept");
     apply(&client, &namespace, "main", good).await;

@@ -207,8 +207,7 @@ impl Resolved {
 /// Proves an instance against what was observed. The operator makes missing tokens first (see [`tokens::missing`]).
 pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults) -> Result<Resolved, Refusal> {
     let spec = &instance.spec;
-    refuse::unnameable(instance)?;
-    refuse::not_implemented(spec)?;
+    refuse::unnameable_or_unbuilt(instance)?;
     let settings = refuse::wrong_settings(spec)?;
     refuse::contradictions(spec, &settings)?;
     crate::rotation::refuse(spec, defaults.pace)?;

@@ -42,7 +42,7 @@ fn invalid(message: impl Into<String>) -> Refusal {
 }
 
 /// A name that a Service could not have.
-pub(super) fn unnameable(instance: &JamInstance) -> Result<(), Refusal> {
+fn unnameable(instance: &JamInstance) -> Result<(), Refusal> {
     let name = super::name_of(instance);
     let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
     let starts = name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase());
@@ -54,8 +54,14 @@ pub(super) fn unnameable(instance: &JamInstance) -> Result<(), Refusal> {
     )))
 }
 
+/// What no settings could put right: a name that no child can have, a field that nothing implements.
+pub(super) fn unnameable_or_unbuilt(instance: &JamInstance) -> Result<(), Refusal> {
+    unnameable(instance)?;
+    not_implemented(&instance.spec)
+}
+
 /// Fields that nothing implements yet. Every field of the spec stands here: a new one does not compile until it is decided.
-pub(super) fn not_implemented(spec: &JamInstanceSpec) -> Result<(), Refusal> {
+fn not_implemented(spec: &JamInstanceSpec) -> Result<(), Refusal> {
     let JamInstanceSpec {
         runtime: _,
         profile: _,

@@ -113,6 +113,18 @@ pub fn advance(
     after
 }
 
+/// Fills in what is not there, and takes no time from a clock that was ahead.
+fn complete(notes: &mut Notes, now: Timestamp, overlap: i64) {
+    let fully = now.plus_seconds(overlap);
+    let ahead = notes.issued_at.is_some_and(|issued| issued > now);
+    notes.issued_at = notes.issued_at.filter(|_| !ahead).or(Some(now));
+    if ahead {
+        notes.previous_until = notes.previous_until.map(|until| until.min(fully));
+        notes.displaced.iter_mut().for_each(|displaced| displaced.until = displaced.until.min(fully));
+    }
+    notes.generation = notes.generation.max(1);
+}
+
 fn notes(
     before: &Holding,
     change: &Change,
@@ -164,16 +176,7 @@ fn notes(
             notes.displaced.extend(lost);
         }
         Move::Forget => notes.displaced.retain(|displaced| displaced.until > around.at),
-        Move::Complete => {
-            let fully = now.plus_seconds(around.policy.overlap);
-            let ahead = notes.issued_at.is_some_and(|issued| issued > now);
-            notes.issued_at = notes.issued_at.filter(|_| !ahead).or(Some(now));
-            if ahead {
-                notes.previous_until = notes.previous_until.map(|until| until.min(fully));
-                notes.displaced.iter_mut().for_each(|displaced| displaced.until = displaced.until.min(fully));
-            }
-            notes.generation = notes.generation.max(1);
-        }
+        Move::Complete => complete(&mut notes, now, around.policy.overlap),
     }
     notes
 }
