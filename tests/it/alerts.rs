@@ -80,12 +80,14 @@ const CASES: [Case; 15] = [
         labels: &[],
     },
     Case {
-        // Time begins at 1970 here: after 50 hours a cleanup at its beginning is more than two days and an hour old.
+        // Time begins at 1970 here: after 3080 minutes a cleanup at its beginning is more than an hour over the 50 that a daily schedule has,
+        // and one two hours later is not yet.
         alert: "JamCleanupOverdue",
-        at: 3000,
+        at: 3080,
         fires: &[&[("jam_cleanup_last_success_timestamp_seconds{S}", "60x3100")]],
         rests: &[
             &[("jam_cleanup_last_success_timestamp_seconds{S}", "60000x3100")],
+            &[("jam_cleanup_last_success_timestamp_seconds{S}", "7200x3100")],
             &[("jam_cleanup_last_success_timestamp_seconds{S}", "0x3100")],
         ],
         labels: &[],
@@ -229,7 +231,9 @@ pub fn promtool(folder: &Path, arguments: &[&str]) -> Result<String, String> {
 
 /// The rules of an instance as the operator makes them, and where they look.
 fn of_an_instance() -> (Value, &'static str) {
-    let manifest = fs::read_to_string(repository("manifests/monitoring.yaml")).unwrap();
+    let mut manifest = fs::read_to_string(repository("manifests/monitoring.yaml")).unwrap();
+    // The spec is what the file ends with.
+    manifest.push_str("  cleanup: {}\n");
     let objects: Vec<Value> = serde_saphyr::from_multiple(&to_yaml(&render(&manifest, &defaults()).unwrap())).unwrap();
     let rule = objects.into_iter().find(|object| object["kind"] == "PrometheusRule").unwrap();
     (json!({"groups": rule["spec"]["groups"]}), "monitoring-metrics")

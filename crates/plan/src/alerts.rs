@@ -9,7 +9,7 @@ use crate::Reason;
 pub struct Alert {
     /// Its name, which is also its page in docs/runbooks.
     pub name: &'static str,
-    /// What has to be true; `$S` stands for the selector of what it is about.
+    /// What has to be true; `$S` stands for the selector of what it is about, `$D` for the seconds without a cleanup.
     pub expression: &'static str,
     /// For how long.
     pub lasting: &'static str,
@@ -51,10 +51,10 @@ pub const OF_INSTANCE: [Alert; 5] = [
     },
     Alert {
         name: "JamCleanupOverdue",
-        expression: "time() - max(jam_cleanup_last_success_timestamp_seconds{$S} > 0) > 172800",
+        expression: "time() - max(jam_cleanup_last_success_timestamp_seconds{$S} > 0) > $D",
         lasting: "1h",
         severity: "warning",
-        summary: "No cleanup has succeeded for two days",
+        summary: "No cleanup has succeeded for twice the longest pause of its schedule",
     },
 ];
 
@@ -168,9 +168,20 @@ pub fn operator_yaml() -> String {
     serde_saphyr::to_string(&rules).expect("rules are YAML")
 }
 
-/// The rules of one instance, whose pods are scraped through this Service.
-pub fn of_instance(namespace: &str, service: &str) -> Vec<Value> {
-    written(&OF_INSTANCE, &format!("namespace=\"{namespace}\",service=\"{service}\""))
+/// Seconds without a good cleanup that are too many for the memory store, which cleans up every hour.
+pub const STALE_IN_MEMORY: i64 = 172_800;
+
+/// The rules of one instance, whose pods are scraped through this Service. `stale` are the seconds without a good cleanup that
+/// are too many; where none is expected no rule speaks of it.
+pub fn of_instance(namespace: &str, service: &str, stale: Option<i64>) -> Vec<Value> {
+    let mut all = OF_INSTANCE.to_vec();
+    all.retain(|alert| stale.is_some() || !alert.expression.contains("$D"));
+    let mut rules = written(&all, &format!("namespace=\"{namespace}\",service=\"{service}\""));
+    for rule in &mut rules {
+        let told = rule["expr"].as_str().unwrap_or_default();
+        rule["expr"] = told.replace("$D", &stale.unwrap_or_default().to_string()).into();
+    }
+    rules
 }
 
 fn written(alerts: &[Alert], selector: &str) -> Vec<Value> {

@@ -51,6 +51,11 @@ pub fn backwards(schedule: &str) -> Option<&str> {
     })
 }
 
+/// Seconds after the last good run of a schedule from which the next one is overdue: one run may fail without waking anybody.
+pub fn stale_after(schedule: &str) -> i64 {
+    2 * longest_pause(schedule)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

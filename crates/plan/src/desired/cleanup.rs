@@ -8,6 +8,7 @@ use super::{Desired, Kind, Write, config, identity, pod};
 use crate::crd::Cleanup;
 use crate::names::{self, Component};
 use crate::resolve::Resolved;
+use crate::schedule;
 
 /// Seconds by which a run may start late, such as after an outage of the control plane.
 const LATE: i64 = 1800;
@@ -50,6 +51,20 @@ pub(super) fn cron_job(resolved: &Resolved) -> Option<Desired> {
         status: None,
     };
     Some(Desired::new(resolved, Kind::CronJob, name, Write::Apply, &job))
+}
+
+/// Seconds after the last good run from which `/jam/healthz` calls the next one overdue; `None`: nobody has planned one, or it is
+/// the memory store, which cleans up by itself. Suspended or not is not asked: that would restart the servers each time, such
+/// as before a restore.
+pub(super) fn stale_after(resolved: &Resolved) -> Option<i64> {
+    let Cleanup { schedule, time_zone: _, suspend: _, dry_run: _ } = resolved.cleanup.as_ref()?;
+    Some(schedule::stale_after(schedule))
+}
+
+/// The same for the alert: nobody is woken for a cleanup that somebody has suspended or that only counts.
+pub(super) fn alarm_after(resolved: &Resolved) -> Option<i64> {
+    let Cleanup { schedule: _, time_zone: _, suspend, dry_run } = resolved.cleanup.as_ref()?;
+    stale_after(resolved).filter(|_| !suspend && !dry_run)
 }
 
 /// The pod knows the settings and the database. It has no token and no hash of one: nobody calls it.

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use serde_json::Value;
 
-use super::{Desired, Kind, Write, config, identity, pod};
+use super::{Desired, Kind, Write, cleanup, config, identity, pod};
 use crate::names::{self, Component};
 use crate::resolve::Resolved;
 
@@ -52,6 +52,10 @@ pub(super) fn worker(resolved: &Resolved) -> Option<Desired> {
 pub(super) fn api_template(resolved: &Resolved, file: &str) -> Value {
     let mut container = serving(resolved, vec!["serve".into(), "--config".into(), pod::CONFIG_FILE.into()]);
     container.ports.get_or_insert_default().insert(0, port("http", pod::HTTP_PORT));
+    if resolved.database.is_some() {
+        let stale = cleanup::stale_after(resolved).unwrap_or_default().to_string();
+        container.env.get_or_insert_default().insert(0, pod::variable("JAM_CLEANUP_STALE_AFTER", &stale));
+    }
     container.startup_probe = Some(Probe { period_seconds: Some(1), failure_threshold: Some(60), ..probe("/healthz") });
     container.liveness_probe =
         Some(Probe { period_seconds: Some(10), failure_threshold: Some(3), ..probe("/healthz") });

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
 
-use super::{Desired, Kind, Write, identity, pod};
+use super::{Desired, Kind, Write, cleanup, identity, pod};
 use crate::alerts;
 use crate::names::{self, Component};
 use crate::resolve::Resolved;
@@ -59,7 +59,11 @@ pub(super) fn prometheus_rule(resolved: &Resolved) -> Option<Desired> {
         return None;
     }
     let name = names::api(&resolved.name);
-    let rules = alerts::of_instance(&resolved.namespace, &names::metrics(&resolved.name));
+    let stale = match resolved.database {
+        Some(_) => cleanup::alarm_after(resolved),
+        None => Some(alerts::STALE_IN_MEMORY),
+    };
+    let rules = alerts::of_instance(&resolved.namespace, &names::metrics(&resolved.name), stale);
     let rule = json!({
         "metadata": identity::metadata(resolved, &name, Component::Metrics),
         "spec": {"groups": [{"name": format!("jam-{name}"), "rules": rules}]},

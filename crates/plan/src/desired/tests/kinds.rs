@@ -164,7 +164,7 @@ fn what_is_scraped_is_found_by_the_service_monitor_workers_included() {
 
 #[test]
 fn alerts_and_panels_speak_of_this_instance_alone() {
-    let change = json!({"monitoring": {"prometheusRule": true, "dashboard": true}});
+    let change = json!({"cleanup": {}, "monitoring": {"prometheusRule": true, "dashboard": true}});
     let rule = child(change.clone(), "PrometheusRule main");
     let rules = rule.pointer("/spec/groups/0/rules").unwrap().as_array().unwrap().clone();
     assert_eq!(rules.len(), crate::alerts::OF_INSTANCE.len());
@@ -176,7 +176,10 @@ fn alerts_and_panels_speak_of_this_instance_alone() {
     for expression in expressions {
         let selectors = expression.matches('{').count();
         let ours = expression.matches(r#"{namespace="jam",service="main-metrics""#).count();
-        assert!(selectors > 0 && selectors == ours && !expression.contains("$S"), "{expression}");
+        assert!(
+            selectors > 0 && selectors == ours && !expression.contains("$S") && !expression.contains("$D"),
+            "{expression}"
+        );
     }
 }
 
@@ -217,4 +220,38 @@ fn servers_and_workers_are_told_where_spans_go_and_nobody_else_is() {
     }
     assert!(!told(json!({"monitoring": {"serviceMonitor": true}}), "Deployment main"));
     assert!(child(change, "NetworkPolicy main").to_string().contains(r#""port":4318"#), "the way there is open");
+}
+
+#[test]
+fn a_cleanup_is_overdue_by_its_own_schedule_and_an_alert_only_where_one_is_expected() {
+    let told = |cleanup: Option<Value>| {
+        let mut spec = json!({"monitoring": {"prometheusRule": true}});
+        spec["cleanup"] = cleanup.unwrap_or_default();
+        let instance = but(&on_postgres(), spec);
+        let items = objects(&instance, &settled_cluster_for(&instance)).items;
+        let of = |kind: Kind| items.iter().find(|item| item.object.kind == kind).map(|item| item.body.clone()).unwrap();
+        let variables = of(Kind::Deployment)["spec"]["template"]["spec"]["containers"][0]["env"].clone();
+        let stale = variables.as_array().unwrap().iter().find(|one| one["name"] == "JAM_CLEANUP_STALE_AFTER").cloned();
+        let rules = of(Kind::PrometheusRule).pointer("/spec/groups/0/rules").cloned().unwrap();
+        let alert = rules.as_array().unwrap().iter().find(|rule| rule["alert"] == "JamCleanupOverdue");
+        let threshold = alert.map(|rule| rule["expr"].as_str().unwrap().rsplit("> ").next().unwrap().to_owned());
+        (stale.unwrap()["value"].as_str().unwrap().to_owned(), threshold)
+    };
+    let hours = |hours: i64| (hours * 3600).to_string();
+    assert_eq!(told(Some(json!({}))), (hours(50), Some(hours(50))));
+    let weekly = hours(2 * (7 * 24 + 1));
+    assert_eq!(told(Some(json!({"schedule": "@weekly"}))), (weekly.clone(), Some(weekly.clone())));
+    // Neither of these restarts a pod: the servers go on counting by the schedule, and nobody is woken.
+    assert_eq!(told(Some(json!({"schedule": "@weekly", "suspend": true}))), (weekly.clone(), None));
+    assert_eq!(told(Some(json!({"schedule": "@weekly", "dryRun": true}))), (weekly, None));
+    assert_eq!(told(None), ("0".to_owned(), None));
+}
+
+#[test]
+fn the_memory_store_knows_itself_when_its_cleanup_is_overdue() {
+    let instance = but(&in_memory(), json!({"cleanup": {"suspend": true}, "monitoring": {"prometheusRule": true}}));
+    let items = objects(&instance, &settled_cluster_for(&instance)).items;
+    let all = items.iter().map(|item| item.body.to_string()).collect::<String>();
+    assert!(!all.contains("JAM_CLEANUP_STALE_AFTER"), "{all}");
+    assert!(all.contains(&format!(" > 0) > {}\"", crate::alerts::STALE_IN_MEMORY)), "{all}");
 }
