@@ -84,24 +84,41 @@ answers
 k patch jam production --type merge -p '{"spec":{"image":null}}' >/dev/null
 k wait --for=condition=Ready --timeout=120s jam/production >/dev/null
 
+# each_pod TOKEN WHAT WANTED: asks every API pod itself, not the Service, and says what it answered
+each_pod() {
+  local pod address code
+  while read -r pod address; do
+    code=$(curl --noproxy '*' -s -o /dev/null -m 5 -w '%{http_code}' -K - "http://$address:8080/jam/status" <<<"header = \"Authorization: Bearer $1\"") || true
+    echo "      pod $pod answers $code to $2"
+    [ "$code" = "$3" ] || die "pod $pod was to answer $3"
+  done < <(k get pods -l app.kubernetes.io/instance=production,app.kubernetes.io/component=api --field-selector status.phase=Running -o json |
+    jq -r '.items[] | select(.metadata.deletionTimestamp == null) | "\(.metadata.name) \(.status.podIP)"')
+}
+of_secret() { k get secret production-token-indexer -o "jsonpath={.data.$1}" | base64 -d; }
+
 chapter "4. A token replaced, then revoked: each step when every pod has proven it, the client never refused"
-old=$(k get secret production-token-indexer -o 'jsonpath={.data.id}' | base64 -d)
+old=$(of_secret id) old_token=$(of_secret token)
 : >"$scratch/answers"
 shown annotate jam production jam.network/rotate=indexer --overwrite
 for _ in $(seq 120); do
-  now=$(k get secret production-token-indexer -o 'jsonpath={.data.id}' | base64 -d)
+  now=$(of_secret id)
   [ "$now" != "$old" ] && break
   sleep 0.5
 done
 [ "$now" != "$old" ] || die "the token was not replaced"
-echo "    key $old is followed by $now; both are accepted until the overlap ends"
+now_token=$(of_secret token)
+echo "    key $old is followed by $now; both are accepted until the overlap ends:"
+each_pod "$now_token" "the new key $now" 200
+each_pod "$old_token" "the old key $old" 200
 sleep 2
 shown annotate jam production "jam.network/revoke=$old" --overwrite
 for _ in $(seq 120); do
   field '.status.rotation.refused' | grep -q "$old" && break
   sleep 0.5
 done
-echo "    proven dead, pod by pod: $(field '.status.rotation.refused')"
+echo "    the status says who refused it: $(field '.status.rotation.refused')"
+each_pod "$now_token" "the new key $now" 200
+each_pod "$old_token" "the revoked key $old" 401
 answers
 
 printf '\nThat was the demonstration. docs/OPERATIONS.md walks through each of these by hand.\n'
