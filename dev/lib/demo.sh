@@ -68,7 +68,8 @@ k wait --for=condition=Ready --timeout=120s jam/production >/dev/null
 answers
 
 chapter "3. A release that migrates and then does not serve: the old pods go on, the last good revision comes back, the evidence is kept"
-before=$(k get pods -l app.kubernetes.io/instance=production -o name | sort)
+api_pods() { k get pods -l app.kubernetes.io/instance=production,app.kubernetes.io/component=api -o name | sort; }
+before=$(api_pods)
 : >"$scratch/answers"
 shown patch jam production --type merge -p '{"spec":{"image":{"repository":"localhost/jam-api","tag":"unserving"}}}'
 k wait --for='jsonpath={.status.conditions[?(@.type=="Ready")].reason}=RolledBack' --timeout=180s jam/production >/dev/null
@@ -79,7 +80,7 @@ echo "    kept in ConfigMap $evidence:"
 k get configmap "$evidence" -o json | jq -r '.data | to_entries[] | "\(.key): \(.value)"' | head -n 6 | cut -c1-140 | sed 's/^/      /'
 k rollout status deployment/production --timeout=120s >/dev/null
 shown get pods -l app.kubernetes.io/instance=production
-echo "    of the API's pods none was replaced: $(comm -12 <(echo "$before") <(k get pods -l app.kubernetes.io/instance=production -o name | sort) | wc -l) of $(echo "$before" | wc -l) are the ones from before"
+echo "    of the API's $(echo "$before" | wc -l) pods, $(comm -12 <(echo "$before") <(api_pods) | wc -l) are the ones from before"
 answers
 k patch jam production --type merge -p '{"spec":{"image":null}}' >/dev/null
 k wait --for=condition=Ready --timeout=120s jam/production >/dev/null

@@ -48,7 +48,8 @@ async fn a_cloudnativepg_cluster_is_waited_for_and_its_new_password_rolls_the_po
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
     let deployments = children(&client, &namespace, Kind::Deployment);
     let before = deployments.get("main").await.unwrap();
-    let dsn = before.data.pointer("/spec/template/spec/containers/0/env/0/valueFrom/secretKeyRef").unwrap();
+    let variables = before.data.pointer("/spec/template/spec/containers/0/env").and_then(Value::as_array).unwrap();
+    let dsn = &variables.iter().find(|variable| variable["name"] == "JAM_PG_DSN").unwrap()["valueFrom"]["secretKeyRef"];
     assert_eq!((&dsn["name"], &dsn["key"]), (&json!("jam-pg-app"), &json!("uri")));
 
     let rotated = json!({"stringData": app_secret("n3w-of-cnpg", "jam-pg-rw")["stringData"]});
