@@ -244,8 +244,11 @@ async fn no_migration_begins_before_every_pod_of_an_earlier_one_has_ended() {
         pods.iter().any(|(_, leaving)| *leaving).then_some(())
     })
     .await;
-    let told = condition(&client, &namespace, "main", "Migrated", "False", "Migrating").await;
-    assert!(told.contains("earlier migration: Job main-migrate-"), "{told}");
+    eventually("what is waited for is said", async || {
+        let told = condition(&client, &namespace, "main", "Migrated", "False", "Migrating").await;
+        told.contains("earlier migration: Job main-migrate-").then_some(())
+    })
+    .await;
     operator.quiet().await;
     assert_eq!(unfinished(&client, &namespace).await, [(first.clone(), true)], "its Job stays for as long as it does");
     hold(&client, &namespace, &first, false).await;
@@ -258,12 +261,11 @@ async fn no_migration_begins_before_every_pod_of_an_earlier_one_has_ended() {
     }
     // Words about a generation are not said at every step; about a new one they are.
     patch(&client, &namespace, json!({"spec": {"replicas": 3}})).await;
-    let told = eventually("the pod without a Job is named", async || {
+    eventually("the pod without a Job is named", async || {
         let told = condition(&client, &namespace, "main", "Migrated", "False", "Migrating").await;
-        told.contains("pod").then_some(told)
+        told.contains(&format!("earlier migration: pod {second} (on its way out")).then_some(())
     })
     .await;
-    assert!(told.contains(&format!("earlier migration: pod {second} (on its way out")), "{told}");
     operator.quiet().await;
     assert_eq!(unfinished(&client, &namespace).await, [(second.clone(), true)]);
     assert!(jobs(&client, &namespace).await.is_empty(), "and no Job waits to make another");
