@@ -138,7 +138,7 @@ fn objects(namespace: &str, password: &str) -> [Value; 3] {
 }
 
 /// Each pod by its UID, with how often its container was restarted.
-fn names_and_restarts(instance: &Instance) -> BTreeMap<String, u64> {
+pub fn names_and_restarts(instance: &Instance) -> BTreeMap<String, u64> {
     let of = |pod: &Value| {
         let restarts = pod["status"]["containerStatuses"][0]["restartCount"].as_u64();
         (pod["metadata"]["uid"].to_string(), restarts.expect("a container has run"))

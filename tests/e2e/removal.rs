@@ -39,7 +39,8 @@ async fn left_after_deletion(purpose: &str, spec: &Value) -> Vec<String> {
     .await
 }
 
-fn names(instance: &Instance, selector: &str) -> Vec<String> {
+/// Everything that is there with these labels.
+pub fn names(instance: &Instance, selector: &str) -> Vec<String> {
     objects(&instance.namespace, KINDS, selector)
         .iter()
         .map(|object| {

@@ -1,5 +1,7 @@
-//! What disturbs everything else on the cluster, one after the other and by itself: a node is emptied or dies, the operator is taken away.
+//! What disturbs everything else on the cluster, one after the other and by itself: a node is emptied or dies, the operator or the
+//! definition of its resource is taken away.
 
+mod absent;
 mod drain;
 mod install;
 mod node;

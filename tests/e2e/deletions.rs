@@ -1,0 +1,72 @@
+//! An instance goes whatever is broken beneath it, and nothing else goes with it.
+
+use serde_json::json;
+
+use crate::audit::writes_of_the_operator;
+use crate::database::Postgres;
+use crate::path::{memory_spec, postgres_spec};
+use crate::removal::names;
+use crate::support::{Instance, apply, eventually, kubectl, kubectl_ok, object};
+
+const OURS: &str = "app.kubernetes.io/instance=jam";
+
+#[tokio::test]
+async fn an_instance_whose_database_and_dsn_are_gone_goes_and_leaves_nothing() {
+    let instance = Instance::in_new_namespace("dbgone");
+    let namespace = instance.namespace.as_str();
+    let database = Postgres::started(namespace).await;
+    apply(&database.secret());
+    let mut spec = postgres_spec();
+    spec["workers"] = json!({"replicas": 1});
+    spec["cleanup"] = json!({"schedule": "0 3 * * *"});
+    spec["deletionPolicy"] = json!("Delete");
+    instance.apply(&spec);
+    instance.wait_ready();
+
+    kubectl_ok(&["-n", namespace, "delete", "statefulset", "pg", "--cascade=foreground"]);
+    instance.says("DatabaseReachable", "False", "DatabaseUnreachable").await;
+    kubectl_ok(&["-n", namespace, "delete", "secret", "jam-db"]);
+    instance.says("Stalled", "True", "SecretMissing").await;
+    assert_eq!(instance.kstatus(), "Failed");
+    kubectl_ok(&["-n", namespace, "delete", "jam", "jam", "--timeout=30s"]);
+    eventually("everything to be gone", || async { names(&instance, OURS).is_empty().then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn in_a_namespace_that_hangs_in_its_end_nothing_is_made_again_and_other_instances_are_looked_after() {
+    let stays = Instance::applied("stays", &memory_spec());
+    let going = Instance::applied("going", &memory_spec());
+    stays.wait_ready();
+    going.wait_ready();
+    let hold = |held: &serde_json::Value| {
+        let change = json!({"metadata": {"finalizers": held}}).to_string();
+        kubectl(&["-n", &going.namespace, "patch", "service", "jam", "--type", "merge", "-p", &change])
+    };
+    assert!(hold(&json!(["e2e.jam.network/hold"])).status.success());
+    kubectl_ok(&["delete", "namespace", &going.namespace, "--wait=false"]);
+    eventually("all but the Service that is held", || async {
+        let gone = object(&going.namespace, "jam", "jam").is_none();
+        (gone && names(&going, OURS) == ["Service/jam"]).then_some(())
+    })
+    .await;
+
+    let since = jiff::Timestamp::now();
+    let before = object(&stays.namespace, "service", "jam").unwrap_or_default()["metadata"]["uid"].clone();
+    kubectl_ok(&["-n", &stays.namespace, "delete", "service", "jam"]);
+    eventually("the others' Service to be made again", || async {
+        object(&stays.namespace, "service", "jam").filter(|now| now["metadata"]["uid"] != before)
+    })
+    .await;
+    stays.wait_ready();
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    let mut writes = writes_of_the_operator(since);
+    assert!(writes.iter().any(|write| write.namespace == stays.namespace), "the log tells what it did elsewhere");
+    writes.retain(|write| write.namespace == going.namespace);
+    assert!(writes.is_empty(), "nobody writes into a namespace that is going: {writes:?}");
+
+    hold(&json!(null));
+    eventually("the namespace to be gone", || async {
+        object("default", "namespace", &going.namespace).is_none().then_some(())
+    })
+    .await;
+}
