@@ -334,6 +334,14 @@ fn agrees_with_kstatus(instance: &JamInstance) {
         (true, true) => panic!("ready and stalled: {status:?}"),
     };
     assert_eq!(kstatus(instance), wanted, "{status:?}");
+    if wanted == "Current" && !is("Paused") && instance.spec.autoscaling.is_none() {
+        let pods = (status.replicas, status.ready_replicas);
+        assert_eq!(
+            pods,
+            (Some(instance.spec.replicas), Some(instance.spec.replicas)),
+            "current, and pods are not: {status:?}"
+        );
+    }
     assert!(!(is("Reconciling") && is("Stalled")), "{status:?}");
     assert!(
         is("Paused") || is("Ready") || is("Reconciling") || is("Stalled"),

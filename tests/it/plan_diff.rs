@@ -90,6 +90,7 @@ prop_compose! {
         scaled in any::<bool>(),
         cleaned in any::<bool>(),
         shown in any::<bool>(),
+        [scraped, alerted, routed] in any::<[bool; 3]>(),
         tag in proptest::option::of("[ab]"),
     ) -> Value {
         if scaled {
@@ -98,7 +99,10 @@ prop_compose! {
         if cleaned {
             spec["cleanup"] = json!({"schedule": "0 0 29 2 *"});
         }
-        spec["monitoring"] = json!({"dashboard": shown});
+        spec["monitoring"] = json!({"dashboard": shown, "serviceMonitor": scraped, "prometheusRule": alerted});
+        if routed {
+            spec["httpRoute"] = json!({"enabled": true, "hostnames": ["jam.example"], "parentRefs": [{"name": "g"}]});
+        }
         if let Some(tag) = tag {
             spec["image"] = json!({"tag": tag});
         }
@@ -145,6 +149,16 @@ fn done(operator: &Operator, since: usize) -> BTreeSet<(bool, String, String)> {
     children.map(|asked| (asked.verb == "delete", asked.resource, asked.name)).collect()
 }
 
+/// Without what comes and goes: while a new version waits for its migration the pods of before hear of the toggle (adr/0036).
+fn lasting(done: &BTreeSet<(bool, String, String)>, planned: &[Value]) -> BTreeSet<(bool, String, String)> {
+    let migrates = planned.iter().any(|change| change["kind"] == "Job");
+    let both = |resource: &str, name: &str| {
+        [false, true].into_iter().all(|gone| done.contains(&(gone, resource.to_owned(), name.to_owned())))
+    };
+    let lasts = |one: &&(bool, String, String)| !(migrates && one.1 == "configmaps" && both(&one.1, &one.2));
+    done.iter().filter(lasts).cloned().collect()
+}
+
 #[tokio::test]
 async fn what_plan_says_is_what_the_operator_then_does() {
     plans_are_kept(specs()).await;
@@ -158,6 +172,7 @@ async fn what_plan_says_is_what_the_operator_then_does_where_more_comes_and_goes
 async fn plans_are_kept(specs: impl Strategy<Value = Value>) {
     let plane = control_plane();
     let (client, namespace) = plane.with_crd().await;
+    plane.with_add_ons().await;
     let _kubelet = Kubelet::play(&client, &namespace, 0, "");
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
     let dsn = json!({"metadata": {"name": "db"}, "stringData": {"dsn": "postgres://jam@db/jam"}});
@@ -193,7 +208,7 @@ async fn plans_are_kept(specs: impl Strategy<Value = Value>) {
             };
             all.into_iter().map(|(gone, resource, name)| (gone, resource, short(&name))).collect()
         };
-        assert_eq!(gist(done(&operator, since)), gist(foretold), "case {case}: {spec}");
+        assert_eq!(gist(lasting(&done(&operator, since), &planned)), gist(foretold), "case {case}: {spec}");
         for change in planned.iter().filter(|change| change["kind"] != "Job" && !salted) {
             let (kind, child) = (text_of(change, "kind"), text_of(change, "name"));
             let mut now = live(&client, &namespace, &kind, &child).await.unwrap_or_default();

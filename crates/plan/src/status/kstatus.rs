@@ -1,10 +1,12 @@
 //! What kstatus computes from every status: the tools that wait for an instance know only this.
 
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::tests::{applied, endings, with};
 use super::*;
-use crate::fixtures::{at, but, on_postgres, settled_cluster_for};
+use crate::fixtures::{applied_status, at, but, on_postgres, settled_cluster_for};
+use crate::observed::DeploymentState;
 
 /// The rules of kstatus for a resource it knows nothing about, in their order.
 fn computed(status: &JamInstanceStatus, generation: i64) -> &'static str {
@@ -37,6 +39,47 @@ fn every_ending_is_what_kstatus_makes_of_it() {
     ];
     let computed: Vec<_> = endings().iter().map(|status| computed(status, 1)).collect();
     assert_eq!(computed, wanted);
+}
+
+/// Most often all of them: one count alone must be enough to make a difference.
+fn of(wanted: i32) -> impl Strategy<Value = i32> {
+    prop_oneof![6 => Just(wanted), 1 => 0..=wanted + 1]
+}
+
+prop_compose! {
+    /// A Deployment that wants this many pods, anywhere on its way there.
+    fn anywhere(wanted: i32)(
+        seen in prop_oneof![6 => Just(2_i64), 1 => Just(1)],
+        counts in [of(wanted), of(wanted), of(wanted), of(wanted)],
+        deadline_exceeded in proptest::option::of(Just("no progress".to_owned())),
+    ) -> DeploymentState {
+        let [replicas, updated, ready, available] = counts;
+        let told = DeploymentState { generation: 2, observed_generation: seen, wanted, replicas, updated, ready, available,
+            ..DeploymentState::default() };
+        // Its controller takes that word back in the same write that says so.
+        DeploymentState { deadline_exceeded: deadline_exceeded.filter(|_| !is_done(&told)), ..told }
+    }
+}
+
+/// Every pod of the newest template is there and available, and no other: said apart from what the operator makes of it.
+fn is_done(told: &DeploymentState) -> bool {
+    told.observed_generation == 2
+        && [told.replicas, told.updated, told.available].iter().all(|count| *count == told.wanted)
+}
+
+proptest! {
+    #[test]
+    fn what_is_true_of_the_pods_is_what_kstatus_calls_current(api in anywhere(2), worker in anywhere(1)) {
+        let instance = but(&on_postgres(), json!({"workers": {"replicas": 1}}));
+        let mut cluster = settled_cluster_for(&instance);
+        let settled = cluster.api.clone().unwrap();
+        let of_revision = |told: &DeploymentState| DeploymentState {
+            revision: settled.revision.clone(), image: settled.image.clone(), ..told.clone()
+        };
+        (cluster.api, cluster.worker) = (Some(of_revision(&api)), Some(of_revision(&worker)));
+        let current = computed(&applied_status(&instance, &cluster), 1) == "Current";
+        prop_assert_eq!(current, is_done(&api) && is_done(&worker), "{:?}", cluster);
+    }
 }
 
 #[test]
