@@ -35,7 +35,7 @@ generate: ## write again what is generated from the sources
 bench: ## what a request, a blob and a package cost, against the limits of docs/PERFORMANCE.md
 	@dev/bench
 
-soak: ## 20 minutes of mixed load on three servers of one database (JAM_SOAK_MINUTES makes it shorter)
+soak: ## 20 minutes of mixed load on three servers of one database (JAM_SOAK_MINUTES, JAM_SOAK_BLOBS: see dev/soak)
 	@dev/soak
 
 install: ## slctl and kubectl-jam, for you: into ~/.cargo/bin
