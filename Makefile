@@ -1,7 +1,7 @@
 # What this project can be asked to do; the work is in dev/.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down demo status shell test check generate bench soak install clean
+.PHONY: help up down demo status shell test check generate deny bench soak install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -32,10 +32,13 @@ check: ## format, lints, unit tests, each crate alone
 generate: ## write again what is generated from the sources
 	@dev/generate
 
+deny: ## licences, bans and sources of every crate against deny.toml (needs cargo-deny)
+	@dev/deny
+
 bench: ## what a request, a blob and a package cost, against the limits of docs/PERFORMANCE.md
 	@dev/bench
 
-soak: ## 20 minutes of mixed load on three servers of one database (JAM_SOAK_MINUTES makes it shorter)
+soak: ## 20 minutes of mixed load on three servers of one database (JAM_SOAK_MINUTES, JAM_SOAK_BLOBS: see dev/soak)
 	@dev/soak
 
 install: ## slctl and kubectl-jam, for you: into ~/.cargo/bin

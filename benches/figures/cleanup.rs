@@ -30,7 +30,7 @@ pub async fn measure(api: &Path, database: &Database, table: &mut Table) {
     submit(&server, &hashes, CLIENTS, CLIENTS * 4, "ready").await;
     let alone = p99(submissions(&server, &hashes, CLIENTS, COUNT, "alone").await.each);
     let started = Instant::now();
-    let mut cleanup = Program::cleanup(api, &dsn);
+    let mut cleanup = Program::cleanup(api, &dsn, None);
     let mut beside = Vec::new();
     while runs(&mut cleanup) {
         beside.extend(submissions(&server, &hashes, CLIENTS, ROUND, "beside").await.each);

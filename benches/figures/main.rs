@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::database::Database;
+use crate::soak::Soak;
 use crate::table::Table;
 
 /// The groups of figures, in the order in which they are taken.
@@ -34,8 +35,8 @@ struct Wish {
     api: PathBuf,
     full: bool,
     groups: Vec<String>,
-    /// Instead of the groups: so many minutes of mixed load, audited by this slctl.
-    soak: Option<(u32, PathBuf)>,
+    /// Instead of the groups: mixed load.
+    soak: Option<Soak>,
 }
 
 impl Wish {
@@ -47,17 +48,17 @@ impl Wish {
             match argument.as_str() {
                 "--full" => wish.full = true,
                 "--soak" => {
-                    let minutes = arguments.next().and_then(|text| text.parse().ok());
-                    let minutes = minutes.filter(|minutes| (1..=soak::LONGEST).contains(minutes));
-                    let minutes = minutes.ok_or_else(|| format!("--soak needs minutes, 1 to {}", soak::LONGEST))?;
-                    let slctl = arguments.next().ok_or("--soak needs minutes and the path of slctl")?;
-                    wish.soak = Some((minutes, slctl.into()));
+                    let minutes = arguments.next().as_deref().and_then(soak::lasting);
+                    let lasting = minutes.ok_or_else(|| format!("--soak needs minutes, 1 to {}", soak::LONGEST))?;
+                    let slctl = arguments.next().ok_or("--soak needs minutes and the path of slctl")?.into();
+                    wish.soak = Some(Soak { lasting, slctl, files: false });
                 }
+                "--files" => wish.soak.as_mut().ok_or("--files comes after --soak")?.files = true,
                 "--api" => wish.api = arguments.next().ok_or("--api needs a path")?.into(),
                 group if GROUPS.contains(&group) => wish.groups.push(group.to_owned()),
                 other => {
                     return Err(format!(
-                        "{other}: known are --full, --api PATH, --soak MINUTES SLCTL and the groups {}",
+                        "{other}: known are --full, --api PATH, --soak MINUTES SLCTL [--files] and the groups {}",
                         GROUPS.join(", ")
                     ));
                 }
@@ -92,8 +93,8 @@ async fn main() -> ExitCode {
 
 async fn measure(wish: &Wish) -> ExitCode {
     let mut table = Table::begin();
-    if let Some((minutes, slctl)) = &wish.soak {
-        soak::measure(&wish.api, slctl, *minutes, &Database::start().await, &mut table).await;
+    if let Some(soak) = &wish.soak {
+        soak::measure(&wish.api, soak, &Database::start().await, &mut table).await;
         return table.end();
     }
     if wish.wants("status") {

@@ -27,9 +27,11 @@ impl Program {
         Self::listening(command)
     }
 
-    /// One of several servers of a database, with a file of tokens that it watches, as the operator runs them.
-    pub fn replica(path: &Path, dsn: &str, tokens: &Path) -> Self {
+    /// One of several servers of a database, with a file of tokens that it watches, as the operator runs them; with a URL the
+    /// blobs are there.
+    pub fn replica(path: &Path, dsn: &str, tokens: &Path, blobs: Option<&str>) -> Self {
         let mut command = jam_api(path, Some(dsn));
+        command.envs(blobs.map(|url| ("JAM_BLOB_STORE", url)));
         command.arg("serve").env("JAM_LISTEN", "127.0.0.1:0").env("JAM_RATE_LIMIT_PER_MINUTE", "10000000");
         command.env("JAM_MAX_PENDING_PACKAGES", "10000").env_remove("JAM_ALLOWED_TOKENS");
         command.arg("--tokens-file").arg(tokens);
@@ -43,9 +45,10 @@ impl Program {
         Self { child: command.spawn().expect("jam-api starts"), _stdout: None, address: None }
     }
 
-    /// `jam-api cleanup` of everything that is finished and older than a day, archive included.
-    pub fn cleanup(path: &Path, dsn: &str) -> Child {
+    /// `jam-api cleanup` of everything that is finished and older than a day, archive included, and of blobs where this URL says.
+    pub fn cleanup(path: &Path, dsn: &str, blobs: Option<&str>) -> Child {
         let mut command = jam_api(path, Some(dsn));
+        command.envs(blobs.map(|url| ("JAM_BLOB_STORE", url)));
         command.args(["cleanup", "--retention-days", "1", "--archive-days", "0"]).stdout(Stdio::null());
         command.spawn().expect("jam-api starts")
     }

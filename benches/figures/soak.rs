@@ -24,7 +24,7 @@ use crate::submit::package;
 use crate::table::{Against, Table, float, median};
 
 /// More minutes than this are another kind of test, and more rows than a laptop should keep.
-pub const LONGEST: u32 = 120;
+pub const LONGEST: u64 = 120;
 const SERVERS: usize = 3;
 const WORKERS: usize = 4;
 const CLIENTS: usize = 6;
@@ -43,14 +43,38 @@ const OLD: u32 = 2000;
 /// What a process may have more at the end than after its first quarter, and be flat all the same.
 const GROWTH: f64 = 1.25;
 const SLACK: f64 = 8e6;
+/// What a submission may take more at the end than in the second quarter, and be as quick all the same: half, and some ms of a busy machine.
+const SLOWER: f64 = 1.5;
+const SLOWER_MS: f64 = 5.0;
+/// Every so many blobs one is a mebibyte, which comes in several pieces.
+const LARGE: u64 = 100;
 /// How long the workers may take for what is left.
 const DRAIN: Duration = Duration::from_mins(2);
+
+/// What is asked for.
+pub struct Soak {
+    /// How long the load lasts.
+    pub lasting: Duration,
+    /// The program that verifies the chains.
+    pub slctl: PathBuf,
+    /// Whether the blobs are files of a blob store instead of rows.
+    pub files: bool,
+}
+
+/// So many minutes, or so many seconds with an `s`: seconds are for the test.
+pub fn lasting(text: &str) -> Option<Duration> {
+    let (number, unit) = text.strip_suffix('s').map_or((text, 60), |number| (number, 1));
+    let seconds = number.parse::<u64>().ok()?.checked_mul(unit)?;
+    (1..=LONGEST * 60).contains(&seconds).then(|| Duration::from_secs(seconds))
+}
 
 /// What the parts of the load share.
 struct Shared {
     stop: Cell<bool>,
     token: RefCell<String>,
     tokens_file: PathBuf,
+    /// Where the blobs are, when it is not the database.
+    blobs: Option<PathBuf>,
     answers: RefCell<BTreeMap<u16, u64>>,
     /// The first words of answers that nobody wants.
     odd: RefCell<Vec<String>>,
@@ -69,12 +93,14 @@ struct Window {
 }
 
 /// Takes the figures.
-pub async fn measure(api: &Path, slctl: &Path, minutes: u32, database: &Database, table: &mut Table) {
+pub async fn measure(api: &Path, soak: &Soak, database: &Database, table: &mut Table) {
     let dsn = database.fresh().await;
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let shared = Rc::new(Shared::new(folder.path().join("tokens.json")));
+    let shared = Rc::new(Shared::new(folder.path(), soak.files));
     shared.accept(&[shared.token.borrow().clone()]);
-    let servers: Vec<Program> = (0..SERVERS).map(|_| Program::replica(api, &dsn, &shared.tokens_file)).collect();
+    let blobs = shared.blob_store();
+    let server = |_| Program::replica(api, &dsn, &shared.tokens_file, blobs.as_deref());
+    let servers: Vec<Program> = (0..SERVERS).map(server).collect();
     let workers: Vec<Program> = (0..WORKERS).map(|_| Program::worker(api, &dsn)).collect();
     let local = LocalSet::new();
     let addresses: Vec<SocketAddr> = servers.iter().map(Program::address).collect();
@@ -84,7 +110,7 @@ pub async fn measure(api: &Path, slctl: &Path, minutes: u32, database: &Database
     parts.push(local.spawn_local(rotate(shared.clone())));
     parts.push(local.spawn_local(clean(shared.clone(), api.to_owned(), dsn.clone())));
     let all: Vec<&Program> = servers.iter().chain(&workers).collect();
-    let windows = local.run_until(watch(&shared, &all, minutes)).await;
+    let windows = local.run_until(watch(&shared, &all, soak.lasting)).await;
     let mut broken = 0;
     local
         .run_until(async {
@@ -95,17 +121,22 @@ pub async fn measure(api: &Path, slctl: &Path, minutes: u32, database: &Database
         .await;
     drain(&dsn).await;
     told(&shared, &windows, broken, table);
-    let verified = verified(slctl, addresses[0], &shared.token.borrow());
+    let verified = verified(&soak.slctl, addresses[0], &shared.token.borrow());
     workers.into_iter().chain(servers).for_each(Program::stop);
     audited(&dsn, &shared, verified, table).await;
 }
 
 impl Shared {
-    fn new(tokens_file: PathBuf) -> Self {
+    fn new(folder: &Path, files: bool) -> Self {
+        let blobs = files.then(|| folder.join("blobs"));
+        if let Some(blobs) = &blobs {
+            fs::create_dir(blobs).expect("our own folder");
+        }
         Self {
             stop: Cell::new(false),
             token: RefCell::new(fresh_token()),
-            tokens_file,
+            tokens_file: folder.join("tokens.json"),
+            blobs,
             answers: RefCell::default(),
             odd: RefCell::default(),
             submitted: Cell::new(0),
@@ -114,6 +145,11 @@ impl Shared {
             cleanups: Cell::new(0),
             filled: Cell::new(0),
         }
+    }
+
+    /// The setting that puts the blobs where they are.
+    fn blob_store(&self) -> Option<String> {
+        self.blobs.as_ref().map(|blobs| format!("file://{}", blobs.display()))
     }
 
     /// Writes the file of tokens as a kubelet does: whole or not at all.
@@ -153,7 +189,10 @@ async fn submit(shared: Rc<Shared>, number: usize, address: SocketAddr) {
     while !shared.stop.get() {
         turn += 1;
         // Every blob comes three times: twice there is nothing to store.
-        let bytes = format!("{number} {}", turn / 3).repeat(1 + usize::try_from(turn % 2000).unwrap_or_default());
+        let blob = turn / 3;
+        let times =
+            if blob.is_multiple_of(LARGE) { 131_072 } else { 1 + usize::try_from(blob % 2000).unwrap_or_default() };
+        let bytes = format!("{number:02} {blob:04} ").repeat(times);
         let hash = hex::encode(Sha256::digest(&bytes));
         let token = shared.token.borrow().clone();
         let path = format!("/jam/preimages/{hash}");
@@ -167,7 +206,7 @@ async fn submit(shared: Rc<Shared>, number: usize, address: SocketAddr) {
         shared.count("POST package", &made, &[201]);
         shared.submitted.set(shared.submitted.get() + u64::from(made.status == 201));
         if turn.is_multiple_of(5) {
-            for path in ["/jam/packages?limit=20", "/jam/reports?limit=20", "/jam/status", "/readyz"] {
+            for path in [&path, "/jam/packages?limit=20", "/jam/reports?limit=20", "/jam/status", "/readyz"] {
                 let read = client.send(&head_as(&token, "GET", path, 0), &[]).await;
                 shared.count(path, &read, &[200]);
             }
@@ -201,7 +240,7 @@ async fn clean(shared: Rc<Shared>, api: PathBuf, dsn: String) {
         let fill = fill.replace("from fill group by service;", "from fill group by service on conflict do nothing;");
         execute(&dsn, &fill.replace("ROWS", &to.to_string()).replace("interval '1 day'", "interval '40 days'")).await;
         shared.filled.set(to);
-        let mut run = Program::cleanup(&api, &dsn);
+        let mut run = Program::cleanup(&api, &dsn, shared.blob_store().as_deref());
         let ended = loop {
             match run.try_wait().expect("it is ours") {
                 Some(ended) => break ended,
@@ -218,8 +257,8 @@ async fn clean(shared: Rc<Shared>, api: PathBuf, dsn: String) {
 }
 
 /// Looks at every window until the time is over or somebody presses Ctrl-C, and ends the load.
-async fn watch(shared: &Rc<Shared>, programs: &[&Program], minutes: u32) -> Vec<Window> {
-    let end = Instant::now() + Duration::from_mins(u64::from(minutes));
+async fn watch(shared: &Rc<Shared>, programs: &[&Program], lasting: Duration) -> Vec<Window> {
+    let end = Instant::now() + lasting;
     let mut windows = Vec::new();
     while Instant::now() < end {
         tokio::select! {
@@ -269,6 +308,8 @@ fn told(shared: &Shared, windows: &[Window], broken: u64, table: &mut Table) {
     let p99 = |windows: &[Window]| median(&windows.iter().map(|window| window.p99).collect::<Vec<_>>());
     table.line("soak_submit_p50_early", p50(second), "ms", None);
     table.line("soak_submit_p50_late", p50(last), "ms", Against::cost(p50(last), p50(second)));
+    let slower = p50(last) > p50(second) * SLOWER + SLOWER_MS;
+    table.must_be_none("soak_latency_not_flat", u64::from(slower), "figures");
     table.line("soak_submit_p99_early", p99(second), "ms", None);
     table.line("soak_submit_p99_late", p99(last), "ms", Against::cost(p99(last), p99(second)));
     let mut grown = 0;
@@ -314,6 +355,10 @@ async fn audited(dsn: &str, shared: &Shared, verified: usize, table: &mut Table)
         let there = number(dsn, sql).await.unsigned_abs();
         table.must_be_none(name, there.abs_diff(shared.submitted.get()), "findings");
     }
+    let rows = number(dsn, "select count(*) from preimages where storage_class <> 'database'").await.unsigned_abs();
+    let objects = shared.blobs.as_ref().map_or(0, |blobs| fs::read_dir(blobs).expect("our own folder").count() as u64);
+    table.line("soak_objects", float(objects), "files", None);
+    table.must_be_none("soak_objects_wrong", objects.abs_diff(rows), "findings");
     let old = number(dsn, "select count(*) from packages where service_id like 'stored-%'").await.unsigned_abs();
     table.line("soak_cleaned", float(u64::from(shared.filled.get()) - old), "packages", None);
     table.must_be_none("soak_not_cleaned", old, "packages");

@@ -36,7 +36,11 @@ impl Query {
 
     /// A parameter's text; one that is empty counts as left out.
     pub fn text(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).filter(|text| !text.is_empty())
+        self.raw(name).filter(|text| !text.is_empty())
+    }
+
+    fn raw(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// A parameter as something that its text stands for.
@@ -53,11 +57,11 @@ impl Query {
         self.text(name).map(|text| text.parse().map_err(|_| wrong(text))).transpose()
     }
 
-    /// Whether a flag is set.
+    /// Whether a flag is set: its name alone sets it. Whoever asks for `?dry_run` does not want the run.
     pub fn flag(&self, name: &str) -> Result<bool, Refusal> {
-        match self.text(name) {
+        match self.raw(name) {
             None | Some("false" | "0") => Ok(false),
-            Some("true" | "1") => Ok(true),
+            Some("" | "true" | "1") => Ok(true),
             Some(text) => Err(Refusal::field(name, format!("{text:?} is neither true nor false"))),
         }
     }
@@ -108,6 +112,18 @@ mod tests {
         ] {
             assert_eq!(page(wrong).unwrap_err().code, Code::Validation, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_flag_is_set_by_its_name_alone() {
+        let set = |text: &str| Query::parse(text)?.flag("dry_run");
+        for text in ["dry_run", "dry_run=", "a=b&dry_run", "dry_run=true", "dry_run=1"] {
+            assert_eq!(set(text), Ok(true), "{text}");
+        }
+        for text in ["", "dry_run=false", "dry_run=0", "dry_runs"] {
+            assert_eq!(set(text), Ok(false), "{text}");
+        }
+        assert_eq!(set("dry_run=maybe").unwrap_err().code, Code::Validation);
     }
 
     #[test]

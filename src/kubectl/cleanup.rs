@@ -74,9 +74,8 @@ fn without(instance: &Instance) -> String {
 
 /// A run that is under way, whoever started it.
 async fn running(jobs: &Api<Job>, instance: &str) -> Result<Option<String>, Fault> {
-    let labels = names::selector(instance, names::Component::Cleanup);
-    let selector: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let list = jobs.list(&ListParams::default().labels(&selector.join(","))).await;
+    let labels = names::written(&names::selector(instance, names::Component::Cleanup));
+    let list = jobs.list(&ListParams::default().labels(&labels)).await;
     let list = list.map_err(|error| Fault::of("list the Jobs of the cleanup", error))?;
     let goes_on = |job: &&Job| outcome(job).is_none();
     Ok(list.items.iter().find(goes_on).map(ResourceExt::name_any))

@@ -10,7 +10,8 @@ use kube::{Api, Client, Config, ResourceExt};
 use serde_json::Value;
 
 use super::args::PlaceArgs;
-use super::fault::{Fault, chain};
+use super::fault::Fault;
+use crate::operator::chain;
 
 /// How long one request may take: the API server of a laptop that sleeps must not hold a terminal.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,7 +33,7 @@ impl PlaceArgs {
     /// The cluster's address and credentials.
     pub async fn config(&self) -> Result<Config, Fault> {
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
-        let unusable = |error: &dyn std::error::Error| {
+        let unusable = |error: &(dyn std::error::Error + 'static)| {
             let hint = "name one by --kubeconfig or KUBECONFIG, and one of its contexts by --context";
             Fault::Usage(format!("no cluster is configured: {}; {hint}", chain(error)))
         };

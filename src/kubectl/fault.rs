@@ -1,11 +1,11 @@
 //! What can go wrong: each fault says what, where and what to do next, and has a code and an exit.
 
-use std::error::Error;
 use std::fmt;
 use std::io;
 
 use kube::core::Status;
 
+use crate::operator::chain;
 use crate::table::plain_line;
 
 /// Why a command did not do what it was asked.
@@ -117,18 +117,6 @@ fn missing_right(said: &str) -> String {
     let what = group.map_or_else(|| resource.to_owned(), |group| format!("{resource}.{group}"));
     let place = quoted("in the namespace \"").map_or_else(|| " -A".into(), |namespace| format!(" -n {namespace}"));
     format!("the right to {verb} {what} is missing: kubectl auth can-i {verb} {what}{place}")
-}
-
-/// An error with its causes.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    for cause in std::iter::successors(error.source(), |cause| (*cause).source()) {
-        let said = cause.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-    }
-    text
 }
 
 #[cfg(test)]

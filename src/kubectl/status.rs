@@ -169,9 +169,10 @@ fn token_line(token: &TokenStatus) -> String {
 }
 
 fn rotation_line(rotation: &RotationStatus) -> Option<String> {
-    let RotationStatus { stage, consumer, waiting_for, refused: _ } = rotation;
+    let RotationStatus { started_at, stage, consumer, waiting_for, refused: _ } = rotation;
     let stage = stage.as_ref().filter(|stage| *stage != "Idle")?;
     let mut line = format!("{stage} {}", consumer.clone().unwrap_or_default());
+    line.extend(started_at.as_ref().map(|at| format!(", began {}", at.0)));
     if !waiting_for.is_empty() {
         let _ = write!(line, ", waits for {}", waiting_for.join(", "));
     }
@@ -197,6 +198,18 @@ fn cleanup_line(cleanup: &CleanupStatus) -> Option<String> {
     Some(line)
 }
 
+/// What ends each override, in the words of the condition: `KEY is VALUE instead of VALUE, …; how each ends`. Who set it, and since
+/// when, only the API tells, and only administrators.
+fn ends_of_overrides(message: &str) -> Vec<String> {
+    let active = message.split("; ").next().unwrap_or_default();
+    let keys: Vec<&str> = active.split(", ").filter_map(|one| one.split_once(" is ").map(|(key, _)| key)).collect();
+    let each = keys.iter().map(|key| {
+        format!("to end the override of {key}, which lasts until then: slctl jam admin toggles --delete {key}, or change it in the spec")
+    });
+    let who = (!keys.is_empty()).then(|| "who overrode, and since when: slctl jam admin toggles".to_owned());
+    each.chain(who).collect()
+}
+
 /// What to do next, the most urgent first; one line when there is nothing to do.
 pub fn next(instance: &Instance) -> Vec<String> {
     let (name, namespace) = (instance.name_any(), instance.namespace().unwrap_or_default());
@@ -204,11 +217,12 @@ pub fn next(instance: &Instance) -> Vec<String> {
     if explain::unseen(instance) {
         steps.push("the operator has not seen this yet: kubectl get pods -A -l jam.network/component=operator".into());
     }
-    let mut waits = None;
-    for (_, reason) in explain::ills(instance) {
+    let (mut waits, mut overridden) = (None, Vec::new());
+    for (condition, reason) in explain::ills(instance) {
         match reason {
             Some(Reason::ApprovalNeeded) => steps.push(format!("kubectl jam migrate {name} -n {namespace}")),
             Some(Reason::PausedBySpec) => steps.push(format!("kubectl jam resume {name} -n {namespace}")),
+            Some(Reason::OverrideActive) => overridden = ends_of_overrides(&condition.message),
             Some(reason) if reason.kind() == ReasonKind::UnderWay => {
                 waits = waits.or(Some(format!("wait, {}", reason.explanation())));
             }
@@ -220,9 +234,26 @@ pub fn next(instance: &Instance) -> Vec<String> {
             }
         }
     }
+    steps.extend(overridden);
     steps.extend(waits);
     if steps.is_empty() {
         steps.push("nothing to do".into());
     }
     steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_override_is_told_with_what_ends_it() {
+        let message = "enabled is false instead of true, max_pending_packages is 5 instead of 100; each lasts until it is deleted";
+        let told = ends_of_overrides(message).join("\n");
+        for key in ["enabled", "max_pending_packages"] {
+            assert!(told.contains(&format!("slctl jam admin toggles --delete {key},")), "{told}");
+        }
+        assert_eq!(told.lines().count(), 3, "{told}");
+        assert!(ends_of_overrides("what a newer operator says").is_empty());
+    }
 }

@@ -12,8 +12,9 @@ use serde_json::json;
 
 use super::args::{RevokeArgs, RotateArgs};
 use super::cluster::{Cluster, Instance, place, spec, told};
-use super::fault::{Fault, chain};
+use super::fault::Fault;
 use super::{note, wait};
+use crate::operator::chain;
 
 /// Asks for new tokens by a value that was never there before.
 pub async fn rotate(cluster: &Cluster, args: &RotateArgs) -> Result<String, Fault> {

@@ -16,7 +16,7 @@ use super::apply;
 use super::context::Context;
 use super::error::Error;
 use super::key::Key;
-use super::pods::{ENOUGH, is_ready, selector};
+use super::pods::{ENOUGH, is_ready};
 use super::watch::chain;
 
 /// Log lines of one container.
@@ -53,7 +53,7 @@ async fn told_of(context: &Context, instance: &Key, component: Component) -> Vec
 /// The pods that are not ready: those of the revision before it are, and are none of the evidence.
 async fn suspects(context: &Context, instance: &Key, component: Component) -> Result<Vec<Pod>, kube::Error> {
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
-    let params = ListParams::default().labels(&selector(&names::selector(&instance.name, component)));
+    let params = ListParams::default().labels(&names::written(&names::selector(&instance.name, component)));
     let found = pods.list(&params).await?.items.into_iter();
     Ok(found.filter(|pod| !is_ready(pod)).take(ENOUGH as usize).collect())
 }

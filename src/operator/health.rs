@@ -9,6 +9,8 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use jam_plan::crd::{ConditionType, JamInstanceStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::runtime::reflector::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +19,7 @@ use super::children::Children;
 use super::client::Ledger;
 use super::instruments::Instruments;
 use super::lease::Leadership;
-use super::metrics::Moment;
+use super::metrics::{Ages, Moment};
 use super::reconcile::Guarded;
 use super::watch::Pulse;
 
@@ -124,7 +126,8 @@ impl Health {
 
     fn moment(&self) -> (Option<Arc<Engine>>, Moment) {
         let leads = self.leadership.is_held();
-        let none = Moment { instances: BTreeMap::new(), queue: 0, failing: 0, children: 0, leads };
+        let none =
+            Moment { instances: BTreeMap::new(), queue: 0, failing: 0, children: 0, leads, ages: Ages::default() };
         let Stage::Running(engine) = self.stage() else { return (None, none) };
         let moment = Moment {
             instances: by_condition(&engine.instances),
@@ -132,6 +135,7 @@ impl Health {
             failing: engine.instruments.retries.failing(),
             children: engine.children.count(),
             leads,
+            ages: ages(&engine.instances, jiff::Timestamp::now()),
         };
         (Some(engine), moment)
     }
@@ -146,13 +150,37 @@ fn by_condition(instances: &Store<Guarded>) -> BTreeMap<(String, String), i64> {
             continue;
         };
         let said = instance.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-        for kind in jam_plan::crd::ConditionType::ALL {
+        for kind in ConditionType::ALL {
             if let Some(condition) = said.iter().find(|condition| condition.type_ == kind.as_str()) {
                 *counts.entry((kind.as_str().into(), condition.status.clone())).or_default() += 1;
             }
         }
     }
     counts
+}
+
+/// For how long what is under way has been, as the instances' status says: it is the same after a restart.
+fn ages(instances: &Store<Guarded>, now: jiff::Timestamp) -> Ages {
+    let mut ages = Ages::default();
+    for instance in instances.state() {
+        let Some(status) = instance.0.as_ref().ok().and_then(|instance| instance.status.as_ref()) else { continue };
+        let one = ages_of(status, now);
+        ages.rotation = ages.rotation.max(one.rotation);
+        ages.migration = ages.migration.max(one.migration);
+    }
+    ages
+}
+
+fn ages_of(status: &JamInstanceStatus, now: jiff::Timestamp) -> Ages {
+    let since = |at: &Time| (now.as_second() - at.0.as_second()).max(0);
+    let rotation = status.rotation.as_ref().and_then(|rotation| rotation.started_at.as_ref());
+    let unfinished =
+        |condition: &&Condition| condition.type_ == ConditionType::Migrated.as_str() && condition.status == "False";
+    let migration = status.conditions.iter().find(unfinished);
+    Ages {
+        rotation: rotation.map_or(0, since),
+        migration: migration.map_or(0, |condition| since(&condition.last_transition_time)),
+    }
 }
 
 /// Serves until `stop`.
@@ -180,4 +208,27 @@ async fn metrics(State(health): State<Arc<Health>>) -> impl IntoResponse {
         None => super::metrics::Metrics::new().text(&health.ledger, &[], &moment),
     };
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_under_way_is_as_old_as_the_status_says_and_what_is_not_has_no_age() {
+        let status = |migrated: &str, began: Option<&str>| -> JamInstanceStatus {
+            let conditions = json!([
+                {"type": "Migrated", "status": migrated, "reason": "Migrating", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+                {"type": "Ready", "status": "False", "reason": "PodsNotReady", "message": "", "lastTransitionTime": "2025-01-01T00:00:00Z"},
+            ]);
+            serde_json::from_value(json!({"conditions": conditions, "rotation": {"startedAt": began}})).unwrap()
+        };
+        let now = "2026-01-01T00:10:00Z".parse().unwrap();
+        assert_eq!(ages_of(&status("False", Some("2026-01-01T00:09:00Z")), now), Ages { rotation: 60, migration: 600 });
+        assert_eq!(ages_of(&status("True", None), now), Ages::default());
+        // A clock behind the one that wrote the status.
+        assert_eq!(ages_of(&status("Unknown", Some("2026-01-01T00:11:00Z")), now), Ages::default());
+    }
 }

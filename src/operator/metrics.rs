@@ -19,11 +19,14 @@ pub struct Metrics {
     instances: IntGaugeVec,
     requests: IntCounterVec,
     watch_age: IntGaugeVec,
+    event_age: IntGaugeVec,
     watch_errors: IntCounterVec,
     queue: IntGauge,
     failing: IntGauge,
     children: IntGauge,
     leader: IntGauge,
+    rotation_age: IntGauge,
+    migration_age: IntGauge,
 }
 
 /// What is true at the moment of a scrape.
@@ -38,6 +41,17 @@ pub struct Moment {
     pub children: usize,
     /// Whether this replica leads.
     pub leads: bool,
+    /// How long the oldest rotation and the oldest migration have been under way.
+    pub ages: Ages,
+}
+
+/// For how many seconds what is under way has been; 0 where nothing is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ages {
+    /// The oldest rotation of tokens.
+    pub rotation: i64,
+    /// The oldest migration.
+    pub migration: i64,
 }
 
 impl Metrics {
@@ -77,29 +91,45 @@ impl Metrics {
                 "Seconds since the API server last accepted this watch; it is reopened every five minutes.",
                 &["resource"],
             ),
+            event_age: gauges(
+                "jam_operator_watch_last_event_age_seconds",
+                "Seconds since this watch last told of a list or a change; where nothing changes it grows without a fault.",
+                &["resource"],
+            ),
             watch_errors: counter("jam_operator_watch_errors_total", "Failures of a watch.", &["resource"]),
             queue: gauge("jam_operator_queue_depth", "Instances that wait for a reconcile."),
             failing: gauge("jam_operator_failing_instances", "Instances whose last reconcile failed."),
             children: gauge("jam_operator_children", "Objects that belong to instances."),
             leader: gauge("jam_operator_leader", "1 while this replica leads."),
+            rotation_age: gauge(
+                "jam_operator_rotation_age_seconds",
+                "Seconds since the oldest rotation of tokens that is under way began, its overlap included; 0 while none is.",
+            ),
+            migration_age: gauge(
+                "jam_operator_migration_age_seconds",
+                "Seconds since the oldest migration that has not come to its end began to be needed; 0 while none is.",
+            ),
         };
         metrics.register(build);
         metrics
     }
 
     fn register(&self, build: IntGaugeVec) {
-        let all: [Box<dyn prometheus::core::Collector>; 11] = [
+        let all: [Box<dyn prometheus::core::Collector>; 14] = [
             Box::new(build),
             Box::new(self.reconciles.clone()),
             Box::new(self.duration.clone()),
             Box::new(self.instances.clone()),
             Box::new(self.requests.clone()),
             Box::new(self.watch_age.clone()),
+            Box::new(self.event_age.clone()),
             Box::new(self.watch_errors.clone()),
             Box::new(self.queue.clone()),
             Box::new(self.failing.clone()),
             Box::new(self.children.clone()),
             Box::new(self.leader.clone()),
+            Box::new(self.rotation_age.clone()),
+            Box::new(self.migration_age.clone()),
         ];
         for collector in all {
             self.registry.register(collector).expect("every name is registered once");
@@ -114,7 +144,7 @@ impl Metrics {
 
     /// The text that Prometheus reads.
     pub fn text(&self, ledger: &Ledger, pulses: &[std::sync::Arc<Pulse>], moment: &Moment) -> String {
-        let Moment { instances, queue, failing, children, leads } = moment;
+        let Moment { instances, queue, failing, children, leads, ages: Ages { rotation, migration } } = moment;
         self.instances.reset();
         for ((condition, status), count) in instances {
             self.instances.with_label_values(&[condition, status]).set(*count);
@@ -128,6 +158,16 @@ impl Metrics {
             let since = signs.opened.unwrap_or(signs.tried);
             self.watch_age.with_label_values(&[&resource]).set(whole(Instant::now().duration_since(since).as_secs()));
         }
+        self.event_age.reset();
+        let mut told: BTreeMap<&str, Instant> = BTreeMap::new();
+        for (kind, at) in
+            pulses.iter().filter(|pulse| !pulse.is_resting()).filter_map(|p| Some((p.kind(), p.last_event()?)))
+        {
+            told.entry(kind).and_modify(|last| *last = at.max(*last)).or_insert(at);
+        }
+        for (resource, at) in told {
+            self.event_age.with_label_values(&[resource]).set(whole(at.elapsed().as_secs()));
+        }
         let mut errors: BTreeMap<&str, u64> = BTreeMap::new();
         for pulse in pulses {
             *errors.entry(pulse.kind()).or_default() += pulse.errors();
@@ -139,6 +179,8 @@ impl Metrics {
         self.failing.set(whole(*failing));
         self.children.set(whole(*children));
         self.leader.set(i64::from(*leads));
+        self.rotation_age.set(*rotation);
+        self.migration_age.set(*migration);
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::warn!(%error, "the metrics cannot be written");

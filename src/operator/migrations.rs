@@ -53,7 +53,7 @@ pub async fn unfinished(context: &Context, instance: &Key, job: &str) -> Result<
     let job = jobs.get_opt(job).await.map_err(Error::read(format_args!("Job {job}")))?.and_then(|job| job.uid());
     let own = |pod: &Pod| pod.owner_references().iter().any(|owner| Some(&owner.uid) == job.as_ref());
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
-    let labels = pods::selector(&names::selector(&instance.name, Component::Migration));
+    let labels = names::written(&names::selector(&instance.name, Component::Migration));
     let found = pods.list(&ListParams::default().labels(&labels)).await.map_err(Error::read("the migrations' pods"))?;
     let dry = |pod: &Pod| pod.labels().get(OF_JOB).is_some_and(|job| names::is_migration_preview(job));
     Ok(found.items.iter().filter(|pod| !has_ended(pod) && !dry(pod) && !own(pod)).map(described).collect())

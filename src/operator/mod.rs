@@ -52,6 +52,7 @@ pub use args::{
 };
 pub use preview::plan_in;
 pub use run::{Failure, Program};
+pub use watch::chain;
 
 use crate::{shutdown, telemetry};
 

@@ -1,5 +1,6 @@
 //! What administrators have set in front of the spec at run time: a ready pod is asked, where there can be anything to tell.
 
+use jam_plan::crd::ConditionType;
 use jam_plan::names::Component;
 use jam_plan::observed::ActiveOverride;
 use jam_plan::{JamInstance, Observed};
@@ -29,7 +30,9 @@ fn has_administrators(instance: &JamInstance) -> bool {
     let tokens = instance.spec.tokens.as_ref();
     let conditions = instance.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     tokens.is_some_and(|tokens| tokens.admin_tokens_secret_ref.is_some())
-        || conditions.iter().any(|condition| condition.type_ == "Overridden" && condition.status == "True")
+        || conditions
+            .iter()
+            .any(|condition| condition.type_ == ConditionType::Overridden.as_str() && condition.status == "True")
 }
 
 /// The overrides in a readiness answer: `{"overrides": [{"key": "enabled", "value": false, "overrode": true}]}`. A pod of an

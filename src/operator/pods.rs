@@ -2,7 +2,6 @@
 //!
 //! Nothing here can fail a reconcile: without an answer the status says that nobody was asked.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::{join, join_all};
@@ -111,16 +110,11 @@ fn is_news(instance: &JamInstance, api: &DeploymentState) -> bool {
 /// The pods of one part of an instance, the newest first.
 pub async fn pods_of(context: &Context, instance: &Key, component: Component) -> Result<Vec<Pod>, kube::Error> {
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
-    let labels = selector(&names::selector(&instance.name, component));
+    let labels = names::written(&names::selector(&instance.name, component));
     let mut found = pods.list(&ListParams::default().labels(&labels).limit(SEEN)).await?.items;
     // The newest pod is the one whose trouble matters.
     found.sort_by_key(|pod| std::cmp::Reverse(pod.metadata.creation_timestamp.clone()));
     Ok(found)
-}
-
-/// Labels as a selector is written.
-pub fn selector(labels: &BTreeMap<String, String>) -> String {
-    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 
 /// Whether a pod is ready and stays.

@@ -61,9 +61,8 @@ pub async fn look(
 /// The pods that may serve. One that has no node yet will mount what is in the Secret then.
 async fn api_pods(context: &Context, instance: &Key) -> Result<Vec<Pod>, Error> {
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
-    let selector = names::selector(&instance.name, Component::Api);
-    let selector: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let list = pods.list(&ListParams::default().labels(&selector.join(","))).await;
+    let labels = names::written(&names::selector(&instance.name, Component::Api));
+    let list = pods.list(&ListParams::default().labels(&labels)).await;
     let mut found = list.map_err(Error::read(format_args!("pods of {instance}")))?.items;
     found.retain(|pod| {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());

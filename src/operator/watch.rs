@@ -4,14 +4,15 @@
 //! while one stream's pause sleeps, the connects of the others time out, each adding its own pause.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{Stream, StreamExt};
 use kube::Resource;
 use kube::core::Status;
 use kube::runtime::watcher::{self, Event};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::backoff::{Jitter, WATCH};
 use super::key::Key;
@@ -32,6 +33,8 @@ pub struct Pulse {
     listed: AtomicBool,
     listing: Notify,
     errors: AtomicU64,
+    /// When it last told of something.
+    told: Mutex<Option<Instant>>,
     /// Nothing is followed: the kind is not served.
     resting: AtomicBool,
 }
@@ -44,6 +47,7 @@ impl Pulse {
             listed: AtomicBool::new(false),
             listing: Notify::new(),
             errors: AtomicU64::new(0),
+            told: Mutex::default(),
             resting: AtomicBool::new(false),
         })
     }
@@ -61,6 +65,11 @@ impl Pulse {
     /// Errors so far.
     pub fn errors(&self) -> u64 {
         self.errors.load(Ordering::Relaxed)
+    }
+
+    /// When the watch last told of something, a list or a change.
+    pub fn last_event(&self) -> Option<Instant> {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the end of the first list.
@@ -107,6 +116,9 @@ pub async fn follow<K: Resource>(
     let mut known: HashSet<Key> = HashSet::new();
     let mut listed: HashSet<Key> = HashSet::new();
     while let Some(event) = stream.next().await {
+        if event.is_ok() {
+            *pulse.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
         match event {
             Err(error) => {
                 pulse.errors.fetch_add(1, Ordering::Relaxed);

@@ -195,10 +195,11 @@ const CASES: [Case; 15] = [
     Case {
         alert: "JamMigrationFailed",
         at: 40,
-        fires: &[&[("jam_operator_instances{S,condition=\"Migrated\",status=\"False\"}", "1x60")]],
+        fires: &[&[("jam_operator_migration_age_seconds{S}", "0+60x60")]],
         rests: &[
-            &[("jam_operator_instances{S,condition=\"Migrated\",status=\"True\"}", "1x60")],
-            &[("jam_operator_instances{S,condition=\"Migrated\",status=\"False\"}", "1x20 0x40")],
+            &[("jam_operator_migration_age_seconds{S}", "0x60")],
+            // One after the other, each at its end in time.
+            &[("jam_operator_migration_age_seconds{S}", "0+60x25 0+60x35")],
         ],
         labels: &[],
     },

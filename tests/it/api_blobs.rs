@@ -107,6 +107,25 @@ async fn a_lost_object_is_500_before_anything_is_sent_and_logged_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_range_beyond_the_end_of_a_truncated_object_is_500_as_the_rest_of_it() {
+    for place in [Place::files(), Place::bucket().await] {
+        let world = World::with_blobs(place).await;
+        let server = world.serve().await;
+        server.upload(b"truncated").await;
+        let [object] = &world.place().unwrap().found()[..] else { panic!("one object") };
+        std::fs::write(object, b"trunc").unwrap();
+        for range in ["bytes=0-8", "bytes=2-3", "bytes=5-8", "bytes=7-", "bytes=-1"] {
+            answer(server.request("GET", &path_of(b"truncated")).header("range", range))
+                .await
+                .refused(500, "jam_internal");
+        }
+        let log = server.log();
+        assert_eq!(log.lines().filter(|line| line.contains("has 5 of the 9 bytes")).count(), 5, "{log}");
+        server.get("/readyz").await.expect(200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_record_says_where_the_bytes_are_and_the_settings_show_no_key() {
     for place in [Place::files(), Place::bucket().await] {
         let world = World::with_blobs(place).await;

@@ -39,6 +39,7 @@ pub fn tests() -> BTreeSet<String> {
     for (folder, prefix) in [
         ("tests/it", ""),
         ("tests/e2e", "e2e::"),
+        ("benches/tests", "figures::"),
         ("src", ""),
         ("crates/domain/src", "domain::"),
         ("crates/plan/src", "plan::"),

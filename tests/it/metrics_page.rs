@@ -46,6 +46,25 @@ const PAGE: [(&str, &str, &[&str]); 27] = [
     ("jam_schema_version", "gauge", &[]),
 ];
 
+/// What spec/operator.md wants of the operator: reconciles by result and reason, duration, queue depth, age of each watch, requests,
+/// instances by condition, ages of rotations and migrations; and what its alerts need besides.
+const OF_OPERATOR: [(&str, &str, &[&str]); 14] = [
+    ("jam_operator_api_requests_total", "counter", &["outcome", "resource", "verb"]),
+    ("jam_operator_build_info", "gauge", &["version"]),
+    ("jam_operator_children", "gauge", &[]),
+    ("jam_operator_failing_instances", "gauge", &[]),
+    ("jam_operator_instances", "gauge", &["condition", "status"]),
+    ("jam_operator_leader", "gauge", &[]),
+    ("jam_operator_migration_age_seconds", "gauge", &[]),
+    ("jam_operator_queue_depth", "gauge", &[]),
+    ("jam_operator_reconcile_duration_seconds", "histogram", &["result"]),
+    ("jam_operator_reconciles_total", "counter", &["reason", "result"]),
+    ("jam_operator_rotation_age_seconds", "gauge", &[]),
+    ("jam_operator_watch_errors_total", "counter", &["resource"]),
+    ("jam_operator_watch_last_event_age_seconds", "gauge", &["resource"]),
+    ("jam_operator_watch_last_open_age_seconds", "gauge", &["resource"]),
+];
+
 /// Label values that the page gives or that follow from a table.
 fn values_of(metric: &str, label: &str) -> Option<BTreeSet<String>> {
     let words: &[&str] = match (metric, label) {
@@ -275,10 +294,21 @@ async fn the_operators_metrics_are_well_formed_and_its_dashboard_and_alerts_ask_
     let text = operator.answer("/metrics").await.1;
     assert!(linted(&text).is_empty(), "{:?}", linted(&text));
     let scraped = Scraped::of(&text);
+    let labels = scraped.labels();
+    let there: Vec<_> =
+        scraped.types.iter().map(|(name, kind)| (name.as_str(), kind.as_str(), labels[&**name].clone())).collect();
+    let wanted = OF_OPERATOR.iter().map(|(name, kind, labels)| (*name, *kind, labels.iter().copied().collect()));
+    assert_eq!(there, wanted.collect::<Vec<_>>());
     let dashboard = dashboards::of_operator();
     shows(
         &dashboard,
-        &["Instances by condition", "Reconciles", "Time of a reconcile, 99th percentile", "Age of watches"],
+        &[
+            "Instances by condition",
+            "Reconciles",
+            "Time of a reconcile, 99th percentile",
+            "Age of watches",
+            "Age of rotations and migrations",
+        ],
     );
     let dashboard = dashboard.replace("$NAMESPACE", "jam").replace("$SERVICE", "jam-operator");
     let targets = targets(&dashboard);

@@ -7,6 +7,7 @@ use kube::{Api, Client};
 use reqwest::Method;
 use serde_json::json;
 
+use crate::kubectl_support::{done, says};
 use crate::operator_support::{Account, apply, condition};
 use crate::rotation_support::{Node, annotate, database, spec};
 use crate::support::cluster::{control_plane, instances};
@@ -53,6 +54,9 @@ async fn an_override_is_a_condition_until_it_ends_and_is_asked_for_where_there_a
     // No watch reports it: the operator asks by itself.
     let message = condition(&client, &namespace, "main", "Overridden", "True", "OverrideActive").await;
     assert!(message.starts_with("max_pending_packages is 5 instead of 100; "), "{message}");
+    let page = done(plane, &namespace, &["status", "main"]).await;
+    let ends = "slctl jam admin toggles --delete max_pending_packages, or change it in the spec\n";
+    says(&page, &["next: to end the override of max_pending_packages", ends, "since when: slctl jam admin toggles\n"]);
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
     operator.quiet().await;
     let writes = operator.writes().len();

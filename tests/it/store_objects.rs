@@ -203,6 +203,15 @@ async fn an_object_that_is_missing_or_short_is_a_fault_that_says_what_to_do() {
         std::fs::write(object, &bytes[..MIB]).unwrap();
         let StoreError::Fault(told) = refused(&outside.store, hash).await else { panic!("it is a fault") };
         assert!(told.contains("has 1048576 of the 2097152 bytes"), "{told}");
+        // Also where nothing is left of what is asked for, and nothing at all; the store itself is well.
+        for (left, start) in [(MIB, MIB), (MIB, MIB + 5), (0, 0), (0, 7)] {
+            std::fs::write(object, &bytes[..left]).unwrap();
+            let start = start as u64;
+            let Err(told) = outside.store.read_preimage(hash, start..start + 9).await else { panic!("it is refused") };
+            let StoreError::Fault(told) = told else { panic!("it is a fault: {told}") };
+            assert!(told.contains(&format!("has {left} of the 2097152 bytes")), "{told}");
+            assert_eq!(outside.store.blob_store().await, Some(Ok(())));
+        }
         std::fs::remove_file(object).unwrap();
         let StoreError::Fault(told) = refused(&outside.store, hash).await else { panic!("it is a fault") };
         let key = object.file_name().unwrap().to_str().unwrap();

@@ -125,8 +125,8 @@ pub const OF_OPERATOR: [Alert; 10] = [
     },
     Alert {
         name: "JamMigrationFailed",
-        expression: "max(jam_operator_instances{$S,condition=\"Migrated\",status=\"False\"}) > 0",
-        lasting: "30m",
+        expression: "max(jam_operator_migration_age_seconds{$S}) > 1800",
+        lasting: "1m",
         severity: "critical",
         summary: "A migration has not come to its end for half an hour: the old version keeps serving",
     },

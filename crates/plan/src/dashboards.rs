@@ -67,7 +67,7 @@ const OF_INSTANCE: [Panel; 9] = [
     ),
 ];
 
-const OF_OPERATOR: [Panel; 6] = [
+const OF_OPERATOR: [Panel; 7] = [
     Panel(
         "Instances by condition",
         "short",
@@ -93,6 +93,14 @@ const OF_OPERATOR: [Panel; 6] = [
         "Age of watches",
         "s",
         &[("max by (resource) (jam_operator_watch_last_open_age_seconds{$S})", "{{resource}}")],
+    ),
+    Panel(
+        "Age of rotations and migrations",
+        "s",
+        &[
+            ("max(jam_operator_rotation_age_seconds{$S})", "the oldest rotation"),
+            ("max(jam_operator_migration_age_seconds{$S})", "the oldest migration"),
+        ],
     ),
     Panel(
         "Queue and failures",

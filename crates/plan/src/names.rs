@@ -223,6 +223,11 @@ pub fn selector(instance: &str, component: Component) -> std::collections::BTree
     .collect()
 }
 
+/// Labels as a selector is written.
+pub fn written(labels: &std::collections::BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
 /// The labels of every child of an instance.
 pub fn labels(instance: &str, component: Component) -> std::collections::BTreeMap<String, String> {
     let mut labels = selector(instance, component);

@@ -65,6 +65,9 @@ pub fn status(instance: &JamInstance, verdict: Verdict<'_>, observed: &Observed,
         Some(resolved) => facts::of(resolved, observed, &before),
         None => facts::kept(observed, &before),
     };
+    if resolved.is_some() {
+        status.rotation = rotation::dated(status.rotation, before.rotation.as_ref(), now);
+    }
     status.observed_generation = instance.metadata.generation;
     status.conditions = conditions::dated(said, &before.conditions, instance.metadata.generation, now);
     status

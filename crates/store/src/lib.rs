@@ -30,6 +30,11 @@ pub use objects::{Objects, Trouble};
 pub use postgres::{PostgresConfig, PostgresStore, migrate};
 pub use work::{Clock, machine_clock};
 
+/// The last cause: what stands around it only repeats where it happened.
+fn innermost(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), innermost)
+}
+
 /// A blob on its way in.
 #[derive(Debug, Clone)]
 pub struct Upload {

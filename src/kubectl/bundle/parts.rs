@@ -65,9 +65,9 @@ pub async fn children(cluster: &Cluster, instance: &str, bundle: &mut Bundle) {
 
 /// The pods of an instance, of its workers, migrations and cleanups.
 pub async fn pods(cluster: &Cluster, instance: &str, tail: i64, bundle: &mut Bundle) {
-    let labels: Vec<String> = names::pods(instance).iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let labels = names::written(&names::pods(instance));
     let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let list = api.list(&ListParams::default().labels(&labels.join(","))).await;
+    let list = api.list(&ListParams::default().labels(&labels)).await;
     match list {
         Ok(list) => of_pods(&api, "pods", list.items, tail, bundle).await,
         Err(error) => bundle.lacks(&Fault::of("list the pods", error)),

@@ -26,9 +26,8 @@ pub async fn known(cluster: &Cluster, instance: &Instance) -> (BTreeSet<String>,
     let mut unread = Vec::new();
     // Who may not list pods gets none of them either, and is told so there.
     let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let labels =
-        names::pods(&instance.name_any()).iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
-    let pods = pods.list(&ListParams::default().labels(&labels.join(","))).await.map(|list| list.items);
+    let labels = names::written(&names::pods(&instance.name_any()));
+    let pods = pods.list(&ListParams::default().labels(&labels)).await.map(|list| list.items);
     known.extend(pods.unwrap_or_default().iter().flat_map(variables));
     let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     for (name, keys) in named(instance) {

@@ -8,7 +8,8 @@
 
 use super::{Rate, Verdict};
 
-/// Requests that a lease covers at most.
+/// Requests that a lease covers at most, unless a second's worth is more: one that is over before the next request comes would be
+/// asked for with each of them.
 const MOST: u32 = 1000;
 
 /// A row of slots: from `next` up to `end`, in microseconds of the clock that all processes share.
@@ -45,7 +46,7 @@ impl Rate {
     /// Requests that one lease covers: a tenth of the limit, so that what lies unspent in one process is missed little in
     /// the others.
     pub fn lease_size(self) -> u32 {
-        (self.per_minute / 10).clamp(1, MOST)
+        (self.per_minute / 10).clamp(1, MOST.max(self.per_minute / 60))
     }
 
     /// The ask of a process that has spent everything up to `floor`.

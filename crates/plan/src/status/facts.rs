@@ -28,7 +28,7 @@ pub(super) fn of(resolved: &Resolved, observed: &Observed, before: &JamInstanceS
         endpoint: Some(endpoint(resolved)),
         enabled: enabled(resolved, observed).or(kept.enabled),
         store: Some(resolved.settings.store),
-        selector: Some(selector(&resolved.name)),
+        selector: Some(names::written(&names::selector(&resolved.name, Component::Api))),
         tokens: rotation::tokens(resolved),
         rotation: rotation::standing(resolved),
         last_good,
@@ -109,10 +109,4 @@ fn cleanup(observed: &Observed, before: &JamInstanceStatus) -> Option<CleanupSta
 /// Where the API is reached inside the cluster.
 fn endpoint(resolved: &Resolved) -> String {
     format!("http://{}.{}.svc:{}", names::api(&resolved.name), resolved.namespace, resolved.service.port)
-}
-
-/// The selector of the API pods, as text.
-fn selector(instance: &str) -> String {
-    let labels = names::selector(instance, Component::Api);
-    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }

@@ -1,5 +1,6 @@
 //! What is said about tokens: which there are, where a rotation stands, and an event for each of its steps.
 
+use jam_domain::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Event, EventType, Verdict, whole_seconds};
@@ -51,9 +52,24 @@ pub(super) fn standing(resolved: &Resolved) -> Option<RotationStatus> {
     Some(RotationStatus {
         stage: Some(one.outlook.stage.as_str().into()),
         consumer: busy.map(|consumer| consumer.name.clone()),
+        started_at: None,
         waiting_for,
         refused: resolved.consumers.iter().filter_map(refused).collect(),
     })
+}
+
+/// With the time at which it began: now, unless one was under way before.
+pub(super) fn dated(
+    now: Option<RotationStatus>,
+    before: Option<&RotationStatus>,
+    at: Timestamp,
+) -> Option<RotationStatus> {
+    let mut now = now?;
+    if now.stage.as_deref() != Some(Stage::Idle.as_str()) {
+        let before = before.and_then(|before| before.started_at.clone());
+        now.started_at = before.or_else(|| Some(Time(whole_seconds(at))));
+    }
+    Some(now)
 }
 
 fn refused(consumer: &ResolvedConsumer) -> Option<RefusedTokens> {
@@ -188,4 +204,25 @@ pub(super) fn events(old: &JamInstanceStatus, new: &JamInstanceStatus) -> Vec<Ev
         events.push(Event { kind: EventType::Normal, reason: Reason::TokenRetired, note: said.join("; ") });
     }
     events
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotation_keeps_the_time_at_which_it_began_through_all_its_stages_and_loses_it_at_their_end() {
+        let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000);
+        let standing = |stage: Stage| Some(RotationStatus { stage: Some(stage.as_str().into()), ..Default::default() });
+        let mut before: Option<RotationStatus> = None;
+        let mut told = Vec::new();
+        for (n, stage) in
+            [Stage::Idle, Stage::Distribute, Stage::Overlap, Stage::Idle, Stage::Prove].into_iter().enumerate()
+        {
+            before = dated(standing(stage), before.as_ref(), at(i64::try_from(n).unwrap() + 100));
+            told.push(before.as_ref().and_then(|now| Some(now.started_at.as_ref()?.0.as_second())));
+        }
+        assert_eq!(told, [None, Some(101), Some(101), None, Some(104)]);
+        assert_eq!(dated(None, before.as_ref(), at(9)), None);
+    }
 }

@@ -9,6 +9,7 @@ use object_store::path::Path;
 use object_store::{BackoffConfig, ClientConfigKey, ClientOptions, RetryConfig};
 
 use super::{Backend, Inner};
+use crate::innermost;
 
 /// How long one request may take before it is tried again, and how long a connection.
 const REQUEST: Duration = Duration::from_secs(30);
@@ -124,13 +125,8 @@ fn bucket_of(
     let anonymous = !sources.into_iter().any(|key| value(key).is_some_and(|value| value != "false"));
     let at = endpoint.unwrap_or_else(|| format!("Amazon S3, region {region}"));
     let s3 = builder.with_bucket_name(bucket).build();
-    let s3 = s3.map_err(|error| format!("can't be used with the AWS variables that are set: {}", last_of(&error)))?;
+    let s3 = s3.map_err(|error| format!("can't be used with the AWS variables that are set: {}", innermost(&error)))?;
     Ok((s3, at, anonymous))
-}
-
-/// The last cause: what stands around it only repeats where it happened.
-pub(super) fn last_of(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), last_of)
 }
 
 #[cfg(test)]

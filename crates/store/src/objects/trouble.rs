@@ -1,7 +1,6 @@
 //! What can go wrong between here and the blob store, in words that no credential gets into.
 
-use super::place::last_of;
-use crate::StoreError;
+use crate::{StoreError, innermost};
 
 /// Why an object could not be written, read or removed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -84,7 +83,7 @@ pub(super) fn trouble(place: &str, anonymous: bool, error: &object_store::Error)
         // The library's own enum, which may grow: whatever else it is may pass.
         _ => {
             let answered = code.or_else(|| status_in(&text)).map(|said| format!("it answered {said}"));
-            let mut why = answered.unwrap_or_else(|| last_of(error));
+            let mut why = answered.unwrap_or_else(|| innermost(error));
             if anonymous {
                 why.push_str("; no AWS_ACCESS_KEY_ID is set, so the node was asked for credentials");
             }

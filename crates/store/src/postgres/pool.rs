@@ -8,6 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgTransaction};
 
 use super::PostgresConfig;
 use super::error::{Cause, Failure};
+use crate::innermost;
 
 /// How often a transaction that stood in another's way is done again.
 pub(super) const COLLISIONS: u32 = 5;
@@ -89,11 +90,6 @@ pub(super) fn options(config: &PostgresConfig) -> Result<PgConnectOptions, Strin
         .statement_cache_capacity(256)
         .options([("statement_timeout", statement.as_str()), ("idle_in_transaction_session_timeout", "30000")])
         .options(LOST_CLIENT))
-}
-
-/// The last cause: what stands around it only repeats that it is about the configuration.
-fn innermost(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), innermost)
 }
 
 /// A pool that has not connected yet.

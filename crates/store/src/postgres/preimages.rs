@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jam_domain::{Preimage, PreimageHash};
-use sqlx::postgres::{PgConnection, PgPool, PgRow};
-use sqlx::{AssertSqlSafe, Row, query, query_as, query_scalar};
+use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow};
+use sqlx::{Arguments, AssertSqlSafe, Row, query, query_as_with, query_scalar, query_scalar_with, query_with};
 use uuid::Uuid;
 
 use super::error::Failure;
@@ -32,6 +32,24 @@ fn preimage_of(row: &PgRow) -> Result<(Preimage, Uuid), Failure> {
     Ok((preimage, row.try_get("blob")?))
 }
 
+/// What `COLUMNS` are written with, in their order: `$1` to `$8`.
+fn fields(preimage: &Preimage, blob: Uuid) -> Result<PgArguments, Failure> {
+    let Preimage { hash, size, media_type, created_at, uploader, storage_class, refcount } = preimage;
+    let mut all = PgArguments::default();
+    let added = [
+        all.add(hash.0.as_slice()),
+        all.add(blob),
+        all.add(number(*size)?),
+        all.add(media_type),
+        all.add(At::from(*created_at)),
+        all.add(uploader.as_str()),
+        all.add(storage_class),
+        all.add(number(*refcount)?),
+    ];
+    added.into_iter().collect::<Result<(), _>>().map_err(sqlx::Error::Encode)?;
+    Ok(all)
+}
+
 /// A preimage's record and the key of its bytes.
 pub(super) async fn find(pool: &PgPool, hash: PreimageHash) -> Result<Option<(Preimage, Uuid)>, Failure> {
     let sql = format!("select {COLUMNS} from preimages where hash = $1");
@@ -43,8 +61,7 @@ pub(super) async fn find(pool: &PgPool, hash: PreimageHash) -> Result<Option<(Pr
 /// The bytes are measured by the same statement: they were staged without waiting for the disk, and a crash of the server
 /// or a standby that took over may have lost some that this upload was told of.
 pub(super) async fn insert(connection: &mut PgConnection, preimage: &Preimage, blob: Uuid) -> Result<bool, Failure> {
-    let Preimage { hash, size, media_type, created_at, uploader, storage_class, refcount } = preimage;
-    let (whole, made): (bool, i64) = query_as(
+    let (whole, made): (bool, i64) = query_as_with(
         "with staged as (
             select coalesce(sum(octet_length(bytes)), 0) = $3 as whole from blob_chunks where blob = $2
          ), made as (
@@ -52,15 +69,8 @@ pub(super) async fn insert(connection: &mut PgConnection, preimage: &Preimage, b
             select $1, $2, $3, $4, $5, $6, $7, $8 from staged where whole on conflict (hash) do nothing returning blob
          )
          select whole, (select count(*) from made) from staged",
+        fields(preimage, blob)?,
     )
-    .bind(hash.0.as_slice())
-    .bind(blob)
-    .bind(number(*size)?)
-    .bind(media_type)
-    .bind(At::from(*created_at))
-    .bind(uploader.as_str())
-    .bind(storage_class)
-    .bind(number(*refcount)?)
     .fetch_one(connection)
     .await?;
     if !whole {
@@ -78,8 +88,7 @@ pub(super) async fn insert_whole(
     blob: Uuid,
     bytes: &[u8],
 ) -> Result<bool, Failure> {
-    let Preimage { hash, size, media_type, created_at, uploader, storage_class, refcount } = preimage;
-    let written: i64 = query_scalar(
+    let written: i64 = query_scalar_with(
         "with made as (
             insert into preimages (hash, blob, size, media_type, created_at, uploader, storage_class, refcount)
             values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (hash) do nothing returning blob
@@ -87,15 +96,8 @@ pub(super) async fn insert_whole(
             insert into blob_chunks (blob, start, bytes) select blob, 0, $9 from made where $3 > 0
          )
          select count(*) from made",
+        fields(preimage, blob)?,
     )
-    .bind(hash.0.as_slice())
-    .bind(blob)
-    .bind(number(*size)?)
-    .bind(media_type)
-    .bind(At::from(*created_at))
-    .bind(uploader.as_str())
-    .bind(storage_class)
-    .bind(number(*refcount)?)
     .bind(bytes)
     .fetch_one(pool)
     .await?;
@@ -108,19 +110,11 @@ pub(super) async fn insert_outside(
     preimage: &Preimage,
     blob: Uuid,
 ) -> Result<bool, Failure> {
-    let Preimage { hash, size, media_type, created_at, uploader, storage_class, refcount } = preimage;
-    let made = query(
+    let made = query_with(
         "insert into preimages (hash, blob, size, media_type, created_at, uploader, storage_class, refcount)
          values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (hash) do nothing",
+        fields(preimage, blob)?,
     )
-    .bind(hash.0.as_slice())
-    .bind(blob)
-    .bind(number(*size)?)
-    .bind(media_type)
-    .bind(At::from(*created_at))
-    .bind(uploader.as_str())
-    .bind(storage_class)
-    .bind(number(*refcount)?)
     .execute(connection)
     .await?;
     Ok(made.rows_affected() == 1)

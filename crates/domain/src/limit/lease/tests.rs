@@ -71,6 +71,16 @@ impl World {
 }
 
 #[test]
+fn under_a_high_limit_a_slow_client_does_not_ask_with_each_request() {
+    // Ten million a minute is a slot of six microseconds: a thousand of them are over in the time of one upload.
+    let mut world = World::new(10_000_000, 1);
+    for request in 0..100 {
+        world.request(0, START + request * 20_000);
+    }
+    assert_eq!((world.admitted.len(), world.asked), (100, 2), "one for each of the two seconds");
+}
+
+#[test]
 fn a_lone_process_decides_as_if_the_bucket_were_its_own() {
     for per_minute in [1, 3, 9, 10, 37, 60, 1000] {
         let (mut world, mut own, mut now) = (World::new(per_minute, 1), None, START);
