@@ -129,7 +129,9 @@ pub async fn measure(api: &Path, soak: &Soak, database: &Database, table: &mut T
 impl Shared {
     fn new(folder: &Path, files: bool) -> Self {
         let blobs = files.then(|| folder.join("blobs"));
-        blobs.iter().for_each(|blobs| fs::create_dir(blobs).expect("our own folder"));
+        if let Some(blobs) = &blobs {
+            fs::create_dir(blobs).expect("our own folder");
+        }
         Self {
             stop: Cell::new(false),
             token: RefCell::new(fresh_token()),
@@ -188,7 +190,8 @@ async fn submit(shared: Rc<Shared>, number: usize, address: SocketAddr) {
         turn += 1;
         // Every blob comes three times: twice there is nothing to store.
         let blob = turn / 3;
-        let times = if blob % LARGE == 0 { 131_072 } else { 1 + usize::try_from(blob % 2000).unwrap_or_default() };
+        let times =
+            if blob.is_multiple_of(LARGE) { 131_072 } else { 1 + usize::try_from(blob % 2000).unwrap_or_default() };
         let bytes = format!("{number:02} {blob:04} ").repeat(times);
         let hash = hex::encode(Sha256::digest(&bytes));
         let token = shared.token.borrow().clone();

@@ -13,7 +13,7 @@ use crate::shutdown;
 use crate::telemetry::{self, TelemetryArgs};
 
 /// The JAM API server. Exits with 0 when done, 1 when it failed, 2 when it refuses its flags or settings, 3 when a
-/// migration can never succeed.
+/// migration can never succeed, 124 when a migration's time was up.
 #[derive(Parser)]
 #[command(name = "jam-api", version = build::VERSION)]
 pub struct Program {
@@ -77,6 +77,9 @@ struct MigrateArgs {
     /// Also write what is said here: in a pod, the file of its termination message.
     #[arg(long, env = "JAM_MIGRATE_RESULT_FILE", value_name = "FILE", conflicts_with = "status")]
     result_file: Option<PathBuf>,
+    /// Give up after this time, e.g. 30s or 9m, say what it was at and exit with 124; 0 = never.
+    #[arg(long, env = "JAM_MIGRATE_TIMEOUT", default_value = "0", value_parser = duration)]
+    timeout: Duration,
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
@@ -103,6 +106,8 @@ struct CheckArgs {
     settings: SettingsArgs,
 }
 
+/// The exit code of what took too long, as of the command `timeout`.
+const BY_TIMEOUT: u8 = 124;
 /// The exit code of what SIGTERM ends: 1 would say that the database does not answer.
 const BY_SIGTERM: u8 = 128 + 15;
 
@@ -117,6 +122,8 @@ pub enum Ending {
     Never(String),
     /// It was told to stop before it was done.
     Stopped(String),
+    /// It was not done in the time that it was given.
+    Late(String),
 }
 
 impl Ending {
@@ -126,12 +133,13 @@ impl Ending {
             Self::Refused(_) => 2,
             Self::Never(_) => 3,
             Self::Stopped(_) => BY_SIGTERM,
+            Self::Late(_) => BY_TIMEOUT,
         }
     }
 
     fn lines(&self) -> Vec<&str> {
         match self {
-            Self::Failed(line) | Self::Never(line) | Self::Stopped(line) => vec![line],
+            Self::Failed(line) | Self::Never(line) | Self::Stopped(line) | Self::Late(line) => vec![line],
             Self::Refused(lines) => lines.iter().map(String::as_str).collect(),
         }
     }
@@ -160,7 +168,6 @@ fn run(program: Program) -> Result<(), Ending> {
         Command::Serve(ServeArgs { cleanup_interval, cleanup_stale_after, settings, telemetry }) => {
             start_logs(&telemetry)?;
             let loaded = load(&settings, Purpose::Serve)?;
-            let some = |pause: Duration| Some(pause).filter(|pause| !pause.is_zero());
             let pauses = serve::Pauses { cleanup: some(cleanup_interval), stale: some(cleanup_stale_after) };
             runtime()?.block_on(serve::serve(loaded, pauses))
         }
@@ -169,16 +176,7 @@ fn run(program: Program) -> Result<(), Ending> {
             let loaded = load(&settings, Purpose::Work)?;
             runtime()?.block_on(work::work(loaded, interval, batch))
         }
-        Command::Migrate(MigrateArgs { status, dry_run, result_file, settings, telemetry }) => {
-            start_logs(&telemetry)?;
-            let loaded = load(&settings, Purpose::Work)?;
-            let migration = store::Migration::of(status, dry_run);
-            let runtime = runtime()?;
-            let ended = runtime.block_on(until_told(store::migrate(&loaded, migration, result_file.as_deref())));
-            // A name that is still being looked up is not waited for.
-            runtime.shutdown_background();
-            ended
-        }
+        Command::Migrate(arguments) => migrate(arguments),
         Command::Openapi => {
             print!("{}", openapi::text());
             Ok(())
@@ -195,14 +193,26 @@ fn run(program: Program) -> Result<(), Ending> {
     }
 }
 
-/// Does the work, or leaves it where it is when told to stop: the first process of a container is not ended by a signal
-/// that it does not listen to. The database takes back what it had not committed.
-async fn until_told(work: impl Future<Output = Result<(), Ending>>) -> Result<(), Ending> {
-    let stop = shutdown::on_signal().map_err(|e| Ending::Failed(format!("no signals: {e}")))?;
-    tokio::select! {
-        ended = work => ended,
-        () = stop.cancelled() => Err(Ending::Stopped("stopped half way: what was not committed is taken back".into())),
-    }
+/// Migrates, looking out for the stop signal: the first process of a container is not ended by one that it does not listen to.
+fn migrate(arguments: MigrateArgs) -> Result<(), Ending> {
+    let MigrateArgs { status, dry_run, result_file, timeout, settings, telemetry } = arguments;
+    start_logs(&telemetry)?;
+    let loaded = load(&settings, Purpose::Work)?;
+    let migration = store::Migration::of(status, dry_run);
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async {
+        let stop = shutdown::on_signal().map_err(|e| Ending::Failed(format!("no signals: {e}")))?;
+        let bounds = store::Bounds { limit: some(timeout), stop };
+        store::migrate(&loaded, migration, result_file.as_deref(), &bounds).await
+    });
+    // A name that is still being looked up is not waited for.
+    runtime.shutdown_background();
+    ended
+}
+
+/// A pause or a limit of 0 is none.
+fn some(time: Duration) -> Option<Duration> {
+    Some(time).filter(|time| !time.is_zero())
 }
 
 fn load(args: &SettingsArgs, purpose: Purpose) -> Result<Loaded, Ending> {

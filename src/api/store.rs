@@ -7,6 +7,7 @@ use std::time::Duration;
 use jam_domain::{Settings, StoreKind};
 use jam_store::postgres::migrate::{self, MigrateError, Status, Step};
 use jam_store::{MemoryStore, PostgresConfig, PostgresStore, Store, Trouble};
+use tokio_util::sync::CancellationToken;
 
 use super::program::Ending;
 use super::settings::{Loaded, Wiring};
@@ -74,25 +75,92 @@ impl Migration {
     }
 }
 
+/// What ends a command that works on the schema before it is done.
+#[derive(Debug)]
+pub struct Bounds {
+    /// How long it may take.
+    pub limit: Option<Duration>,
+    /// The stop signal.
+    pub stop: CancellationToken,
+}
+
+/// Why it was ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Halt {
+    /// It was told to stop.
+    Told,
+    /// Its time was up.
+    Late(Duration),
+}
+
+impl Bounds {
+    async fn halt(&self) -> Halt {
+        match self.limit {
+            None => self.stop.cancelled().await,
+            Some(limit) => match tokio::time::timeout(limit, self.stop.cancelled()).await {
+                Ok(()) => {}
+                Err(_) => return Halt::Late(limit),
+            },
+        }
+        Halt::Told
+    }
+}
+
+impl Halt {
+    fn ending(self, at: &str) -> Ending {
+        match self {
+            Self::Told => Ending::Stopped(format!("stopped half way, {at}: what was not committed is taken back")),
+            Self::Late(limit) => Ending::Late(format!(
+                "gave up after {} s, {at}: what was not committed is taken back; end what it waits for, or give it longer \
+                 (--timeout, spec.migrations.timeoutSeconds), and run it again (timeout)",
+                limit.as_secs_f32()
+            )),
+        }
+    }
+}
+
 /// `jam-api migrate`: says on stdout what it did, would do, or found.
-pub async fn migrate(loaded: &Loaded, migration: Migration, result_file: Option<&Path>) -> Result<(), Ending> {
+pub async fn migrate(
+    loaded: &Loaded,
+    migration: Migration,
+    result_file: Option<&Path>,
+    bounds: &Bounds,
+) -> Result<(), Ending> {
     if loaded.settings.store == StoreKind::Memory {
         println!("store is memory: there is nothing to migrate");
         return Ok(());
     }
     let config = config(&loaded.wiring)?;
+    let looked = async {
+        match migration {
+            Migration::Apply => apply(&config, result_file, bounds).await,
+            Migration::Status => status(&config).await,
+            Migration::DryRun => {
+                let steps = migrate::plan(&config).await.map_err(ending)?;
+                note(result_file, &said("would apply", &steps));
+                Ok(())
+            }
+        }
+    };
     match migration {
-        Migration::Apply => {
-            let steps = migrate::apply(&config).await.map_err(ending)?;
+        Migration::Apply => looked.await,
+        Migration::Status | Migration::DryRun => tokio::select! {
+            ended = looked => ended,
+            halt = bounds.halt() => Err(halt.ending("looking at the schema")),
+        },
+    }
+}
+
+async fn apply(config: &PostgresConfig, result_file: Option<&Path>, bounds: &Bounds) -> Result<(), Ending> {
+    let mut halted = None;
+    let halt = async { halted = Some(bounds.halt().await) };
+    match (migrate::apply_until(config, halt).await, halted) {
+        (Ok(steps), _) => {
             note(result_file, &format!("{}schema version {}\n", said("applied", &steps), migrate::wanted()));
             Ok(())
         }
-        Migration::Status => status(&config).await,
-        Migration::DryRun => {
-            let steps = migrate::plan(&config).await.map_err(ending)?;
-            note(result_file, &said("would apply", &steps));
-            Ok(())
-        }
+        (Err(MigrateError::Halted(at)), Some(halt)) => Err(halt.ending(&at)),
+        (Err(error), _) => Err(ending(error)),
     }
 }
 

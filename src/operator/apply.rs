@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::children::Mark;
 use super::context::Context;
+use super::creation;
 use super::error::Error;
 use super::key::Key;
 use super::observe::{Finding, api_of};
@@ -89,7 +90,7 @@ pub async fn once(context: &Context, instance: &Key, desired: &Desired) -> Resul
     }
 }
 
-/// A new object. Not forced: what appeared under this name since the survey is somebody else's, and conflicts.
+/// A new object. What appeared under this name since the survey is somebody else's, and conflicts.
 async fn create(
     context: &Context,
     instance: &Key,
@@ -105,10 +106,7 @@ async fn create(
     }
     match desired.write {
         Write::CreateOnce => post(&api, &desired.body).await,
-        Write::Apply => {
-            let params = PatchParams::apply(names::FIELD_MANAGER);
-            api.patch(&desired.object.name, &params, &Patch::Apply(&desired.body)).await
-        }
+        Write::Apply => creation::create(&api, &desired.object.name, &desired.body).await,
     }
 }
 

@@ -98,7 +98,7 @@ pub struct RunArgs {
 /// What instances run that name no image.
 #[derive(Debug, Clone, Args)]
 pub struct ImageArgs {
-    /// Image of the API, `repository:tag`; an instance that names only one of the two gets the other from here.
+    /// Image of the API, `repository:tag` or `repository@digest`; an instance that names only a repository or only a version gets the other from here.
     #[arg(long, env = "JAM_API_IMAGE", default_value = concat!("jam-api:", env!("CARGO_PKG_VERSION")))]
     pub api_image: String,
 }
@@ -220,24 +220,36 @@ impl RunArgs {
 }
 
 impl ImageArgs {
-    /// The image in its two parts. A colon in the last part of the path begins the tag; a registry's port does not.
-    fn parts(&self) -> (String, String) {
-        let name = self.api_image.rfind('/').map_or(0, |slash| slash + 1);
-        match self.api_image[name..].find(':') {
+    /// Repository, tag and digest. A colon in the last part of the path begins the tag; a registry's port does not.
+    fn parts(&self) -> (String, String, Option<String>) {
+        let (image, digest) = match self.api_image.split_once('@') {
+            Some((image, digest)) => (image, Some(digest.to_owned())),
+            None => (self.api_image.as_str(), None),
+        };
+        let name = image.rfind('/').map_or(0, |slash| slash + 1);
+        match image[name..].find(':') {
             Some(colon) => {
-                let (repository, tag) = self.api_image.split_at(name + colon);
-                (repository.into(), tag[1..].into())
+                let (repository, tag) = image.split_at(name + colon);
+                (repository.into(), tag[1..].into(), digest)
             }
-            None => (self.api_image.clone(), env!("CARGO_PKG_VERSION").into()),
+            None => (image.into(), env!("CARGO_PKG_VERSION").into(), digest),
         }
     }
 
     /// What the operator fills in where a resource says nothing.
     pub fn defaults(&self, rollout: &RolloutArgs, rotation: &RotationArgs) -> jam_plan::Defaults {
-        let (repository, tag) = self.parts();
+        let (repository, tag, digest) = self.parts();
         let RolloutArgs { progress_deadline, render_revision } = *rollout;
         let pace = rotation.pace();
-        jam_plan::Defaults { repository, tag, pace, operator_namespace: None, progress_deadline, render_revision }
+        jam_plan::Defaults {
+            repository,
+            tag,
+            digest,
+            pace,
+            operator_namespace: None,
+            progress_deadline,
+            render_revision,
+        }
     }
 }
 
@@ -248,9 +260,18 @@ mod tests {
     #[test]
     fn the_port_of_a_registry_is_not_a_tag() {
         let split = |image: &str| ImageArgs { api_image: image.into() }.parts();
-        assert_eq!(split("localhost/jam-api:dev"), ("localhost/jam-api".into(), "dev".into()));
-        assert_eq!(split("host:5000/jam-api"), ("host:5000/jam-api".into(), env!("CARGO_PKG_VERSION").into()));
-        assert_eq!(split("host:5000/jam-api:1"), ("host:5000/jam-api".into(), "1".into()));
+        assert_eq!(split("localhost/jam-api:dev"), ("localhost/jam-api".into(), "dev".into(), None));
+        assert_eq!(split("host:5000/jam-api"), ("host:5000/jam-api".into(), env!("CARGO_PKG_VERSION").into(), None));
+        assert_eq!(split("host:5000/jam-api:1"), ("host:5000/jam-api".into(), "1".into(), None));
+    }
+
+    #[test]
+    fn a_digest_is_not_a_tag() {
+        let split = |image: &str| ImageArgs { api_image: image.into() }.parts();
+        let digest = Some("sha256:ab".to_owned());
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        assert_eq!(split("host:5000/jam-api@sha256:ab"), ("host:5000/jam-api".into(), version, digest.clone()));
+        assert_eq!(split("jam-api:1@sha256:ab"), ("jam-api".into(), "1".into(), digest));
     }
 
     #[test]

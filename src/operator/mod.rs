@@ -9,6 +9,7 @@ mod children;
 mod cleanup;
 mod client;
 mod context;
+pub mod creation;
 pub mod difference;
 mod drift;
 mod error;

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use futures::future::{join, join_all};
-use jam_domain::StoreKind;
+use jam_domain::{StoreKind, Timestamp};
 use jam_plan::names::{self, Component};
 use jam_plan::observed::{DeploymentState, PodSchema, Probe};
 use jam_plan::{JamInstance, Observed};
@@ -22,6 +22,8 @@ use super::watch::chain;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What containers wait for that will start in a moment.
 const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+/// Seconds that the kubelet waits at most before it starts a container again, and a margin.
+const LONGEST_BACKOFF: i64 = 330;
 /// Pods that are asked or shown, of however many there are.
 pub const ENOUGH: u32 = 5;
 /// What is said of a database while some pods are ready.
@@ -39,7 +41,7 @@ pub async fn look(context: &Context, instance: &JamInstance, observed: &mut Obse
         && let Ok(pods) = pods_of(context, &Key::of(instance), Component::Worker).await
     {
         observed.worker_lapsed = pods.iter().any(has_lapsed);
-        observed.trouble = pods.iter().find_map(trouble);
+        observed.trouble = told_by(&pods, observed.at);
     }
     // Whether there is a way back depends on the schema that is there now; any API pod that runs knows it.
     let judged = observed.worker_lapsed || [Some(&api), worker.as_ref()].into_iter().flatten().any(is_stuck);
@@ -63,7 +65,7 @@ pub async fn look(context: &Context, instance: &JamInstance, observed: &mut Obse
             return;
         }
     };
-    observed.trouble = pods.iter().find_map(trouble).or(observed.trouble.take());
+    observed.trouble = told_by(&pods, observed.at).or(observed.trouble.take());
     let lapsed: Vec<Pod> = pods.iter().filter(|pod| has_lapsed(pod)).take(ENOUGH as usize).cloned().collect();
     pods.truncate(ENOUGH as usize);
     if !postgres {
@@ -134,6 +136,23 @@ fn has_lapsed(pod: &Pod) -> bool {
         (None | Some(_), None) | (None, Some(_)) => false,
     };
     status.phase.as_deref() == Some("Running") && ready.status == "False" && later
+}
+
+/// What is wrong with one of these pods: with one that waits, before one that runs again.
+fn told_by(pods: &[Pod], at: Timestamp) -> Option<String> {
+    pods.iter().find_map(trouble).or_else(|| pods.iter().find_map(|pod| crashed(pod, at)))
+}
+
+/// How a pod's container ended just now. Between a crash and its next start, and after that, the kubelet says no more than this.
+fn crashed(pod: &Pod, at: Timestamp) -> Option<String> {
+    pod.status.as_ref()?.container_statuses.iter().flatten().find_map(|container| {
+        let states = [&container.state, &container.last_state].into_iter().flatten();
+        let ended = states.filter_map(|state| state.terminated.as_ref()).find(|ended| ended.exit_code != 0)?;
+        let finished = Timestamp::from_jiff(ended.finished_at.as_ref()?.0);
+        let reason = ended.reason.as_deref().unwrap_or("Error");
+        let words = joined(reason, ended.message.as_deref().and_then(last_line));
+        (at < finished.plus_seconds(LONGEST_BACKOFF)).then(|| format!("pod {}: {words}", pod.name_any()))
+    })
 }
 
 /// Why a pod is not ready, in the kubelet's or the scheduler's words.
@@ -293,5 +312,26 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(trouble(&pod).unwrap(), "pod main-1: CrashLoopBackOff: JAM_PG_DSN is not a DSN");
+    }
+
+    #[test]
+    fn a_crash_is_told_also_while_the_container_runs_again_until_it_is_long_ago() {
+        let ended = json!({"terminated": {"exitCode": 1, "reason": "Error", "message": "first\ncrashes late\n",
+            "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:01:00Z"}});
+        let running = json!({"running": {"startedAt": "2026-01-01T00:01:10Z"}});
+        let finished: Timestamp = Timestamp::from_jiff("2026-01-01T00:01:00Z".parse().unwrap());
+        let told = |state: &Value, before: &Value, after: i64| {
+            let pod = json!({"metadata": {"name": "main-1"}, "status": {"containerStatuses": [{
+                "name": "api", "image": "x", "imageID": "", "ready": true, "restartCount": 1,
+                "state": state, "lastState": before,
+            }]}});
+            told_by(&[serde_json::from_value(pod).unwrap()], finished.plus_seconds(after))
+        };
+        let words = Some("pod main-1: Error: crashes late".to_owned());
+        assert_eq!(told(&ended, &json!({}), 0), words);
+        assert_eq!(told(&running, &ended, LONGEST_BACKOFF - 1), words);
+        assert_eq!(told(&running, &ended, LONGEST_BACKOFF), None);
+        let good = json!({"terminated": {"exitCode": 0, "finishedAt": "2026-01-01T00:01:00Z"}});
+        assert_eq!(told(&running, &good, 0), None);
     }
 }

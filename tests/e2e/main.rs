@@ -3,6 +3,7 @@
 mod alone;
 mod audit;
 mod autoscaling;
+mod bad_rollouts;
 mod children;
 mod cleanup;
 mod consumer;

@@ -7,13 +7,6 @@ use crate::path::postgres_spec;
 use crate::support::{Instance, apply, eventually, kubectl, objects};
 use crate::traffic::Load;
 
-/// The message of a condition.
-fn message(instance: &Instance, kind: &str) -> String {
-    let template = format!("jsonpath={{.status.conditions[?(@.type==\"{kind}\")].message}}");
-    let output = kubectl(&["-n", &instance.namespace, "get", "jam", instance.name, "-o", &template]);
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
 /// The Jobs that migrate: one that only finds out what a migration would apply changes nothing.
 fn jobs(instance: &Instance) -> Vec<Value> {
     let all = objects(&instance.namespace, "jobs", &format!("app.kubernetes.io/instance={}", instance.name));
@@ -25,13 +18,6 @@ fn uids(instance: &Instance) -> Vec<String> {
     let mut uids: Vec<_> = instance.pods().iter().map(|pod| pod["metadata"]["uid"].to_string()).collect();
     uids.sort();
     uids
-}
-
-async fn migrated_says(instance: &Instance, reason: &str) -> String {
-    eventually(&format!("Migrated=False reason={reason}"), || async {
-        (instance.condition("Migrated") == ("False".into(), reason.into())).then(|| message(instance, "Migrated"))
-    })
-    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,7 +34,7 @@ async fn a_migration_that_fails_keeps_the_old_version_and_tells_its_last_words()
 
     // The image of dev/images/build that says a word and ends, whatever it is asked to do.
     instance.patch(&json!({"spec": {"image": {"tag": "broken"}}}));
-    let told = migrated_says(&instance, "MigrationFailed").await;
+    let told = instance.says("Migrated", "False", "MigrationFailed").await;
     assert!(told.contains("broken on purpose"), "{told}");
     let names: Vec<_> = jobs(&instance).iter().map(|job| job["metadata"]["name"].to_string()).collect();
     assert!(names.iter().any(|name| told.contains(name.trim_matches('"'))), "{told} names one of {names:?}");
@@ -78,7 +64,7 @@ async fn in_manual_mode_each_migration_waits_for_the_approval_that_its_condition
     let mut spec = postgres_spec();
     spec["migrations"] = json!({"mode": "Manual"});
     instance.apply(&spec);
-    let told = migrated_says(&instance, "ApprovalNeeded").await;
+    let told = instance.says("Migrated", "False", "ApprovalNeeded").await;
     assert!(jobs(&instance).is_empty() && instance.pods().is_empty(), "{}", instance.describe());
     approve_as(&told);
     instance.wait_ready();
@@ -87,7 +73,7 @@ async fn in_manual_mode_each_migration_waits_for_the_approval_that_its_condition
     // An approval is for one image: the next one waits again, and the old pods serve meanwhile.
     let load = Load::on(&instance).await;
     instance.patch(&json!({"spec": {"image": {"tag": "next"}}}));
-    let told = migrated_says(&instance, "ApprovalNeeded").await;
+    let told = instance.says("Migrated", "False", "ApprovalNeeded").await;
     assert!(told.contains("jam-api:next"), "{told}");
     tokio::time::sleep(std::time::Duration::from_secs(5)).await;
     assert_eq!((uids(&instance), jobs(&instance).len()), (before.clone(), ran), "nothing moves unasked");

@@ -131,6 +131,39 @@ impl Instance {
         (text("status"), text("reason"))
     }
 
+    /// The message of a condition.
+    pub fn message(&self, kind: &str) -> String {
+        let template = format!("jsonpath={{.status.conditions[?(@.type==\"{kind}\")].message}}");
+        let output = kubectl(&["-n", &self.namespace, "get", "jam", self.name, "-o", &template]);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Waits for a condition and hands back its message.
+    pub async fn says(&self, kind: &str, status: &str, reason: &str) -> String {
+        eventually(&format!("{kind}={status} {reason} of {}", self.namespace), || async {
+            (self.condition(kind) == (status.into(), reason.into())).then(|| self.message(kind))
+        })
+        .await
+    }
+
+    /// What kstatus, and with it `helm --wait`, Argo CD and Flux, makes of it now.
+    pub fn kstatus(&self) -> &'static str {
+        let jam = object(&self.namespace, "jam", self.name).unwrap_or_default();
+        let is = |kind: &str| {
+            let conditions = jam["status"]["conditions"].as_array().into_iter().flatten();
+            conditions.into_iter().any(|told| told["type"] == kind && told["status"] == "True")
+        };
+        if jam["metadata"]["deletionTimestamp"].is_string() {
+            return "Terminating";
+        }
+        match jam["status"]["observedGeneration"] == jam["metadata"]["generation"] {
+            true if is("Reconciling") => "InProgress",
+            true if is("Stalled") => "Failed",
+            true if is("Ready") => "Current",
+            true | false => "InProgress",
+        }
+    }
+
     /// The token of the consumer `demo`, read from its Secret.
     pub fn token(&self) -> String {
         let secret = format!("{}-token-demo", self.name);

@@ -135,6 +135,29 @@ async fn a_migration_that_is_told_to_stop_ends_at_once_and_leaves_nothing_half_d
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_migration_whose_time_is_up_ends_by_itself_and_says_what_it_waited_for() {
+    const LOCKS: &str = "select count(*) from pg_locks l join pg_database d on d.oid = l.database
+        where d.datname = current_database() and locktype = 'advisory'";
+    let dsn = postgres::fresh_database().await;
+    let mut other = postgres::connect(&dsn).await;
+    // The first run waits in the middle of a statement, the second one for the first.
+    other.execute("begin; create table _sqlx_migrations (version bigint)").await.unwrap();
+    let world = [("JAM_STORE", "postgres"), ("JAM_PG_DSN", dsn.as_str())];
+    let mut first = jam_api(&["migrate"]).envs(world).spawn().unwrap();
+    until("the first run", async || (postgres::number(&dsn, LOCKS).await == 1).then_some(())).await;
+    let (code, out, err) = ran(&["migrate", "--timeout", "5"], &world).await;
+    let last = err.lines().last().unwrap_or_default();
+    assert_eq!((code, out.as_str()), (124, ""), "{err}");
+    assert!(last.contains("gave up after 5 s, waiting for another migration of this database: process "), "{last}");
+    assert!(last.contains(" of postgres") && last.contains("--timeout, spec.migrations.timeoutSeconds"), "{last}");
+    assert_eq!(postgres::number(&dsn, LOCKS).await, 1, "it does not wait on in the database");
+    first.kill().await.unwrap();
+    other.execute("rollback").await.unwrap();
+    let (code, out, err) = ran(&["migrate"], &[&world[..], &[("JAM_MIGRATE_TIMEOUT", "60s")]].concat()).await;
+    assert!(code == 0 && out.contains("applied: 1 "), "{out}{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_schema_that_is_not_exactly_ours_is_not_ready_until_it_is_migrated() {
     let dsn = postgres::fresh_database().await;
     let settings = [("JAM_STORE", "postgres"), ("JAM_PG_DSN", dsn.as_str())];

@@ -152,3 +152,18 @@ fn a_digest_alone_decides_what_is_pulled_and_further_variables_reach_the_operato
     assert_eq!(value("JAM_KUBELET_SYNC_SECONDS"), Some("7".into()));
     assert!(rendered(&["image.digest=latest"]).is_err());
 }
+
+#[test]
+fn the_digest_of_the_api_image_reaches_the_operator_and_a_wrong_one_is_refused() {
+    let digest = format!("sha256:{}", "b".repeat(64));
+    let api_image = |values: &[&str]| {
+        let all = rendered(values).unwrap();
+        let deployment = all.iter().find(|(name, _)| name.starts_with("Deployment ")).unwrap().1.clone();
+        let variables = deployment.pointer("/spec/template/spec/containers/0/env").unwrap().as_array().unwrap().clone();
+        variables.into_iter().find(|one| one["name"] == "JAM_API_IMAGE").unwrap()["value"].clone()
+    };
+    assert_eq!(api_image(&[&format!("api.image.digest={digest}"), "api.image.tag=v9"]), format!("jam-api@{digest}"));
+    assert_eq!(api_image(&["api.image.tag=v9"]), "jam-api:v9");
+    let refused = rendered(&["api.image.digest=latest"]).unwrap_err();
+    assert!(refused.contains("digest"), "{refused}");
+}

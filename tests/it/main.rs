@@ -65,6 +65,7 @@ mod operations_page;
 mod operator_children;
 mod operator_cleanup;
 mod operator_cluster;
+mod operator_creation;
 mod operator_fault;
 mod operator_incidents;
 mod operator_isolation;

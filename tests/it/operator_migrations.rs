@@ -83,6 +83,27 @@ async fn a_failed_migration_keeps_the_old_version_says_why_and_is_tried_again_by
 }
 
 #[tokio::test]
+async fn a_migration_whose_time_is_up_has_its_last_words_in_status_and_no_second_pod() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let words = "jam-api: gave up after 540 s, applying 4 admin, which waits for process 4711 of other";
+    let _kubelet = Kubelet::play(&client, &namespace, 124, words);
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, QUIET);
+    apply(&client, &namespace, "main", on_postgres(&client, &namespace).await).await;
+    let told = condition(&client, &namespace, "main", "Migrated", "False", "MigrationFailed").await;
+    let migration = instance(&client, &namespace).await.status.unwrap().migration.unwrap();
+    assert!(told.contains(&migration.job) && told.contains(words), "{told}");
+    assert_eq!((migration.state, migration.message.as_deref()), (MigrationState::Failed, Some(words)));
+    assert!(migration.retry_at > migration.finished_at, "it is tried again by itself");
+    operator.quiet().await;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    let made = pods.list(&ListParams::default()).await.unwrap().items;
+    assert_eq!(made.len(), 1, "the deadline would cut a second one short");
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+#[tokio::test]
 async fn exit_code_3_keeps_the_old_version_and_waits_for_a_change_also_after_a_restart() {
     let plane = control_plane();
     let (client, namespace) = plane.with_crd().await;

@@ -10,10 +10,10 @@ use crate::support::cluster::{TESTER, control_plane};
 
 /// The operator's defaults in snapshots: they do not change with a release.
 pub fn defaults() -> jam_plan::Defaults {
-    let (repository, tag) = ("jam-api".into(), "test".into());
+    let (repository, tag, digest) = ("jam-api".into(), "test".into(), None);
     let operator_namespace = Some("jam-system".into());
     let pace = jam_plan::rotation::Pace::default();
-    jam_plan::Defaults { repository, tag, pace, operator_namespace, progress_deadline: 300, render_revision: 1 }
+    jam_plan::Defaults { repository, tag, digest, pace, operator_namespace, progress_deadline: 300, render_revision: 1 }
 }
 
 /// Every manifest with a JamInstance: its name without `.yaml`, and its text.

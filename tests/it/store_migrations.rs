@@ -78,6 +78,30 @@ async fn an_interrupted_run_leaves_nothing_and_the_next_one_finishes() {
     assert_eq!(applied(&dsn).await, every_version());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_halted_names_its_step_and_who_is_in_its_way_and_leaves_no_session_behind() {
+    let dsn = postgres::fresh_database().await;
+    let mut obstacle = postgres::connect(&dsn).await;
+    obstacle.execute("begin; create table packages (x int)").await.unwrap();
+    let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+    let halt = async {
+        while postgres::number(&dsn, waits).await == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let halted = migrate::apply_until(&PostgresConfig::new(&dsn), halt).await.unwrap_err();
+    let told = halted.to_string();
+    assert!(matches!(halted, MigrateError::Halted(_)) && !halted.permanent(), "{told}");
+    assert!(told.contains("applying 1 ") && told.contains("which waits for process "), "{told}");
+    assert!(told.contains(" of postgres, idle in transaction for "), "{told}");
+    let locks = "select count(*) from pg_locks l join pg_database d on d.oid = l.database
+        where d.datname = current_database() and locktype = 'advisory'";
+    assert_eq!(postgres::number(&dsn, locks).await, 0, "the lock is free while the obstacle is still there");
+    obstacle.execute("rollback").await.unwrap();
+    assert_eq!(postgres::number(&dsn, "select count(*) from pg_tables where tablename = 'packages'").await, 0);
+    assert_eq!(applied(&dsn).await, every_version());
+}
+
 #[tokio::test]
 async fn a_newer_schema_is_refused_for_good() {
     let dsn = postgres::migrated_database().await;

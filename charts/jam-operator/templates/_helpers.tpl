@@ -31,11 +31,12 @@ app.kubernetes.io/part-of: jam
 {{- end -}}
 {{- end -}}
 
+{{- /* An image by its digest, else by its tag, else by the chart's appVersion: of (dict "image" … "version" …). */ -}}
 {{- define "jam-operator.image" -}}
-{{- if .Values.image.digest -}}
-{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" .image.repository .image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- printf "%s:%s" .image.repository (default .version .image.tag) -}}
 {{- end -}}
 {{- end -}}
 

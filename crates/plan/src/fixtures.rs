@@ -18,6 +18,7 @@ pub(crate) fn defaults() -> Defaults {
     Defaults {
         repository: "registry.example/jam-api".into(),
         tag: "1.0.0".into(),
+        digest: None,
         pace: Pace::default(),
         operator_namespace: Some("jam-system".into()),
         progress_deadline: 300,

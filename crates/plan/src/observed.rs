@@ -224,9 +224,19 @@ impl MigrationJob {
             (Some(complete), _) => (JobState::Complete, instant(complete.last_transition_time.as_ref())),
             (None, Some(failed)) => {
                 let said = [&failed.reason, &failed.message].into_iter().flatten().cloned().collect::<Vec<_>>();
-                let message = last_words.map_or_else(|| said.join(": "), str::to_owned);
-                // The Job's own word for exit code 3, which stays when its pod is gone: its policy names no other.
-                let exit_code = exit_code.or((failed.reason.as_deref() == Some("PodFailurePolicy")).then_some(3));
+                let said = said.join(": ");
+                let message = match (last_words, failed.reason.as_deref()) {
+                    (None, _) => said,
+                    // The pod that the deadline ended is gone with its words; these are of one before it.
+                    (Some(words), Some("DeadlineExceeded")) => format!("{said}; a pod before it said: {words}"),
+                    (Some(words), _) => words.to_owned(),
+                };
+                // The Job's own words about its pod stay when that is gone.
+                let exit_code = match failed.reason.as_deref() {
+                    Some("PodFailurePolicy") => exit_code.or_else(|| Some(policed(failed.message.as_deref()))),
+                    Some("DeadlineExceeded") => None,
+                    Some(_) | None => exit_code,
+                };
                 (JobState::Failed { exit_code, message }, instant(failed.last_transition_time.as_ref()))
             }
             (None, None) => (JobState::Running, None),
@@ -241,6 +251,14 @@ impl MigrationJob {
             finished_at,
         }
     }
+}
+
+/// The exit code at which a Job's failure policy ended it: "Container jam for pod jam/x failed with exit code 124 matching FailJob
+/// rule at index 1". The policies of earlier operators had one code, 3.
+fn policed(message: Option<&str>) -> i32 {
+    let named = message.and_then(|message| message.split_once("exit code "));
+    let digits = named.map(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default());
+    digits.and_then(|digits| digits.parse().ok()).unwrap_or(3)
 }
 
 /// Whether something answers.

@@ -43,6 +43,8 @@ pub struct Defaults {
     pub repository: String,
     /// Its tag.
     pub tag: String,
+    /// Its digest, which wins over the tag.
+    pub digest: Option<String>,
     /// How long the hours of a rotation last.
     pub pace: Pace,
     /// The operator's own namespace, from where its pods ask API pods; `None` where it is not known.
@@ -356,10 +358,11 @@ fn replicas(spec: &crate::JamInstanceSpec, observed: &Observed) -> Option<i32> {
 fn image(spec: &crate::JamInstanceSpec, defaults: &Defaults) -> ResolvedImage {
     let image = spec.image.clone().unwrap_or_default();
     let repository = image.repository.unwrap_or_else(|| defaults.repository.clone());
-    let reference = match (image.digest, image.tag) {
-        (Some(digest), _) => format!("{repository}@{digest}"),
-        (None, Some(tag)) => format!("{repository}:{tag}"),
-        (None, None) => format!("{repository}:{}", defaults.tag),
+    let reference = match (image.digest, image.tag, &defaults.digest) {
+        (Some(digest), _, _) => format!("{repository}@{digest}"),
+        (None, Some(tag), _) => format!("{repository}:{tag}"),
+        (None, None, Some(digest)) => format!("{repository}@{digest}"),
+        (None, None, None) => format!("{repository}:{}", defaults.tag),
     };
     let pull_secrets = image.pull_secrets.into_iter().map(|secret| secret.name).collect();
     ResolvedImage { reference, pull_policy: image.pull_policy, pull_secrets }

@@ -35,6 +35,8 @@ pub struct Scene<'a> {
     pub settled: bool,
     /// What keeps it from going on, when its Deployments say that they make no progress.
     pub stuck: Option<String>,
+    /// What is wrong with one of the pods, where anybody says so.
+    pub trouble: Option<String>,
     /// Fewer pods are ready than were before, although nothing is being replaced: one that was ready is not any more. A pod
     /// that was evicted or deleted says nothing about the revision.
     pub lost: bool,
@@ -44,6 +46,8 @@ pub struct Scene<'a> {
     pub recovering: bool,
     /// Since when no API pod at all has been ready, or no worker for long enough, where that is so.
     pub down_since: Option<Timestamp>,
+    /// When the migration before its pods ended, where there was one: they could not start sooner.
+    pub migrated: Option<Timestamp>,
     /// The version of the schema, where known.
     pub schema: Option<i64>,
     /// Seconds that a rollout has.
@@ -103,12 +107,13 @@ pub fn step(scene: &Scene<'_>) -> Step {
     if scene.database_away {
         return forward(status);
     }
-    let elapsed = (scene.at.as_micros() - Timestamp::from_jiff(status.since.0).as_micros()) / 1_000_000;
+    let began = scene.migrated.into_iter().fold(Timestamp::from_jiff(status.since.0), Timestamp::max);
+    let elapsed = (scene.at.as_micros() - began.as_micros()) / 1_000_000;
     if status.phase == RolloutPhase::Serving && scene.lost && elapsed <= scene.deadline && status.from.is_some() {
         status.phase = RolloutPhase::Progressing;
         status.losses += 1;
         if status.losses >= LOSSES {
-            let words = scene.stuck.as_deref().unwrap_or("no pod says why");
+            let words = scene.words();
             let why = format!("readiness was lost {LOSSES} times within {} s: {words}", scene.deadline);
             return give_up(scene, status, &why);
         }
@@ -116,7 +121,7 @@ pub fn step(scene: &Scene<'_>) -> Step {
     }
     let down = scene.down_since.map_or(0, |since| (scene.at.as_micros() - since.as_micros()) / 1_000_000);
     if status.losses > 0 && status.phase == RolloutPhase::Progressing && down >= scene.deadline && !scene.recovering {
-        let words = scene.stuck.as_deref().unwrap_or("no pod says why");
+        let words = scene.words();
         return give_up(scene, status, &format!("it served, and no pod has been ready for {down} s: {words}"));
     }
     match &scene.stuck {
@@ -130,6 +135,13 @@ pub fn step(scene: &Scene<'_>) -> Step {
             give_up(scene, status, why)
         }
         Some(_) | None => forward(status),
+    }
+}
+
+impl Scene<'_> {
+    /// Why pods that were ready are not any more.
+    fn words(&self) -> &str {
+        self.trouble.as_deref().or(self.stuck.as_deref()).unwrap_or("no pod says why")
     }
 }
 
@@ -217,9 +229,9 @@ pub(crate) fn scene<'a>(
     let good = stored.and_then(|status| status.last_good.as_ref());
     let found = observed.pod_schema.and_then(|schema| schema.found);
     // What is stored was read before the migration of another image: it says nothing about what that one left.
-    let migrated = stored.and_then(|status| status.migration.as_ref()).is_some_and(|told| {
-        told.state == MigrationState::Complete && good.is_some_and(|good| good.image.as_ref() != Some(&told.image))
-    });
+    let migration = stored.and_then(|status| status.migration.as_ref());
+    let complete = migration.filter(|told| told.state == MigrationState::Complete);
+    let migrated = complete.is_some_and(|told| good.is_some_and(|good| good.image.as_ref() != Some(&told.image)));
     let remembered = stored.filter(|_| !migrated).and_then(|status| status.version.as_ref()?.schema);
     // A worker that crashes again and again is ready in between, but never for long enough to count.
     let none_ready = observed.api.as_ref().is_some_and(|api| api.ready == 0)
@@ -234,7 +246,9 @@ pub(crate) fn scene<'a>(
             && both().all(|deployment| deployment.revision.as_deref() == Some(wanted))
             && worker.is_some() == workers,
         settled: both().all(DeploymentState::is_settled),
+        // A Deployment that was rolled out once says no more that it makes no progress.
         stuck: if lost { trouble.or(stuck) } else { stuck }.map(str::to_owned),
+        trouble: trouble.map(str::to_owned),
         lost,
         database_away: observed.database.as_ref().is_some_and(|probe| !probe.reachable)
             || reachable.is_some_and(|told| told.status == "False"),
@@ -244,6 +258,7 @@ pub(crate) fn scene<'a>(
                 && observed.at < Timestamp::from_jiff(since).plus_seconds(RECOVERY.min(deadline.into()))
         }),
         down_since: unready.filter(|_| none_ready).map(|told| Timestamp::from_jiff(told.last_transition_time.0)),
+        migrated: complete.and_then(|told| told.finished_at.as_ref()).map(|Time(at)| Timestamp::from_jiff(*at)),
         schema: found.or(remembered),
         deadline: i64::from(deadline),
         good,

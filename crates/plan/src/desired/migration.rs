@@ -1,4 +1,4 @@
-//! The migration Job: one pod at a time, given up after its deadline, never retried when it ends with exit code 3.
+//! The migration Job: one pod at a time, given up before its deadline, never retried when it ends with exit code 3.
 
 #[cfg(test)]
 mod tests;
@@ -15,6 +15,11 @@ use crate::resolve::{MigrationStep, Preview, Resolved};
 
 /// The exit code of `jam-api migrate` that says: never.
 const NEVER: i32 = 3;
+/// The exit code of `jam-api migrate` that says: its time was up. The Job's is nearly, too: another pod would be cut short.
+const LATE: i32 = 124;
+/// Seconds before the Job's deadline at which the program gives up by itself, a tenth of the time: its node has to fetch the image
+/// within them, and who is killed by the deadline leaves no last words.
+const SPARE: std::ops::RangeInclusive<i64> = 5..=60;
 /// Seconds that an ended Job is kept, for its logs.
 const KEPT: i32 = 86_400;
 /// The same for one that only says what would be applied: where it could not, the next one tries then.
@@ -37,9 +42,9 @@ pub(super) fn job(resolved: &Resolved) -> Option<Desired> {
             parallelism: Some(1),
             // A pod that is still on its way out counts: two never migrate at once.
             pod_replacement_policy: Some("Failed".into()),
-            pod_failure_policy: Some(PodFailurePolicy { rules: vec![never()] }),
+            pod_failure_policy: Some(PodFailurePolicy { rules: vec![ends_at(NEVER), ends_at(LATE)] }),
             ttl_seconds_after_finished: Some(KEPT),
-            template: template(resolved, vec![pod::variable("JAM_STORE", "postgres")], &["migrate"]),
+            template: template(resolved, Vec::new(), &["migrate"]),
             ..JobSpec::default()
         }),
         status: None,
@@ -65,8 +70,7 @@ pub(super) fn preview(resolved: &Resolved) -> Option<Desired> {
     let key = resolved.migration.status.as_ref().map(|told| told.key.clone()).unwrap_or_default();
     metadata.labels.get_or_insert_default().insert(names::MIGRATION_PREVIEW.into(), key);
     // What is said becomes the termination message, where the operator finds it.
-    let variables = [("JAM_STORE", "postgres"), ("JAM_MIGRATE_RESULT_FILE", "/dev/termination-log")];
-    let variables = variables.map(|(name, value)| pod::variable(name, value)).to_vec();
+    let variables = vec![pod::variable("JAM_MIGRATE_RESULT_FILE", "/dev/termination-log")];
     let job = Job {
         metadata,
         spec: Some(JobSpec {
@@ -84,20 +88,30 @@ pub(super) fn preview(resolved: &Resolved) -> Option<Desired> {
     Some(Desired::new(resolved, Kind::Job, name.clone(), Write::CreateOnce, &job))
 }
 
-fn never() -> PodFailurePolicyRule {
+/// No further pod after one that ended with this exit code.
+fn ends_at(code: i32) -> PodFailurePolicyRule {
     PodFailurePolicyRule {
         action: "FailJob".into(),
         on_exit_codes: Some(PodFailurePolicyOnExitCodesRequirement {
             container_name: Some(names::CONTAINER.into()),
             operator: "In".into(),
-            values: vec![NEVER],
+            values: vec![code],
         }),
         on_pod_conditions: None,
     }
 }
 
-fn template(resolved: &Resolved, mut variables: Vec<EnvVar>, arguments: &[&str]) -> PodTemplateSpec {
+/// How many seconds the program gives itself, of those that its Job has.
+fn limit(deadline: i64) -> i64 {
+    deadline - (deadline / 10).clamp(*SPARE.start(), *SPARE.end())
+}
+
+fn template(resolved: &Resolved, further: Vec<EnvVar>, arguments: &[&str]) -> PodTemplateSpec {
     let mut container = pod::container(resolved);
+    // In the environment: an earlier image does not know the flag, and says no more than that it does not read the variable.
+    let limit = format!("{}s", limit(resolved.migrations.timeout_seconds));
+    let mut variables = vec![pod::variable("JAM_STORE", "postgres"), pod::variable("JAM_MIGRATE_TIMEOUT", &limit)];
+    variables.extend(further);
     container.args = Some(arguments.iter().map(|argument| (*argument).to_owned()).collect());
     variables.append(container.env.get_or_insert_default());
     container.env = Some(variables);

@@ -88,6 +88,23 @@ fn a_job_that_its_failure_policy_ended_is_final_also_when_its_pod_is_gone() {
         let state = MigrationJob::of(&ended(reason), None, None).state;
         assert_eq!(state, JobState::Failed { exit_code: code, message: format!("{reason}: code 3") });
     }
+    let mut late = ended("PodFailurePolicy");
+    let told = "Container jam for pod jam/x failed with exit code 124 matching FailJob rule at index 1";
+    late.status.as_mut().unwrap().conditions.as_mut().unwrap()[0].message = Some(told.into());
+    let state = MigrationJob::of(&late, None, None).state;
+    assert!(matches!(state, JobState::Failed { exit_code: Some(124), message: _ }), "its time was up: {state:?}");
+}
+
+#[test]
+fn what_a_pod_said_before_the_one_that_the_deadline_ended_is_not_taken_for_the_last_word() {
+    let job: Job = serde_json::from_value(json!({
+        "metadata": {"name": "j"},
+        "status": {"conditions": [{"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": "too long"}]},
+    }))
+    .unwrap();
+    let message = "DeadlineExceeded: too long; a pod before it said: no route".to_owned();
+    let state = MigrationJob::of(&job, Some(1), Some("no route")).state;
+    assert_eq!(state, JobState::Failed { exit_code: None, message });
 }
 
 #[test]

@@ -155,6 +155,14 @@ fn what_the_image_leaves_out_is_the_operators_default_and_a_digest_stands_for_th
     assert_eq!(image(json!({"tag": "2"})), "registry.example/jam-api:2");
     assert_eq!(image(json!({"repository": "other/jam"})), "other/jam:1.0.0");
     assert_eq!(image(json!({"digest": digest})), format!("registry.example/jam-api@{digest}"));
+    let pinned = Defaults { digest: Some(digest.clone()), ..defaults() };
+    let image = |image: Value| {
+        let instance = but(&in_memory(), json!({"image": image}));
+        resolve(&instance, &cluster_for(&instance), &pinned).unwrap().image.reference
+    };
+    assert_eq!(image(json!({})), format!("registry.example/jam-api@{digest}"));
+    assert_eq!(image(json!({"repository": "other/jam"})), format!("other/jam@{digest}"));
+    assert_eq!(image(json!({"tag": "2"})), "registry.example/jam-api:2", "whoever names a tag gets it");
 }
 
 #[test]

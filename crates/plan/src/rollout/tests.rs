@@ -78,6 +78,15 @@ fn a_worker_that_crashes_after_it_began_has_lost_readiness() {
         cluster.trouble = Some("pod main-worker-1: CrashLoopBackOff".into());
     });
     assert_eq!(stuck.as_deref(), Some("pod main-worker-1: CrashLoopBackOff"));
+    let (lost, _, stuck, _) = seen(|cluster| {
+        unready(cluster);
+        (cluster.worker_lapsed, worker(cluster).rolled_out) = (true, true);
+        cluster.trouble = Some("pod main-worker-1: Error: crashes late".into());
+    });
+    assert!(
+        lost && stuck.as_deref() == Some("pod main-worker-1: Error: crashes late"),
+        "it says nothing itself: {stuck:?}"
+    );
 }
 
 /// Pods of `new` are there and not ready, at second 1010.
@@ -90,10 +99,12 @@ fn scene(before: &RolloutStatus) -> Scene<'_> {
         applied: true,
         settled: false,
         stuck: None,
+        trouble: None,
         lost: false,
         database_away: false,
         recovering: false,
         down_since: None,
+        migrated: None,
         schema: Some(3),
         deadline: DEADLINE,
         good: None,
@@ -155,6 +166,29 @@ fn a_rollout_without_progress_goes_back_after_its_deadline_and_not_before() {
 }
 
 #[test]
+fn the_deadline_counts_from_when_the_migration_let_pods_start() {
+    let before = under_way();
+    let given_up = |migrated, now| {
+        step(&Scene { at: at(now), migrated: Some(at(migrated)), stuck: Some(stuck()), ..scene(&before) }).given_up
+    };
+    assert!(!given_up(1500, 1799), "what is said of the pods before it is still there");
+    assert!(given_up(1500, 1800));
+    assert!(given_up(900, 1300), "an earlier migration takes nothing away");
+
+    let instance = on_postgres();
+    let cluster = settled_cluster_for(&instance);
+    let mut status = applied_status(&instance, &cluster);
+    let mut seen = |state| {
+        let told = status.migration.as_mut().unwrap();
+        (told.state, told.finished_at) = (state, Some(seconds(at(1500))));
+        let instance = JamInstance { status: Some(status.clone()), ..instance.clone() };
+        super::scene(&instance, &cluster, ("wanted", "toggled"), false, 300).migrated
+    };
+    assert_eq!(seen(MigrationState::Complete), Some(at(1500)));
+    assert_eq!(seen(MigrationState::Running), None, "that was another one");
+}
+
+#[test]
 fn a_database_that_is_away_is_no_fault_of_the_revision() {
     let before = under_way();
     let bad = Scene { at: at(2000), stuck: Some(stuck()), ..scene(&before) };
@@ -176,7 +210,7 @@ fn readiness_that_is_lost_three_times_within_the_deadline_goes_back() {
         now = step(&Scene { settled: true, at: at(1100), ..scene(&lost.status) }).status;
         assert_eq!((now.phase, &now.since), (RolloutPhase::Serving, &seconds(at(1000))));
     }
-    let third = Scene { lost: true, at: at(1200), stuck: Some("not ready".into()), ..scene(&now) };
+    let third = Scene { lost: true, at: at(1200), trouble: Some("not ready".into()), ..scene(&now) };
     let Step { status, course, given_up } = step(&third);
     assert_eq!((course, given_up, status.phase), (Course::Back(good("old")), true, RolloutPhase::RolledBack));
     assert_eq!(status.message.unwrap(), "readiness was lost 3 times within 300 s: not ready");
@@ -257,6 +291,10 @@ fn a_revision_that_served_and_then_hangs_for_good_is_given_up_after_the_deadline
     let after = |seconds| step(&Scene { at: at(1030 + seconds), down_since: Some(at(1030)), ..scene(&lost) });
     assert!(!after(DEADLINE - 1).given_up);
     assert!(after(DEADLINE).given_up);
+    let crashes =
+        Scene { at: at(1330), down_since: Some(at(1030)), trouble: Some("crashes late".into()), ..scene(&lost) };
+    let message = step(&crashes).status.message.unwrap();
+    assert_eq!(message, "it served, and no pod has been ready for 300 s: crashes late");
     let one_is_ready = Scene { at: at(1030 + DEADLINE), down_since: None, ..scene(&lost) };
     assert!(!step(&one_is_ready).given_up);
 }

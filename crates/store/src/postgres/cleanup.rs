@@ -19,9 +19,11 @@ use super::{events, preimages, upload};
 use crate::{CleanupError, Stored};
 
 /// Packages that are looked at, and at most moved or deleted, at once.
-const PACKAGES: u32 = 100;
+const PACKAGES: u32 = 500;
+/// Packages that are moved or deleted in one transaction: what submits at that moment waits for no more than these.
+const SLICE: usize = 25;
 /// For each unit of time that a slice took, how many the database is left to others: a cleanup has hours, a submitter waits.
-const REST: u32 = 2;
+const REST: u32 = 4;
 /// The longest rest: behind a slow disk a cleanup still ends.
 const MOST_REST: Duration = Duration::from_secs(1);
 /// Bytes of packages that are moved or deleted at once, unless one alone is longer: a deletion reads them, in a pod with
@@ -259,12 +261,12 @@ fn ended<T>(mut page: Vec<T>, limit: u32) -> Option<T> {
     if page.len() < limit as usize { None } else { page.pop() }
 }
 
-/// Cuts before each one that would make its slice longer than [`BYTES`].
+/// Cuts before each one that would make its slice longer than [`BYTES`], and after [`SLICE`] of them.
 fn sliced<T>(all: &[T], length: impl Fn(&T) -> u64) -> Vec<&[T]> {
     let (mut slices, mut from, mut sum) = (Vec::new(), 0, 0);
     for (at, one) in all.iter().enumerate() {
         let length = length(one);
-        if at > from && sum + length > BYTES {
+        if at > from && (sum + length > BYTES || at - from == SLICE) {
             slices.push(&all[from..at]);
             (from, sum) = (at, 0);
         }
@@ -272,4 +274,17 @@ fn sliced<T>(all: &[T], length: impl Fn(&T) -> u64) -> Vec<&[T]> {
     }
     slices.push(&all[from..]);
     slices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_is_bounded_in_number_and_in_bytes_and_no_package_is_left_out() {
+        let all: Vec<u64> = (0..60).map(|n| if n == 30 { 3 * BYTES } else { 1 }).collect();
+        let slices = sliced(&all, |length| *length);
+        assert_eq!(slices.iter().map(|slice| slice.len()).collect::<Vec<_>>(), [25, 5, 1, 25, 4]);
+        assert_eq!(slices.concat(), all);
+    }
 }

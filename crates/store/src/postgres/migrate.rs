@@ -1,5 +1,8 @@
 //! The schema: which version is there, and how to get to the one that this build needs.
 
+mod halt;
+
+use std::pin::pin;
 use std::time::Duration;
 
 use sqlx::error::DatabaseError;
@@ -86,13 +89,16 @@ pub enum MigrateError {
         /// What the database said.
         problem: String,
     },
+    /// It was ended from outside; nothing of what was under way is left.
+    #[error("ended while it was {0}")]
+    Halted(String),
 }
 
 impl MigrateError {
     /// Whether trying again can never help: then `jam-api migrate` exits with 3.
     pub fn permanent(&self) -> bool {
         match self {
-            Self::Unavailable(_) | Self::Refused { .. } => false,
+            Self::Unavailable(_) | Self::Refused { .. } | Self::Halted(_) => false,
             Self::Dsn(_) | Self::Foreign(_) | Self::Newer { .. } | Self::Changed { .. } | Self::Failed { .. } => true,
         }
     }
@@ -107,6 +113,7 @@ impl MigrateError {
             Self::Newer { .. } => "newer",
             Self::Changed { .. } => "changed",
             Self::Failed { .. } => "failed",
+            Self::Halted(_) => "halted",
         }
     }
 }
@@ -151,14 +158,31 @@ pub async fn plan(config: &PostgresConfig) -> Result<Vec<Step>, MigrateError> {
 /// Applies what is pending, each migration in a transaction of its own, and returns what it applied. Runs at the same
 /// time wait for one another; the later ones find nothing left to do.
 pub async fn apply(config: &PostgresConfig) -> Result<Vec<Step>, MigrateError> {
-    let mut session = Session::open(config).await?;
-    session.lock().await?;
-    // Looked at under the lock: another run may have just finished.
-    let pending = session.status().await?.pending;
-    session.run().await?;
-    session.rebase().await?;
-    session.close().await;
-    Ok(pending)
+    apply_until(config, std::future::pending()).await
+}
+
+/// The same, ended by `halt` when that comes first: the database has then taken back what was under way, and given up the lock.
+///
+/// # Errors
+/// [`MigrateError::Halted`] says what it was at.
+pub async fn apply_until(config: &PostgresConfig, halt: impl Future<Output = ()>) -> Result<Vec<Step>, MigrateError> {
+    let mut halt = pin!(halt);
+    let mut session = tokio::select! {
+        session = Session::open(config) => session?,
+        () = &mut halt => return Err(MigrateError::Halted("connecting to its database".into())),
+    };
+    let process = session.process().await?;
+    let mut work = pin!(session.apply());
+    tokio::select! {
+        applied = &mut work => return applied,
+        () = &mut halt => {}
+    }
+    let at = halt::end(config, process).await;
+    match timeout(CONNECT, work).await {
+        // It came to its end in this very moment.
+        Ok(Ok(steps)) => Ok(steps),
+        Ok(Err(_)) | Err(_) => Err(MigrateError::Halted(at)),
+    }
 }
 
 /// One connection of its own, without the time limits of the store; closing it gives up its advisory lock.
@@ -188,6 +212,22 @@ impl Session {
             // The library's own enum, which may grow.
             other => MigrateError::Failed { version: None, problem: self.redaction.clean(&other.to_string()) },
         }
+    }
+
+    /// The number by which the database knows this session.
+    async fn process(&mut self) -> Result<i32, MigrateError> {
+        let process = query_scalar("select pg_backend_pid()").fetch_one(&mut self.connection).await;
+        process.map_err(|error| words(&self.redaction, None, &error.into()))
+    }
+
+    async fn apply(mut self) -> Result<Vec<Step>, MigrateError> {
+        self.lock().await?;
+        // Looked at under the lock: another run may have just finished.
+        let pending = self.status().await?.pending;
+        self.run().await?;
+        self.rebase().await?;
+        self.close().await;
+        Ok(pending)
     }
 
     async fn lock(&mut self) -> Result<(), MigrateError> {
