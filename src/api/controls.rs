@@ -21,7 +21,18 @@ const AT_START: Duration = Duration::from_secs(2);
 /// The settings that the process was started with, and what stands in front of them.
 pub struct Controls {
     own: Settings,
-    current: RwLock<Arc<InForce>>,
+    current: Current,
+}
+
+/// What is in force now, for what outlives a request.
+#[derive(Clone)]
+pub struct Current(Arc<RwLock<Arc<InForce>>>);
+
+impl Current {
+    /// What is in force now.
+    pub fn in_force(&self) -> Arc<InForce> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// What is in force.
@@ -62,7 +73,7 @@ impl Controls {
             delegates: Vec::new(),
             version: None,
         };
-        Self { own, current: RwLock::new(Arc::new(in_force)) }
+        Self { own, current: Current(Arc::new(RwLock::new(Arc::new(in_force)))) }
     }
 
     /// The settings that the process was started with.
@@ -72,13 +83,18 @@ impl Controls {
 
     /// What is in force now.
     pub fn in_force(&self) -> Arc<InForce> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.in_force()
+    }
+
+    /// The same for whoever goes on after its request was answered.
+    pub fn current(&self) -> Current {
+        self.current.clone()
     }
 
     /// Puts what was read into force, unless something later is already; returns the overrides that have ended.
     fn enforce(&self, stored: &Stored) -> Vec<Control> {
         let (in_force, ended) = sorted(&self.own, stored);
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.0.write().unwrap_or_else(PoisonError::into_inner);
         if current.version.is_none_or(|version| version <= stored.version) {
             log(&current, &in_force);
             *current = Arc::new(in_force);

@@ -9,9 +9,11 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use jam_domain::Settings;
 
-const REQUEST_HEADERS: &str = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Range, Traceparent";
+const REQUEST_HEADERS: &str =
+    "Authorization, Content-Type, Idempotency-Key, If-None-Match, If-Range, Last-Event-ID, Range, Traceparent";
 const ANSWER_HEADERS: &str = "ETag, Location, Content-Range, Idempotency-Replayed, Retry-After, RateLimit-Limit, \
-                              RateLimit-Remaining, RateLimit-Reset, X-Preimage-Hash, X-Preimage-Size, X-Preimage-Media-Type, Traceparent, X-Trace-Id";
+                              RateLimit-Remaining, RateLimit-Reset, X-Preimage-Hash, X-Preimage-Size, X-Preimage-Media-Type, Traceparent, X-Trace-Id, \
+                              Accept-Ranges, Allow, WWW-Authenticate, X-Accel-Buffering";
 
 /// The request's origin, when it is one of the allowlist.
 fn allowed<'a>(settings: &Settings, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {

@@ -19,6 +19,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::admit::Admitted;
+use super::controls::Current;
 use super::fault::Fault;
 use super::feed::{Held, Seat};
 use super::query::Query;
@@ -45,7 +46,7 @@ pub async fn follow(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Faul
         None => EventId::end_of(seat.reach.last),
     };
     let books = std::iter::once(&api.gate.tokens).chain(&api.gate.admins).cloned().collect();
-    let leave = Leave { books, entry: admitted.caller.entry.clone() };
+    let leave = Leave { current: api.controls.current(), books, entry: admitted.caller.entry.clone() };
     let greeting = Some(format!("retry: {RETRY}\nid: {from}\n\n"));
     let beat = Instant::now() + BEAT;
     let reader = Reader { seat, wanted, leave, after: from, greeting, held: None, is_live: false, beat };
@@ -103,14 +104,18 @@ fn types_of(query: &Query) -> Result<Option<BTreeSet<EventType>>, Refusal> {
     parsed.transpose().map_err(|problem| Refusal::field("types", problem))
 }
 
-/// A reader's leave to go on reading: a token that is retired or changed takes effect on open streams, too.
+/// A reader's leave to go on reading: a token that is retired or changed, and JAM switched off, take effect on open streams, too.
 struct Leave {
+    current: Current,
     books: Vec<Arc<Tokens>>,
     entry: Option<TokenEntry>,
 }
 
 impl Leave {
     fn holds(&self) -> bool {
+        if !self.current.in_force().settings.enabled {
+            return false;
+        }
         let Some(entry) = &self.entry else { return true };
         let now = Timestamp::now();
         self.books.iter().any(|tokens| tokens.book().holds(entry, now))

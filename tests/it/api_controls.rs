@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::api_admin::{BOUND, Office, ROOT};
 use crate::api_support::{Answer, Server, TOKEN, World, answer, file, laws, package, ran, token_file, until};
+use crate::events_support::Stream;
 use crate::store_fixture::{engine, package as old_package};
 
 laws!(
@@ -80,6 +81,19 @@ async fn jam_that_an_override_turned_off_is_turned_on_again_by_its_administrator
     answer(office.server.bare("GET", "/readyz")).await.expect(200);
     answer(office.request("DELETE", "/jam/admin/toggles/enabled")).await.expect(204);
     assert_eq!(office.status().await["enabled"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_follows_events_hears_nothing_more_when_jam_is_turned_off() {
+    let office = Office::open(&World::memory()).await;
+    let mut stream = Stream::open(&office.server, "").await;
+    office.server.submit("s", "1").await;
+    assert_eq!(stream.events(2).await.len(), 2);
+    office.toggle("enabled", json!(false)).await;
+    // At the next word for it, which is a heartbeat at the latest.
+    assert_eq!(stream.event().await, None);
+    answer(office.request("DELETE", &format!("{TOGGLES}/enabled"))).await.expect(204);
+    Stream::open(&office.server, "").await;
 }
 
 async fn a_wrong_override_is_refused_by_name(world: World) {

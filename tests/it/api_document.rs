@@ -8,7 +8,7 @@ use jam::api::action::TABLE;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::api_support::{Server, answer, ran};
+use crate::api_support::{Server, World, answer, ran};
 use crate::crd_generated::{compare, repository};
 
 /// The document that the program prints.
@@ -136,4 +136,34 @@ async fn the_page_shows_every_call_and_needs_nothing_from_elsewhere() {
     for part in ["id=\"token\"", "id=\"shape-WorkPackage\"", "<code>jam_pending_limit</code>"] {
         assert!(page.contains(part), "{part}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_may_send_each_header_that_a_call_takes_and_read_each_that_an_answer_has() {
+    let (document, origin) = (document().await, "https://app.example");
+    let server = World::memory().with(&[("JAM_ALLOWED_ORIGINS", origin)]).await;
+    let resolved = |one: &Value| match one["$ref"].as_str() {
+        Some(path) => document.pointer(path.trim_start_matches('#')).unwrap().clone(),
+        None => one.clone(),
+    };
+    let (mut taken, mut given) = (BTreeSet::from(["authorization".to_owned()]), BTreeSet::new());
+    for (_, _, operation) in operations(&document) {
+        let parameters = operation["parameters"].as_array().into_iter().flatten().map(resolved);
+        taken.extend(
+            parameters.filter(|one| one["in"] == "header").map(|one| one["name"].as_str().unwrap().to_lowercase()),
+        );
+        for answer in operation["responses"].as_object().unwrap().values().map(resolved) {
+            given.extend(answer["headers"].as_object().into_iter().flatten().map(|(name, _)| name.to_lowercase()));
+        }
+    }
+    // Those that every page may read (Fetch, CORS-safelisted response-header name).
+    given.retain(|name| !["cache-control", "content-length", "content-type"].contains(&name.as_str()));
+    let words = |text: &str| text.split(',').map(|word| word.trim().to_lowercase()).collect::<BTreeSet<_>>();
+    let asked = server.bare("OPTIONS", "/jam/events").header("origin", origin);
+    let asked = answer(asked.header("access-control-request-method", "GET")).await.expect(204);
+    let allowed = words(asked.header("access-control-allow-headers"));
+    assert!(taken.len() > 5 && taken.is_subset(&allowed), "{taken:?} of {allowed:?}");
+    let read = answer(server.request("GET", "/jam/status").header("origin", origin)).await;
+    let exposed = words(read.header("access-control-expose-headers"));
+    assert!(given.len() > 5 && given.is_subset(&exposed), "{given:?} of {exposed:?}");
 }

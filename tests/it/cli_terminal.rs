@@ -100,6 +100,24 @@ fn what_is_too_quick_to_be_watched_leaves_a_clean_line() {
     assert!(shown.out.trim_start_matches("\r\u{1b}[K").starts_with("uploaded preimage "), "{shown:?}");
 }
 
+/// An interactive zsh that reads the function `_slctl` as a user's does, and notes what it offers when Tab is pressed.
+const ZSH: &str = r#"
+PROMPT=
+fpath=($HOME $fpath)
+autoload -Uz compinit && compinit -u -D
+bindkey '^I' complete-word
+zstyle ':completion:*' insert-tab false
+compadd() {
+  # A call that only asks what would match is no offer.
+  if [[ ${@[1,(i)(-|--)]} == *-(O|A|D)* ]]; then builtin compadd "$@"; return; fi
+  local -a matches
+  builtin compadd -A matches "$@"
+  print -rl -- $matches >>$HOME/offered
+  builtin compadd "$@"
+}
+comppostfuncs=(exit)
+"#;
+
 /// What a shell offers for the last of these words, when it has read the script of `slctl completion`.
 fn offered(shell: &str, words: &[&str]) -> Vec<String> {
     let script = slctl("http://unused", &["completion", shell]).out;
@@ -114,11 +132,18 @@ fn offered(shell: &str, words: &[&str]) -> Vec<String> {
              \"$function\" slctl \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD-1]}\"
              printf '%s\\n' \"${COMPREPLY[@]}\""
         }
+        // It completes at a prompt only: it gets a terminal, the words and the key.
+        "zsh" => {
+            "zmodload zsh/zpty; zpty shell zsh -f -i; zpty -w shell '. $HOME/setup'; shift
+             zpty -w -n shell \"$*\"$'\\t'; while zpty -r shell; do :; done >/dev/null; cat $HOME/offered"
+        }
         "fish" => "source $argv[1]; complete -C \"$argv[2..]\" | string split -f1 \\t",
         other => panic!("no shell {other}"),
     };
+    write(directory.path(), "setup", ZSH.as_bytes());
     let mut command = Command::new(shell);
     match shell {
+        "zsh" => command.args(["-f", "-c", ask, "zsh", &file]),
         "bash" => command.args(["--norc", "-c", ask, "bash", &file]),
         _ => command.args(["--no-config", "-c", ask, &file]),
     };
@@ -132,8 +157,8 @@ fn offered(shell: &str, words: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn bash_and_fish_complete_commands_flags_and_values() {
-    for shell in ["bash", "fish"] {
+fn bash_zsh_and_fish_complete_commands_flags_and_values() {
+    for shell in ["bash", "zsh", "fish"] {
         let sorted = |words: &[&str]| {
             let mut all = offered(shell, words);
             all.sort();
@@ -143,7 +168,7 @@ fn bash_and_fish_complete_commands_flags_and_values() {
         assert_eq!(sorted(&["slctl", "comp"]), ["completion"], "{shell}");
         assert_eq!(sorted(&["slctl", "jam", "packages", "--includ"]), ["--include-receipt"], "{shell}");
         // Before a subcommand fish asks clap's script in vain for the values of a flag, and offers files.
-        if shell == "bash" {
+        if shell != "fish" {
             assert_eq!(sorted(&["slctl", "--output", ""]), ["json", "name", "table"]);
         }
         assert_eq!(sorted(&["slctl", "jam", "packages", "--status", "pen"]), ["pending"], "{shell}");

@@ -113,6 +113,14 @@ fn a_sentence_has_a_test_or_says_which_issue_brings_it() {
 }
 
 #[test]
+fn no_sentence_stands_there_twice() {
+    let mut seen = BTreeSet::new();
+    for Row { line, sentence, tests, missing } in rows() {
+        assert!(seen.insert((sentence.clone(), tests, missing)), "line {line}: {sentence} is there already");
+    }
+}
+
+#[test]
 fn the_count_at_the_top_is_true() {
     let rows = rows();
     let whole = rows.iter().filter(|row| row.missing.is_empty()).count();

@@ -36,6 +36,7 @@ mod cli_reference;
 mod cli_refusals;
 mod cli_support;
 mod cli_terminal;
+mod cli_transcripts;
 mod cli_walk;
 mod contract;
 mod crash_blobs;

@@ -1,7 +1,7 @@
 //! The address of a client behind proxies: forwarding headers count only when a configured proxy sent them.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 /// A block of addresses such as `10.0.0.0/8`; a single address is a block of one.
@@ -60,12 +60,18 @@ pub fn client_address<'a>(
     let mut client = peer.to_canonical();
     let mut hops = forwarded_for.rev();
     while ours(client) {
-        match hops.next().map(str::trim).and_then(|hop| hop.trim_matches(['[', ']']).parse::<IpAddr>().ok()) {
+        match hops.next().and_then(|hop| hop_address(hop.trim())) {
             Some(hop) => client = hop.to_canonical(),
             None => break,
         }
     }
     client
+}
+
+/// An address as proxies write it: bare, in brackets, or with a port.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let bare = hop.trim_matches(['[', ']']).parse().ok();
+    bare.or_else(|| hop.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
 /// The block that one client is taken for when it has no token: a single IPv4 address, a /64 of IPv6 (a customer has one
@@ -100,6 +106,9 @@ mod tests {
         assert_eq!(client("10.0.0.1", &["unknown"], &["10.0.0.0/8"]), "10.0.0.1");
         assert_eq!(client("::ffff:10.0.0.1", &["[2001:db8::7]"], &["10.0.0.1"]), "2001:db8::7");
         assert_eq!(client("10.0.0.1", &["1.1.1.1"], &["0.0.0.0/0"]), "1.1.1.1");
+        // Some gateways name the port as well.
+        assert_eq!(client("10.0.0.1", &["2.2.2.2:51234", "10.0.0.9:443"], &["10.0.0.0/8"]), "2.2.2.2");
+        assert_eq!(client("10.0.0.1", &["[2001:db8::7]:51234"], &["10.0.0.1"]), "2001:db8::7");
     }
 
     #[test]
