@@ -8,6 +8,7 @@ pub(crate) mod refuse;
 mod revision;
 #[cfg(test)]
 mod tests;
+mod timetable;
 
 use std::collections::BTreeSet;
 
@@ -32,6 +33,7 @@ pub use egress::port_of_url;
 pub use migration::{MigrationPlan, MigrationStep, Preview};
 pub use refuse::is_own_variable;
 pub use revision::is_applied_without_revision;
+pub use timetable::Timetable;
 
 /// The revision of this crate's rendering: raised when the same spec renders other pods.
 pub const RENDER_REVISION: i32 = 1;
@@ -109,6 +111,8 @@ pub struct Resolved {
     pub monitoring: Monitoring,
     /// When old packages are cleaned up, with store postgres.
     pub cleanup: Option<Cleanup>,
+    /// Since when.
+    pub timetable: Timetable,
     /// Optional kinds that the spec asks for.
     pub optional: Vec<Kind>,
     /// Optional kinds that the API server does not serve.
@@ -220,7 +224,6 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
         reference.clone_into(&mut image.reference);
     }
     let migration = migration::plan(instance, observed, &image, database.as_ref());
-    let rollout = if migration.is_complete() { Rollout::Apply } else { Rollout::AfterMigration };
     let resolved = Resolved {
         name: name_of(instance),
         namespace: namespace_of(instance),
@@ -241,6 +244,7 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
         egress: egress::ports(spec, observed),
         operator_namespace: defaults.operator_namespace.clone(),
         monitoring: spec.monitoring.clone().unwrap_or_default(),
+        timetable: timetable::of(instance, observed, spec.cleanup.as_ref().filter(|_| database.is_some())),
         cleanup: spec.cleanup.clone().filter(|_| database.is_some()),
         optional: Kind::optional().filter(|kind| asks_for(spec, *kind)).collect(),
         unserved: observed.unserved.clone(),
@@ -250,8 +254,8 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
         image,
         database,
         blobs,
+        rollout: if migration.is_complete() { Rollout::Apply } else { Rollout::AfterMigration },
         migration,
-        rollout,
         progress_deadline: defaults.progress_deadline,
         render_revision: defaults.render_revision,
         revision: Revision::default(),
