@@ -42,6 +42,7 @@ mod token_pods;
 mod tokens;
 mod watch;
 mod watches;
+mod words;
 
 use std::io::Write as _;
 

@@ -21,7 +21,7 @@ use super::drift::holds;
 use super::error::Error;
 use super::key::Key;
 use super::token_pods::{self, Retired};
-use super::{migrations, overrides, pods, stranger};
+use super::{migrations, overrides, pods, stranger, words};
 
 /// Reads everything that decides about an instance.
 pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observed, Error> {
@@ -74,6 +74,7 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
     pods::look(context, instance, &mut observed).await;
     overrides::look(context, instance, &mut observed).await;
     token_pods::look(context, instance, &consumers.retired, &mut observed).await?;
+    words::clean(context, instance, &mut observed).await?;
     Ok(observed)
 }
 

@@ -27,7 +27,7 @@ pub use token_secrets::{HashBook, OwnTokens, TokenSecret};
 pub use cleanup::{CleanupOutcome, CleanupRun, CleanupState};
 pub use deployment::DeploymentState;
 pub(crate) use owned::owned_template;
-pub use preview::{MigrationPreview, PreviewSaid};
+pub use preview::{MigrationPreview, PreviewSaid, applies_nothing};
 pub use schema::PodSchema;
 
 /// What the cluster looks like, for one instance.
