@@ -215,10 +215,12 @@ fn await_approval(instance: &str, observed: &Observed, told: MigrationStatus) ->
         (Some(PreviewSaid::Failed(why)), None) => Preview::Failed { job, why: clipped(why) },
         (Some(PreviewSaid::Nothing) | None, None) => Preview::Asks { job },
     };
+    let runs = observed.api.as_ref().is_some_and(|api| api.image.as_ref() == Some(&told.image));
     if let Preview::Told { what } = &preview
         && applies_nothing(what)
+        && runs
     {
-        // Its own image has looked at its own database: there is nothing to approve, and nothing to run.
+        // What runs has another DSN, and has found the schema that it needs there: nothing to approve, and nothing to run.
         let (state, finished_at) = (MigrationState::Complete, Some(Time(whole_seconds(observed.at))));
         let status = MigrationStatus { state, finished_at, would_apply: Some(what.clone()), ..told };
         return MigrationPlan { step: MigrationStep::Complete, status: Some(status) };
