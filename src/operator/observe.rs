@@ -289,6 +289,13 @@ pub fn still_leaving(objects: &Objects<Desired>, findings: &[Finding]) -> Result
     if told.is_empty() { Ok(()) } else { Err(Error::Leaving { what: told.join("; ") }) }
 }
 
+/// The same where the Secret of a consumer could not be written.
+pub fn still_held(observed: &Observed) -> Result<(), Error> {
+    let told = observed.held.iter().map(|(consumer, held)| format!("the Secret of consumer {consumer}: {}", held.why));
+    let told: Vec<String> = told.collect();
+    if told.is_empty() { Ok(()) } else { Err(Error::Held { what: format!("cannot be written: {}", told.join("; ")) }) }
+}
+
 /// The interface to one kind of child in a namespace.
 pub fn api_of(context: &Context, kind: Kind, namespace: &str) -> Api<DynamicObject> {
     Api::namespaced_with(context.client.clone(), namespace, &resource_of(kind))

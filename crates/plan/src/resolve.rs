@@ -1,6 +1,7 @@
 //! One proven value from a resource, what was observed and the operator's defaults, or a refusal.
 
 mod blobs;
+mod consumers;
 mod egress;
 mod migration;
 mod own_tokens;
@@ -13,22 +14,22 @@ mod timetable;
 use std::collections::BTreeSet;
 
 use jam_domain::token::TokenHash;
-use jam_domain::{ServiceId, Settings, StoreKind};
+use jam_domain::{Settings, StoreKind};
 
 use crate::Kind;
 use crate::crd::{
     Autoscaling, Cleanup, DeletionPolicy, HttpRoute, Ingress, JamInstance, Migrations, Monitoring, NetworkPolicy,
-    PodTemplate, PullPolicy, Scope, ServiceSettings, Workers,
+    PodTemplate, PullPolicy, ServiceSettings, Workers,
 };
 use crate::crd::{RevisionStatus, RolloutStatus};
 use crate::desired::Revision;
 use crate::observed::{Observed, SecretKey};
 use crate::reason::{Reason, Refusal};
 use crate::rollout::Course;
-use crate::rotation::{Outlook, Pace, outlook};
-use crate::{names, tokens};
+use crate::rotation::Pace;
 
 pub use blobs::{BLOB_KEYS, ResolvedBlobs, blob_secret};
+pub use consumers::ResolvedConsumer;
 pub use egress::port_of_url;
 pub use migration::{MigrationPlan, MigrationStep, Preview};
 pub use refuse::is_own_variable;
@@ -167,23 +168,6 @@ pub struct ResolvedDatabase {
     pub max_connections: i32,
 }
 
-/// A consumer with the hash of its token.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ResolvedConsumer {
-    /// Its name.
-    pub name: String,
-    /// Its Secret.
-    pub secret: String,
-    /// The hashes of the tokens that the API accepts from it.
-    pub accepted: Vec<TokenHash>,
-    /// Where its tokens stand.
-    pub outlook: Outlook,
-    /// What it may do; empty means read, submit and process.
-    pub scopes: Vec<Scope>,
-    /// The services it is bound to; empty means all.
-    pub services: Vec<ServiceId>,
-}
-
 /// Whether the Deployments may be applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rollout {
@@ -232,7 +216,7 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
         replicas: replicas(spec, observed),
         autoscaling: spec.autoscaling.clone(),
         workers: spec.workers.clone(),
-        consumers: consumers(instance, observed, defaults.pace)?,
+        consumers: consumers::consumers(instance, observed, defaults.pace)?,
         own_tokens: own_tokens::of_callers(instance, observed)?,
         admin_tokens: own_tokens::of_administrators(instance, observed)?,
         unknown_revocations: crate::rotation::Asks::of(instance).strangers(),
@@ -367,28 +351,4 @@ fn image(spec: &crate::JamInstanceSpec, defaults: &Defaults) -> ResolvedImage {
     };
     let pull_secrets = image.pull_secrets.into_iter().map(|secret| secret.name).collect();
     ResolvedImage { reference, pull_policy: image.pull_policy, pull_secrets }
-}
-
-fn consumers(instance: &JamInstance, observed: &Observed, pace: Pace) -> Result<Vec<ResolvedConsumer>, Refusal> {
-    let name = name_of(instance);
-    let surroundings = tokens::Surroundings::of(instance, observed, pace);
-    tokens::consumers(&instance.spec)
-        .into_iter()
-        .map(|consumer| {
-            let (exists, holding) = surroundings.holding(&consumer.name);
-            if !exists {
-                let message = format!("the token of consumer {} is not made yet", consumer.name);
-                return Err(Refusal::new(Reason::TokensPending, message));
-            }
-            let hashes = surroundings.hashes(&consumer.name);
-            Ok(ResolvedConsumer {
-                secret: names::consumer_secret(&name, &consumer.name),
-                accepted: holding.accepted(),
-                outlook: outlook(&holding, &surroundings.around(&consumer.name, &hashes)),
-                name: consumer.name,
-                scopes: consumer.scopes,
-                services: consumer.services,
-            })
-        })
-        .collect()
 }
