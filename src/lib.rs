@@ -4,6 +4,7 @@ pub mod api;
 pub mod cli;
 pub mod kubectl;
 pub mod operator;
+pub mod redact;
 pub mod reference;
 pub mod shutdown;
 pub mod table;

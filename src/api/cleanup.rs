@@ -1,11 +1,12 @@
 //! Cleanup: `jam-api cleanup`, and the same in process on the memory store. Run, say, log, remember.
 
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
 use jam_domain::retention::{Cleaned, CleanupRecord, CleanupRun, Retention};
 use jam_domain::{By, Settings, StoreKind, Timestamp};
-use jam_store::{CleanupError, Store};
+use jam_store::{CleanupError, Progress, Store, StoreError};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -19,30 +20,85 @@ use crate::shutdown;
 /// The clock of a run: its beginning decides what is old, its end is remembered.
 pub type Clock = fn() -> Timestamp;
 
-/// Runs one cleanup and says on stdout what it did. The stop signal ends it between two statements: what is done stays done.
-pub async fn cleanup(loaded: Loaded, dry_run: bool, result_file: Option<&Path>) -> Result<(), Ending> {
+/// How long the batch that a run is at may still take when it is told to stop; a container is given 30 s in all.
+const LAST_BATCH: Duration = Duration::from_secs(5);
+
+/// What is asked of `jam-api cleanup`.
+#[derive(Debug)]
+pub struct Order<'a> {
+    /// Only to count.
+    pub dry_run: bool,
+    /// Where what was done is written as well.
+    pub result_file: Option<&'a Path>,
+    /// How long it may take.
+    pub limit: Option<Duration>,
+}
+
+/// Why a run did not come to its end.
+#[derive(Debug)]
+pub enum Unfinished {
+    /// Another one is running, and does what this one would have done.
+    Busy,
+    /// It failed or was stopped half way.
+    Half {
+        /// What it did.
+        run: Box<CleanupRun>,
+        /// Why it did no more.
+        error: StoreError,
+    },
+}
+
+/// Runs one cleanup and says on stdout what it did. The stop signal and the limit end it between two batches: what is done stays
+/// done. Beside another run it does nothing, and that is no failure: nobody has to come for it.
+pub async fn cleanup(loaded: Loaded, order: Order<'_>) -> Result<(), Ending> {
     let Loaded { settings, wiring, sources: _ } = loaded;
+    let Order { dry_run, result_file, limit } = order;
     if settings.store == StoreKind::Memory {
         let line = "store is memory, which is another process's: `jam-api serve` cleans it up by itself";
         return Err(Ending::Refused(vec![line.into()]));
     }
-    let stop = shutdown::on_signal().map_err(|e| Ending::Failed(format!("no signals: {e}")))?;
+    let told = shutdown::on_signal().map_err(|e| Ending::Failed(format!("no signals: {e}")))?;
+    let stop = told.child_token();
+    if let Some(limit) = limit {
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(limit).await;
+            stop.cancel();
+        });
+    }
     let store = store::open(&settings, &wiring).await?;
     let settings = with_quotas(store.as_ref(), settings).await?;
     match run(store.as_ref(), &settings, (Timestamp::now, dry_run), None, &stop).await {
         Ok(ended) => {
             print!("{}", said(&ended, dry_run));
-            if let Some(file) = result_file
-                && let Err(error) = std::fs::write(file, noted(&ended, dry_run).to_string())
-            {
-                tracing::warn!(file = %file.display(), %error, "the result could not be written there");
-            }
+            note(result_file, &noted(&ended, dry_run));
             Ok(())
         }
-        Err(error @ CleanupError::Busy) => Err(Ending::Failed(format!("{error}: nothing was done, try again later"))),
-        Err(CleanupError::Failed { error, cleaned: _ }) => {
-            Err(Ending::Failed(format!("cleanup failed: {error}; what it did before stays, run it again")))
+        Err(Unfinished::Busy) => {
+            println!("skipped: {}, nothing was done", CleanupError::Busy);
+            let skipped =
+                json!({"dry_run": dry_run, "skipped": true, "why": CleanupError::Busy.to_string(), "deleted": {}});
+            note(result_file, &skipped);
+            Ok(())
         }
+        Err(Unfinished::Half { run, error }) => {
+            print!("{}", said(&run, dry_run));
+            note(result_file, &noted(&run, dry_run));
+            let line = format!("cleanup failed: {error}; what it did before stays, run it again");
+            let late = stop.is_cancelled() && !told.is_cancelled();
+            match limit.filter(|_| late) {
+                Some(limit) => Err(Ending::Late(format!("gave up after {} s: {line} (timeout)", limit.as_secs_f32()))),
+                None => Err(Ending::Failed(line)),
+            }
+        }
+    }
+}
+
+fn note(file: Option<&Path>, what: &Value) {
+    if let Some(file) = file
+        && let Err(error) = std::fs::write(file, what.to_string())
+    {
+        tracing::warn!(file = %file.display(), %error, "the result could not be written there");
     }
 }
 
@@ -62,31 +118,48 @@ pub async fn run(
     (clock, dry_run): (Clock, bool),
     by: Option<&By>,
     stop: &CancellationToken,
-) -> Result<CleanupRun, CleanupError> {
+) -> Result<CleanupRun, Unfinished> {
     let retention = settings.retention(clock());
-    let result = stop.run_until_cancelled(store.cleanup(&retention, dry_run)).await;
-    let (cleaned, error) = match &result {
-        Some(Ok(cleaned)) => (*cleaned, None),
-        Some(Err(CleanupError::Failed { error, cleaned })) => (*cleaned, Some(error.to_string())),
-        Some(Err(CleanupError::Busy)) => {
+    let (cleaned, error) = match cleaned(store, &retention, dry_run, stop).await {
+        Ok(cleaned) => (cleaned, None),
+        Err(CleanupError::Failed { error, cleaned }) => (cleaned, Some(error)),
+        Err(CleanupError::Busy) => {
             tracing::warn!(store = store_name(store.kind()), "another cleanup is running: nothing was done");
-            return Err(CleanupError::Busy);
+            return Err(Unfinished::Busy);
         }
-        None => (Cleaned::default(), Some("it was stopped".to_owned())),
     };
     let (started_at, cutoff) = (retention.now(), retention.cutoff());
-    let ended = CleanupRun { started_at, finished_at: clock(), cutoff, cleaned, error };
+    let words = error.as_ref().map(ToString::to_string);
+    let ended = CleanupRun { started_at, finished_at: clock(), cutoff, cleaned, error: words };
     log(store, &ended, dry_run);
     if !dry_run && let Err(error) = store.record_cleanup(ended.clone(), by).await {
         tracing::warn!(%error, "the cleanup could not be remembered: /system/status shows the one before");
     }
-    match result {
-        Some(Err(failed)) => Err(failed),
-        Some(Ok(_)) => Ok(ended),
-        None => {
-            let error = jam_store::StoreError::Unavailable("the cleanup was stopped".into());
-            Err(CleanupError::Failed { error, cleaned })
+    match error {
+        Some(error) => Err(Unfinished::Half { run: Box::new(ended), error }),
+        None => Ok(ended),
+    }
+}
+
+/// Cleans until it is done, or told to stop: then the batch that it is at comes to its end, unless that takes too long.
+async fn cleaned(
+    store: &dyn Store,
+    retention: &Retention,
+    dry_run: bool,
+    stop: &CancellationToken,
+) -> Result<Cleaned, CleanupError> {
+    let progress = Progress::default();
+    let mut work = pin!(store.clean(retention, dry_run, &progress));
+    tokio::select! {
+        ended = &mut work => return ended,
+        () = stop.cancelled() => progress.end(),
+    }
+    match tokio::time::timeout(LAST_BATCH, work).await {
+        Ok(Err(CleanupError::Failed { .. })) | Err(_) => {
+            let error = StoreError::Unavailable("the cleanup was told to stop".into());
+            Err(CleanupError::Failed { error, cleaned: progress.cleaned() })
         }
+        Ok(ended) => ended,
     }
 }
 
@@ -151,6 +224,7 @@ fn noted(ended: &CleanupRun, dry_run: bool) -> Value {
         ended.cleaned;
     json!({
         "dry_run": dry_run,
+        "error": ended.error,
         "cutoff": ended.cutoff,
         "duration_ms": milliseconds(ended),
         "archived": {"packages": archived_packages, "reports": archived_reports},

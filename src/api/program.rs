@@ -13,7 +13,7 @@ use crate::shutdown;
 use crate::telemetry::{self, TelemetryArgs};
 
 /// The JAM API server. Exits with 0 when done, 1 when it failed, 2 when it refuses its flags or settings, 3 when a
-/// migration can never succeed, 124 when a migration's time was up.
+/// migration can never succeed, 124 when a migration's or a cleanup's time was up.
 #[derive(Parser)]
 #[command(name = "jam-api", version = build::VERSION)]
 pub struct Program {
@@ -94,6 +94,9 @@ struct CleanupArgs {
     /// Also write what was done here, as JSON: in a pod, the file of its termination message.
     #[arg(long, env = "JAM_CLEANUP_RESULT_FILE", value_name = "FILE")]
     result_file: Option<PathBuf>,
+    /// Stop after this time, e.g. 30m or 6h, and exit with 124; what is done stays done. 0 = never.
+    #[arg(long, env = "JAM_CLEANUP_TIMEOUT", default_value = "0", value_parser = duration)]
+    timeout: Duration,
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
@@ -181,10 +184,11 @@ fn run(program: Program) -> Result<(), Ending> {
             print!("{}", openapi::text());
             Ok(())
         }
-        Command::Cleanup(CleanupArgs { dry_run, result_file, settings, telemetry }) => {
+        Command::Cleanup(CleanupArgs { dry_run, result_file, timeout, settings, telemetry }) => {
             start_logs(&telemetry)?;
             let loaded = load(&settings, Purpose::Work)?;
-            runtime()?.block_on(cleanup::cleanup(loaded, dry_run, result_file.as_deref()))
+            let order = cleanup::Order { dry_run, result_file: result_file.as_deref(), limit: some(timeout) };
+            runtime()?.block_on(cleanup::cleanup(loaded, order))
         }
         Command::CheckConfig(CheckArgs { settings }) => {
             print!("{}", settings::show(&load(&settings, Purpose::Serve)?));

@@ -13,8 +13,8 @@ use serde_json::Value;
 use super::args::BundleArgs;
 use super::cluster::{Cluster, place};
 use super::fault::Fault;
-use super::redact::Redactor;
 use super::{explain, note, status};
+use crate::redact::Redactor;
 
 /// What is collected: files by name, and what could not be read.
 pub struct Bundle {

@@ -8,7 +8,6 @@ mod cluster;
 mod explain;
 mod fault;
 mod migrate;
-pub mod redact;
 mod runbook;
 mod status;
 mod tokens;

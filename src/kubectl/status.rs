@@ -186,7 +186,16 @@ fn migration_line(migration: &MigrationStatus) -> String {
 }
 
 fn cleanup_line(cleanup: &CleanupStatus) -> Option<String> {
-    let CleanupStatus { last_run, last_result, cutoff: _, duration_ms: _, archived, deleted } = cleanup;
+    let CleanupStatus {
+        last_run,
+        last_result,
+        cutoff: _,
+        duration_ms: _,
+        archived,
+        deleted,
+        timetable: _,
+        timetable_since: _,
+    } = cleanup;
     let mut line =
         format!("{} {}", last_result.as_ref()?, last_run.as_ref().map(|at| at.0.to_string()).unwrap_or_default());
     for (word, counts) in [("archived", archived), ("deleted", deleted)] {

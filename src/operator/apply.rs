@@ -1,7 +1,7 @@
 //! Every write of children: in the written order, each only when it is needed, none to an object that is not ours.
 
 use jam_plan::desired::prunable;
-use jam_plan::observed::{CleanupState, DeploymentState};
+use jam_plan::observed::{CleanupState, DeploymentState, Held};
 use jam_plan::{Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Reason, Refusal, Write, names};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::CronJob;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::children::Mark;
 use super::context::Context;
 use super::creation;
-use super::error::Error;
+use super::error::{Error, objection};
 use super::key::Key;
 use super::observe::{Finding, api_of};
 use super::publish::UNKNOWN_FIELD;
@@ -75,6 +75,36 @@ pub async fn all(
         note(context, &key, desired, live, observed);
     }
     Ok(Applied::All)
+}
+
+/// Makes the Secrets of new consumers, before their hashes stand anywhere. One that the API server will not have holds up its own
+/// consumer alone: `observed` knows it then, and the caller resolves anew.
+pub async fn newcomers(
+    context: &Context,
+    instance: &Key,
+    objects: &Objects<Desired>,
+    findings: &mut [Finding],
+    minted: &Minted,
+    observed: &mut Observed,
+) -> Result<(), Error> {
+    for (desired, finding) in objects.items.iter().zip(findings) {
+        let is_new = desired.object.kind == Kind::Secret && minted.waits_for(&desired.object.name);
+        if !is_new || !matches!(finding, Finding::Absent) {
+            continue;
+        }
+        match create(context, instance, desired, minted).await {
+            Ok(live) => {
+                note(context, instance, desired, live, observed);
+                *finding = Finding::Good;
+            }
+            Err(error) => {
+                let consumer = desired.body["metadata"]["labels"][names::CONSUMER].as_str().unwrap_or_default();
+                let Some(why) = objection(&error) else { return Err(Error::write(&desired.object)(error)) };
+                observed.held.insert(consumer.to_owned(), Held { why, made: false });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn runs_pods(kind: Kind) -> bool {

@@ -1,6 +1,6 @@
 //! What is read of the cleanup: its CronJob, and how the newest of its Jobs ended.
 
-use jam_plan::observed::{CleanupOutcome, CleanupRun, CleanupState};
+use jam_plan::observed::{CleanupRun, CleanupState};
 use jam_plan::{JamInstance, Kind, ObjectRef, names};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use kube::Api;
@@ -39,7 +39,7 @@ async fn runs(context: &Context, instance: &Key, uid: &str) -> Result<Vec<Job>, 
     Ok(jobs)
 }
 
-/// The newest of these runs that ended, with its last words when it failed, and with what it did when that is news: `told` is
+/// The newest of these runs that ended, with its last words when it failed or when that is news: `told` is
 /// the second in which the run that status tells of began.
 async fn newest(context: &Context, instance: &Key, jobs: &[Job], told: Option<i64>) -> Option<CleanupRun> {
     let run = CleanupState::newest(jobs)?;
@@ -48,8 +48,5 @@ async fn newest(context: &Context, instance: &Key, jobs: &[Job], told: Option<i6
         return Some(run);
     }
     let words = pods::last_words(context, instance, &run.job).await.text;
-    Some(match run.failure {
-        Some(told) => CleanupRun { failure: Some(words.unwrap_or(told)), ..run },
-        None => CleanupRun { outcome: words.as_deref().and_then(CleanupOutcome::of), ..run },
-    })
+    Some(run.with_words(words))
 }

@@ -29,6 +29,12 @@ pub enum Error {
         /// Each object and what it waits for.
         what: String,
     },
+    /// Secrets of consumers could not be written; everything else was done.
+    #[error("{what}")]
+    Held {
+        /// Each consumer and what the API server said.
+        what: String,
+    },
     /// The whole took too long.
     #[error("it took longer than {0:?}")]
     Slow(Duration),
@@ -53,8 +59,19 @@ impl Error {
         match self {
             Error::Read { source, .. } | Error::Write { source, .. } => code_of(source),
             Error::Leaving { .. } => "leaving",
+            Error::Held { .. } => "held",
             Error::Slow(_) => "slow",
             Error::NoRandom(_) => "no_random",
+        }
+    }
+
+    /// What the API server has against the very object that was to be written.
+    pub fn objection(&self) -> Option<String> {
+        match self {
+            Error::Write { source, .. } => objection(source),
+            Error::Read { .. } | Error::Leaving { .. } | Error::Held { .. } | Error::Slow(_) | Error::NoRandom(_) => {
+                None
+            }
         }
     }
 
@@ -63,15 +80,30 @@ impl Error {
         match self {
             Error::Read { source, .. } | Error::Write { source, .. } if status_of(source) == Some(409) => Retry::Soon,
             // Its end is reported by the watch; the pause is for what never ends, such as a finalizer that nobody serves.
-            Error::Leaving { .. } | Error::Read { .. } | Error::Write { .. } | Error::Slow(_) | Error::NoRandom(_) => {
-                Retry::Backoff
-            }
+            Error::Leaving { .. }
+            | Error::Held { .. }
+            | Error::Read { .. }
+            | Error::Write { .. }
+            | Error::Slow(_)
+            | Error::NoRandom(_) => Retry::Backoff,
         }
     }
 
     /// Whether the instance itself is no longer there: there is nobody to tell.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Error::Write { source, .. } | Error::Read { source, .. } if status_of(source) == Some(404))
+    }
+}
+
+/// What the API server has against this very object, where it is not the server or the time that is wrong: a quota, an admission.
+pub fn objection(error: &kube::Error) -> Option<String> {
+    match error {
+        kube::Error::Api(status)
+            if matches!(status.code, 400 | 403 | 422) || (status.code == 500 && status.message.contains("webhook")) =>
+        {
+            Some(status.message.clone())
+        }
+        _ => None,
     }
 }
 

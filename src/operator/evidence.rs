@@ -18,6 +18,7 @@ use super::error::Error;
 use super::key::Key;
 use super::pods::{ENOUGH, is_ready};
 use super::watch::chain;
+use super::words;
 
 /// Log lines of one container.
 const LINES: i64 = 30;
@@ -31,6 +32,8 @@ pub async fn keep(context: &Context, instance: &JamInstance, resolved: &Resolved
     let key = Key::of(instance);
     let components = [Component::Api, Component::Worker].map(|component| told_of(context, &key, component));
     let texts: BTreeMap<String, String> = join_all(components).await.into_iter().flatten().collect();
+    let redactor = words::redactor(context, instance).await?;
+    let texts = texts.into_iter().map(|(pod, text)| (pod, redactor.text(&text))).collect();
     match desired::evidence(resolved, texts) {
         Some(desired) => apply::once(context, &key, &desired).await,
         None => Ok(()),
@@ -121,13 +124,23 @@ async fn log(context: &Context, instance: &Key, pod: &Pod) -> String {
     let container = Some(names::CONTAINER.to_owned());
     let params = LogParams { container, tail_lines: Some(LINES), limit_bytes: Some(BYTES), ..LogParams::default() };
     match pods.logs(&pod.name_any(), &params).await {
-        Ok(text) if !text.trim().is_empty() => text,
+        Ok(text) if !text.trim().is_empty() => begun(text),
         Ok(_) => {
             let before = LogParams { previous: true, ..params };
-            pods.logs(&pod.name_any(), &before).await.unwrap_or_else(|_| "none".into())
+            pods.logs(&pod.name_any(), &before).await.map_or_else(|_| "none".into(), begun)
         }
         Err(error) => format!("not to be had: {}", chain(&error)),
     }
+}
+
+/// Without the line in whose middle the log was cut off: half a secret is not known for one.
+fn begun(mut text: String) -> String {
+    if i64::try_from(text.len()).is_ok_and(|length| length >= BYTES)
+        && let Some(last) = text.rfind('\n')
+    {
+        text.truncate(last);
+    }
+    text
 }
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ mod token_pods;
 mod tokens;
 mod watch;
 mod watches;
+mod words;
 
 use std::io::Write as _;
 

@@ -21,7 +21,7 @@ use super::drift::holds;
 use super::error::Error;
 use super::key::Key;
 use super::token_pods::{self, Retired};
-use super::{migrations, overrides, pods, stranger};
+use super::{migrations, overrides, pods, stranger, words};
 
 /// Reads everything that decides about an instance.
 pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observed, Error> {
@@ -74,6 +74,7 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
     pods::look(context, instance, &mut observed).await;
     overrides::look(context, instance, &mut observed).await;
     token_pods::look(context, instance, &consumers.retired, &mut observed).await?;
+    words::clean(context, instance, &mut observed).await?;
     Ok(observed)
 }
 
@@ -286,6 +287,13 @@ pub fn still_leaving(objects: &Objects<Desired>, findings: &[Finding]) -> Result
     });
     let told: Vec<String> = leaving.collect();
     if told.is_empty() { Ok(()) } else { Err(Error::Leaving { what: told.join("; ") }) }
+}
+
+/// The same where the Secret of a consumer could not be written.
+pub fn still_held(observed: &Observed) -> Result<(), Error> {
+    let told = observed.held.iter().map(|(consumer, held)| format!("the Secret of consumer {consumer}: {}", held.why));
+    let told: Vec<String> = told.collect();
+    if told.is_empty() { Ok(()) } else { Err(Error::Held { what: format!("cannot be written: {}", told.join("; ")) }) }
 }
 
 /// The interface to one kind of child in a namespace.

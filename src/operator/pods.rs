@@ -28,6 +28,8 @@ const LONGEST_BACKOFF: i64 = 330;
 pub const ENOUGH: u32 = 5;
 /// What is said of a database while some pods are ready.
 const A_READY_POD: &str = "a ready API pod says so";
+/// Bytes of a log's end that the kubelet makes a termination message of.
+const KEPT: usize = 2048;
 /// Pods that are looked at.
 const SEEN: u32 = 100;
 
@@ -229,10 +231,18 @@ pub async fn last_words(context: &Context, instance: &Key, job: &str) -> LastWor
     let selector = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
     let Ok(mut found) = pods.list(&selector).await else { return LastWords::default() };
     found.items.sort_by_key(|pod| pod.metadata.creation_timestamp.clone());
-    let statuses = found.items.pop().and_then(|pod| pod.status?.container_statuses).unwrap_or_default();
+    // One that the Job's end cut short has said nothing.
+    let statuses = found.items.into_iter().rev().filter_map(|pod| pod.status?.container_statuses).flatten();
+    let statuses: Vec<ContainerStatus> = statuses.collect();
     let Some((exit_code, message)) = statuses.iter().find_map(terminated) else { return LastWords::default() };
-    let text = message.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    let text = message.map(|text| whole_lines(text).trim().to_owned()).filter(|text| !text.is_empty());
     LastWords { exit_code: Some(exit_code), text }
+}
+
+/// Without the line in whose middle the kubelet cut a log: half a secret is not known for one.
+fn whole_lines(text: &str) -> &str {
+    let rest = text.split_once('\n').map(|(_, rest)| rest).filter(|_| text.len() >= KEPT);
+    rest.filter(|rest| !rest.trim().is_empty()).unwrap_or(text)
 }
 
 fn terminated(status: &ContainerStatus) -> Option<(i32, Option<&str>)> {
@@ -263,6 +273,14 @@ mod tests {
         assert_eq!(schema(said(json!(3))), Some((Some(3), false)));
         assert_eq!(schema(json!({"checks": said(Value::Null)})), Some((None, true)));
         assert_eq!(schema(json!({"schema": {"ok": false, "reason": "not known"}})), None);
+    }
+
+    #[test]
+    fn a_line_that_the_kubelet_cut_in_its_middle_is_not_told() {
+        let cut = format!("ret@db/jam\n{}the end", "a line\n".repeat(300));
+        assert!(whole_lines(&cut).starts_with("a line\na line") && whole_lines(&cut).ends_with("the end"));
+        assert_eq!(whole_lines("first\nsecond"), "first\nsecond", "a short one is whole");
+        assert_eq!(whole_lines(&"x".repeat(3000)).len(), 3000, "one line is better than none");
     }
 
     fn pod(phase: &str, ready: (&str, &str), deleted: Option<&str>) -> Pod {

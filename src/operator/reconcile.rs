@@ -84,7 +84,7 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
         }
         return kept.map(|()| Ending::GivenUp);
     }
-    let objects = desired(resolved);
+    let mut objects = desired(resolved);
     // Reads, only of what the watches saw changed.
     let mut findings = observe::survey(context, instance, &objects).await?;
     migrations::hold_back(resolved, &learnt.observed, &objects, &mut findings);
@@ -95,6 +95,18 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
         return Ok(Ending::Refused(refusal));
     }
     // Writes.
+    let key = Key::of(instance);
+    apply::newcomers(context, &key, &objects, &mut findings, &minted, &mut learnt.observed).await?;
+    if learnt.observed.held.values().any(|held| !held.made) {
+        // Without the hashes that nobody has a token for. Reads what differs from before.
+        let resolved = match in_force(context, instance, &mut learnt.observed).await? {
+            Ok(resolved) => &*learnt.resolved.insert(resolved),
+            Err(refusal) => return Ok(Ending::Refused(refusal)),
+        };
+        objects = desired(resolved);
+        findings = observe::survey(context, instance, &objects).await?;
+        migrations::hold_back(resolved, &learnt.observed, &objects, &mut findings);
+    }
     let observed = &mut learnt.observed;
     match apply::all(context, instance, &objects, &findings, &minted, observed).await? {
         Applied::All => {}
@@ -103,6 +115,7 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
     apply::prune(context, instance, &objects, observed).await?;
     token_pods::tell(context, instance, observed).await;
     observe::still_leaving(&objects, &findings)?;
+    observe::still_held(observed)?;
     Ok(Ending::Applied)
 }
 

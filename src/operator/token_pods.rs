@@ -122,20 +122,24 @@ async fn is_refused(context: &Context, address: &str, token: &Plain) -> bool {
 /// Each pod is told once for each content of the Secret of hashes. Not being able to tell costs only that minute.
 pub async fn tell(context: &Context, instance: &JamInstance, observed: &Observed) {
     let Some(book) = &observed.hashes else { return };
-    let wanted: BTreeSet<TokenId> = book.entries.iter().map(|(_, hash)| hash.id()).collect();
-    let ids: Vec<&[u8]> = wanted.iter().map(|id| id.as_str().as_bytes()).collect();
-    let word = names::short_hash(ids);
+    let (word, pods_untold) = untold(book.entries.iter().map(|(_, hash)| hash.id()).collect(), &observed.pod_answers);
     let key = Key::of(instance);
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &key.namespace);
-    for pod in &observed.pod_answers {
-        if pod.accepts.as_ref() == Some(&wanted) || pod.told.as_deref() == Some(word.as_str()) {
-            continue;
-        }
+    for pod in pods_untold {
         let body = json!({"metadata": {"annotations": {names::TOKENS_TOLD: word}}});
-        if let Err(error) = pods.patch_metadata(&pod.pod, &PatchParams::default(), &Patch::Merge(&body)).await {
-            tracing::debug!(instance = %key, pod = pod.pod, error = chain(&error), "the pod cannot be told");
+        if let Err(error) = pods.patch_metadata(pod, &PatchParams::default(), &Patch::Merge(&body)).await {
+            tracing::debug!(instance = %key, pod, error = chain(&error), "the pod cannot be told");
         }
     }
+}
+
+/// The word for this content, and the pods that accept something else and have not been told.
+fn untold(wanted: BTreeSet<TokenId>, answers: &[PodAnswer]) -> (String, Vec<&str>) {
+    let word = names::short_hash(wanted.iter().map(|id| id.as_str().as_bytes()));
+    let is_untold =
+        |pod: &&PodAnswer| pod.accepts.as_ref() != Some(&wanted) && pod.told.as_deref() != Some(word.as_str());
+    let pods = answers.iter().filter(is_untold).map(|pod| pod.pod.as_str()).collect();
+    (word, pods)
 }
 
 #[cfg(test)]
@@ -148,6 +152,28 @@ mod tests {
         assert_eq!(ids.iter().map(TokenId::as_str).collect::<Vec<_>>(), ["0a1b2c3d"]);
         assert_eq!(ids_of(&json!({"status": "ok"})), None);
         assert_eq!(ids_of(&json!({"key_ids": [1]})), None);
+    }
+
+    #[test]
+    fn a_pod_is_told_once_for_each_content_and_one_that_agrees_or_was_told_is_not() {
+        let ids = |all: &[&str]| all.iter().map(|id| id.parse().unwrap()).collect::<BTreeSet<TokenId>>();
+        let pod = |name: &str, accepts: Option<&[&str]>, told: Option<&str>| PodAnswer {
+            pod: name.into(),
+            accepts: accepts.map(ids),
+            refused: BTreeSet::new(),
+            told: told.map(str::to_owned),
+        };
+        let (old, new) = (["0a1b2c3d", "ffffffff"], ["0a1b2c3d"]);
+        let (word, _) = untold(ids(&new), &[]);
+        assert_ne!(word, untold(ids(&old), &[]).0, "another content is another word");
+        let pods = [
+            pod("agrees", Some(&new), None),
+            pod("old", Some(&old), None),
+            pod("was-told-of-another", Some(&old), Some("0123456789")),
+            pod("was-told", Some(&old), Some(&word)),
+            pod("says-nothing", None, None),
+        ];
+        assert_eq!(untold(ids(&new), &pods), (word, vec!["old", "was-told-of-another", "says-nothing"]));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use jam_plan::observed::TokenSecret;
+use jam_plan::observed::{Held, TokenSecret};
 use jam_plan::rotation::{Holding, Plain, Slots, advance, annotations, data};
 use jam_plan::tokens::{Surroundings, TokenWork, work};
 use jam_plan::{JamInstance, Observed, names};
@@ -66,7 +66,14 @@ pub async fn make(context: &Context, instance: &JamInstance, observed: &mut Obse
         let fresh = if task.change.needs_fresh(&task.before) { Some(random()?) } else { None };
         let holding = after(context, instance, observed, &task, fresh.as_ref());
         if task.exists {
-            moved.extend(write(context, instance, &task, fresh, &holding).await?);
+            match write(context, instance, &task, fresh, &holding).await {
+                Ok(written) => moved.extend(written),
+                Err(error) => {
+                    // It stays as it was, and nobody else has to wait for it.
+                    let held = error.objection().map(|why| Held { why, made: true });
+                    observed.held.insert(task.consumer, held.ok_or(error)?);
+                }
+            }
         } else {
             let slots = task.change.slots(&Slots::default(), fresh, |token| token.hash().id());
             moved.push(TokenSecret { consumer: task.consumer, holding: holding.clone() });

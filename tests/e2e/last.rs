@@ -1,4 +1,4 @@
-//! At the end of the run: no token of it is in anything that cluster, operator and API have said.
+//! At the end of the run: no token of it, and no password of a database, is in anything that cluster, operator and API have said.
 //!
 //! `dev/lib/record.sh` has written down since the first test: the log of every container, every version of every object, metrics
 //! and readiness of every pod. Secrets are in a file of their own, from which the tokens are known: every one, whichever test made it.
@@ -47,6 +47,57 @@ fn tokens() -> BTreeSet<String> {
     tokens.filter(|token| token.len() >= 16).collect()
 }
 
+/// The Secrets that instances named, with the key that counts, where one does.
+fn named_by_instances() -> BTreeSet<(String, String, Option<String>)> {
+    let text = fs::read_to_string(record().join("objects/jaminstances.json")).expect("the instances were written down");
+    let mut named = BTreeSet::new();
+    for event in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        let (namespace, spec) = (&event["object"]["metadata"]["namespace"], &event["object"]["spec"]);
+        let mut name = |secret: &Value, suffix: &str, key: &Value| {
+            if let (Some(namespace), Some(secret)) = (namespace.as_str(), secret.as_str()) {
+                named.insert((namespace.to_owned(), format!("{secret}{suffix}"), key.as_str().map(str::to_owned)));
+            }
+        };
+        for field in ["allowedTokensSecretRef", "globalTokensSecretRef", "adminTokensSecretRef"] {
+            name(&spec["tokens"][field]["name"], "", &Value::Null);
+        }
+        let database = &spec["database"];
+        name(&database["dsnSecretRef"]["name"], "", &database["dsnSecretRef"]["key"]);
+        name(&database["cluster"]["name"], "-app", &json!("uri"));
+    }
+    named
+}
+
+/// The users' own tokens, and the passwords in their DSNs as they are written and as they are meant.
+fn given() -> BTreeSet<String> {
+    let named = named_by_instances();
+    let values = secrets().into_iter().flat_map(|secret| {
+        let at = |field: &str| secret["metadata"][field].as_str().unwrap_or_default().to_owned();
+        let (namespace, name) = (at("namespace"), at("name"));
+        let data: Vec<(String, String)> = secret["data"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| (key.clone(), decoded(value)))
+            .collect();
+        let is_named = |key: &String| {
+            named.iter().any(|(place, secret, only)| {
+                *place == namespace && *secret == name && only.as_ref().is_none_or(|only| only == key)
+            })
+        };
+        data.into_iter().filter(|(key, _)| is_named(key)).map(|(_, value)| value).collect::<Vec<_>>()
+    });
+    let secret_part = |value: String| match value.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')) {
+        Some((userinfo, _)) => {
+            let password = userinfo.split_once(':').map_or("", |(_, password)| password);
+            let meant = percent_encoding::percent_decode_str(password).decode_utf8_lossy().into_owned();
+            vec![password.to_owned(), meant]
+        }
+        None => value.lines().map(str::to_owned).collect(),
+    };
+    values.flat_map(secret_part).filter(|text| text.len() >= 16).collect()
+}
+
 /// A text as it is written, and in base64 wherever in a longer text it stood.
 fn spellings(text: &str) -> Vec<String> {
     let encoded = (0..3).map(|before| {
@@ -73,6 +124,15 @@ fn said_in(texts: &BTreeSet<String>, places: &[PathBuf]) -> Vec<String> {
     String::from_utf8_lossy(&found.stdout).lines().map(str::to_owned).collect()
 }
 
+/// The Secrets that the operator made: none of them holds what a user has given.
+fn secrets_of_the_operator() -> PathBuf {
+    let ours = |secret: &Value| secret["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "jam-operator";
+    let file = record().join("secrets-of-the-operator.json");
+    let lines: Vec<String> = secrets().into_iter().filter(ours).map(|secret| secret.to_string()).collect();
+    fs::write(&file, lines.join("\n")).expect("a file can be written there");
+    file
+}
+
 /// Every Secret without what is a consumer's own: nobody else's holds a token, and no Secret shows one beside its data.
 fn secrets_of_others() -> PathBuf {
     let stripped = secrets().into_iter().map(|mut secret| {
@@ -86,9 +146,9 @@ fn secrets_of_others() -> PathBuf {
     file
 }
 
-fn places() -> Vec<PathBuf> {
+fn places(secrets: PathBuf) -> Vec<PathBuf> {
     let recorded = ["logs", "objects", "answers"].map(|name| record().join(name));
-    recorded.into_iter().chain(audit::logs()).chain([secrets_of_others()]).collect()
+    recorded.into_iter().chain(audit::logs()).chain([secrets]).collect()
 }
 
 /// Says a word in each of the ways in which a token could be told: where it is not found, a token would not be either.
@@ -147,13 +207,18 @@ fn bytes_in(path: &Path) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_token_of_the_whole_run_is_in_anything_that_was_said() {
+async fn no_token_and_no_password_of_the_whole_run_is_in_anything_that_was_said() {
     word_everywhere(&format!("canary{:032x}", rand::random::<u128>())).await;
     assert!(answers_with("jam_operator_") > 0 && answers_with("jam_http_") > 0, "metrics of both were written down");
-    let (tokens, places) = (tokens(), places());
+    let (tokens, places) = (tokens(), places(secrets_of_others()));
     let bytes: u64 = places.iter().map(|place| bytes_in(place)).sum();
     println!("{} tokens looked for in {bytes} bytes of {places:?}", tokens.len());
     let told = said_in(&tokens, &places);
     assert!(told.is_empty(), "a token is told in {told:#?}");
     assert!(tokens.len() > 50, "only {} tokens were made in this run", tokens.len());
+    let given = given();
+    println!("{} passwords and users' own tokens looked for", given.len());
+    assert!(given.len() > 3, "only {} of them were given in this run", given.len());
+    let told = said_in(&given, &self::places(secrets_of_the_operator()));
+    assert!(told.is_empty(), "a password or a user's own token is told in {told:#?}");
 }

@@ -113,8 +113,12 @@ async fn a_cleanup_beside_another_and_one_of_anothers_memory_do_nothing_and_say_
     let (server, dsn, _) = with_packages(&[40], &[]).await;
     let mut other = postgres::connect(&dsn).await;
     other.execute("select pg_advisory_lock(5425451, 2)").await.unwrap();
-    let (code, out, err) = cleanup(&dsn, &[]).await;
-    assert!(code == 1 && out.is_empty() && err.contains("another cleanup is running"), "{err}");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("result");
+    let (code, out, err) = cleanup(&dsn, &["--result-file", file.to_str().unwrap()]).await;
+    assert_eq!((code, out.as_str()), (0, "skipped: another cleanup is running, nothing was done\n"), "no alarm: {err}");
+    let noted = jam_plan::observed::CleanupOutcome::of(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    assert!(noted.skipped && noted.deleted.is_empty() && noted.error.is_none(), "{noted:?}");
     assert_eq!(status(&server).await["cleanup"], Value::Null);
     let (code, _, err) = ran(&["cleanup"], &[]).await;
     assert!(code == 2 && err.contains("store is memory"), "{err}");
@@ -137,6 +141,35 @@ async fn a_cleanup_that_is_told_to_stop_stops_and_is_remembered_as_failed() {
     obstacle.execute("rollback").await.unwrap();
     until("the record", async || (status(&server).await["cleanup"]["result"] == "failed").then_some(())).await;
     assert_eq!(cleanup(&dsn, &[]).await.0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cleanup_that_is_stopped_half_way_tells_what_it_did_and_so_does_the_server() {
+    let (server, dsn, _) = with_packages(&[40, 41], &[]).await;
+    let mut obstacle = postgres::connect(&dsn).await;
+    // Packages are archived before preimages are looked through.
+    obstacle.execute("begin; lock table preimages in access exclusive mode").await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("result");
+    let mut command = jam_api(&["cleanup", "--result-file", file.to_str().unwrap()]);
+    let mut run = command.env("JAM_STORE", "postgres").env("JAM_PG_DSN", &dsn).spawn().unwrap();
+    let archived = "select count(*) from archived_packages";
+    until("the first batch", async || (postgres::number(&dsn, archived).await == 2).then_some(())).await;
+    let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+    until("the wait", async || (postgres::number(&dsn, waits).await > 0).then_some(())).await;
+    let pid = run.id().unwrap().to_string();
+    tokio::process::Command::new("kill").arg(pid).status().await.unwrap();
+    assert_eq!(run.wait().await.unwrap().code(), Some(1));
+    let noted = jam_plan::observed::CleanupOutcome::of(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(noted.archived["packages"], 2, "{noted:?}");
+    assert!(noted.error.as_deref().is_some_and(|error| error.contains("told to stop")), "{noted:?}");
+    let failed = async || Some(status(&server).await).filter(|jam| jam["cleanup"]["result"] == "failed");
+    let told = until("the record", failed).await;
+    assert_eq!(told["cleanup"]["archived"], json!({"packages": 2, "reports": 2}));
+    let (code, _, err) = cleanup(&dsn, &["--timeout", "2"]).await;
+    assert!(code == 124 && err.contains("gave up after 2 s") && err.contains("what it did before stays"), "{err}");
+    obstacle.execute("rollback").await.unwrap();
+    until("its lock is free", async || (cleanup(&dsn, &[]).await.1.contains("took")).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

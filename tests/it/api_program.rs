@@ -99,6 +99,9 @@ async fn migrate_applies_once_says_what_and_exits_3_when_it_never_can() {
     assert_eq!((one.0, two.0), (0, 0), "{one:?} {two:?}");
     assert_eq!([&one.1, &two.1].iter().filter(|out| out.contains("applied: 1 ")).count(), 1, "{one:?} {two:?}");
     assert!(migrate(&["migrate"]).await.1.contains("nothing applied"));
+    let (_, out, _) = migrate(&["migrate", "--dry-run", "--result-file", file.to_str().unwrap()]).await;
+    assert!(jam_plan::observed::applies_nothing(&out), "the operator knows by this that nobody has to approve: {out}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), out);
     assert_eq!(migrate(&["migrate", "--status"]).await.0, 0);
     postgres::execute(&dsn, "update _sqlx_migrations set version = 999 where version = 1").await;
     let (code, _, err) = migrate(&["migrate"]).await;

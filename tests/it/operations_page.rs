@@ -11,7 +11,14 @@ use crate::rotation_support::{Node, SECONDS, database, key, spec};
 use crate::support::cluster::{ControlPlane, control_plane};
 
 /// The sections with commands that are tried, in the order of the page.
-const TRIED: [&str; 4] = ["Migrate", "Rotate tokens", "Revoke a leaked token", "Clean up"];
+const TRIED: [&str; 6] = [
+    "Migrate",
+    "When a migration fails",
+    "When a migration can never succeed",
+    "Rotate tokens",
+    "Revoke a leaked token",
+    "Clean up",
+];
 
 fn page() -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/OPERATIONS.md")).unwrap()
@@ -100,4 +107,40 @@ async fn migrate_and_clean_up_work_as_they_are_written() {
     let _kubelet = Kubelet::play(&client, &namespace, 0, words);
     let said = walk(plane, &namespace, "Clean up").await;
     assert!(said.contains(r#""archived":{"packages":5},"cutoff":"2026-10-22T03:17:00Z""#), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_that_failed_and_one_that_never_can_succeed_are_put_right_as_it_is_written() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let mut kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let _operator = account.start(plane, &["--leader-election", "false"]);
+    let mut spec = on_postgres(&client, &namespace).await;
+    spec["migrations"] = json!({"backoffLimit": 0});
+    apply(&client, &namespace, "main", spec.clone()).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    for (exit_code, reason, section) in [
+        (1, "MigrationFailed", "When a migration fails"),
+        (3, "MigrationImpossible", "When a migration can never succeed"),
+    ] {
+        drop(kubelet);
+        let kubelet_of_old = Kubelet::play(&client, &namespace, exit_code, "permission denied for schema public");
+        spec["image"] = json!({"tag": format!("after-{exit_code}")});
+        apply(&client, &namespace, "main", spec.clone()).await;
+        let put_right = async {
+            condition(&client, &namespace, "main", "Migrated", "False", reason).await;
+            // Long enough for the page to see it.
+            tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+            drop(kubelet_of_old);
+            Kubelet::play(&client, &namespace, 0, "")
+        };
+        let (said, now) = tokio::join!(walk(plane, &namespace, section), put_right);
+        kubelet = now;
+        assert!(said.contains("permission denied for schema public"), "{section}: {said}");
+        let instances: kube::Api<jam_plan::JamInstance> = kube::Api::namespaced(client.clone(), &namespace);
+        let version = instances.get("main").await.unwrap().status.unwrap().version.unwrap();
+        assert_eq!(version.image, Some(format!("localhost/jam-api:after-{exit_code}")), "{section}: {said}");
+    }
+    drop(kubelet);
 }

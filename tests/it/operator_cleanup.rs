@@ -28,6 +28,59 @@ fn run_of(cron_job: &CronJob, name: &str) -> Job {
 }
 
 #[tokio::test]
+async fn what_a_stopped_cleanup_did_is_in_status_and_one_that_was_skipped_is_no_failure() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, &["--leader-election", "false"]);
+    let mut spec = on_postgres(&client, &namespace).await;
+    spec["cleanup"] = json!({"schedule": "0 0 29 2 *"});
+    apply(&client, &namespace, "main", spec.clone()).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    drop(kubelet);
+    let words = r#"{"dry_run":false,"error":"the cleanup was told to stop","archived":{"packages":5},"deleted":{}}"#;
+    let kubelet = Kubelet::play(&client, &namespace, 124, words);
+    let cron_jobs: Api<CronJob> = Api::namespaced(client.clone(), &namespace);
+    let jobs: Api<Job> = Api::namespaced(client.clone(), &namespace);
+    let cron_job = cron_jobs.get("main-cleanup").await.unwrap();
+    let mut first = run_of(&cron_job, "first");
+    // Not even where further attempts are allowed: its time is over.
+    first.spec.as_mut().unwrap().backoff_limit = Some(2);
+    jobs.create(&PostParams::default(), &first).await.unwrap();
+    let told = condition(&client, &namespace, "main", "CleanupScheduled", "False", "CleanupFailed").await;
+    assert!(told.ends_with("Job first failed: the cleanup was told to stop"), "{told}");
+    let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
+    let cleanup = async || instances.get("main").await.unwrap().status.unwrap().cleanup.unwrap();
+    assert_eq!(
+        (cleanup().await.last_result.as_deref(), cleanup().await.archived.get("packages")),
+        (Some("Failed"), Some(&5))
+    );
+    assert_eq!(jobs.get("first").await.unwrap().status.unwrap().failed, Some(1));
+
+    drop(kubelet);
+    let words = r#"{"dry_run":false,"skipped":true,"why":"another cleanup is running","deleted":{}}"#;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, words);
+    // Ended within another second: the newest counts.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    jobs.create(&PostParams::default(), &run_of(&cron_job, "second")).await.unwrap();
+    condition(&client, &namespace, "main", "CleanupScheduled", "True", "Scheduled").await;
+    assert_eq!(cleanup().await.last_result.as_deref(), Some("Skipped"));
+
+    // A long suspension is held against nobody.
+    spec["cleanup"]["suspend"] = json!(true);
+    apply(&client, &namespace, "main", spec.clone()).await;
+    condition(&client, &namespace, "main", "CleanupScheduled", "False", "CleanupSuspended").await;
+    spec["cleanup"]["suspend"] = json!(false);
+    apply(&client, &namespace, "main", spec).await;
+    condition(&client, &namespace, "main", "CleanupScheduled", "True", "Scheduled").await;
+    let since = cleanup().await.timetable_since.expect("it counts from now on");
+    assert!(since >= cron_job.metadata.creation_timestamp.unwrap(), "{since:?}");
+    operator.quiet().await;
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+#[tokio::test]
 async fn a_failed_cleanup_is_a_condition_with_its_last_words_until_one_succeeds() {
     let plane = control_plane();
     let (client, namespace) = plane.with_crd().await;

@@ -103,6 +103,48 @@ async fn a_migration_whose_time_is_up_has_its_last_words_in_status_and_no_second
     assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
 }
 
+/// What a program says that cares for no secret: the password p@ss-w0rd/x in the ways of URLs, of libpq, of JSON, and a token.
+const INDISCREET: &str = r#"connecting to postgres://jam:p%40ss-w0rd%2Fx@db:5432/jam
+host=db user=jam password=p@ss-w0rd/x dbname=jam
+{"pg_dsn":"postgres:\/\/jam:p%40ss-w0rd%2Fx@db","password":"p@ss-w0rd\/x"}
+neither p@ss-w0rd/x nor p%40ss%2Dw0rd%2Fx nor cEBzcy13MHJkL3g= was right
+Authorization: Bearer 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+the end of it"#;
+
+#[tokio::test]
+async fn no_word_of_a_failed_migration_tells_a_password_or_a_token_however_it_is_written() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 1, INDISCREET);
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, QUIET);
+    let mut spec = on_postgres(&client, &namespace).await;
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    let filled = json!({"stringData": {"dsn": "postgres://jam:p%40ss-w0rd%2Fx@db:5432/jam"}});
+    secrets.patch("db", &PatchParams::default(), &Patch::Merge(filled)).await.unwrap();
+    spec["migrations"] = json!({"backoffLimit": 0});
+    apply(&client, &namespace, "main", spec.clone()).await;
+    let told = condition(&client, &namespace, "main", "Migrated", "False", "MigrationFailed").await;
+    assert!(told.ends_with("the end of it") && told.contains("db:5432/jam"), "what helps is told: {told}");
+    spec["migrations"] = json!({"mode": "Manual"});
+    spec["image"] = json!({"tag": "next"});
+    apply(&client, &namespace, "main", spec).await;
+    eventually("the dry run's words", async || {
+        let told = condition(&client, &namespace, "main", "Migrated", "False", "ApprovalNeeded").await;
+        told.contains("the end of it").then_some(())
+    })
+    .await;
+    operator.quiet().await;
+    let events: Api<k8s_openapi::api::events::v1::Event> = Api::namespaced(client.clone(), &namespace);
+    let events = events.list(&ListParams::default()).await.unwrap().items;
+    let all = json!([instance(&client, &namespace).await.status, events]).to_string() + &operator.logged();
+    assert!(all.contains("the end of it"), "{all}");
+    for part in ["w0rd", "cEBzcy13MHJkL3g", "0123456789abcdef"] {
+        assert!(!all.contains(part), "{part}: {all}");
+    }
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
 #[tokio::test]
 async fn exit_code_3_keeps_the_old_version_and_waits_for_a_change_also_after_a_restart() {
     let plane = control_plane();
@@ -214,6 +256,43 @@ async fn a_manual_migration_says_what_would_be_applied_and_runs_when_it_is_appro
     patch(&client, &namespace, approval).await;
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
     assert_eq!(jobs(&client, &namespace).await, [migration.job]);
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+#[tokio::test]
+async fn a_new_password_of_the_same_database_needs_no_approval_because_nothing_would_be_applied() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let kubelet = Kubelet::play(&client, &namespace, 0, "would apply: 4 admin\n");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, QUIET);
+    let mut spec = on_postgres(&client, &namespace).await;
+    apply(&client, &namespace, "main", spec.clone()).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    spec["migrations"] = json!({"mode": "Manual"});
+    apply(&client, &namespace, "main", spec).await;
+    let (image, before) = pods(&client, &namespace).await;
+
+    drop(kubelet);
+    let kubelet = Kubelet::play(&client, &namespace, 0, "nothing would apply\n");
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    let filled = |dsn: &str| Patch::Merge(json!({"stringData": {"dsn": dsn}}));
+    let rotated = filled("postgres://jam:another@db:6432/jam");
+    secrets.patch("db", &PatchParams::default(), &rotated).await.unwrap();
+    eventually("the pods have the new password", async || (pods(&client, &namespace).await.1 != before).then_some(()))
+        .await;
+    condition(&client, &namespace, "main", "Migrated", "True", "MigrationComplete").await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let (same, second) = pods(&client, &namespace).await;
+    assert_eq!(same, image);
+
+    drop(kubelet);
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "would apply: 1 initial\n");
+    let moved = filled("postgres://jam:another@elsewhere:6432/jam");
+    secrets.patch("db", &PatchParams::default(), &moved).await.unwrap();
+    let told = condition(&client, &namespace, "main", "Migrated", "False", "ApprovalNeeded").await;
+    operator.quiet().await;
+    assert_eq!(pods(&client, &namespace).await.1, second, "a database to be migrated waits: {told}");
     assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
 }
 

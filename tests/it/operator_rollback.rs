@@ -190,6 +190,36 @@ async fn with_new_password(client: &Client, namespace: &str, before: &Value) -> 
 }
 
 #[tokio::test]
+async fn neither_evidence_nor_condition_nor_event_of_a_bad_rollout_tells_the_password_that_its_pods_printed() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, HASTY);
+    // A word of what the pods say last.
+    dsn(&client, &namespace, "postgres://jam:purpose@db/jam").await;
+    let mut spec = json!({
+        "runtime": {"jam": {"enabled": true, "store": "postgres"}},
+        "database": {"dsnSecretRef": {"name": "db", "key": "dsn"}},
+    });
+    apply(&client, &namespace, "main", spec.clone()).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    spec["podTemplate"] = json!({"env": [{"name": FATE, "value": "crash"}]});
+    apply(&client, &namespace, "main", spec).await;
+    let told = condition(&client, &namespace, "main", "Ready", "False", "RolledBack").await;
+    assert!(told.contains("broken on (redacted)"), "{told}");
+    let kept = evidence(&client, &namespace, "main").await;
+    assert!(kept.contains("broken on (redacted)") && !kept.contains("purpose"), "{kept}");
+    operator.quiet().await;
+    let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
+    let events: Api<Event> = Api::namespaced(client.clone(), &namespace);
+    let events = events.list(&ListParams::default()).await.unwrap().items;
+    let all = json!([instances.get("main").await.unwrap().status, events]).to_string();
+    assert!(all.contains("broken on") && !all.contains("purpose"), "{all}");
+    assert!(!operator.logged().contains("purpose"));
+}
+
+#[tokio::test]
 async fn a_new_password_reaches_the_good_pods_and_the_bad_spec_is_not_tried_again() {
     let plane = control_plane();
     let (client, namespace) = plane.with_crd().await;

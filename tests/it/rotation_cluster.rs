@@ -246,6 +246,35 @@ async fn a_revoked_token_is_refused_by_every_pod_at_once_and_other_consumers_kee
 }
 
 #[tokio::test]
+async fn a_revocation_does_not_wait_for_the_kubelets_sync_because_every_pod_is_told() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    database(&client, &namespace).await;
+    let node = Node::sluggish(&client, &namespace, "main");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, &["--leader-election", "false"]);
+    apply(&client, &namespace, "main", spec(&json!([{"name": "demo"}]))).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let leaked = key(&client, &namespace, "demo", "token").await.unwrap();
+    annotate(&client, &namespace, "jam.network/revoke", "demo").await;
+    let addresses = node.addresses();
+    assert_eq!(addresses.len(), 2);
+    for address in addresses.values() {
+        eventually("it is refused", async || (answer(address, &leaked).await == 401).then_some(())).await;
+    }
+    at_stage(&client, &namespace, "Idle").await;
+    operator.quiet().await;
+    let pods: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(client.clone(), &namespace);
+    for pod in addresses.keys() {
+        let told = pods.get(pod).await.unwrap().metadata.annotations.unwrap_or_default();
+        assert!(told.contains_key("jam.network/tokens-told"), "{told:?}");
+    }
+    let writes = operator.writes().iter().filter(|asked| asked.resource == "pods").count();
+    assert!((2..=6).contains(&writes), "each pod once for each content: {writes}");
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+#[tokio::test]
 async fn a_secret_deleted_or_edited_by_hand_is_put_right_and_what_it_held_goes_on_being_accepted() {
     let plane = control_plane();
     let (client, namespace) = plane.with_crd().await;

@@ -147,6 +147,47 @@ async fn a_revocation_reaches_the_pods_while_another_child_cannot_be_written() {
 }
 
 #[tokio::test]
+async fn a_consumer_whose_secret_cannot_be_written_is_named_and_holds_up_nobody_else() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    database(&client, &namespace).await;
+    let node = Node::running(&client, &namespace, "main");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, SECONDS);
+    apply(&client, &namespace, "main", spec(&json!([{"name": "demo"}]))).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let token = key(&client, &namespace, "demo", "token").await.unwrap();
+    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), &namespace);
+    // What is there stays and may change; another one is too many.
+    let quota = json!({"metadata": {"name": "full"}, "spec": {"hard": {"count/secrets": "1"}}});
+    quotas.create(&PostParams::default(), &serde_json::from_value(quota).unwrap()).await.unwrap();
+    eventually("the quota is in force", async || quotas.get("full").await.ok()?.status?.hard).await;
+    apply(&client, &namespace, "main", spec(&json!([{"name": "late"}, {"name": "demo"}]))).await;
+    let told = condition(&client, &namespace, "main", "TokensReady", "False", "RotationHeld").await;
+    assert!(told.contains("Secret main-token-late of consumer late") && told.contains("exceeded quota"), "{told}");
+    annotate(&client, &namespace, "jam.network/revoke", "demo").await;
+    let fresh = async || key(&client, &namespace, "demo", "token").await.filter(|now| *now != token);
+    let fresh = eventually("the other consumer goes on", fresh).await;
+    for address in node.addresses().into_values() {
+        eventually("its leaked one ends", async || (answer(&address, &token).await == 401).then_some(())).await;
+        eventually("its new one is accepted", async || (answer(&address, &fresh).await == 200).then_some(())).await;
+    }
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    let book = secrets.get("main-token-hashes").await.unwrap().data.unwrap();
+    let entries: serde_json::Value = serde_json::from_slice(&book["tokens.json"].0).unwrap();
+    let named = |name: &str| entries.as_array().unwrap().iter().any(|entry| entry["name"] == name);
+    assert!(named("demo") && !named("late"), "no hash of a token that nobody has: {entries}");
+
+    quotas.delete("full", &DeleteParams::default()).await.unwrap();
+    let late = eventually("it has its token", async || key(&client, &namespace, "late", "token").await).await;
+    for address in node.addresses().into_values() {
+        eventually("every pod accepts it", async || (answer(&address, &late).await == 200).then_some(())).await;
+    }
+    condition(&client, &namespace, "main", "TokensReady", "True", "TokensIssued").await;
+    assert!(operator.forbidden().iter().all(|asked| asked.resource == "secrets"), "{:?}", operator.forbidden());
+}
+
+#[tokio::test]
 async fn administrators_tokens_reach_the_pods_as_hashes_and_a_changed_secret_counts_by_itself() {
     let plane = control_plane();
     let (client, namespace) = plane.with_crd().await;

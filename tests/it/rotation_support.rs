@@ -55,6 +55,15 @@ impl Drop for Node {
 impl Node {
     /// Begins to run the pods of an instance.
     pub fn running(client: &Client, namespace: &str, instance: &'static str) -> Self {
+        Self::of(client, namespace, instance, false)
+    }
+
+    /// The same with a kubelet that looks after a pod's files when the pod changes and, for as long as a test lasts, never else.
+    pub fn sluggish(client: &Client, namespace: &str, instance: &'static str) -> Self {
+        Self::of(client, namespace, instance, true)
+    }
+
+    fn of(client: &Client, namespace: &str, instance: &'static str, sluggish: bool) -> Self {
         // Any address of the loopback network is this machine's; a block of them belongs to each node.
         let block = BLOCKS.fetch_add(1, Ordering::Relaxed);
         let folder = tempfile::tempdir().unwrap();
@@ -67,7 +76,7 @@ impl Node {
         let task = tokio::spawn(async move {
             let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
             let secrets: Api<Secret> = Api::namespaced(client, &namespace);
-            let mut number = 0;
+            let (mut number, mut seen) = (0, BTreeMap::new());
             loop {
                 let hashes = secrets.get_opt(&format!("{instance}-token-hashes")).await.ok().flatten();
                 let files = hashes.and_then(|secret| secret.data);
@@ -90,7 +99,9 @@ impl Node {
                             listening(&address).await;
                             tell(&pods, &name, ready(&address)).await;
                         }
-                        if !left_alone.lock().unwrap().contains(&name) {
+                        let told = pod.annotations().get("jam.network/tokens-told").cloned();
+                        let changed = is_new || seen.insert(name.clone(), told.clone()) != Some(told);
+                        if (changed || !sluggish) && !left_alone.lock().unwrap().contains(&name) {
                             put(&known.lock().unwrap()[&name].folder, files);
                         }
                     }

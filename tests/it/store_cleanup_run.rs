@@ -5,7 +5,7 @@ use std::time::Duration;
 use jam_domain::PreimageHash;
 use jam_domain::refine::RefineFault;
 use jam_domain::retention::Cleaned;
-use jam_store::{CleanupError, NewPackage, PostgresConfig, PostgresStore, Store, StoreError};
+use jam_store::{CleanupError, NewPackage, PostgresConfig, PostgresStore, Progress, Store, StoreError};
 use sqlx::Executor;
 
 use crate::api_support::{PATIENCE, until};
@@ -29,6 +29,28 @@ async fn filled(store: &PostgresStore, count: usize) -> PreimageHash {
     futures::future::join_all((0..count).map(|_| store.submit(referring(), &engine))).await;
     while !store.process(500, &engine).await.unwrap().is_empty() {}
     hash
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cleanup_that_is_told_to_end_ends_after_its_batch_and_has_counted_what_is_done() {
+    let dsn = postgres::migrated_database().await;
+    let store = store_on(&dsn).await;
+    filled(&store, 250).await;
+    let (progress, rule) = (Progress::default(), rule(0));
+    let ending = async {
+        while progress.cleaned().archived_packages == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        progress.end();
+    };
+    let (ended, ()) = tokio::join!(store.clean(&rule, false, &progress), ending);
+    let Err(CleanupError::Failed { error: StoreError::Unavailable(_), cleaned }) = ended else {
+        panic!("it is told to end: {ended:?}");
+    };
+    let archived = i64::try_from(cleaned.archived_packages).unwrap();
+    assert!((1..250).contains(&archived), "{cleaned:?}");
+    assert_eq!(postgres::number(&dsn, "select count(*) from archived_packages").await, archived);
+    assert_eq!((progress.cleaned(), cleaned.archived_reports), (cleaned, cleaned.archived_packages));
 }
 
 #[tokio::test(flavor = "multi_thread")]

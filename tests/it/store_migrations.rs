@@ -79,7 +79,7 @@ async fn an_interrupted_run_leaves_nothing_and_the_next_one_finishes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_is_halted_names_its_step_and_who_is_in_its_way_and_leaves_no_session_behind() {
+async fn a_run_that_is_halted_names_its_step_and_who_is_in_its_way_and_the_next_one_finishes() {
     let dsn = postgres::fresh_database().await;
     let mut obstacle = postgres::connect(&dsn).await;
     obstacle.execute("begin; create table packages (x int)").await.unwrap();

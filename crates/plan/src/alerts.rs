@@ -9,7 +9,8 @@ use crate::Reason;
 pub struct Alert {
     /// Its name, which is also its page in docs/runbooks.
     pub name: &'static str,
-    /// What has to be true; `$S` stands for the selector of what it is about, `$D` for the seconds without a cleanup.
+    /// What has to be true; `$S` stands for the selector of what it is about, `$D` for the seconds without a cleanup,
+    /// `$B` for the second from which on they count.
     pub expression: &'static str,
     /// For how long.
     pub lasting: &'static str,
@@ -51,7 +52,7 @@ pub const OF_INSTANCE: [Alert; 5] = [
     },
     Alert {
         name: "JamCleanupOverdue",
-        expression: "time() - max(jam_cleanup_last_success_timestamp_seconds{$S} > 0) > $D",
+        expression: "time() - clamp_min(max(jam_cleanup_last_success_timestamp_seconds{$S} > 0), $B) > $D",
         lasting: "1h",
         severity: "warning",
         summary: "No cleanup has succeeded for twice the longest pause of its schedule",
@@ -172,14 +173,15 @@ pub fn operator_yaml() -> String {
 pub const STALE_IN_MEMORY: i64 = 172_800;
 
 /// The rules of one instance, whose pods are scraped through this Service. `stale` are the seconds without a good cleanup that
-/// are too many; where none is expected no rule speaks of it.
-pub fn of_instance(namespace: &str, service: &str, stale: Option<i64>) -> Vec<Value> {
+/// are too many, from the second `since` on at the earliest; where none is expected no rule speaks of it.
+pub fn of_instance(namespace: &str, service: &str, stale: Option<i64>, since: i64) -> Vec<Value> {
     let mut all = OF_INSTANCE.to_vec();
     all.retain(|alert| stale.is_some() || !alert.expression.contains("$D"));
     let mut rules = written(&all, &format!("namespace=\"{namespace}\",service=\"{service}\""));
     for rule in &mut rules {
         let told = rule["expr"].as_str().unwrap_or_default();
-        rule["expr"] = told.replace("$D", &stale.unwrap_or_default().to_string()).into();
+        let told = told.replace("$D", &stale.unwrap_or_default().to_string());
+        rule["expr"] = told.replace("$B", &since.to_string()).into();
     }
     rules
 }

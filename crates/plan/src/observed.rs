@@ -27,7 +27,7 @@ pub use token_secrets::{HashBook, OwnTokens, TokenSecret};
 pub use cleanup::{CleanupOutcome, CleanupRun, CleanupState};
 pub use deployment::DeploymentState;
 pub(crate) use owned::owned_template;
-pub use preview::{MigrationPreview, PreviewSaid};
+pub use preview::{MigrationPreview, PreviewSaid, applies_nothing};
 pub use schema::PodSchema;
 
 /// What the cluster looks like, for one instance.
@@ -43,6 +43,8 @@ pub struct Observed {
     pub blob_keys: Option<BlobKeys>,
     /// The consumers' Secrets that are there.
     pub tokens: Vec<TokenSecret>,
+    /// The consumers whose Secret could not be written just now.
+    pub held: BTreeMap<String, Held>,
     /// The Secret of hashes as it is in the cluster; `None` when it is not there.
     pub hashes: Option<HashBook>,
     /// The Secret with the user's own tokens, when the spec refers to one.
@@ -114,6 +116,7 @@ impl Observed {
             migration_jobs: Vec::new(),
             migration_pods: Vec::new(),
             migration_previews: Vec::new(),
+            held: BTreeMap::new(),
             api: None,
             worker: None,
             database: None,
@@ -186,6 +189,15 @@ pub struct MigrationJob {
     pub state: JobState,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
+}
+
+/// Why a consumer's Secret could not be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// What the API server said.
+    pub why: String,
+    /// Whether the Secret is there, as it was before.
+    pub made: bool,
 }
 
 /// Where a Job stands.

@@ -103,8 +103,8 @@ reasons! {
     NameTaken => Outside;
     /// The migration Job failed; the next one starts at the time in `status.migration.retryAt`.
     MigrationFailed => Outside;
-    /// A pod does not say which tokens it accepts, or has not taken in the next ones, so a rotation waits for it; the message names the
-    /// pod: mend or delete it.
+    /// A pod does not say which tokens it accepts, or has not taken in the next ones, so a rotation waits for it: mend or delete the pod
+    /// that the message names. Or the Secret of the consumer that it names can't be written, by a quota or an admission: allow it.
     RotationHeld => Outside;
     /// The last cleanup failed; the message has its last words, the next run follows by schedule.
     CleanupFailed => Outside;

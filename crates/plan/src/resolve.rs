@@ -1,6 +1,7 @@
 //! One proven value from a resource, what was observed and the operator's defaults, or a refusal.
 
 mod blobs;
+mod consumers;
 mod egress;
 mod migration;
 mod own_tokens;
@@ -8,30 +9,32 @@ pub(crate) mod refuse;
 mod revision;
 #[cfg(test)]
 mod tests;
+mod timetable;
 
 use std::collections::BTreeSet;
 
 use jam_domain::token::TokenHash;
-use jam_domain::{ServiceId, Settings, StoreKind};
+use jam_domain::{Settings, StoreKind};
 
 use crate::Kind;
 use crate::crd::{
     Autoscaling, Cleanup, DeletionPolicy, HttpRoute, Ingress, JamInstance, Migrations, Monitoring, NetworkPolicy,
-    PodTemplate, PullPolicy, Scope, ServiceSettings, Workers,
+    PodTemplate, PullPolicy, ServiceSettings, Workers,
 };
 use crate::crd::{RevisionStatus, RolloutStatus};
 use crate::desired::Revision;
 use crate::observed::{Observed, SecretKey};
 use crate::reason::{Reason, Refusal};
 use crate::rollout::Course;
-use crate::rotation::{Outlook, Pace, outlook};
-use crate::{names, tokens};
+use crate::rotation::Pace;
 
 pub use blobs::{BLOB_KEYS, ResolvedBlobs, blob_secret};
+pub use consumers::ResolvedConsumer;
 pub use egress::port_of_url;
 pub use migration::{MigrationPlan, MigrationStep, Preview};
 pub use refuse::is_own_variable;
 pub use revision::is_applied_without_revision;
+pub use timetable::Timetable;
 
 /// The revision of this crate's rendering: raised when the same spec renders other pods.
 pub const RENDER_REVISION: i32 = 1;
@@ -111,6 +114,8 @@ pub struct Resolved {
     pub monitoring: Monitoring,
     /// When old packages are cleaned up, with store postgres.
     pub cleanup: Option<Cleanup>,
+    /// Since when.
+    pub timetable: Timetable,
     /// Optional kinds that the spec asks for.
     pub optional: Vec<Kind>,
     /// Optional kinds that the API server does not serve.
@@ -165,23 +170,6 @@ pub struct ResolvedDatabase {
     pub max_connections: i32,
 }
 
-/// A consumer with the hash of its token.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ResolvedConsumer {
-    /// Its name.
-    pub name: String,
-    /// Its Secret.
-    pub secret: String,
-    /// The hashes of the tokens that the API accepts from it.
-    pub accepted: Vec<TokenHash>,
-    /// Where its tokens stand.
-    pub outlook: Outlook,
-    /// What it may do; empty means read, submit and process.
-    pub scopes: Vec<Scope>,
-    /// The services it is bound to; empty means all.
-    pub services: Vec<ServiceId>,
-}
-
 /// Whether the Deployments may be applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rollout {
@@ -222,7 +210,6 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
         reference.clone_into(&mut image.reference);
     }
     let migration = migration::plan(instance, observed, &image, database.as_ref());
-    let rollout = if migration.is_complete() { Rollout::Apply } else { Rollout::AfterMigration };
     let resolved = Resolved {
         name: name_of(instance),
         namespace: namespace_of(instance),
@@ -231,7 +218,7 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
         replicas: replicas(spec, observed),
         autoscaling: spec.autoscaling.clone(),
         workers: spec.workers.clone(),
-        consumers: consumers(instance, observed, defaults.pace)?,
+        consumers: consumers::consumers(instance, observed, defaults.pace)?,
         own_tokens: own_tokens::of_callers(instance, observed)?,
         admin_tokens: own_tokens::of_administrators(instance, observed)?,
         unknown_revocations: crate::rotation::Asks::of(instance).strangers(),
@@ -243,6 +230,7 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
         egress: egress::ports(spec, observed),
         operator_namespace: defaults.operator_namespace.clone(),
         monitoring: spec.monitoring.clone().unwrap_or_default(),
+        timetable: timetable::of(instance, observed, spec.cleanup.as_ref().filter(|_| database.is_some())),
         cleanup: spec.cleanup.clone().filter(|_| database.is_some()),
         optional: Kind::optional().filter(|kind| asks_for(spec, *kind)).collect(),
         unserved: observed.unserved.clone(),
@@ -252,8 +240,8 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
         image,
         database,
         blobs,
+        rollout: if migration.is_complete() { Rollout::Apply } else { Rollout::AfterMigration },
         migration,
-        rollout,
         progress_deadline: defaults.progress_deadline,
         render_revision: defaults.render_revision,
         revision: Revision::default(),
@@ -366,28 +354,4 @@ fn image(spec: &crate::JamInstanceSpec, defaults: &Defaults) -> ResolvedImage {
     };
     let pull_secrets = image.pull_secrets.into_iter().map(|secret| secret.name).collect();
     ResolvedImage { reference, pull_policy: image.pull_policy, pull_secrets }
-}
-
-fn consumers(instance: &JamInstance, observed: &Observed, pace: Pace) -> Result<Vec<ResolvedConsumer>, Refusal> {
-    let name = name_of(instance);
-    let surroundings = tokens::Surroundings::of(instance, observed, pace);
-    tokens::consumers(&instance.spec)
-        .into_iter()
-        .map(|consumer| {
-            let (exists, holding) = surroundings.holding(&consumer.name);
-            if !exists {
-                let message = format!("the token of consumer {} is not made yet", consumer.name);
-                return Err(Refusal::new(Reason::TokensPending, message));
-            }
-            let hashes = surroundings.hashes(&consumer.name);
-            Ok(ResolvedConsumer {
-                secret: names::consumer_secret(&name, &consumer.name),
-                accepted: holding.accepted(),
-                outlook: outlook(&holding, &surroundings.around(&consumer.name, &hashes)),
-                name: consumer.name,
-                scopes: consumer.scopes,
-                services: consumer.services,
-            })
-        })
-        .collect()
 }

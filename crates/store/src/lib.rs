@@ -5,6 +5,7 @@ mod limits;
 pub mod memory;
 mod objects;
 pub mod postgres;
+mod progress;
 mod work;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub use limits::{Limits, Reset, SharedBucket};
 pub use memory::MemoryStore;
 pub use objects::{Objects, Trouble};
 pub use postgres::{PostgresConfig, PostgresStore, migrate};
+pub use progress::Progress;
 pub use work::{Clock, machine_clock};
 
 /// The last cause: what stands around it only repeats where it happened.
@@ -334,7 +336,11 @@ pub trait Store: Administration + Send + Sync + 'static {
 
     /// Archives and deletes what the rule says, in bounded batches beside everybody else's work, one run at a time. A dry
     /// run changes nothing and counts what a run at this moment would do.
-    async fn cleanup(&self, retention: &Retention, dry_run: bool) -> Result<Cleaned, CleanupError>;
+    async fn cleanup(&self, retention: &Retention, dry_run: bool) -> Result<Cleaned, CleanupError> {
+        self.clean(retention, dry_run, &Progress::default()).await
+    }
+    /// The same, for one who asks how far it is or ends it early.
+    async fn clean(&self, retention: &Retention, dry_run: bool, progress: &Progress) -> Result<Cleaned, CleanupError>;
     /// Remembers a cleanup that ended; in the audit, too, when an administrator asked for it.
     async fn record_cleanup(&self, run: CleanupRun, by: Option<&By>) -> Stored<()>;
     /// What is remembered of cleanups; `None` when there was none yet.

@@ -3,11 +3,10 @@
 use axum::response::Response;
 use jam_domain::retention::{Cleaned, CleanupRun};
 use jam_domain::{Code, Refusal, Timestamp};
-use jam_store::CleanupError;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::admit::Admitted;
-use crate::api::cleanup::{self, Retained, milliseconds};
+use crate::api::cleanup::{self, Retained, Unfinished, milliseconds};
 use crate::api::fault::{Fault, ok};
 use crate::api::shapes::CleanupCounts;
 use crate::api::shapes::admin::{CleanupRan, CleanupStands};
@@ -28,11 +27,11 @@ pub async fn run(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
     });
     match running.await {
         Ok(Ok(ended)) => Ok(ok(&ran(&ended, dry_run))),
-        Ok(Err(CleanupError::Busy)) => {
+        Ok(Err(Unfinished::Busy)) => {
             let message = "another cleanup is running: nothing was done, try again later";
             Err(Refusal::new(Code::Conflict, message).retry_after(BUSY_RETRY).into())
         }
-        Ok(Err(CleanupError::Failed { error, cleaned: _ })) => Err(error.into()),
+        Ok(Err(Unfinished::Half { run: _, error })) => Err(error.into()),
         Err(_) => Err(Fault::Panicked),
     }
 }

@@ -158,7 +158,7 @@ pub struct CleanupStatus {
     /// When it ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run: Option<Time>,
-    /// How it ended: Succeeded, Failed, or DryRun when it only counted.
+    /// How it ended: Succeeded, Failed, DryRun when it only counted, or Skipped when another one was running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub last_result: Option<String>,
@@ -177,6 +177,13 @@ pub struct CleanupStatus {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub deleted: BTreeMap<String, i64>,
+    /// The schedule that runs are counted by: a run is overdue by this one alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub timetable: Option<String>,
+    /// When it took the place of another one, of a suspension or of a dry run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timetable_since: Option<Time>,
 }
 
 /// The migration for one image and one database.

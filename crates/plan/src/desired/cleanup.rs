@@ -1,6 +1,6 @@
 //! The CronJob of the cleanup: one run at a time, given up after its deadline, never started late by more than half an hour.
 
-use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, JobSpec, JobTemplateSpec};
+use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, JobSpec, JobTemplateSpec, PodFailurePolicy};
 use k8s_openapi::api::core::v1::{ConfigMapVolumeSource, PodSpec, PodTemplateSpec, Volume, VolumeMount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -14,6 +14,8 @@ use crate::schedule;
 const LATE: i64 = 1800;
 /// Seconds after which a run is given up: what it has not reached the next one does.
 const DEADLINE: i64 = 6 * 3600;
+/// Seconds before that at which it gives up by itself, and says what it did: who is killed leaves no words.
+const SPARE: i64 = 300;
 /// Ended runs of each outcome that are kept, for their logs.
 const KEPT: i32 = 3;
 
@@ -43,6 +45,7 @@ pub(super) fn cron_job(resolved: &Resolved) -> Option<Desired> {
                     parallelism: Some(1),
                     // A pod that is still on its way out counts: two never clean at once.
                     pod_replacement_policy: Some("Failed".into()),
+                    pod_failure_policy: Some(PodFailurePolicy { rules: vec![pod::ends_at(pod::LATE)] }),
                     template: template(resolved, *dry_run),
                     ..JobSpec::default()
                 }),
@@ -78,6 +81,7 @@ fn template(resolved: &Resolved, dry_run: bool) -> PodTemplateSpec {
     // What was done becomes the termination message, where the operator finds it; after a failure it is the log's end.
     let variables = container.env.get_or_insert_default();
     variables.insert(0, pod::variable("JAM_CLEANUP_RESULT_FILE", "/dev/termination-log"));
+    variables.insert(1, pod::variable("JAM_CLEANUP_TIMEOUT", &format!("{}s", DEADLINE - SPARE)));
     container.volume_mounts.get_or_insert_default().push(VolumeMount {
         name: "config".into(),
         mount_path: pod::CONFIG_DIR.into(),

@@ -3,9 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use k8s_openapi::api::batch::v1::{
-    Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyRule,
-};
+use k8s_openapi::api::batch::v1::{Job, JobSpec, PodFailurePolicy};
 use k8s_openapi::api::core::v1::{EnvVar, PodSpec, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -15,8 +13,6 @@ use crate::resolve::{MigrationStep, Preview, Resolved};
 
 /// The exit code of `jam-api migrate` that says: never.
 const NEVER: i32 = 3;
-/// The exit code of `jam-api migrate` that says: its time was up. The Job's is nearly, too: another pod would be cut short.
-const LATE: i32 = 124;
 /// Seconds before the Job's deadline at which the program gives up by itself, a tenth of the time: its node has to fetch the image
 /// within them, and who is killed by the deadline leaves no last words.
 const SPARE: std::ops::RangeInclusive<i64> = 5..=60;
@@ -42,7 +38,7 @@ pub(super) fn job(resolved: &Resolved) -> Option<Desired> {
             parallelism: Some(1),
             // A pod that is still on its way out counts: two never migrate at once.
             pod_replacement_policy: Some("Failed".into()),
-            pod_failure_policy: Some(PodFailurePolicy { rules: vec![ends_at(NEVER), ends_at(LATE)] }),
+            pod_failure_policy: Some(PodFailurePolicy { rules: vec![pod::ends_at(NEVER), pod::ends_at(pod::LATE)] }),
             ttl_seconds_after_finished: Some(KEPT),
             template: template(resolved, Vec::new(), &["migrate"]),
             ..JobSpec::default()
@@ -86,19 +82,6 @@ pub(super) fn preview(resolved: &Resolved) -> Option<Desired> {
         status: None,
     };
     Some(Desired::new(resolved, Kind::Job, name.clone(), Write::CreateOnce, &job))
-}
-
-/// No further pod after one that ended with this exit code.
-fn ends_at(code: i32) -> PodFailurePolicyRule {
-    PodFailurePolicyRule {
-        action: "FailJob".into(),
-        on_exit_codes: Some(PodFailurePolicyOnExitCodesRequirement {
-            container_name: Some(names::CONTAINER.into()),
-            operator: "In".into(),
-            values: vec![code],
-        }),
-        on_pod_conditions: None,
-    }
 }
 
 /// How many seconds the program gives itself, of those that its Job has.

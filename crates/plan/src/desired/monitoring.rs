@@ -63,7 +63,8 @@ pub(super) fn prometheus_rule(resolved: &Resolved) -> Option<Desired> {
         Some(_) => cleanup::alarm_after(resolved),
         None => Some(alerts::STALE_IN_MEMORY),
     };
-    let rules = alerts::of_instance(&resolved.namespace, &names::metrics(&resolved.name), stale);
+    let since = resolved.timetable.since.map_or(0, |at| at.as_micros().div_euclid(1_000_000));
+    let rules = alerts::of_instance(&resolved.namespace, &names::metrics(&resolved.name), stale, since);
     let rule = json!({
         "metadata": identity::metadata(resolved, &name, Component::Metrics),
         "spec": {"groups": [{"name": format!("jam-{name}"), "rules": rules}]},

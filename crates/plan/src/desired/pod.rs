@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::batch::v1::{PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyRule};
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, LocalObjectReference, PodSecurityContext,
     PodSpec, ResourceRequirements, SeccompProfile, SecretKeySelector, SecurityContext, Volume, VolumeMount,
@@ -27,6 +28,9 @@ pub(super) const TOKENS_DIR: &str = "/etc/jam/tokens";
 pub(super) const TOKENS_FILE: &str = "/etc/jam/tokens/tokens.json";
 /// The file of administrators' tokens.
 pub(super) const ADMIN_TOKENS_FILE: &str = "/etc/jam/tokens/admin-tokens.json";
+/// The exit code of `jam-api migrate` and `cleanup` that says: its time was up. The Job's is nearly, too: another pod would be cut
+/// short.
+pub(super) const LATE: i32 = 124;
 /// The user and group of every process.
 const NOBODY: i64 = 65_532;
 
@@ -182,4 +186,17 @@ pub(super) fn schedule(spec: &mut PodSpec, template: &PodTemplate) {
     spec.affinity.clone_from(affinity);
     spec.tolerations = (!tolerations.is_empty()).then(|| tolerations.clone());
     spec.priority_class_name.clone_from(priority_class_name);
+}
+
+/// No further pod after one that ended with this exit code.
+pub(super) fn ends_at(code: i32) -> PodFailurePolicyRule {
+    PodFailurePolicyRule {
+        action: "FailJob".into(),
+        on_exit_codes: Some(PodFailurePolicyOnExitCodesRequirement {
+            container_name: Some(names::CONTAINER.into()),
+            operator: "In".into(),
+            values: vec![code],
+        }),
+        on_pod_conditions: None,
+    }
 }

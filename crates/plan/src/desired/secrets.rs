@@ -31,7 +31,9 @@ struct Entry {
 
 /// Every Secret: the consumers' first, so that a token is never accepted before it can be had.
 pub(super) fn all(resolved: &Resolved) -> Vec<Desired> {
-    let mut all: Vec<_> = resolved.consumers.iter().map(|consumer| consumer_secret(resolved, consumer)).collect();
+    // One that could not be made is tried again by the next look, with another token.
+    let made = resolved.consumers.iter().filter(|consumer| consumer.held.as_ref().is_none_or(|held| held.made));
+    let mut all: Vec<_> = made.map(|consumer| consumer_secret(resolved, consumer)).collect();
     all.push(hashes(resolved));
     all
 }
@@ -82,8 +84,10 @@ fn hashes(resolved: &Resolved) -> Desired {
     let name = names::token_hashes(&resolved.name);
     let mut entries: Vec<Entry> = Vec::new();
     let mut generations = BTreeMap::new();
-    for ResolvedConsumer { name, secret: _, accepted, outlook, scopes, services } in &resolved.consumers {
-        generations.insert(name.as_str(), outlook.generation);
+    for ResolvedConsumer { name, secret: _, accepted, outlook, scopes, services, held: _ } in &resolved.consumers {
+        if outlook.generation > 0 {
+            generations.insert(name.as_str(), outlook.generation);
+        }
         for hash in accepted {
             let entry = Entry {
                 id: hash.id(),

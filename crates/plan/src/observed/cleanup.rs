@@ -32,7 +32,7 @@ pub struct CleanupRun {
     pub ended_at: Option<Timestamp>,
     /// Its last words, when it failed.
     pub failure: Option<String>,
-    /// What it said that it did, when it succeeded and was asked.
+    /// What it said that it did, when it was asked and said so.
     pub outcome: Option<CleanupOutcome>,
 }
 
@@ -41,6 +41,12 @@ pub struct CleanupRun {
 pub struct CleanupOutcome {
     /// It only counted.
     pub dry_run: bool,
+    /// It did nothing, because another one was running.
+    #[serde(default)]
+    pub skipped: bool,
+    /// Why it did not come to its end; what it did until then stays done.
+    #[serde(default)]
+    pub error: Option<String>,
     /// What is older was archived; none where retention is 0.
     #[serde(default)]
     pub cutoff: Option<Timestamp>,
@@ -99,6 +105,15 @@ fn mounted(job: Option<&JobSpec>) -> Vec<String> {
 }
 
 impl CleanupRun {
+    /// The run with the last words of its pod: what it did, also when it failed, or the end of its log.
+    #[must_use]
+    pub fn with_words(self, words: Option<String>) -> Self {
+        let outcome = words.as_deref().and_then(CleanupOutcome::of);
+        let said = outcome.as_ref().map_or(words, |outcome| outcome.error.clone());
+        let failure = self.failure.map(|told| said.unwrap_or(told));
+        Self { failure, outcome, ..self }
+    }
+
     fn of(job: &Job) -> Option<Self> {
         let told = MigrationJob::of(job, None, None);
         let failure = match told.state {

@@ -4,6 +4,12 @@ use k8s_openapi::api::batch::v1::Job;
 
 use super::{JobState, MigrationJob};
 
+/// Whether these words of a dry run say that the schema is the one that its image needs: `jam-api migrate --dry-run` says so in
+/// one line.
+pub fn applies_nothing(words: &str) -> bool {
+    words.trim() == "nothing would apply"
+}
+
 /// The dry run of a migration that waits for approval.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MigrationPreview {

@@ -10,7 +10,8 @@ use kube::ResourceExt;
 use super::{ResolvedDatabase, ResolvedImage, name_of};
 use crate::crd::{JamInstance, MigrationMode, MigrationState, MigrationStatus};
 use crate::names;
-use crate::observed::{JobState, MigrationJob, Observed, PodSchema, PreviewSaid};
+use crate::observed::{JobState, MigrationJob, Observed, PodSchema, PreviewSaid, applies_nothing};
+use crate::status::whole_seconds;
 
 /// Longest last words that are kept.
 const MESSAGE: usize = 2048;
@@ -214,6 +215,16 @@ fn await_approval(instance: &str, observed: &Observed, told: MigrationStatus) ->
         (Some(PreviewSaid::Failed(why)), None) => Preview::Failed { job, why: clipped(why) },
         (Some(PreviewSaid::Nothing) | None, None) => Preview::Asks { job },
     };
+    let runs = observed.api.as_ref().is_some_and(|api| api.image.as_ref() == Some(&told.image));
+    if let Preview::Told { what } = &preview
+        && applies_nothing(what)
+        && runs
+    {
+        // What runs has another DSN, and has found the schema that it needs there: nothing to approve, and nothing to run.
+        let (state, finished_at) = (MigrationState::Complete, Some(Time(whole_seconds(observed.at))));
+        let status = MigrationStatus { state, finished_at, would_apply: Some(what.clone()), ..told };
+        return MigrationPlan { step: MigrationStep::Complete, status: Some(status) };
+    }
     let would_apply = match &preview {
         Preview::Told { what } => Some(what.clone()),
         Preview::Asks { .. } | Preview::Failed { .. } => None,

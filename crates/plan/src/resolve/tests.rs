@@ -8,7 +8,7 @@ use crate::fixtures::{
     at, but, cluster_for, defaults, in_memory, instance, job, migrated_cluster_for, on_postgres, resolved,
 };
 use crate::observed::{Foreign, JobState, MigrationJob, PodSchema};
-use crate::{Kind, ObjectRef};
+use crate::{Kind, ObjectRef, names, tokens};
 
 fn refusal(instance: &JamInstance, observed: &Observed) -> Refusal {
     resolve(instance, observed, &defaults()).expect_err("it is refused")

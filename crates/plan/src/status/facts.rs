@@ -6,7 +6,7 @@ use super::rotation;
 use crate::crd::{CleanupStatus, JamInstanceStatus, LastGood, MigrationState, VersionStatus};
 use crate::names::{self, Component};
 use crate::observed::{CleanupOutcome, DeploymentState, Observed};
-use crate::resolve::Resolved;
+use crate::resolve::{Resolved, Timetable};
 use crate::rollout::Course;
 
 /// The facts about a resolved instance.
@@ -36,7 +36,7 @@ pub(super) fn of(resolved: &Resolved, observed: &Observed, before: &JamInstanceS
         rollout: Some(resolved.rollout_status.clone()),
         render_revision: resolved.revision.render_revision(),
         migration: resolved.migration.status.clone(),
-        cleanup: cleanup(observed, before),
+        cleanup: cleanup(resolved, observed, before),
         version,
         ..kept
     }
@@ -78,31 +78,45 @@ pub(super) fn kept(observed: &Observed, before: &JamInstanceStatus) -> JamInstan
     }
 }
 
+/// The newest cleanup that ended, and the schedule that it is judged by.
+fn cleanup(resolved: &Resolved, observed: &Observed, before: &JamInstanceStatus) -> Option<CleanupStatus> {
+    let Timetable { words, since } = &resolved.timetable;
+    let told = last_cleanup(observed, before);
+    let timetable_since = since.map(|at| Time(super::whole_seconds(at)));
+    (told.is_some() || words.is_some()).then(|| CleanupStatus {
+        timetable: words.clone(),
+        timetable_since,
+        ..told.unwrap_or_default()
+    })
+}
+
 /// The newest cleanup that ended; what it said earlier when its Job is gone by now.
-fn cleanup(observed: &Observed, before: &JamInstanceStatus) -> Option<CleanupStatus> {
+fn last_cleanup(observed: &Observed, before: &JamInstanceStatus) -> Option<CleanupStatus> {
     let Some(run) = observed.cleanup.as_ref().and_then(|state| state.last.as_ref()) else {
         return before.cleanup.clone();
     };
     let last_run = run.began_at.or(run.ended_at).map(|at| Time(super::whole_seconds(at)));
     let same = before.cleanup.clone().filter(|told| told.last_run == last_run).unwrap_or_default();
-    Some(match (&run.failure, &run.outcome) {
-        (Some(_), _) => CleanupStatus { last_run, last_result: Some("Failed".into()), ..same },
-        (None, Some(outcome)) => {
-            let CleanupOutcome { dry_run, cutoff, duration_ms, archived, deleted } = outcome.clone();
-            CleanupStatus {
-                last_run,
-                last_result: Some(if dry_run { "DryRun" } else { "Succeeded" }.into()),
-                cutoff: cutoff.map(|at| Time(super::whole_seconds(at))),
-                duration_ms,
-                archived,
-                deleted,
-            }
-        }
-        // Nobody was asked again, because it is told already.
-        (None, None) => {
-            let last_result = same.last_result.clone().or(Some("Succeeded".into()));
-            CleanupStatus { last_run, last_result, ..same }
-        }
+    let failed = run.failure.as_ref().map(|_| "Failed".to_owned());
+    let Some(outcome) = &run.outcome else {
+        // Nobody was asked again, because it is told already; or its pod said nothing of what it did.
+        let last_result = failed.or(same.last_result.clone()).or(Some("Succeeded".into()));
+        return Some(CleanupStatus { last_run, last_result, ..same });
+    };
+    let CleanupOutcome { dry_run, skipped, error: _, cutoff, duration_ms, archived, deleted } = outcome.clone();
+    let ended = match (skipped, dry_run) {
+        (true, _) => "Skipped",
+        (false, true) => "DryRun",
+        (false, false) => "Succeeded",
+    };
+    Some(CleanupStatus {
+        last_run,
+        last_result: Some(failed.unwrap_or_else(|| ended.to_owned())),
+        cutoff: cutoff.map(|at| Time(super::whole_seconds(at))),
+        duration_ms,
+        archived,
+        deleted,
+        ..same
     })
 }
 

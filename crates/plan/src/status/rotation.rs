@@ -92,6 +92,14 @@ pub(super) fn said(resolved: &Resolved) -> TokensSaid {
             n => said(true, Reason::TokensIssued, format!("{n} tokens of your own are accepted")),
         };
     }
+    let unwritten = resolved.consumers.iter().find_map(|consumer| Some((consumer, consumer.held.as_ref()?)));
+    if let Some((consumer, held)) = unwritten {
+        let message = format!(
+            "Secret {} of consumer {} cannot be written: {}; other consumers go on, and it is tried again",
+            consumer.secret, consumer.name, held.why
+        );
+        return said(false, Reason::RotationHeld, message);
+    }
     if let Some(held) = resolved.consumers.iter().find_map(held) {
         return said(false, Reason::RotationHeld, held);
     }

@@ -10,7 +10,7 @@ use jam_domain::{By, PackageId, PreimageHash};
 use super::MemoryStore;
 use super::state::{ArchivedRow, PackageRow, State};
 use crate::work::preimages_of;
-use crate::{CleanupError, Restored};
+use crate::{CleanupError, Progress, Restored, Stored};
 
 /// Packages and preimages that go under one lock.
 const BATCH: usize = 500;
@@ -19,41 +19,62 @@ pub(super) async fn cleanup(
     store: &MemoryStore,
     retention: &Retention,
     dry_run: bool,
+    progress: &Progress,
 ) -> Result<Cleaned, CleanupError> {
     if dry_run {
         return Ok(foretell(&store.state(), retention));
     }
     let _alone = store.cleaning.try_lock().map_err(|_| CleanupError::Busy)?;
+    let walked = walk(store, retention, progress).await;
+    let cleaned = progress.cleaned();
+    walked.map(|()| cleaned).map_err(|error| CleanupError::Failed { error, cleaned })
+}
+
+async fn walk(store: &MemoryStore, retention: &Retention, progress: &Progress) -> Stored<()> {
     let found = due(&store.state(), retention);
-    let archived = each(store, &found, |state, id| archive(state, *id, retention)).await;
+    each(store, &found, progress, |state, cleaned, id| {
+        if let Some(report) = archive(state, *id, retention) {
+            cleaned.archived_packages += 1;
+            cleaned.archived_reports += u64::from(report);
+        }
+    })
+    .await?;
     let found = over(&store.state(), retention);
-    let deleted = each(store, &found, |state, id| delete(state, *id)).await;
+    each(store, &found, progress, |state, cleaned, id| {
+        if let Some(report) = delete(state, *id) {
+            cleaned.deleted_packages += 1;
+            cleaned.deleted_reports += u64::from(report);
+        }
+    })
+    .await?;
     let found = unused(&store.state(), retention, &HashMap::new());
-    let unused = each(store, &found, |state, hash| super::preimages::delete(state, *hash).filter(|gone| *gone)).await;
+    each(store, &found, progress, |state, cleaned, hash| {
+        let gone = super::preimages::delete(state, *hash) == Some(true);
+        cleaned.deleted_preimages += u64::from(gone);
+    })
+    .await?;
     if let Some(cutoff) = retention.cutoff() {
         store.state().story.forget(cutoff);
     }
-    let with_report = |gone: &[bool]| gone.iter().filter(|report| **report).count() as u64;
-    Ok(Cleaned {
-        archived_packages: archived.len() as u64,
-        archived_reports: with_report(&archived),
-        deleted_packages: deleted.len() as u64,
-        deleted_reports: with_report(&deleted),
-        deleted_preimages: unused.len() as u64,
-    })
+    Ok(())
 }
 
-/// Does a step for each, a batch under one lock, and collects what it was done for.
-async fn each<T>(store: &MemoryStore, all: &[T], step: impl Fn(&mut State, &T) -> Option<bool>) -> Vec<bool> {
-    let mut done = Vec::new();
+/// Does a step for each, a batch under one lock, unless it is told to end before.
+async fn each<T>(
+    store: &MemoryStore,
+    all: &[T],
+    progress: &Progress,
+    step: impl Fn(&mut State, &mut Cleaned, &T),
+) -> Stored<()> {
     for batch in all.chunks(BATCH) {
+        progress.go_on()?;
         {
             let mut state = store.state();
-            done.extend(batch.iter().filter_map(|one| step(&mut state, one)));
+            progress.add(|cleaned| batch.iter().for_each(|one| step(&mut state, cleaned, one)));
         }
         tokio::task::yield_now().await;
     }
-    done
+    Ok(())
 }
 
 /// What a run at this moment would do.

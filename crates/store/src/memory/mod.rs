@@ -30,8 +30,9 @@ use jam_domain::{
 use self::state::State;
 use self::story::Story;
 use crate::{
-    Archived, Attest, BlobBody, CleanupError, Clock, Connections, Limits, NewPackage, Processed, Put, PutError,
-    ReportBundle, Restored, SchemaVersion, Store, Stored, SubmitError, Submitted, Upload, UploadBody, machine_clock,
+    Archived, Attest, BlobBody, CleanupError, Clock, Connections, Limits, NewPackage, Processed, Progress, Put,
+    PutError, ReportBundle, Restored, SchemaVersion, Store, Stored, SubmitError, Submitted, Upload, UploadBody,
+    machine_clock,
 };
 
 /// Keeps everything until the process ends.
@@ -159,8 +160,8 @@ impl Store for MemoryStore {
         Ok(process::attest(self, report, attestation, visible, engine))
     }
 
-    async fn cleanup(&self, retention: &Retention, dry_run: bool) -> Result<Cleaned, CleanupError> {
-        cleanup::cleanup(self, retention, dry_run).await
+    async fn clean(&self, retention: &Retention, dry_run: bool, progress: &Progress) -> Result<Cleaned, CleanupError> {
+        cleanup::cleanup(self, retention, dry_run, progress).await
     }
 
     async fn record_cleanup(&self, run: CleanupRun, by: Option<&By>) -> Stored<()> {

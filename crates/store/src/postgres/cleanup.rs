@@ -16,7 +16,7 @@ use super::error::Failure;
 use super::pool::Begin;
 use super::value::At;
 use super::{events, preimages, upload};
-use crate::{CleanupError, Stored};
+use crate::{CleanupError, Progress, Stored};
 
 /// Packages that are looked at, and at most moved or deleted, at once.
 const PACKAGES: u32 = 500;
@@ -37,7 +37,7 @@ struct Run<'a> {
     store: &'a PostgresStore,
     connection: PgConnection,
     retention: &'a Retention,
-    cleaned: Cleaned,
+    progress: &'a Progress,
     /// A dry run changes nothing, and keeps which references the packages that it would delete take along.
     dry: Option<BTreeMap<PreimageHash, u64>>,
 }
@@ -46,6 +46,7 @@ pub(super) async fn cleanup(
     store: &PostgresStore,
     retention: &Retention,
     dry_run: bool,
+    progress: &Progress,
 ) -> Result<Cleaned, CleanupError> {
     let failed = |error, cleaned| CleanupError::Failed { error, cleaned };
     let (connection, alone) =
@@ -54,9 +55,9 @@ pub(super) async fn cleanup(
         return Err(CleanupError::Busy);
     }
     let dry = dry_run.then(BTreeMap::new);
-    let mut run = Run { store, connection, retention, cleaned: Cleaned::default(), dry };
+    let mut run = Run { store, connection, retention, progress, dry };
     let walked = run.walk().await;
-    let cleaned = run.cleaned;
+    let cleaned = progress.cleaned();
     // What was done is done; a connection that breaks now is closed as well.
     let _ = run.connection.close().await;
     walked.map(|()| cleaned).map_err(|error| failed(error, cleaned))
@@ -104,6 +105,7 @@ impl Run<'_> {
         let Some(cutoff) = cutoff else { return Ok(()) };
         let (walk, mut seen) = (Walk { status, service, cutoff: At::from(cutoff) }, None);
         loop {
+            self.progress.go_on()?;
             let page = archive::finished(&mut self.connection, &walk, seen.as_ref(), PACKAGES);
             let page = self.store.aside(page).await?;
             let due = |aged: &&Aged| {
@@ -117,6 +119,7 @@ impl Run<'_> {
             };
             let ids: Vec<Uuid> = page.iter().filter(due).map(|aged| aged.id.0).collect();
             for slice in self.slices(&ids).await? {
+                self.progress.go_on()?;
                 self.archive_slice(slice).await?;
             }
             match ended(page, PACKAGES) {
@@ -136,6 +139,7 @@ impl Run<'_> {
     }
 
     async fn archive_slice(&mut self, ids: &[Uuid]) -> Stored<()> {
+        let began = Instant::now();
         let (packages, reports) = if self.dry.is_some() {
             let reports = self.store.aside(archive::reports_of(&mut self.connection, ids)).await?;
             // With no days in between, what is archived now is deleted now.
@@ -144,7 +148,7 @@ impl Run<'_> {
             }
             (ids.len() as u64, reports)
         } else {
-            let (connection, retention, began) = (&mut self.connection, self.retention, Instant::now());
+            let (connection, retention) = (&mut self.connection, self.retention);
             let moved = async {
                 // Flushed, because its events are seen; nobody waits for rows of finished packages meanwhile.
                 let mut transaction = connection.begin_with(Begin::Plain.statement()).await?;
@@ -152,12 +156,15 @@ impl Run<'_> {
                 transaction.commit().await?;
                 Ok(moved)
             };
-            let moved = self.store.aside(moved).await?;
-            rest(began).await;
-            moved
+            self.store.aside(moved).await?
         };
-        self.cleaned.archived_packages += packages;
-        self.cleaned.archived_reports += reports;
+        self.progress.add(|cleaned| {
+            cleaned.archived_packages += packages;
+            cleaned.archived_reports += reports;
+        });
+        if self.dry.is_none() {
+            rest(began).await;
+        }
         Ok(())
     }
 
@@ -166,11 +173,13 @@ impl Run<'_> {
         let until = At::from(self.retention.deletes_archived_until());
         let mut seen = None;
         loop {
+            self.progress.go_on()?;
             let page = archive::archived_until(&mut self.connection, until, seen.as_ref(), PACKAGES);
             let page = self.store.aside(page).await?;
             let due = |aged: &&Aged| self.retention.deletes(&aged.service_id, aged.at.timestamp());
             let ids: Vec<Uuid> = page.iter().filter(due).map(|aged| aged.id.0).collect();
             for slice in self.slices(&ids).await? {
+                self.progress.go_on()?;
                 self.delete_slice(slice).await?;
             }
             match ended(page, PACKAGES) {
@@ -192,9 +201,8 @@ impl Run<'_> {
             Ok(deleted)
         };
         let (packages, reports) = self.store.aside(deleted).await?;
+        self.deleted(packages, reports);
         rest(began).await;
-        self.cleaned.deleted_packages += packages;
-        self.cleaned.deleted_reports += reports;
         Ok(())
     }
 
@@ -205,9 +213,15 @@ impl Run<'_> {
         for (hash, count) in references {
             *released.entry(hash).or_default() += count;
         }
-        self.cleaned.deleted_packages += ids.len() as u64;
-        self.cleaned.deleted_reports += reports;
+        self.deleted(ids.len() as u64, reports);
         Ok(())
+    }
+
+    fn deleted(&self, packages: u64, reports: u64) {
+        self.progress.add(|cleaned| {
+            cleaned.deleted_packages += packages;
+            cleaned.deleted_reports += reports;
+        });
     }
 
     /// Deletes events from before the retention.
@@ -215,6 +229,7 @@ impl Run<'_> {
         let Some(cutoff) = self.retention.cutoff() else { return Ok(()) };
         let mut steps = 0;
         loop {
+            self.progress.go_on()?;
             let forgotten = self.store.aside(events::forget(&mut self.connection, At::from(cutoff))).await?;
             if forgotten == 0 {
                 break;
@@ -230,6 +245,7 @@ impl Run<'_> {
         let Some(cutoff) = self.retention.cutoff() else { return Ok(()) };
         let mut seen = None;
         loop {
+            self.progress.go_on()?;
             let page = preimages::walk(&mut self.connection, seen.as_ref(), PREIMAGES);
             let page = self.store.aside(page).await?;
             let released = |hash| self.dry.as_ref().and_then(|released| released.get(hash)).copied().unwrap_or(0);
@@ -238,11 +254,12 @@ impl Run<'_> {
                 .filter(|one| one.created_at.timestamp() < cutoff && one.refcount <= released(&one.hash))
                 .map(|one| one.hash)
                 .collect();
-            self.cleaned.deleted_preimages += match &self.dry {
+            let deleted = match &self.dry {
                 Some(_) => unused.len() as u64,
                 None if unused.is_empty() => 0,
                 None => self.store.aside(preimages::abandon(&mut self.connection, &unused)).await?,
             };
+            self.progress.add(|cleaned| cleaned.deleted_preimages += deleted);
             match ended(page, PREIMAGES) {
                 Some(last) => seen = Some(last),
                 None => return Ok(()),

@@ -56,9 +56,9 @@ use self::upload::Deleted;
 use self::writer::Writer;
 use crate::objects::{Objects, PART, Trouble};
 use crate::{
-    Archived, Attest, BlobBody, CleanupError, Clock, Connections, Limits, NewPackage, Processed, Put, PutError,
-    ReportBundle, Restored, SchemaVersion, Store, StoreError, Stored, SubmitError, Submitted, Upload, UploadBody,
-    machine_clock,
+    Archived, Attest, BlobBody, CleanupError, Clock, Connections, Limits, NewPackage, Processed, Progress, Put,
+    PutError, ReportBundle, Restored, SchemaVersion, Store, StoreError, Stored, SubmitError, Submitted, Upload,
+    UploadBody, machine_clock,
 };
 
 /// How to reach the database, and how long to wait for it.
@@ -316,8 +316,8 @@ impl Store for PostgresStore {
         self.begun(again(|| process::attest(self, report, &attestation, visible, engine))).await
     }
 
-    async fn cleanup(&self, retention: &Retention, dry_run: bool) -> Result<Cleaned, CleanupError> {
-        cleanup::cleanup(self, retention, dry_run).await
+    async fn clean(&self, retention: &Retention, dry_run: bool, progress: &Progress) -> Result<Cleaned, CleanupError> {
+        cleanup::cleanup(self, retention, dry_run, progress).await
     }
 
     async fn record_cleanup(&self, run: CleanupRun, by: Option<&By>) -> Stored<()> {

@@ -248,10 +248,33 @@ fn a_cleanup_is_overdue_by_its_own_schedule_and_an_alert_only_where_one_is_expec
 }
 
 #[test]
+fn the_alert_of_a_cleanup_counts_from_the_moment_at_which_it_was_resumed() {
+    let mut instance = but(&on_postgres(), json!({"cleanup": {}, "monitoring": {"prometheusRule": true}}));
+    let told = json!({"timetable": "suspended", "timetableSince": "1970-01-01T00:00:10Z"});
+    instance.status = serde_json::from_value(json!({"cleanup": told})).unwrap();
+    let mut cluster = settled_cluster_for(&instance);
+    cluster.at = crate::fixtures::at(9_000_000);
+    let all = objects(&instance, &cluster).items.iter().map(|item| item.body.to_string()).collect::<String>();
+    assert!(all.contains(" > 0), 9000000) > 180000"), "{all}");
+}
+
+#[test]
+fn the_cleanup_gives_up_by_itself_before_its_deadline_and_no_second_pod_begins_then() {
+    let instance = but(&on_postgres(), json!({"cleanup": {}}));
+    let items = objects(&instance, &settled_cluster_for(&instance)).items;
+    let cron_job = items.iter().find(|item| item.object.kind == Kind::CronJob).unwrap();
+    let job = &cron_job.body["spec"]["jobTemplate"]["spec"];
+    assert_eq!(job["activeDeadlineSeconds"], 21_600);
+    let limit = json!({"name": "JAM_CLEANUP_TIMEOUT", "value": "21300s"});
+    assert!(job["template"]["spec"]["containers"][0]["env"].as_array().unwrap().contains(&limit), "{job}");
+    assert_eq!(job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"], json!([124]));
+}
+
+#[test]
 fn the_memory_store_knows_itself_when_its_cleanup_is_overdue() {
     let instance = but(&in_memory(), json!({"cleanup": {"suspend": true}, "monitoring": {"prometheusRule": true}}));
     let items = objects(&instance, &settled_cluster_for(&instance)).items;
     let all = items.iter().map(|item| item.body.to_string()).collect::<String>();
     assert!(!all.contains("JAM_CLEANUP_STALE_AFTER"), "{all}");
-    assert!(all.contains(&format!(" > 0) > {}\"", crate::alerts::STALE_IN_MEMORY)), "{all}");
+    assert!(all.contains(&format!(" > 0), 0) > {}\"", crate::alerts::STALE_IN_MEMORY)), "{all}");
 }

@@ -57,6 +57,35 @@ fn a_manual_migration_says_what_it_would_apply_and_remembers_it_when_the_job_is_
 }
 
 #[test]
+fn a_new_dsn_that_would_apply_nothing_waits_for_nobody_and_another_image_does() {
+    let instance = but(&on_postgres(), json!({"migrations": {"mode": "Manual"}}));
+    let settled = crate::fixtures::settled_cluster_for(&on_postgres());
+    let mut api = settled.api.clone().unwrap();
+    api.image = Some(resolved(&instance, &settled).image.reference);
+    api.dsn_hash = Some("the DSN before".into());
+    let mut cluster = Observed { migration_jobs: Vec::new(), api: Some(api), ..settled };
+    let Preview::Asks { job } = preview(&cluster, &instance) else { panic!("nobody finds out") };
+    let said =
+        |job: &str, words: &str| vec![MigrationPreview { job: job.into(), said: PreviewSaid::Would(words.into()) }];
+    for words in
+        ["it does not say what", "would apply: 9 nothing would apply", "nothing would apply\nwould apply: 4 admin"]
+    {
+        cluster.migration_previews = said(&job, words);
+        assert_eq!(preview(&cluster, &instance), Preview::Told { what: words.into() });
+    }
+    cluster.migration_previews = said(&job, "nothing would apply\n");
+    assert_eq!(resolved(&instance, &cluster).migration.step, MigrationStep::Complete);
+    let stored = JamInstance { status: Some(applied_status(&instance, &cluster)), ..instance.clone() };
+    let gone = Observed { migration_previews: Vec::new(), at: at(900_000), ..cluster.clone() };
+    assert_eq!(resolved(&stored, &gone).migration.step, MigrationStep::Complete, "it is remembered");
+
+    let newer = but(&stored, json!({"image": {"tag": "2"}}));
+    let Preview::Asks { job } = preview(&cluster, &newer) else { panic!("another image is asked for anew") };
+    cluster.migration_previews = said(&job, "nothing would apply\n");
+    assert!(matches!(preview(&cluster, &newer), Preview::Told { .. }), "a release is let in by whoever approves it");
+}
+
+#[test]
 fn an_automatic_migration_asks_nobody_and_finds_out_nothing() {
     let instance = on_postgres();
     let step = resolved(&instance, &cluster_for(&instance)).migration.step;

@@ -31,9 +31,11 @@ pub(super) fn cleanup(instance: &JamInstance, resolved: Option<&Resolved>, obser
     if let Some((run, words)) = state.last.as_ref().and_then(|run| Some((run, run.failure.as_ref()?))) {
         return no(kind, Reason::CleanupFailed, format!("Job {} failed: {words}", run.job));
     }
-    let overdue = state.since.is_some_and(|at| observed.at > at.plus_seconds(schedule::longest_pause(schedule)));
+    // A pause that somebody wanted, or that an earlier schedule has, is held against no run.
+    let since = state.since.max(resolved.timetable.since);
+    let overdue = since.is_some_and(|at| observed.at > at.plus_seconds(schedule::longest_pause(schedule)));
     if overdue && !state.running {
-        let since = state.since.map(|at| super::whole_seconds(at).to_string()).unwrap_or_default();
+        let since = since.map(|at| super::whole_seconds(at).to_string()).unwrap_or_default();
         return no(kind, Reason::CleanupOverdue, format!("CronJob {name} has started no run since {since}"));
     }
     let counted = if *dry_run { "; dry run: what is old is only counted" } else { "" };

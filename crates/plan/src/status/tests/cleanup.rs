@@ -63,6 +63,63 @@ fn a_run_that_is_under_way_is_not_overdue() {
 }
 
 #[test]
+fn a_cleanup_is_overdue_by_its_present_schedule_and_no_pause_that_somebody_wanted_is_held_against_it() {
+    let (hour, day) = (3600, 86_400);
+    let weekly = but(&on_postgres(), json!({"cleanup": {"schedule": "@weekly"}}));
+    let seen = |instance: &JamInstance, seconds: i64| {
+        let status = applied(instance, &cluster(&weekly, seconds, None), seconds);
+        (with(instance, status.clone()), status)
+    };
+    let (told, first) = seen(&weekly, 2000);
+    assert_eq!(short(&first, "CleanupScheduled"), pair("True", Reason::Scheduled));
+    for pause in [
+        json!({"cleanup": {"schedule": "@weekly", "suspend": true}}),
+        json!({"cleanup": {"schedule": "@weekly", "dryRun": true}}),
+        json!({"cleanup": {"schedule": "@weekly"}}),
+    ] {
+        let (told, _) = seen(&but(&told, pause.clone()), 3000);
+        let denser = but(&told, json!({"cleanup": {"schedule": "@daily", "suspend": false, "dryRun": false}}));
+        let (told, now) = seen(&denser, 5 * day);
+        assert_eq!(short(&now, "CleanupScheduled"), pair("True", Reason::Scheduled), "{pause}");
+        assert_eq!(now.cleanup.as_ref().unwrap().timetable_since.as_ref().unwrap().0.as_second(), 5 * day);
+        let (told, steady) = seen(&told, 5 * day + 24 * hour);
+        assert_eq!(steady, now, "{pause}: a steady state is one status");
+        let (_, late) = seen(&told, 5 * day + 26 * hour);
+        assert_eq!(short(&late, "CleanupScheduled"), pair("False", Reason::CleanupOverdue), "{pause}");
+        assert!(condition(&late, "CleanupScheduled").message.ends_with("since 1970-01-06T00:00:00Z"), "{pause}");
+    }
+}
+
+#[test]
+fn a_cleanup_that_failed_half_way_tells_what_it_did_and_one_beside_another_is_no_failure() {
+    let one = cleaned();
+    let said = |failed: bool, words: &str| {
+        let last = run("a", 1500, failed.then_some("BackoffLimitExceeded")).with_words(Some(words.into()));
+        applied(&one, &cluster(&one, 2000, Some(last)), 2000)
+    };
+    let words = r#"{"dry_run":false,"error":"told to stop","archived":{"packages":9},"deleted":{"packages":3}}"#;
+    let half = said(true, words);
+    assert_eq!(short(&half, "CleanupScheduled"), pair("False", Reason::CleanupFailed));
+    assert_eq!(condition(&half, "CleanupScheduled").message, "Job a failed: told to stop");
+    let told = half.cleanup.clone().unwrap();
+    assert_eq!(
+        (told.last_result.as_deref(), told.archived["packages"], told.deleted["packages"]),
+        (Some("Failed"), 9, 3)
+    );
+    let gone = cluster(&one, 3000, Some(run("a", 1500, Some("BackoffLimitExceeded"))));
+    assert_eq!(
+        applied(&with(&one, half.clone()), &gone, 3000).cleanup,
+        half.cleanup,
+        "its pod is gone, the counts stay"
+    );
+    let log = said(true, "error: no route to host");
+    assert!(condition(&log, "CleanupScheduled").message.ends_with("failed: error: no route to host"));
+    let beside = said(false, r#"{"dry_run":false,"skipped":true,"deleted":{}}"#);
+    assert_eq!(short(&beside, "CleanupScheduled"), pair("True", Reason::Scheduled));
+    assert_eq!(beside.cleanup.unwrap().last_result.as_deref(), Some("Skipped"));
+}
+
+#[test]
 fn without_a_database_or_a_wish_there_is_no_cleanup_and_it_says_so() {
     for (instance, words) in
         [(but(&in_memory(), json!({"cleanup": {}})), "memory store"), (on_postgres(), "spec.cleanup is not set")]

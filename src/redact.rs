@@ -1,4 +1,4 @@
-//! What a bundle must not show: the values that are known to be secret, wherever they stand, and everything that looks like one.
+//! What a bundle, a condition or evidence must not show: the values that are known to be secret, wherever they stand, and everything that looks like one.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -140,8 +140,13 @@ fn forms(secret: &str) -> Vec<String> {
         plain.push(password.to_owned());
         plain.push(percent_decode_str(password).decode_utf8_lossy().into_owned());
     }
-    // libpq's other form: host=db password=hunter2.
-    plain.extend(secret.split_whitespace().filter_map(|word| word.strip_prefix("password=")).map(str::to_owned));
+    // libpq's other form, host=db password=hunter2, and a URL's parameter.
+    for word in secret.split(|c: char| c.is_whitespace() || matches!(c, '?' | '&')) {
+        if let Some(password) = word.strip_prefix("password=") {
+            plain.push(password.to_owned());
+            plain.push(percent_decode_str(password).decode_utf8_lossy().into_owned());
+        }
+    }
     let mut all: Vec<String> = plain
         .iter()
         .filter(|form| form.len() >= SHORTEST)
@@ -149,6 +154,7 @@ fn forms(secret: &str) -> Vec<String> {
             let json = Value::String(form.clone()).to_string();
             [
                 form.clone(),
+                json[1..json.len() - 1].replace('/', "\\/"),
                 STANDARD.encode(form),
                 STANDARD.encode(format!("{form}\n")),
                 utf8_percent_encode(form, NON_ALPHANUMERIC).to_string(),
@@ -223,5 +229,40 @@ mod tests {
             "token": REDACTED, "tokens": ["fine"], "secretName": "db",
         });
         assert_eq!(pod, wanted);
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
+        #[test]
+        fn no_spelling_of_a_dsns_password_is_left_whatever_a_program_prints(
+            end in "[!-~]{1,20}",
+            parameter in proptest::bool::ANY,
+            before in "[ -~\n]{0,20}",
+        ) {
+            // It begins as nothing else in the text does.
+            let password = format!("Zq9{end}");
+            let encoded = utf8_percent_encode(&password, NON_ALPHANUMERIC).to_string();
+            let escaped = Value::String(password.clone()).to_string();
+            let dsn = if parameter {
+                format!("postgres://db:5432/jam?user=jam&password={encoded}&sslmode=disable")
+            } else {
+                format!("postgres://jam:{encoded}@db:5432/jam")
+            };
+            let base64 = STANDARD.encode(&password);
+            let redactor = Redactor::knowing([dsn.clone()]);
+            let said = [
+                format!("{before}{dsn} does not answer"),
+                format!("{before}host=db password={password} dbname=jam"),
+                format!("{before}{{\"password\":{escaped},\"dsn\":\"{}\"}}", dsn.replace('/', "\\/")),
+                format!("{before}FATAL: {password} is wrong, and so is {encoded}"),
+                format!("{before}data: {base64}"),
+            ];
+            for text in said {
+                let clean = redactor.text(&text);
+                for form in [&password, &encoded, &escaped[1..escaped.len() - 1].to_owned(), &base64] {
+                    proptest::prop_assert!(!clean.contains(form), "{form} is left of {text:?}: {clean:?}");
+                }
+            }
+        }
     }
 }
