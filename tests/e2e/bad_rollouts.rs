@@ -62,11 +62,13 @@ async fn goes_back(instance: &Instance, words: &str) -> Instant {
     })
     .await;
     assert_eq!((instance.condition("Stalled"), instance.kstatus()), (("True".into(), "RolledBack".into()), "Failed"));
-    let events: Vec<_> = objects(&instance.namespace, "events", "")
-        .iter()
-        .filter(|event| event["reason"] == "RolledBack")
-        .map(|event| event["message"].to_string())
-        .collect();
+    let events = eventually("an event", || async {
+        let all = objects(&instance.namespace, "events", "");
+        let told = all.iter().filter(|event| event["reason"] == "RolledBack");
+        let told: Vec<_> = told.map(|event| event["message"].to_string()).collect();
+        (!told.is_empty()).then_some(told)
+    })
+    .await;
     assert!(events.len() == 1 && events[0].contains(words), "one event with {words}: {events:?}");
     Instant::now()
 }
@@ -83,7 +85,7 @@ async fn heals(instance: &Instance) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_pulled_never_gets_ready_or_flaps_goes_back_and_is_not_tried_again_until_the_spec_changes() {
     let ways = [
-        ("pull", json!({"spec": {"image": {"tag": "nowhere"}}}), "ImagePullBackOff", "nowhere"),
+        ("pull", json!({"spec": {"image": {"tag": "nowhere"}}}), "ImagePull", "nowhere"),
         ("never", bad("never"), "has timed out progressing", "ready false"),
         ("flap", bad("flap"), "readiness was lost 3 times", "container jam"),
     ];
