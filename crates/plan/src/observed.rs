@@ -245,7 +245,7 @@ impl MigrationJob {
                 };
                 // The Job's own words about its pod stay when that is gone.
                 let exit_code = match failed.reason.as_deref() {
-                    Some("PodFailurePolicy") => exit_code.or_else(|| policed(failed.message.as_deref())),
+                    Some("PodFailurePolicy") => exit_code.or_else(|| Some(policed(failed.message.as_deref()))),
                     Some("DeadlineExceeded") => None,
                     Some(_) | None => exit_code,
                 };
@@ -267,10 +267,10 @@ impl MigrationJob {
 
 /// The exit code at which a Job's failure policy ended it: "Container jam for pod jam/x failed with exit code 124 matching FailJob
 /// rule at index 1". The policies of earlier operators had one code, 3.
-fn policed(message: Option<&str>) -> Option<i32> {
+fn policed(message: Option<&str>) -> i32 {
     let named = message.and_then(|message| message.split_once("exit code "));
     let digits = named.map(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default());
-    Some(digits.and_then(|digits| digits.parse().ok()).unwrap_or(3))
+    digits.and_then(|digits| digits.parse().ok()).unwrap_or(3)
 }
 
 /// Whether something answers.
