@@ -123,7 +123,8 @@ async fn is_refused(context: &Context, address: &str, token: &Plain) -> bool {
 /// Each pod is told once for each content of the Secret of hashes. Not being able to tell costs only that minute.
 pub async fn tell(context: &Context, instance: &JamInstance, observed: &Observed) {
     let Some(book) = &observed.hashes else { return };
-    let (word, pods_untold) = untold(book.entries.iter().map(|(_, hash)| hash.id()).collect(), &observed.pod_answers);
+    let wanted: BTreeSet<TokenId> = book.entries.iter().map(|(_, hash)| hash.id()).collect();
+    let (word, pods_untold) = untold(&wanted, &observed.pod_answers);
     let key = Key::of(instance);
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &key.namespace);
     for pod in pods_untold {
@@ -135,10 +136,10 @@ pub async fn tell(context: &Context, instance: &JamInstance, observed: &Observed
 }
 
 /// The word for this content, and the pods that accept something else and have not been told.
-fn untold(wanted: BTreeSet<TokenId>, answers: &[PodAnswer]) -> (String, Vec<&str>) {
+fn untold<'a>(wanted: &BTreeSet<TokenId>, answers: &'a [PodAnswer]) -> (String, Vec<&'a str>) {
     let word = names::short_hash(wanted.iter().map(|id| id.as_str().as_bytes()));
     let is_untold =
-        |pod: &&PodAnswer| pod.accepts.as_ref() != Some(&wanted) && pod.told.as_deref() != Some(word.as_str());
+        |pod: &&PodAnswer| pod.accepts.as_ref() != Some(wanted) && pod.told.as_deref() != Some(word.as_str());
     let pods = answers.iter().filter(is_untold).map(|pod| pod.pod.as_str()).collect();
     (word, pods)
 }
@@ -165,8 +166,8 @@ mod tests {
             told: told.map(str::to_owned),
         };
         let (old, new) = (["0a1b2c3d", "ffffffff"], ["0a1b2c3d"]);
-        let (word, _) = untold(ids(&new), &[]);
-        assert_ne!(word, untold(ids(&old), &[]).0, "another content is another word");
+        let (word, _) = untold(&ids(&new), &[]);
+        assert_ne!(word, untold(&ids(&old), &[]).0, "another content is another word");
         let pods = [
             pod("agrees", Some(&new), None),
             pod("old", Some(&old), None),
@@ -174,7 +175,7 @@ mod tests {
             pod("was-told", Some(&old), Some(&word)),
             pod("says-nothing", None, None),
         ];
-        assert_eq!(untold(ids(&new), &pods), (word, vec!["old", "was-told-of-another", "says-nothing"]));
+        assert_eq!(untold(&ids(&new), &pods), (word, vec!["old", "was-told-of-another", "says-nothing"]));
     }
 
     #[test]
