@@ -61,8 +61,9 @@ pub async fn look(
 /// The pods that may serve. One that has no node yet will mount what is in the Secret then.
 async fn api_pods(context: &Context, instance: &Key) -> Result<Vec<Pod>, Error> {
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
-    let labels = names::written(&names::selector(&instance.name, Component::Api));
-    let list = pods.list(&ListParams::default().labels(&labels)).await;
+    let selector = names::selector(&instance.name, Component::Api);
+    let selector: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let list = pods.list(&ListParams::default().labels(&selector.join(","))).await;
     let mut found = list.map_err(Error::read(format_args!("pods of {instance}")))?.items;
     found.retain(|pod| {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
@@ -122,7 +123,8 @@ async fn is_refused(context: &Context, address: &str, token: &Plain) -> bool {
 /// Each pod is told once for each content of the Secret of hashes. Not being able to tell costs only that minute.
 pub async fn tell(context: &Context, instance: &JamInstance, observed: &Observed) {
     let Some(book) = &observed.hashes else { return };
-    let (word, pods_untold) = untold(&book.entries.iter().map(|(_, hash)| hash.id()).collect(), &observed.pod_answers);
+    let wanted: BTreeSet<TokenId> = book.entries.iter().map(|(_, hash)| hash.id()).collect();
+    let (word, pods_untold) = untold(&wanted, &observed.pod_answers);
     let key = Key::of(instance);
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &key.namespace);
     for pod in pods_untold {
@@ -134,7 +136,7 @@ pub async fn tell(context: &Context, instance: &JamInstance, observed: &Observed
 }
 
 /// The word for this content, and the pods that accept something else and have not been told.
-fn untold<'p>(wanted: &BTreeSet<TokenId>, answers: &'p [PodAnswer]) -> (String, Vec<&'p str>) {
+fn untold<'a>(wanted: &BTreeSet<TokenId>, answers: &'a [PodAnswer]) -> (String, Vec<&'a str>) {
     let word = names::short_hash(wanted.iter().map(|id| id.as_str().as_bytes()));
     let is_untold =
         |pod: &&PodAnswer| pod.accepts.as_ref() != Some(wanted) && pod.told.as_deref() != Some(word.as_str());
