@@ -23,6 +23,8 @@ pub struct Seen {
     pub jobs: Vec<MigrationJob>,
     /// Those that only say what they would do.
     pub previews: Vec<MigrationPreview>,
+    /// What keeps the one that runs from its end, where its pod says so.
+    pub trouble: Option<String>,
 }
 
 /// Reads the Jobs of these names; one that is of no migration is passed over.
@@ -39,6 +41,9 @@ pub async fn look(context: &Context, instance: &Key, names: &[String]) -> Result
         } else if job.labels().contains_key(names::MIGRATION_PREVIEW) {
             seen.previews.push(preview(context, instance, &job).await);
         }
+    }
+    if let Some(running) = seen.jobs.iter().find(|job| job.state == JobState::Running) {
+        seen.trouble = pods::trouble_of_job(context, instance, &running.name).await;
     }
     Ok(seen)
 }

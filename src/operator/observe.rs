@@ -65,6 +65,7 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
         admin_tokens: admin,
         migration_jobs: migrations.jobs,
         migration_previews: migrations.previews,
+        migration_trouble: migrations.trouble,
         adoptable: adoptable(context, instance, api.as_ref(), worker.as_ref()).await?,
         api: api.as_ref().map(DeploymentState::of),
         worker: worker.as_ref().map(DeploymentState::of),

@@ -245,6 +245,15 @@ fn whole_lines(text: &str) -> &str {
     rest.filter(|rest| !rest.trim().is_empty()).unwrap_or(text)
 }
 
+/// What is wrong with the newest pods of a Job that runs.
+pub async fn trouble_of_job(context: &Context, instance: &Key, job: &str) -> Option<String> {
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
+    let selector = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
+    let mut found = pods.list(&selector).await.ok()?.items;
+    found.sort_by_key(|pod| std::cmp::Reverse(pod.metadata.creation_timestamp.clone()));
+    told_by(&found, Timestamp::now())
+}
+
 fn terminated(status: &ContainerStatus) -> Option<(i32, Option<&str>)> {
     let ended =
         [&status.state, &status.last_state].into_iter().flatten().find_map(|state| state.terminated.as_ref())?;

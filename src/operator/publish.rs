@@ -16,6 +16,8 @@ use super::watch::chain;
 
 /// Numbers and words that change while the same thing goes on are said this often, not at every step of a rollout.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// The same for words, such as the kubelet's about an image that cannot be pulled.
+const PATIENCE_WITH_WORDS: Duration = Duration::from_secs(10);
 
 /// How the API server calls a field that its definition lacks.
 pub const UNKNOWN_FIELD: &str = "field not declared in schema";
@@ -50,7 +52,8 @@ pub async fn outcome(
     Ok(Said::All(now))
 }
 
-/// How long a change may wait: only while the same thing is under way for the same generation.
+/// How long a change may wait: only while the same thing is under way for the same generation. Numbers wait longer than words,
+/// which may be the reason why nothing goes on.
 fn may_wait(
     before: &JamInstanceStatus,
     now: &JamInstanceStatus,
@@ -58,14 +61,21 @@ fn may_wait(
     at: Instant,
 ) -> Option<Duration> {
     let under_way = now.conditions.iter().any(|c| c.type_ == "Reconciling" && c.status == "True");
-    let rest = PATIENCE.checked_sub(at.duration_since(last?))?;
-    (under_way && without_progress(before) == without_progress(now) && !rest.is_zero()).then_some(rest)
+    let are_same = |kept: fn(&str) -> String| reduced(before, kept) == reduced(now, kept);
+    let patience = if are_same(without_digits) { PATIENCE } else { PATIENCE_WITH_WORDS };
+    let rest = patience.checked_sub(at.duration_since(last?))?;
+    (under_way && are_same(|_| String::new()) && !rest.is_zero()).then_some(rest)
 }
 
-fn without_progress(status: &JamInstanceStatus) -> JamInstanceStatus {
+/// A status without its numbers, and with what is kept of its words.
+fn reduced(status: &JamInstanceStatus, kept: fn(&str) -> String) -> JamInstanceStatus {
     let mut rest = JamInstanceStatus { replicas: None, ready_replicas: None, ..status.clone() };
-    rest.conditions.iter_mut().for_each(|condition| condition.message.clear());
+    rest.conditions.iter_mut().for_each(|condition| condition.message = kept(&condition.message));
     rest
+}
+
+fn without_digits(message: &str) -> String {
+    message.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
 async fn write(context: &Context, instance: &JamInstance, now: &JamInstanceStatus) -> Result<(), Error> {
@@ -149,6 +159,17 @@ mod tests {
         assert_eq!(may_wait(&before, &now, Some(start), start + PATIENCE / 4), Some(PATIENCE * 3 / 4));
         assert_eq!(may_wait(&before, &now, Some(start), start + PATIENCE), None);
         assert_eq!(may_wait(&before, &now, None, start), None, "the first word is never late");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn why_nothing_goes_on_does_not_wait_as_long_as_a_number() {
+        let (before, now) = (rolling("0 of 2", 0), rolling("0 of 2: pod a: ImagePullBackOff", 0));
+        let start = Instant::now();
+        assert_eq!(
+            may_wait(&before, &now, Some(start), start + PATIENCE_WITH_WORDS / 4),
+            Some(PATIENCE_WITH_WORDS * 3 / 4)
+        );
+        assert_eq!(may_wait(&before, &now, Some(start), start + PATIENCE_WITH_WORDS), None);
     }
 
     #[tokio::test(start_paused = true)]

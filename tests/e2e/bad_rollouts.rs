@@ -160,6 +160,18 @@ async fn a_worker_that_crashes_late_goes_back_and_past_a_schema_that_moved_on_no
     heals(&late).await;
     ahead.patch(&good());
     ahead.wait_ready();
-    assert_eq!((uids(&ahead.pods()), ahead.kstatus()), (before, "Current"), "a hand may, and nobody notices");
+    assert_eq!((uids(&ahead.pods()), ahead.kstatus()), (before.clone(), "Current"), "a hand may, and nobody notices");
+
+    // Where a migration comes first it is that one's pod which waits for the image.
+    ahead.patch(&json!({"spec": {"image": {"tag": "nowhere"}}}));
+    eventually("both to say why nothing goes on", || async {
+        let why = ["Ready", "Migrated"].map(|kind| ahead.message(kind));
+        why.iter().all(|told| told.contains("migration Job") && told.contains("jam-api:nowhere")).then_some(())
+    })
+    .await;
+    assert_eq!((uids(&ahead.pods()), ahead.kstatus()), (before.clone(), "InProgress"));
+    ahead.patch(&good());
+    ahead.wait_ready();
+    assert_eq!(uids(&ahead.pods()), before);
     of_ahead.all_answered().await;
 }

@@ -103,6 +103,29 @@ async fn a_migration_whose_time_is_up_has_its_last_words_in_status_and_no_second
     assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
 }
 
+#[tokio::test]
+async fn a_migration_whose_image_cannot_be_pulled_says_so_while_it_waits() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, QUIET);
+    apply(&client, &namespace, "main", on_postgres(&client, &namespace).await).await;
+    let pod = eventually("a pod", async || unfinished(&client, &namespace).await.pop()).await.0;
+    let waiting = json!({"reason": "ErrImagePull", "message": "jam-api:nowhere: not found"});
+    let container = json!({"name": "jam", "image": "x", "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": waiting}});
+    let status = json!({"status": {"phase": "Pending", "containerStatuses": [container]}});
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    pods.patch_status(&pod, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    for kind in ["Ready", "Migrated"] {
+        eventually("it is told why nothing goes on", async || {
+            let told = condition(&client, &namespace, "main", kind, "False", "Migrating").await;
+            told.contains(&format!("runs: pod {pod}: ErrImagePull: jam-api:nowhere: not found")).then_some(())
+        })
+        .await;
+    }
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
 /// What a program says that cares for no secret: the password p@ss-w0rd/x in the ways of URLs, of libpq, of JSON, and a token.
 const INDISCREET: &str = r#"connecting to postgres://jam:p%40ss-w0rd%2Fx@db:5432/jam
 host=db user=jam password=p@ss-w0rd/x dbname=jam

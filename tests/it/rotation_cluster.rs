@@ -113,7 +113,7 @@ async fn a_consumer_under_load_sees_not_one_401_while_the_operator_dies_after_ea
         }
     }
     let (good, bad) = consumer.counted().await;
-    assert!(good > 100 && bad.is_empty(), "{good} good, {bad:?}");
+    assert!(good > 20 && bad.is_empty(), "{good} good, {bad:?}");
     operator.quiet().await;
     let writes = operator.writes().len();
     tokio::time::sleep(Duration::from_secs(3)).await;

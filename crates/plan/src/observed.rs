@@ -55,6 +55,8 @@ pub struct Observed {
     pub pod_answers: Vec<PodAnswer>,
     /// The migration Jobs of this instance that are there.
     pub migration_jobs: Vec<MigrationJob>,
+    /// What keeps the pod of the migration that runs from its end, where anybody says so.
+    pub migration_trouble: Option<String>,
     /// The pods of migrations that have not ended, as `name (where it stands)`; looked for before a Job is made.
     pub migration_pods: Vec<String>,
     /// What migrations that wait for approval would apply.
@@ -114,6 +116,7 @@ impl Observed {
             admin_tokens: None,
             pod_answers: Vec::new(),
             migration_jobs: Vec::new(),
+            migration_trouble: None,
             migration_pods: Vec::new(),
             migration_previews: Vec::new(),
             held: BTreeMap::new(),

@@ -83,7 +83,7 @@ pub(super) fn all(instance: &JamInstance, verdict: Verdict<'_>, observed: &Obser
         Verdict::Refused(_) | Verdict::Interrupted(None, _) | Verdict::Paused => None,
     };
     said.push(database::database(resolved, verdict, observed));
-    said.push(migrated(instance, resolved));
+    said.push(migrated(instance, resolved, observed));
     said.push(tokens(instance, resolved, verdict, observed));
     said.push(cleanup::cleanup(instance, resolved, observed));
     said.push(optional::optional(instance, resolved));
@@ -191,7 +191,7 @@ fn standing(instance: &JamInstance, verdict: Verdict<'_>, observed: &Observed) -
 fn applied(resolved: &Resolved, observed: &Observed) -> Standing {
     match &resolved.migration.step {
         MigrationStep::NotNeeded | MigrationStep::Complete => pods(resolved, observed),
-        MigrationStep::Run { job } => Standing::UnderWay(Reason::Migrating, format!("migration Job {job} runs")),
+        MigrationStep::Run { job } => Standing::UnderWay(Reason::Migrating, super::facts::migrating(job, observed)),
         MigrationStep::Wait { what } => Standing::UnderWay(Reason::Migrating, earlier_migration(what)),
         MigrationStep::AwaitApproval { key, preview } => {
             Standing::Stalled(Reason::ApprovalNeeded, approval(resolved, key, preview))
@@ -336,7 +336,7 @@ fn progress(what: &str, name: &str, state: &DeploymentState, trouble: Option<&st
     })
 }
 
-fn migrated(instance: &JamInstance, resolved: Option<&Resolved>) -> Said {
+fn migrated(instance: &JamInstance, resolved: Option<&Resolved>, observed: &Observed) -> Said {
     let kind = ConditionType::Migrated;
     let Some(resolved) = resolved else {
         return stored(instance, kind).unwrap_or_else(|| unknown(kind, Reason::NotAsked, "nothing was migrated yet"));
@@ -346,7 +346,7 @@ fn migrated(instance: &JamInstance, resolved: Option<&Resolved>) -> Said {
         MigrationStep::Complete => {
             yes(kind, Reason::MigrationComplete, format!("the schema is what {} needs", resolved.image.reference))
         }
-        MigrationStep::Run { job } => no(kind, Reason::Migrating, format!("Job {job} runs")),
+        MigrationStep::Run { job } => no(kind, Reason::Migrating, super::facts::migrating(job, observed)),
         MigrationStep::Wait { what } => no(kind, Reason::Migrating, earlier_migration(what)),
         MigrationStep::AwaitApproval { key, preview } => {
             no(kind, Reason::ApprovalNeeded, approval(resolved, key, preview))

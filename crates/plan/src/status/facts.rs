@@ -124,3 +124,9 @@ fn last_cleanup(observed: &Observed, before: &JamInstanceStatus) -> Option<Clean
 fn endpoint(resolved: &Resolved) -> String {
     format!("http://{}.{}.svc:{}", names::api(&resolved.name), resolved.namespace, resolved.service.port)
 }
+
+/// That a migration runs, and what keeps its pod from its end: nobody waits ten minutes to learn of a wrong image.
+pub(super) fn migrating(job: &str, observed: &Observed) -> String {
+    let why = observed.migration_trouble.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+    format!("migration Job {job} runs{why}")
+}

@@ -157,6 +157,18 @@ fn a_database_that_does_not_answer_is_told_apart_from_pods_that_are_not_ready() 
 }
 
 #[test]
+fn a_migration_whose_pod_cannot_begin_says_why() {
+    let instance = on_postgres();
+    let fresh = cluster_for(&instance);
+    let running = job(&instance, &fresh, JobState::Running);
+    let message = format!("migration Job {} runs: pod a: ImagePullBackOff: not found", running.name);
+    let trouble = Some("pod a: ImagePullBackOff: not found".into());
+    let seen = Observed { migration_jobs: vec![running], migration_trouble: trouble, ..fresh };
+    let status = applied(&instance, &seen, 2000);
+    assert_eq!([&condition(&status, "Ready").message, &condition(&status, "Migrated").message], [&message, &message]);
+}
+
+#[test]
 fn a_failed_migration_names_its_job_and_its_last_words() {
     let instance = on_postgres();
     let fresh = cluster_for(&instance);
