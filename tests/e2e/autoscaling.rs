@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::database::Postgres;
 use crate::path::postgres_spec;
-use crate::support::{Instance, apply, eventually, kubectl_ok, object};
+use crate::support::{Instance, apply, eventually, kubectl_ok, object, objects};
 
 fn replicas(instance: &Instance) -> u64 {
     let deployment = object(&instance.namespace, "deployment", instance.name).unwrap_or_default();
@@ -34,13 +34,25 @@ async fn the_autoscaler_owns_replicas_and_the_operator_leaves_them_alone() {
         (seen && instance.condition("Ready").0 == "True").then_some(())
     })
     .await;
-    // As an autoscaler speaks, by the scale of the Deployment; this cluster has no metrics that would make it.
+    // As an autoscaler speaks that has metrics, by the scale of the Deployment; this cluster has none.
     kubectl_ok(&["-n", &instance.namespace, "scale", "deployment", instance.name, "--replicas=4"]);
     tokio::time::sleep(Duration::from_secs(5)).await;
     instance.patch(&json!({"spec": {"runtime": {"jam": {"retentionDays": 31}}}}));
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(replicas(&instance), 4, "neither time nor a changed spec is a reason to touch them");
     eventually("four pods to serve", || async { (instance.pods().len() == 4).then_some(()) }).await;
+    instance.wait_ready();
+    // Here the cluster's own autoscaler speaks: without metrics it keeps the number within its bounds all the same.
+    instance.patch(&json!({"spec": {"autoscaling": {"minReplicas": 1, "maxReplicas": 2}}}));
+    eventually("two pods", || async { (replicas(&instance) == 2).then_some(()) }).await;
+    let events = objects(&instance.namespace, "events", "");
+    let scaled = |event: &&Value| {
+        event["source"]["component"] == "horizontal-pod-autoscaler"
+            || event["reportingComponent"] == "horizontal-pod-autoscaler"
+    };
+    let words: Vec<_> = events.iter().filter(scaled).map(|event| event["message"].to_string()).collect();
+    assert!(words.iter().any(|words| words.contains("New size: 2")), "it was nobody else: {words:?}");
+    eventually("two pods to be left", || async { (instance.pods().len() == 2).then_some(()) }).await;
     instance.wait_ready();
     let owners = kubectl_ok(&[
         "-n",
