@@ -5,6 +5,7 @@ mod answer;
 mod args;
 mod client;
 mod connection;
+mod destination;
 mod doctor;
 mod fault;
 mod lists;

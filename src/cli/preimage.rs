@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::cli::answer::Answer;
 use crate::cli::args::PreimageArgs;
 use crate::cli::client::{Call, Client, Payload, Repeat, Reply};
+use crate::cli::destination::Destination;
 use crate::cli::fault::{Fault, Refused};
 use crate::cli::outage::Class;
 use crate::cli::progress::{Meter, size as readable};
@@ -121,24 +122,10 @@ async fn download(client: &Client, hash: PreimageHash, destination: &Path) -> Re
         fetch(client, hash, &mut std::io::stdout().lock(), Fault::Output).await?;
         return Ok(Answer::text(String::new()));
     }
-    // Under the final name there are never half the bytes, nor wrong ones.
-    let mut partial = destination.as_os_str().to_owned();
-    partial.push(".part");
-    let partial = PathBuf::from(partial);
-    let mut file = std::fs::File::create(&partial).map_err(|cause| Fault::writing(&partial, cause))?;
-    let fetched = fetch(client, hash, &mut file, |cause| Fault::writing(&partial, cause)).await;
-    drop(file);
-    let moved = match fetched {
-        Ok(size) => {
-            std::fs::rename(&partial, destination).map(|()| size).map_err(|cause| Fault::writing(destination, cause))
-        }
-        Err(fault) => Err(fault),
-    };
-    if moved.is_err() {
-        // What is left is of no use; that it can't be removed is less of a problem than the fault itself.
-        let _ = std::fs::remove_file(&partial);
-    }
-    let size = moved?;
+    let failed = |cause| Fault::writing(destination, cause);
+    let mut out = Destination::open(destination).map_err(failed)?;
+    let size = fetch(client, hash, &mut out, failed).await?;
+    out.keep().map_err(failed)?;
     let json = json!({"hash": hash, "size": size, "file": destination.to_string_lossy()});
     let text = format!("saved preimage {hash} to {} ({})\n", destination.display(), readable(size));
     Ok(Answer::json(json).with_text(text).with_names(vec![hash.to_string()]))

@@ -199,3 +199,47 @@ fn doctor_finds_a_healthy_server_well() {
     let report = server.json(&["doctor", "--json"]);
     assert_eq!((&report["ok"], report["checks"].as_array().unwrap().len()), (&json!(true), 8));
 }
+
+#[test]
+fn a_download_changes_its_own_file_alone_and_keeps_what_kind_of_file_it_is() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (server, directory) = (Server::start(), tempdir().unwrap());
+    let hello = write(directory.path(), "hello.txt", b"hello\n");
+    server.ok(&["jam", "preimage", "--file", &hello]);
+    let at = |name: &str| directory.path().join(name);
+    let get = |hash: &str, to: &str| {
+        server.slctl(&["jam", "preimage", "--get", "--hash", hash, "-o", at(to).to_str().unwrap()]).code
+    };
+    let read = |name: &str| std::fs::read_to_string(at(name)).unwrap();
+    let mode = |name: &str| std::fs::metadata(at(name)).unwrap().permissions().mode() & 0o777;
+
+    write(directory.path(), "a.part", b"of the user");
+    write(directory.path(), "b.part", b"of the user");
+    assert_eq!((get(HELLO, "a"), get(&"0".repeat(64), "b")), (0, 3));
+    assert_eq!((read("a").as_str(), at("b").exists()), ("hello\n", false));
+    assert_eq!((read("a.part").as_str(), read("b.part").as_str()), ("of the user", "of the user"));
+
+    std::fs::create_dir(at("deep")).unwrap();
+    write(directory.path(), "deep/old", b"old");
+    std::os::unix::fs::symlink("deep/old", at("link")).unwrap();
+    std::os::unix::fs::symlink("deep/new", at("dangling")).unwrap();
+    assert_eq!((get(HELLO, "link"), get(HELLO, "dangling")), (0, 0));
+    assert!(at("link").is_symlink() && at("dangling").is_symlink());
+    assert_eq!((read("deep/old").as_str(), read("deep/new").as_str()), ("hello\n", "hello\n"));
+
+    write(directory.path(), "private", b"old");
+    std::fs::set_permissions(at("private"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!((get(HELLO, "private"), mode("private"), read("private").as_str()), (0, 0o600, "hello\n"));
+    assert_eq!(mode("a"), mode("hello.txt"), "a new file is as the umask says");
+
+    let made = std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap();
+    assert!(made.success());
+    let pipe = at("pipe");
+    let reader = std::thread::spawn(move || std::fs::read_to_string(pipe).unwrap());
+    assert_eq!((get(HELLO, "pipe"), reader.join().unwrap().as_str()), (0, "hello\n"));
+    assert!(!std::fs::metadata(at("pipe")).unwrap().is_file());
+
+    assert_eq!(get(HELLO, "deep"), 2, "a directory is no file");
+    let hidden = std::fs::read_dir(directory.path()).unwrap().flatten();
+    assert_eq!(hidden.filter(|entry| entry.file_name().to_string_lossy().starts_with('.')).count(), 0);
+}
