@@ -122,21 +122,27 @@ pub async fn fetch(client: &Client, query: Query, paging: &PagingArgs) -> Result
     if !all {
         return Ok(list);
     }
-    let mut seen: HashSet<String> = list.names("id").into_iter().collect();
+    let mut seen: HashSet<String> = list.items.iter().filter_map(key).collect();
+    let mut seen_receipts: HashSet<String> = list.receipts.iter().flatten().filter_map(key).collect();
     while let Some(page) = pages.next_page().await? {
         // With offsets, an entry made meanwhile shifts the others onto the next page: they are not shown twice.
-        let fresh = |item: &Value| match item.get("id").and_then(Value::as_str) {
-            Some(id) => seen.insert(id.to_owned()),
-            None => true,
-        };
-        list.items.extend(page.items.into_iter().filter(fresh));
+        let fresh = |item: &Value, seen: &mut HashSet<String>| key(item).is_none_or(|key| seen.insert(key));
+        list.items.extend(page.items.into_iter().filter(|item| fresh(item, &mut seen)));
         if let (Some(all), Some(more)) = (&mut list.receipts, page.receipts) {
-            all.extend(more);
+            all.extend(more.into_iter().filter(|receipt| fresh(receipt, &mut seen_receipts)));
         }
     }
     list.next = Next::Nowhere;
     list.raw = joined(&list);
     Ok(list)
+}
+
+/// What an entry is known by: its id, or of a receipt the place in its chain.
+fn key(item: &Value) -> Option<String> {
+    match item.get("id").and_then(Value::as_str) {
+        Some(id) => Some(id.to_owned()),
+        None => Some(format!("{}/{}", item.get("service_id")?.as_str()?, item.get("seq")?.as_u64()?)),
+    }
 }
 
 fn joined(list: &List) -> Value {

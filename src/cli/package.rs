@@ -106,13 +106,18 @@ pub async fn list_as(
     Ok(if list.has_more() { answer.with_table_note(lists::more_note(&list, &paging)) } else { answer })
 }
 
-/// The entry with the seq of its receipt: a package's receipt has the package's id, a report's its output hash.
+/// The entry with the seq of its receipt: a package's receipt has the package's id, a report's its output hash. Reports with
+/// the same output are told apart by the id in `extra`.
 fn with_seq(item: &Value, receipts: &[Value]) -> Value {
-    let hash = item.get("refine_output_hash").or_else(|| item.get("id"));
-    let seq = receipts
-        .iter()
-        .find(|receipt| receipt.get("hash") == hash && receipt.get("service_id") == item.get("service_id"))
-        .and_then(|receipt| receipt.get("seq"));
+    let id = item.get("id");
+    let hash = item.get("refine_output_hash").or(id);
+    let is_its = |receipt: &&Value| {
+        let named = receipt.pointer("/extra/report_id");
+        receipt.get("hash") == hash
+            && receipt.get("service_id") == item.get("service_id")
+            && (named.is_none() || named == id)
+    };
+    let seq = receipts.iter().find(is_its).and_then(|receipt| receipt.get("seq"));
     let mut item = item.clone();
     item["receipt"] = seq.cloned().unwrap_or(Value::Null);
     item

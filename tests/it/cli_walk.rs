@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
-use crate::cli_support::{Server, blur, write};
+use crate::cli_support::{Fake, Reply, Server, blur, write};
 
 /// The SHA-256 of "hello\n".
 const HELLO: &str = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
@@ -242,4 +242,44 @@ fn a_download_changes_its_own_file_alone_and_keeps_what_kind_of_file_it_is() {
     assert_eq!(get(HELLO, "deep"), 2, "a directory is no file");
     let hidden = std::fs::read_dir(directory.path()).unwrap().flatten();
     assert_eq!(hidden.filter(|entry| entry.file_name().to_string_lossy().starts_with('.')).count(), 0);
+}
+
+#[test]
+fn reports_with_the_same_output_are_shown_with_their_own_receipts() {
+    let report = |id: &str| {
+        json!({"id": id, "package_id": "p", "service_id": "s", "status": "applied",
+        "refine_output_hash": "same", "created_at": "now"})
+    };
+    let receipt = |seq: u64, id: &str| {
+        json!({"hash": "same", "service_id": "s", "seq": seq,
+        "extra": {"package_id": "p", "report_id": id}})
+    };
+    let page = json!({"items": [report("two"), report("one")], "next_offset": null, "next_cursor": null,
+        "receipts": [receipt(2, "one"), receipt(4, "two")]});
+    let fake = Fake::answering(move |_, head| {
+        assert!(head.starts_with("GET /jam/reports?") && head.contains("include_receipt=true"), "{head}");
+        Some(Reply::json(&page))
+    });
+    let ran = fake.slctl(&["jam", "reports", "--include-receipt", "--table"]);
+    let rows = "ID PACKAGE SERVICE STATUS OUTPUT CREATED RECEIPT\n\
+                two p s applied same now 4\none p s applied same now 2\n";
+    assert_eq!((ran.code, blur(&ran.out).as_str()), (0, rows), "{ran:?}");
+}
+
+#[test]
+fn receipts_that_slip_onto_the_next_page_are_shown_once() {
+    let page = |seqs: &[u64]| -> Reply {
+        let receipt = |seq: &u64| json!({"service_id": "s", "seq": seq, "hash": format!("h{seq}")});
+        Reply::json(&seqs.iter().map(receipt).collect::<Vec<_>>().into())
+    };
+    let fake = Fake::answering(move |call, _| {
+        Some(match call {
+            0 => page(&[3, 2]),
+            // Meanwhile one was added at the front.
+            1 => page(&[2, 1]),
+            _ => page(&[]),
+        })
+    });
+    let ran = fake.slctl(&["jam", "receipts", "--all", "--limit", "2", "--output", "name"]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, "h3\nh2\nh1\n"), "{ran:?}");
 }
