@@ -27,14 +27,14 @@ const COLUMNS: [(&str, &str); 6] = [
 /// `jam package`.
 pub async fn submit(client: &Client, args: PackageArgs) -> Result<Answer, Fault> {
     let PackageArgs { service, kind, params_hash, preimages, file, include_receipt, idempotency_key } = args;
-    let package = if let Some(path) = file {
+    let package: String = if let Some(path) = file {
         read_package(&path)?
     } else {
         let mut item = json!({"kind": kind, "params_hash": params_hash});
         if !preimages.is_empty() {
             item["preimage_hashes"] = json!(preimages);
         }
-        json!({"service_id": service, "items": [item]})
+        json!({"service_id": service, "items": [item]}).to_string()
     };
     // A key of our own makes it safe to send the package again when the connection breaks.
     let key = idempotency_key.unwrap_or_else(|| Uuid::now_v7().to_string());
@@ -42,7 +42,7 @@ pub async fn submit(client: &Client, args: PackageArgs) -> Result<Answer, Fault>
         .map_err(|_| Fault::Usage("--idempotency-key has characters that a header can't carry".into()))?;
     let mut call = Call::new(Method::POST, &["jam", "packages"], Repeat::Always).include_receipt(include_receipt);
     call.headers.insert("idempotency-key", key);
-    call.payload = Payload::Json(package.to_string().into());
+    call.payload = Payload::Json(package.into());
     let reply = client.send(call).await?;
     let stored: Value = reply.json()?;
     let names = package_of(&stored).get("id").and_then(Value::as_str).map(str::to_owned).into_iter().collect();
@@ -59,7 +59,8 @@ fn package_of(answer: &Value) -> &Value {
     answer.get("package").unwrap_or(answer)
 }
 
-fn read_package(path: &Path) -> Result<Value, Fault> {
+/// The file's own text: the server is to see what it would refuse, such as a key that comes twice.
+fn read_package(path: &Path) -> Result<String, Fault> {
     let failed = |cause| Fault::reading(path, cause);
     let mut text = String::new();
     if path == Path::new("-") {
@@ -70,7 +71,7 @@ fn read_package(path: &Path) -> Result<Value, Fault> {
     let package: Value = serde_json::from_str(&text)
         .map_err(|why| Fault::Usage(format!("{} is not a package in JSON: {why}", path.display())))?;
     if package.is_object() {
-        Ok(package)
+        Ok(text)
     } else {
         Err(Fault::Usage(format!("{}: a package is one JSON object with service_id and items", path.display())))
     }

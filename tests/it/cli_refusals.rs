@@ -99,6 +99,9 @@ fn a_package_that_the_server_does_not_want_is_refused() {
     let directory = tempdir().unwrap();
     let invented = write(directory.path(), "p.json", br#"{"service_id":"s","items":[],"status":"applied"}"#);
     refused_like(&server.slctl(&["jam", "package", "--file", &invented]), 1, "", "(jam_validation_error)");
+    let twice = br#"{"service_id":"s","items":[{"kind":"k","params_hash":"p"}],"service_id":"t"}"#;
+    let twice = write(directory.path(), "twice.json", twice);
+    refused_like(&server.slctl(&["jam", "package", "--file", &twice]), 1, "", "(jam_bad_request)");
     assert_eq!(submit(&[]).code, 0);
     refused_like(&submit(&[]), 1, "", "(jam_pending_limit)");
 }
