@@ -245,7 +245,14 @@ impl Gate {
     ) -> Result<Option<Caller>, (AuthFailure, TokenId, Refusal)> {
         let (Some(admins), Some(token)) = (&self.admins, token) else { return Ok(None) };
         let book = admins.book();
-        let Ok(Known(entry)) = book.decide(token, now) else { return Ok(None) };
+        let entry = match book.decide(token, now) {
+            Ok(Known(entry)) => entry,
+            // The other file may know the same token.
+            Err(Unaccepted::Expired) if self.tokens.book().decide(token, now) == Err(Unaccepted::Unknown) => {
+                return Err(unaccepted(Unaccepted::Expired, TokenHash::of(token).id()));
+            }
+            Err(Unaccepted::Unknown | Unaccepted::Expired | Unaccepted::NotAllowed) => return Ok(None),
+        };
         let carries = |scope| entry.scopes.as_ref().is_none_or(|scopes| scopes.contains(&scope));
         if !carries(scope) {
             return Err(lacks(scope, entry.id.clone()));

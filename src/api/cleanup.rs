@@ -4,6 +4,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
+use jam_domain::audit::Deed;
 use jam_domain::retention::{Cleaned, CleanupRecord, CleanupRun, Retention};
 use jam_domain::{By, Settings, StoreKind, Timestamp};
 use jam_store::{CleanupError, Progress, Store, StoreError};
@@ -111,7 +112,8 @@ async fn with_quotas(store: &dyn Store, settings: Settings) -> Result<Settings, 
     }
 }
 
-/// One run: logged once, and remembered unless it was dry; in the audit, too, when an administrator asked for it.
+/// One run: logged once, and remembered unless it was dry. When an administrator asked for it, the audit says so before the first
+/// batch and how it ended after the last.
 pub async fn run(
     store: &dyn Store,
     settings: &Settings,
@@ -120,6 +122,17 @@ pub async fn run(
     stop: &CancellationToken,
 ) -> Result<CleanupRun, Unfinished> {
     let retention = settings.retention(clock());
+    let (started_at, cutoff) = (retention.now(), retention.cutoff());
+    let ended = |cleaned, error: Option<&StoreError>| {
+        let error = error.map(ToString::to_string);
+        CleanupRun { started_at, finished_at: clock(), cutoff, cleaned, error }
+    };
+    // A cleanup that nobody knows of must not be.
+    if let Some(by) = by.filter(|_| !dry_run)
+        && let Err(error) = store.note(Deed::asks_for_cleanup(by, cutoff)).await
+    {
+        return Err(Unfinished::Half { run: Box::new(ended(Cleaned::default(), Some(&error))), error });
+    }
     let (cleaned, error) = match cleaned(store, &retention, dry_run, stop).await {
         Ok(cleaned) => (cleaned, None),
         Err(CleanupError::Failed { error, cleaned }) => (cleaned, Some(error)),
@@ -128,14 +141,14 @@ pub async fn run(
             return Err(Unfinished::Busy);
         }
     };
-    let (started_at, cutoff) = (retention.now(), retention.cutoff());
-    let words = error.as_ref().map(ToString::to_string);
-    let ended = CleanupRun { started_at, finished_at: clock(), cutoff, cleaned, error: words };
+    let ended = ended(cleaned, error.as_ref());
     log(store, &ended, dry_run);
+    let mut forgotten = None;
     if !dry_run && let Err(error) = store.record_cleanup(ended.clone(), by).await {
         tracing::warn!(%error, "the cleanup could not be remembered: /system/status shows the one before");
+        forgotten = by.map(|_| error);
     }
-    match error {
+    match error.or(forgotten) {
         Some(error) => Err(Unfinished::Half { run: Box::new(ended), error }),
         None => Ok(ended),
     }

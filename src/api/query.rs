@@ -66,6 +66,16 @@ impl Query {
         }
     }
 
+    /// Refuses what is none of these: for a call that does something else when one is misspelt.
+    pub fn only(&self, known: &[&str]) -> Result<(), Refusal> {
+        match self.0.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+            Some((name, _)) => {
+                Err(Refusal::field(name.as_str(), format!("is no parameter of this call; it has {}", known.join(", "))))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Which page: `limit` with `offset` or `cursor`. A limit above the most is the most; 0 is the default, as it was
     /// for the prior client.
     pub fn page<C: FromStr>(&self) -> Result<PageRequest<C>, Refusal>

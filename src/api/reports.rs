@@ -5,7 +5,7 @@ use axum::response::Response;
 use hyper::body::Incoming;
 use jam_domain::page::ReportFilter;
 use jam_domain::word::attestation;
-use jam_domain::{Attestation, Code, PackageStatus, Refusal, ReportId};
+use jam_domain::{Attestation, Code, PackageId, PackageStatus, Refusal, ReportId};
 use jam_store::{Attest, Dissent, ReportBundle};
 
 use super::admit::Admitted;
@@ -25,9 +25,16 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
         archived: admitted.archived()?,
     };
     let asked = query.page()?;
+    let include_receipt = query.flag("include_receipt")?;
     filter.service_id.iter().try_for_each(|service| admitted.caller.may_touch(service))?;
     let page = api.store.reports(&filter, asked).await?;
-    Ok(list(admitted.settings.legacy_list_response, &asked, &page, None))
+    let receipts = if include_receipt && !admitted.settings.legacy_list_response {
+        let packages: Vec<PackageId> = page.items.iter().map(|report| report.package_id).collect();
+        Some(api.store.report_receipts(&packages, filter.archived).await?)
+    } else {
+        None
+    };
+    Ok(list(admitted.settings.legacy_list_response, &asked, &page, receipts))
 }
 
 /// POST /jam/reports/{id}/attestations.

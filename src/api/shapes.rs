@@ -276,7 +276,7 @@ pub struct Listed<'a, T> {
     pub next_offset: Option<u64>,
     /// The `cursor` of the next page; null at the end.
     pub next_cursor: Option<String>,
-    /// Receipts of the packages of this page: lists of packages with `include_receipt=true` only.
+    /// Receipts of what stands on this page: lists of packages and of reports, with `include_receipt=true` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub receipts: Option<Vec<Receipt>>,
 }

@@ -1,12 +1,14 @@
 //! The admin plane: who is let in, what is there without it, the audit, archived packages, cleanup by hand.
 
 use jam::api::action::{Permission, TABLE};
+use jam_domain::Timestamp;
 use jam_store::{PostgresConfig, PostgresStore, Store};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
 use crate::api_support::{Answer, Server, TOKEN, World, answer, file, laws, token_file, until};
 use crate::store_fixture::{engine, package as old_package};
+use crate::support::postgres;
 
 /// The token of an administrator.
 pub const ROOT: &str = "a-token-of-an-administrator";
@@ -16,6 +18,7 @@ pub const BOUND: &str = "a-token-of-an-administrator-of-mine";
 laws!(
     without_admin_tokens_there_is_no_admin_plane,
     only_tokens_of_the_admin_file_are_let_in,
+    an_administrators_token_that_expired_is_said_to_have_expired,
     an_administrator_of_some_services_gets_no_further_than_these,
     every_action_is_in_the_audit,
     a_cleanup_by_hand_says_what_it_did_and_stands_in_the_status,
@@ -109,6 +112,18 @@ async fn only_tokens_of_the_admin_file_are_let_in(world: World) {
     answer(open.server.bare("GET", "/jam/admin/audit")).await.refused(401, "jam_admin_auth_missing");
 }
 
+async fn an_administrators_token_that_expired_is_said_to_have_expired(world: World) {
+    let hash = jam_domain::token::TokenHash::of(ROOT);
+    let ended = Timestamp::now().plus_seconds(-1);
+    let (_dir, path) = file("admins.json", &json!([{"id": hash.id(), "sha256": hash, "not_after": ended}]).to_string());
+    let server = world.with(&[("JAM_ADMIN_TOKENS_FILE", path.to_str().unwrap())]).await;
+    for (path, code) in [("/jam/admin/audit", "jam_admin_auth_missing"), ("/jam/packages", "jam_auth_missing")] {
+        let refused = answer(server.bare("GET", path).bearer_auth(ROOT)).await.refused(401, code);
+        assert!(refused["error"].as_str().unwrap().contains("expired"), "{refused}");
+    }
+    assert_eq!(server.metric("jam_auth_failures_total{reason=\"expired\"").await, Some(2.0));
+}
+
 async fn an_administrator_of_some_services_gets_no_further_than_these(world: World) {
     let office = Office::open(&world).await;
     for (method, path) in
@@ -128,10 +143,13 @@ async fn every_action_is_in_the_audit(world: World) {
     answer(office.request("DELETE", &path)).await.expect(204);
     office.call("POST", "/jam/admin/cleanup/run?dry_run=true", &Value::Null).await.expect(200);
     office.call("POST", "/jam/admin/cleanup/run", &Value::Null).await.expect(200);
-    let wanted = [("cleanup.run", ""), ("preimage.delete", hash.as_str())];
+    // What is many transactions is told before the first of them and after the last.
+    let wanted = [("cleanup.run", ""), ("cleanup.run", ""), ("preimage.delete", hash.as_str())];
     assert_eq!(office.audit().await, wanted.map(|(action, target)| (action.to_owned(), target.to_owned())));
-    let page = office.get("/jam/admin/audit?limit=1").await.expect(200).json();
-    assert_eq!((&page["items"][0]["id"], &page["next_offset"]), (&json!(2), &json!(1)));
+    let page = office.get("/jam/admin/audit?limit=2").await.expect(200).json();
+    assert_eq!((&page["items"][0]["id"], &page["next_offset"]), (&json!(3), &json!(2)));
+    let results = [0, 1].map(|line| page["items"][line]["after"]["result"].clone());
+    assert_eq!(results, [json!("ok"), json!("asked")]);
     let cursor = page["next_cursor"].as_str().unwrap();
     let page = office.get(&format!("/jam/admin/audit?cursor={cursor}")).await.expect(200).json();
     let line = &page["items"][0];
@@ -152,7 +170,10 @@ async fn a_cleanup_by_hand_says_what_it_did_and_stands_in_the_status(world: Worl
         let dry = office.call("POST", &path, &Value::Null).await.expect(200).json();
         assert_eq!((&dry["dry_run"], &dry["archived"]["packages"]), (&json!(true), &json!(0)), "{flag}");
     }
-    assert_eq!(stands().await["last"], Value::Null, "a dry run is not remembered");
+    let misspelt = office.call("POST", "/jam/admin/cleanup/run?dryrun=true", &Value::Null).await;
+    let refused = misspelt.refused(400, "jam_admin_validation_error");
+    assert!(refused["error"].as_str().unwrap().contains("dryrun"), "{refused}");
+    assert_eq!(stands().await["last"], Value::Null, "neither a dry run nor a refused one is remembered");
     let ran = office.call("POST", "/jam/admin/cleanup/run", &Value::Null).await.expect(200).json();
     assert_eq!((&ran["dry_run"], &ran["deleted"]["preimages"]), (&json!(false), &json!(0)));
     let last = stands().await["last"].take();
@@ -173,12 +194,29 @@ async fn with_an_old_package() -> (World, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cleanup_whose_line_cannot_be_written_does_nothing() {
+    let (world, id) = with_an_old_package().await;
+    let office = Office::open(&world).await;
+    let dsn = world.dsn().unwrap();
+    postgres::execute(dsn, "alter table audit add constraint nothing check (false)").await;
+    let refused = office.call("POST", "/jam/admin/cleanup/run", &Value::Null).await;
+    assert_eq!(refused.status, 500);
+    office.get(&format!("/jam/packages/{id}")).await.expect(200);
+    postgres::execute(dsn, "alter table audit drop constraint nothing").await;
+    let ran = office.call("POST", "/jam/admin/cleanup/run", &Value::Null).await.expect(200).json();
+    assert_eq!(ran["archived"]["packages"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_archived_package_is_seen_and_brought_back_by_administrators_only() {
     let (world, id) = with_an_old_package().await;
     let office = Office::open(&world).await;
     let (path, restore) = (format!("/jam/packages/{id}"), format!("/jam/admin/packages/{id}/restore"));
     let all = ["", "/report", "/attestations"].map(|part| format!("{path}{part}"));
     let live = office.get(&format!("{path}/report?include_receipt=true")).await.expect(200).json();
+    let listed =
+        async |query: &str| office.get(&format!("/jam/reports?include_receipt=true{query}")).await.expect(200).json();
+    assert_eq!(listed("").await["receipts"], json!([live["receipt"]]));
     let ran = office.call("POST", "/jam/admin/cleanup/run", &Value::Null).await.expect(200).json();
     assert_eq!(ran["archived"], json!({"packages": 1, "reports": 1}));
     for part in &all {
@@ -199,8 +237,9 @@ async fn an_archived_package_is_seen_and_brought_back_by_administrators_only() {
         assert_eq!(office.get(&asked).await.expect(200).json()["items"].as_array().unwrap().len(), 1, "{list}");
         assert_eq!(office.get(&format!("{asked}&status=disputed")).await.json()["items"], json!([]));
     }
-    let listed = office.get("/jam/packages?archived=true&include_receipt=true").await.expect(200).json();
-    assert_eq!(listed["receipts"][0]["hash"], id);
+    assert_eq!(listed("&archived=true").await["receipts"], json!([live["receipt"]]));
+    let packages = office.get("/jam/packages?archived=true&include_receipt=true").await.expect(200).json();
+    assert_eq!(packages["receipts"][0]["hash"], id);
     answer(office.server.request("POST", &restore)).await.refused(403, "jam_admin_forbidden");
     assert_eq!(office.call("POST", &restore, &Value::Null).await.expect(200).json()["id"], id);
     for part in &all {

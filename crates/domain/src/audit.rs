@@ -145,6 +145,11 @@ impl Deed {
         Self::of(by, Act::RestorePackage, id, json!({"archived_at": archived_at}), json!({"restored_at": by.at}))
     }
 
+    /// A cleanup was asked for by hand. It is many transactions, so this line comes before the first of them.
+    pub fn asks_for_cleanup(by: &By, cutoff: Option<Timestamp>) -> Self {
+        Self::of(by, Act::RunCleanup, "", Value::Null, json!({"result": "asked", "cutoff": cutoff}))
+    }
+
     /// A cleanup was run by hand and ended, well or not.
     pub fn ran_cleanup(by: &By, run: &CleanupRun) -> Self {
         let CleanupRun { started_at, finished_at, cutoff, cleaned, error } = run;

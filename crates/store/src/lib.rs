@@ -299,6 +299,8 @@ pub trait Store: Administration + Send + Sync + 'static {
     async fn package_receipt(&self, id: PackageId) -> Stored<Option<Receipt>>;
     /// Receipts of these packages, or of these archived ones, for lists with `include_receipt`.
     async fn package_receipts(&self, ids: &[PackageId], archived: bool) -> Stored<Vec<Receipt>>;
+    /// Receipts of the reports of these packages, or of these archived ones; none for a report that is not accumulated.
+    async fn report_receipts(&self, packages: &[PackageId], archived: bool) -> Stored<Vec<Receipt>>;
     /// Packages, newest first.
     async fn packages(
         &self,

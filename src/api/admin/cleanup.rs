@@ -19,6 +19,7 @@ const BUSY_RETRY: u32 = 10;
 /// is remembered and stands in the audit.
 pub async fn run(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
     admitted.caller.may_touch_all()?;
+    admitted.query.only(&["dry_run"])?;
     let dry_run = admitted.query.flag("dry_run")?;
     let (store, settings, by) = (api.store.clone(), admitted.settings.clone(), admitted.by());
     let running = tokio::spawn(async move {

@@ -165,6 +165,7 @@ fn reports() -> Call {
     Call::new(REPORTS, "List reports", "Newest first, ties by id.")
         .takes(service_id("Reports of this service."))
         .takes(status())
+        .takes(Parameter::flag("include_receipt", "Add the receipts of the reports of this page under `receipts`."))
         .takes(Parameter::flag("archived", "The reports of archived packages and only those; needs the scope `admin`."))
         .takes_all(paging())
         .answers(listed::<WorkReport>())

@@ -116,6 +116,17 @@ impl Store for MemoryStore {
         Ok(ids.iter().filter_map(|id| packages::receipt(&state, *id, archived)).collect())
     }
 
+    async fn report_receipts(&self, packages: &[PackageId], archived: bool) -> Stored<Vec<Receipt>> {
+        let state = self.state();
+        let bundle = |id: &PackageId| {
+            if archived {
+                return state.archived_bundle(*id);
+            }
+            state.bundle(state.packages.get(id)?.report?)
+        };
+        Ok(packages.iter().filter_map(|id| bundle(id)?.receipt).collect())
+    }
+
     async fn packages(
         &self,
         filter: &PackageFilter,

@@ -271,7 +271,13 @@ impl Store for PostgresStore {
     }
 
     async fn package_receipts(&self, ids: &[PackageId], archived: bool) -> Stored<Vec<Receipt>> {
-        self.read(|| receipts::of_packages(&self.pool, ids, archived)).await
+        let table = if archived { "archived_packages" } else { "packages" };
+        self.read(|| receipts::of(&self.pool, (table, "id"), ids)).await
+    }
+
+    async fn report_receipts(&self, packages: &[PackageId], archived: bool) -> Stored<Vec<Receipt>> {
+        let table = if archived { "archived_reports" } else { "reports" };
+        self.read(|| receipts::of(&self.pool, (table, "package_id"), packages)).await
     }
 
     async fn packages(

@@ -40,14 +40,17 @@ fn all_joined(rows: &[PgRow]) -> Result<Vec<Receipt>, Failure> {
     rows.iter().filter_map(|row| joined(row).transpose()).collect()
 }
 
-/// Receipts of these packages, archived or not, in the order of the ids.
-pub(super) async fn of_packages(pool: &PgPool, ids: &[PackageId], archived: bool) -> Result<Vec<Receipt>, Failure> {
-    let table = if archived { "archived_packages" } else { "packages" };
-    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+/// Receipts of the rows of a table in which these packages stand in this column, in the order of the packages.
+pub(super) async fn of(
+    pool: &PgPool,
+    (table, column): (&str, &str),
+    packages: &[PackageId],
+) -> Result<Vec<Receipt>, Failure> {
+    let ids: Vec<Uuid> = packages.iter().map(|id| id.0).collect();
     let sql = format!(
         "select {JOINED} from unnest($1::uuid[]) with ordinality as u(id, place)
-         join {table} p on p.id = u.id
-         join receipts r on r.service_id = p.service_id and r.seq = p.receipt_seq order by u.place"
+         join {table} t on t.{column} = u.id
+         join receipts r on r.service_id = t.service_id and r.seq = t.receipt_seq order by u.place"
     );
     all_joined(&query(AssertSqlSafe(sql)).bind(ids).fetch_all(pool).await?)
 }
