@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use futures::future::join_all;
+use jam_domain::Timestamp;
 use jam_plan::names::{self, Component};
 use jam_plan::{JamInstance, Resolved, desired};
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodStatus};
 use kube::api::{ListParams, LogParams};
 use kube::{Api, ResourceExt};
 use tokio::time::timeout;
@@ -16,7 +17,7 @@ use super::apply;
 use super::context::Context;
 use super::error::Error;
 use super::key::Key;
-use super::pods::{ENOUGH, is_ready};
+use super::pods::{self, ENOUGH, is_ready};
 use super::watch::chain;
 use super::words;
 
@@ -53,12 +54,15 @@ async fn told_of(context: &Context, instance: &Key, component: Component) -> Vec
     }
 }
 
-/// The pods that are not ready: those of the revision before it are, and are none of the evidence.
+/// The pods that are not ready: those of the revision before it are, and are none of the evidence. A worker has no readiness but
+/// that it runs, so one that has just crashed counts, too.
 async fn suspects(context: &Context, instance: &Key, component: Component) -> Result<Vec<Pod>, kube::Error> {
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
     let params = ListParams::default().labels(&names::written(&names::selector(&instance.name, component)));
     let found = pods.list(&params).await?.items.into_iter();
-    Ok(found.filter(|pod| !is_ready(pod)).take(ENOUGH as usize).collect())
+    let now = Timestamp::now();
+    let has_crashed = |pod: &Pod| component == Component::Worker && pods::crashed(pod, now).is_some();
+    Ok(found.filter(|pod| !is_ready(pod) || has_crashed(pod)).take(ENOUGH as usize).collect())
 }
 
 /// States and last words of one pod.
@@ -123,14 +127,21 @@ async fn log(context: &Context, instance: &Key, pod: &Pod) -> String {
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
     let container = Some(names::CONTAINER.to_owned());
     let params = LogParams { container, tail_lines: Some(LINES), limit_bytes: Some(BYTES), ..LogParams::default() };
-    match pods.logs(&pod.name_any(), &params).await {
-        Ok(text) if !text.trim().is_empty() => begun(text),
-        Ok(_) => {
-            let before = LogParams { previous: true, ..params };
-            pods.logs(&pod.name_any(), &before).await.map_or_else(|_| "none".into(), begun)
-        }
-        Err(error) => format!("not to be had: {}", chain(&error)),
-    }
+    let now = match pods.logs(&pod.name_any(), &params).await {
+        Ok(text) => text,
+        Err(error) => return format!("not to be had: {}", chain(&error)),
+    };
+    let begins_anew = now.trim().is_empty() || pod.status.iter().any(has_restarted);
+    let before = LogParams { previous: true, ..params };
+    let before =
+        if begins_anew { pods.logs(&pod.name_any(), &before).await.unwrap_or_default() } else { String::new() };
+    [before, now].into_iter().find(|text| !text.trim().is_empty()).map_or_else(|| "none".into(), begun)
+}
+
+/// Whether a container runs again: what is to be read is the log of the one that ended.
+fn has_restarted(status: &PodStatus) -> bool {
+    let runs = |container: &ContainerStatus| container.state.as_ref().is_some_and(|state| state.running.is_some());
+    status.container_statuses.iter().flatten().any(|container| container.restart_count > 0 && runs(container))
 }
 
 /// Without the line in whose middle the log was cut off: half a secret is not known for one.

@@ -67,7 +67,7 @@ pub async fn look(context: &Context, instance: &JamInstance, observed: &mut Obse
             return;
         }
     };
-    observed.trouble = told_by(&pods, observed.at).or(observed.trouble.take());
+    observed.trouble = told_by_unready(&pods, observed.at).or(observed.trouble.take());
     let lapsed: Vec<Pod> = pods.iter().filter(|pod| has_lapsed(pod)).take(ENOUGH as usize).cloned().collect();
     pods.truncate(ENOUGH as usize);
     if !postgres {
@@ -145,8 +145,17 @@ fn told_by(pods: &[Pod], at: Timestamp) -> Option<String> {
     pods.iter().find_map(trouble).or_else(|| pods.iter().find_map(|pod| crashed(pod, at)))
 }
 
-/// How a pod's container ended just now. Between a crash and its next start, and after that, the kubelet says no more than this.
-fn crashed(pod: &Pod, at: Timestamp) -> Option<String> {
+/// The same of pods with a readiness probe: one that is ready again is no trouble, whatever it went through.
+fn told_by_unready(pods: &[Pod], at: Timestamp) -> Option<String> {
+    let unready: Vec<Pod> = pods.iter().filter(|pod| !is_ready(pod)).cloned().collect();
+    told_by(&unready, at)
+}
+
+/// How a container of a pod that stays ended just now. Between a crash and its next start, and after that, the kubelet says no more than this.
+pub fn crashed(pod: &Pod, at: Timestamp) -> Option<String> {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
     pod.status.as_ref()?.container_statuses.iter().flatten().find_map(|container| {
         let states = [&container.state, &container.last_state].into_iter().flatten();
         let ended = states.filter_map(|state| state.terminated.as_ref()).find(|ended| ended.exit_code != 0)?;
@@ -360,5 +369,25 @@ mod tests {
         assert_eq!(told(&running, &ended, LONGEST_BACKOFF), None);
         let good = json!({"terminated": {"exitCode": 0, "finishedAt": "2026-01-01T00:01:00Z"}});
         assert_eq!(told(&running, &good, 0), None);
+    }
+
+    #[test]
+    fn a_crash_of_a_pod_that_is_ready_again_or_on_its_way_out_is_no_trouble() {
+        let finished: Timestamp = Timestamp::from_jiff("2026-01-01T00:01:00Z".parse().unwrap());
+        let pod = |ready: &str, leaves: Value| {
+            serde_json::from_value::<Pod>(json!({
+                "metadata": {"name": "main-1", "deletionTimestamp": leaves},
+                "status": {"conditions": [{"type": "Ready", "status": ready}], "containerStatuses": [{
+                    "name": "api", "image": "x", "imageID": "", "ready": true, "restartCount": 1, "state": {"running": {}},
+                    "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": "2026-01-01T00:01:00Z"}},
+                }]},
+            }))
+            .unwrap()
+        };
+        assert_eq!(told_by_unready(&[pod("True", Value::Null)], finished), None);
+        assert_eq!(told_by_unready(&[pod("False", json!("2026-01-01T00:01:01Z"))], finished), None);
+        let words = Some("pod main-1: OOMKilled".to_owned());
+        assert_eq!(told_by_unready(&[pod("False", Value::Null)], finished), words);
+        assert_eq!(told_by(&[pod("True", Value::Null)], finished), words, "a worker has no readiness but that it runs");
     }
 }

@@ -24,28 +24,17 @@ const PROVEN: i32 = 15;
 
 /// The API Deployment, with the pods of the revision in force.
 pub(super) fn api(resolved: &Resolved) -> Desired {
-    let rolling =
-        RollingUpdateDeployment { max_unavailable: Some(IntOrString::Int(0)), max_surge: Some(IntOrString::Int(1)) };
     let name = names::api(&resolved.name);
-    deployment(resolved, name, Component::Api, resolved.replicas, resolved.revision.api(), (rolling, None))
+    deployment(resolved, name, Component::Api, resolved.replicas, resolved.revision.api(), None)
 }
 
 /// The worker Deployment, when there are workers.
 pub(super) fn worker(resolved: &Resolved) -> Option<Desired> {
     let template = resolved.revision.worker()?;
-    let rolling =
-        RollingUpdateDeployment { max_unavailable: Some(IntOrString::Int(1)), max_surge: Some(IntOrString::Int(1)) };
     let name = names::worker(&resolved.name);
     // The API server wants the deadline to be the longer one.
     let proven = PROVEN.min(resolved.progress_deadline - 1).max(0);
-    Some(deployment(
-        resolved,
-        name,
-        Component::Worker,
-        Some(resolved.workers.replicas),
-        template,
-        (rolling, Some(proven)),
-    ))
+    Some(deployment(resolved, name, Component::Worker, Some(resolved.workers.replicas), template, Some(proven)))
 }
 
 /// The API pods as this release makes them, with this settings file.
@@ -128,8 +117,11 @@ fn deployment(
     component: Component,
     replicas: Option<i32>,
     template: &Value,
-    (rolling, min_ready_seconds): (RollingUpdateDeployment, Option<i32>),
+    min_ready_seconds: Option<i32>,
 ) -> Desired {
+    // What works goes only when something else works: a bad release costs neither an API pod nor a worker.
+    let rolling =
+        RollingUpdateDeployment { max_unavailable: Some(IntOrString::Int(0)), max_surge: Some(IntOrString::Int(1)) };
     let selector = names::selector(&resolved.name, component);
     let mut metadata = identity::metadata(resolved, &name, component);
     metadata.annotations = Some(identity::annotation(names::REVISION, resolved.revision.name()));

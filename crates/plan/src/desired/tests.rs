@@ -208,9 +208,12 @@ fn the_deployment_waits_for_the_migration_and_is_kept_meanwhile() {
 
 #[test]
 fn a_rollout_never_has_a_pod_too_few() {
-    for item in every_object().iter().filter(|item| item.object.name == "main" && item.object.kind == Kind::Deployment)
-    {
-        assert_eq!(item.body["spec"]["strategy"]["rollingUpdate"], json!({"maxSurge": 1, "maxUnavailable": 0}));
+    let all = every_object();
+    for item in all.iter().filter(|item| item.object.kind == Kind::Deployment) {
+        let rolling = &item.body["spec"]["strategy"]["rollingUpdate"];
+        assert_eq!(rolling, &json!({"maxSurge": 1, "maxUnavailable": 0}), "{}", item.object.name);
+    }
+    for item in all.iter().filter(|item| item.object.name == "main" && item.object.kind == Kind::Deployment) {
         let container = &item.body["spec"]["template"]["spec"]["containers"][0];
         assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/readyz");
         assert_eq!(container["livenessProbe"]["httpGet"]["path"], "/healthz");
