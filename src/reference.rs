@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use clap::Command;
+use clap::{Command, Id};
 
 /// Every command with its help, as `--help` prints it. `program` is what users type, `generator` the command that writes the page
 /// to `docs/`, under the name of its own program.
@@ -16,11 +16,14 @@ pub fn markdown(command: Command, program: &str, generator: &str) -> String {
     command.build();
     // The environment of whoever generates the page must not show in it.
     let mut command = command.mut_args(|arg| arg.hide_env_values(true));
-    describe(&mut command, program, &mut page);
+    let everywhere: Vec<Id> =
+        command.get_arguments().filter(|arg| arg.is_global_set()).map(|arg| arg.get_id().clone()).collect();
+    describe(&mut command, program, &everywhere, &mut page);
     page
 }
 
-fn describe(command: &mut Command, path: &str, page: &mut String) {
+/// A command and those below it; without the flags that hold everywhere, which the first one shows.
+fn describe(command: &mut Command, path: &str, everywhere: &[Id], page: &mut String) {
     let help = command.render_long_help().to_string();
     let help = help.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
     let _ = write!(page, "\n## {path}\n\n```text\n{}\n```\n", help.trim_end());
@@ -32,10 +35,10 @@ fn describe(command: &mut Command, path: &str, page: &mut String) {
     for name in names {
         if let Some(sub) = command.find_subcommand_mut(&name) {
             let mut sub = sub.clone().term_width(100).mut_args(|arg| {
-                let everywhere = arg.is_global_set();
-                arg.hide(everywhere)
+                let said = everywhere.contains(arg.get_id());
+                arg.hide(said)
             });
-            describe(&mut sub, &format!("{path} {name}"), page);
+            describe(&mut sub, &format!("{path} {name}"), everywhere, page);
         }
     }
 }
