@@ -189,22 +189,35 @@ impl Client {
 
     /// Makes the call, again when that is allowed and helps; the answer's body is still to be read.
     ///
-    /// Waits as long as the server's Retry-After says, unless that would go beyond the timeout.
+    /// Waits as long as the server's Retry-After says, unless that would go beyond the timeout. When that comes during a further
+    /// attempt, the server's last refusal says more than that.
     pub async fn open(&self, call: &Call) -> Result<Response, Fault> {
         let started = Instant::now();
         let mut backoff = Duration::from_millis(100);
+        let mut refused = None;
         loop {
-            let fault = match self.attempt(call, started).await {
-                Ok(response) => return Ok(response),
-                Err(fault) => fault,
+            let fault = match (self.attempt(call, started).await, refused.take()) {
+                (Ok(response), _) => return Ok(response),
+                (Err(Fault::Unreachable { class: Class::Timeout, .. }), Some(refused)) => {
+                    return Err(Fault::Refused(self.to_the_end(refused)));
+                }
+                (Err(fault), _) => fault,
             };
             let Some(pause) = pause_before_retry(call.repeat, &fault, backoff) else { return Err(fault) };
             if started.elapsed() + pause >= self.timeout {
                 return Err(fault);
             }
+            if let Fault::Refused(refusal) = fault {
+                refused = Some(refusal);
+            }
             tokio::time::sleep(pause).await;
             backoff *= 2;
         }
+    }
+
+    fn to_the_end(&self, refused: Refused) -> Refused {
+        let message = format!("tried again until the timeout of {:?}: {}", self.timeout, refused.message);
+        Refused { message, ..refused }
     }
 
     /// What a read of an answer gives, or the timeout.

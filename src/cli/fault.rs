@@ -136,14 +136,7 @@ impl fmt::Display for Fault {
         match self {
             Self::Usage(problem) | Self::Corrupt(problem) => f.write_str(problem),
             Self::File { doing, path, cause } => write!(f, "cannot {doing} {}: {cause}", path.display()),
-            Self::Refused(Refused { status, code: _, message, retry_after, details: _ }) => {
-                f.write_str(message)?;
-                match (status, retry_after) {
-                    (401, _) => f.write_str("; set --token, --token-file or SERVICE_LAYER_TOKEN"),
-                    (429 | 503, Some(seconds)) => write!(f, "; try again in {seconds} s"),
-                    _ => Ok(()),
-                }
-            }
+            Self::Refused(refused) => f.write_str(&refused.advised()),
             Self::Unreachable { class, addr, detail } => {
                 write!(f, "{addr} {}: {detail}; {}", class.says(), class.next())
             }
@@ -169,6 +162,21 @@ impl Refused {
         Self { status: status.as_u16(), code, message, retry_after, details }
     }
 
+    /// What the server said, and what to do when it did not say that itself.
+    fn advised(&self) -> String {
+        let Self { status, code, message, retry_after, details: _ } = self;
+        match (status, retry_after) {
+            (401, _) if code.starts_with("jam_admin_") => {
+                format!("{message}; set --admin-token to a token of an administrator")
+            }
+            (401, _) => format!("{message}; set --token, --token-file or SERVICE_LAYER_TOKEN"),
+            (429 | 503, Some(_)) if message.contains("try again in ") => message.clone(),
+            (429 | 503, Some(seconds)) if message.ends_with("try again") => format!("{message} in {seconds} s"),
+            (429 | 503, Some(seconds)) => format!("{message}; try again in {seconds} s"),
+            _ => message.clone(),
+        }
+    }
+
     /// Whether the body named no code, as no answer of ours does.
     pub fn is_foreign(&self) -> bool {
         self.code.starts_with("http_")
@@ -185,6 +193,17 @@ mod tests {
         let fault = Fault::Refused(Refused::of(StatusCode::NOT_FOUND, None, body, "GET /x"));
         assert_eq!(fault.line(), "no such [31m thing (jam_not_found)");
         assert_eq!(fault.exit(), 3);
+    }
+
+    #[test]
+    fn when_to_try_again_is_said_once() {
+        let line = |said: &str| {
+            let body = serde_json::json!({"error": said, "code": "c", "retry_after": 2}).to_string();
+            Fault::Refused(Refused::of(StatusCode::SERVICE_UNAVAILABLE, None, body.as_bytes(), "GET /x")).to_string()
+        };
+        assert_eq!(line("no answer: try again"), "no answer: try again in 2 s");
+        assert_eq!(line("too many: try again in 2 s"), "too many: try again in 2 s");
+        assert_eq!(line("no answer"), "no answer; try again in 2 s");
     }
 
     #[test]

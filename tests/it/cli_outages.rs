@@ -130,6 +130,22 @@ fn a_wait_beyond_the_timeout_is_refused_at_once() {
 }
 
 #[test]
+fn a_refusal_is_not_forgotten_when_its_retry_takes_too_long() {
+    let (over, ended) = std::sync::mpsc::channel::<()>();
+    let fake = Fake::answering(move |call, _| {
+        if call > 0 {
+            ended.recv().ok();
+        }
+        let body = r#"{"error":"the store does not answer: try again","code":"jam_store_unavailable","retry_after":0}"#;
+        Some(Reply("503 Service Unavailable", String::new(), body.into()))
+    });
+    let line =
+        "tried again until the timeout of 1s: the store does not answer: try again in 0 s (jam_store_unavailable)";
+    refused(&fake.slctl(&["jam", "packages", "--timeout", "1s"]), 1, line);
+    drop(over);
+}
+
+#[test]
 fn a_broken_connection_is_tried_again_for_a_submission_and_not_for_processing() {
     let fake = Fake::answering(|call, _| (call > 0).then(|| Reply::json(&json!({"id": "x"}))));
     let submit = ["jam", "package", "--service", "s", "--kind", "k", "--params-hash", "p", "--output", "name"];

@@ -158,7 +158,7 @@ const CODES: [(&str, &str, i32, &str); 30] = [
     ("jam_store_unavailable", "jam packages", 1, "; try again in 60 s"),
     ("jam_admin_bad_request", "jam admin toggles", 1, ""),
     ("jam_admin_validation_error", "jam admin toggles", 1, ""),
-    ("jam_admin_auth_missing", "jam admin toggles", 1, "; set --token, --token-file or SERVICE_LAYER_TOKEN"),
+    ("jam_admin_auth_missing", "jam admin toggles", 1, "; set --admin-token to a token of an administrator"),
     ("jam_admin_forbidden", "jam admin toggles", 1, ""),
     ("jam_admin_service_denied", "jam admin toggles", 1, ""),
     ("jam_admin_not_found", "jam admin toggles", 3, ""),
@@ -232,7 +232,7 @@ fn what_a_token_may_not_do_and_what_contradicts_itself_is_told_by_the_real_serve
         (
             "nobody",
             "jam admin toggles",
-            "this token is not known (any more); set --token, --token-file or SERVICE_LAYER_TOKEN (jam_admin_auth_missing)",
+            "this token is not known (any more); set --admin-token to a token of an administrator (jam_admin_auth_missing)",
         ),
     ];
     for (token, typed, line) in cases {
