@@ -14,15 +14,16 @@ use crate::cli::connection::ConnectionArgs;
 /// Results are printed on stdout, everything else on stderr.
 /// Exit codes: 0 done, 1 the server refused, 2 usage, 3 not found, 4 unreachable.
 #[derive(Debug, Parser)]
-#[command(name = "slctl", version, arg_required_else_help = true)]
+#[command(name = "slctl", version, override_usage = "slctl [OPTIONS] <COMMAND>")]
 pub struct Cli {
     /// What to print instead of the command's own form
     #[arg(long, global = true, value_enum)]
     pub(super) output: Option<Format>,
     #[command(flatten)]
     pub(super) connection: ConnectionArgs,
+    /// Without one, help is printed: clap would do that only when no variable is set either.
     #[command(subcommand)]
-    pub(super) command: Command,
+    pub(super) command: Option<Command>,
 }
 
 /// The forms a result can be printed in.
@@ -186,10 +187,10 @@ pub struct ListArgs {
 #[derive(Debug, Args)]
 pub struct PagingArgs {
     /// Entries at most, 200 at once; 0 is the default of 50
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub limit: Option<u32>,
     /// Skip so many entries
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub offset: u64,
     /// Every entry: asks for page after page
     #[arg(long)]
@@ -214,7 +215,7 @@ pub struct ReportArgs {
 #[derive(Debug, Args)]
 pub struct ProcessArgs {
     /// Packages at most
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100), allow_negative_numbers = true)]
     pub limit: u32,
     /// Go on until nothing is pending
     #[arg(long, conflicts_with = "limit")]

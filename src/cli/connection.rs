@@ -56,6 +56,14 @@ impl ConnectionArgs {
     /// The address as a URL; `host:port` alone is plain HTTP.
     pub fn base(&self) -> Result<Url, Fault> {
         let text = self.addr.trim();
+        // What may be a password is in no message.
+        if text.contains('@') {
+            return Err(Fault::Usage(
+                "an address with an @ is not taken: a user name and password are not sent; set --addr or \
+                 SERVICE_LAYER_ADDR to http://HOST:PORT and --token or SERVICE_LAYER_TOKEN to the token"
+                    .into(),
+            ));
+        }
         let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
         let wrong = |why: &str| {
             Fault::Usage(format!(
@@ -161,6 +169,15 @@ mod tests {
         assert_eq!(at("https://a.example/prefix/").base().unwrap().as_str(), "https://a.example/prefix/");
         for wrong in ["", "ftp://a", "http://", "http://a?b=c"] {
             assert!(at(wrong).base().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_the_address_is_refused_and_not_repeated() {
+        for addr in ["http://user:sekret@host", "ftp://user:sekret@host", "user:sekret@host?x", "http://:sek/ret@h:x#"]
+        {
+            let line = at(addr).base().unwrap_err().line();
+            assert!(line.starts_with("an address with an @ is not taken") && !line.contains("sek"), "{line}");
         }
     }
 }

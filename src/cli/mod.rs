@@ -31,12 +31,18 @@ use args::{Command, JamCommand, ShellName};
 
 use answer::Answer;
 use client::Client;
+use connection::ConnectionArgs;
 use fault::Fault;
 
 /// Runs one command: asks the server, prints the result on stdout and everything else on stderr.
 pub async fn run(cli: Cli) -> ExitCode {
-    let format = cli.output;
-    let outcome = match answer(cli).await {
+    let Cli { connection, output: format, command } = cli;
+    let Some(command) = command else {
+        // Nothing is left to tell when stderr itself is closed.
+        let _ = write!(io::stderr(), "{}", Cli::command().render_help());
+        return ExitCode::from(2);
+    };
+    let outcome = match answer(&connection, command).await {
         Ok(answer) => answer.print(format, &mut io::stdout().lock(), &mut io::stderr().lock()),
         Err(fault) => Err(fault),
     };
@@ -52,13 +58,12 @@ pub async fn run(cli: Cli) -> ExitCode {
     }
 }
 
-async fn answer(cli: Cli) -> Result<Answer, Fault> {
-    let Cli { connection, output: _, command } = cli;
+async fn answer(connection: &ConnectionArgs, command: Command) -> Result<Answer, Fault> {
     match command {
         Command::Completion { shell } => Ok(completion(shell)),
         Command::Reference => Ok(Answer::text(crate::reference::markdown(Cli::command(), "slctl", "slctl reference"))),
         Command::Status => status::system(&connection.client()?).await,
-        Command::Doctor(args) => doctor::examine(&connection, args).await,
+        Command::Doctor(args) => doctor::examine(connection, args).await,
         Command::Jam { command } => jam(&connection.client()?, *command).await,
     }
 }

@@ -9,6 +9,7 @@ fn the_reference_page_is_what_help_says() {
         &["reference"],
     );
     let kept = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/slctl.md")).unwrap_or_default();
+    assert!(kept.contains("--admin-token <T>"), "only what holds for every command is left out");
     assert!(page.out == kept, "docs/slctl.md is not current: run `slctl reference > docs/slctl.md`");
 }
 
@@ -26,7 +27,7 @@ fn every_shell_gets_a_script_with_every_command() {
 
 #[test]
 fn what_the_command_line_does_not_allow_is_usage() {
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 13] = [
         (&["jam", "preimage"], "--file"),
         (&["jam", "preimage", "--stat"], "--hash"),
         (&["jam", "preimage", "--get", "--hash", &"a".repeat(64)], "-o"),
@@ -36,6 +37,7 @@ fn what_the_command_line_does_not_allow_is_usage() {
         (&["jam", "package", "--file", "f", "--service", "s"], "cannot be used with"),
         (&["jam", "packages", "--status", "done"], "pending, refined, disputed, applied"),
         (&["jam", "packages", "--limit", "x"], "--limit"),
+        (&["jam", "packages", "--limit", "-1"], "invalid value '-1' for '--limit <N>'"),
         (&["jam", "report", "--package", "x"], "is not a UUID"),
         (&["jam", "process", "--limit", "5", "--all"], "cannot be used with"),
         (&["jam", "receipt", "../status"], "hex digits and hyphens"),
@@ -75,4 +77,16 @@ fn a_package_file_that_is_no_package_is_told_before_anything_is_sent() {
     let ran = slctl_with(&[], &["jam", "package", "--file", &file]);
     assert_eq!(ran.code, 2);
     assert!(ran.err.contains("is not a package in JSON: expected value at line 1 column 16 (usage)"), "{ran:?}");
+}
+
+#[test]
+fn without_a_command_the_help_is_printed_whatever_the_environment_is() {
+    for environment in [&[][..], &[("SERVICE_LAYER_TOKEN", "t")], &[("SERVICE_LAYER_ADDR", "http://a")]] {
+        let ran = slctl_with(environment, &[]);
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""));
+        assert!(ran.err.starts_with("The client of the JAM API\n"), "{ran:?}");
+        assert!(ran.err.contains("slctl [OPTIONS] <COMMAND>") && !ran.err.contains("reference"), "{ran:?}");
+    }
+    let unknown = slctl_with(&[], &["jamm"]);
+    assert!(unknown.code == 2 && unknown.err.contains("unrecognized subcommand 'jamm'"), "{unknown:?}");
 }
