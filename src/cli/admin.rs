@@ -1,7 +1,8 @@
 //! `jam admin`: what an administrator asks of a running server.
 
 use clap::{Args, Subcommand};
-use jam_domain::{PackageId, PreimageHash, ReportId, ServiceId};
+use jam_domain::token::TokenHash;
+use jam_domain::{PackageId, ReportId, ServiceId};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -9,6 +10,9 @@ use crate::cli::answer::Answer;
 use crate::cli::client::{Call, Client, Payload, Repeat};
 use crate::cli::connection;
 use crate::cli::fault::Fault;
+use crate::table::Table;
+
+type Columns = &'static [(&'static str, &'static str)];
 
 /// `jam admin`.
 #[derive(Debug, Args)]
@@ -65,25 +69,47 @@ enum AdminCommand {
         service: ServiceId,
         /// Add the token with this SHA-256
         #[arg(long, value_name = "SHA256", conflicts_with = "remove")]
-        add: Option<PreimageHash>,
+        add: Option<TokenHash>,
         /// Take away the token with this SHA-256
         #[arg(long, value_name = "SHA256")]
-        remove: Option<PreimageHash>,
+        remove: Option<TokenHash>,
     },
 }
 
-/// `jam admin`: one call each, its answer as it is.
+/// `jam admin`: one call each, its answer as it is; a list also as a table and as names.
 pub async fn run(client: &Client, args: AdminArgs) -> Result<Answer, Fault> {
     let AdminArgs { admin_token, command } = args;
-    let other = match admin_token {
-        Some(token) => Some(client.with_bearer(connection::bearer(&token)?)),
+    let other = match admin_token.as_deref().map(str::trim) {
+        Some("") => return Err(Fault::Usage("--admin-token is empty".into())),
+        Some(token) => Some(client.with_bearer(connection::bearer(token)?)),
         None => None,
     };
+    let columns = columns_of(&command);
     let reply = other.as_ref().unwrap_or(client).send(call_of(command)).await?;
     if reply.body.is_empty() {
         return Ok(Answer::json(json!({"done": true})).with_text("done\n"));
     }
-    Ok(Answer::json(reply.json()?))
+    let json: Value = reply.json()?;
+    let Some(items) = json.get("items").and_then(Value::as_array) else { return Ok(Answer::json(json)) };
+    let name = |item: &Value| item.get(columns[0].1).and_then(Value::as_str).map(str::to_owned);
+    let (names, table) = (items.iter().filter_map(name).collect(), Table::of_records(columns, items));
+    Ok(Answer::json(json).with_names(names).with_table(table))
+}
+
+/// The columns of what is listed; the first one is what an entry is called in the commands that change it.
+fn columns_of(command: &AdminCommand) -> Columns {
+    match command {
+        AdminCommand::RateLimits { .. } => {
+            &[("KEY", "key"), ("LIMIT", "limit"), ("REMAINING", "remaining"), ("RESET", "reset")]
+        }
+        AdminCommand::Toggles { .. } => {
+            &[("KEY", "key"), ("VALUE", "value"), ("OVERRODE", "overrode"), ("SET", "set_at"), ("BY", "set_by")]
+        }
+        AdminCommand::Delegates { .. } => {
+            &[("SHA256", "sha256"), ("ID", "id"), ("NAME", "name"), ("SET", "set_at"), ("BY", "set_by")]
+        }
+        AdminCommand::Cleanup { .. } | AdminCommand::Disputes { .. } => &[("ID", "id")],
+    }
 }
 
 fn call_of(command: AdminCommand) -> Call {
@@ -115,7 +141,7 @@ fn call_of(command: AdminCommand) -> Call {
     }
 }
 
-fn delegates(service: &ServiceId, add: Option<PreimageHash>, remove: Option<PreimageHash>) -> Call {
+fn delegates(service: &ServiceId, add: Option<TokenHash>, remove: Option<TokenHash>) -> Call {
     let path = ["services", service.as_str(), "delegates"];
     match (add, remove) {
         (Some(token), _) => change(Method::POST, &path, &json!({"sha256": token})),

@@ -11,7 +11,10 @@ use crate::cli::client::{Call, Client, Repeat, Reply};
 use crate::cli::connection::ConnectionArgs;
 use crate::cli::fault::{Fault, Refused};
 use crate::cli::outage::Class;
-use crate::table::plain_line;
+use crate::table::{Table, plain_line};
+
+const COLUMNS: [(&str, &str); 5] =
+    [("CHECK", "name"), ("STATE", "state"), ("CLASS", "class"), ("DETAIL", "detail"), ("NEXT", "next")];
 
 /// What came of one check.
 #[derive(Debug)]
@@ -174,9 +177,11 @@ fn answer(addr: &str, checks: Vec<Check>, args: DoctorArgs) -> Answer {
         };
     }
     let entries: Vec<Value> = checks.into_iter().map(entry).collect();
-    let json = json!({"addr": addr, "ok": ill.is_empty(), "checks": entries});
     let summary = format!("{} of {} checks failed at {addr}", ill.len(), entries.len());
-    let answer = Answer::json(json).with_text(text).prefer_json(args.json);
+    let names = entries.iter().filter_map(|check| check["name"].as_str()).map(str::to_owned).collect();
+    let table = Table::of_records(&COLUMNS, &entries);
+    let json = json!({"addr": addr, "ok": ill.is_empty(), "checks": entries});
+    let answer = Answer::json(json).with_text(text).with_table(table).with_names(names).prefer_json(args.json);
     match ill.first() {
         Some(class) => answer.with_fault(Fault::Unwell { class: *class, summary }),
         None => answer,

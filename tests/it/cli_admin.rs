@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::api_support::token_file;
-use crate::cli_support::{Server, refused};
+use crate::cli_support::{Server, blur, refused};
 use jam_domain::token::TokenHash;
 
 const ROOT: &str = "a-token-of-an-administrator";
@@ -109,6 +109,37 @@ fn a_token_that_is_none_of_an_administrators_is_told_so() {
     let line = "this needs an administrator's token, one of admin_tokens_file (jam_admin_forbidden)";
     refused(&desk.server.slctl(&["jam", "admin", "toggles"]), 1, line);
     desk.refused(&["toggles", "--set", "enabled=7"], 1, "value: must be true or false (jam_admin_validation_error)");
+    let with = |token: &str| desk.server.slctl(&["jam", "admin", "--admin-token", token, "toggles"]);
+    let line =
+        "this token is not known (any more); set --admin-token to a token of an administrator (jam_admin_auth_missing)";
+    refused(&with("bad"), 1, line);
+    refused(&with(""), 2, "--admin-token is empty (usage)");
     let plain = Server::start();
     refused(&plain.slctl(&["jam", "admin", "toggles"]), 3, "there is no such path (jam_not_found)");
+}
+
+#[test]
+fn what_an_administrator_lists_has_columns_and_names() {
+    let desk = Desk::open();
+    let shown = |args: &[&str], form: &str| {
+        blur(&desk.server.ok(&[&["jam", "admin", "--admin-token", ROOT, "--output", form], args].concat()))
+    };
+    desk.admin(&["toggles", "--set", "max_pending_packages=7"]);
+    let by = TokenHash::of(ROOT).id().to_string();
+    let table = format!("KEY VALUE OVERRODE SET BY\nmax_pending_packages 7 100 <time> {by}\n");
+    assert_eq!(shown(&["toggles"], "table"), table);
+    assert_eq!(shown(&["toggles"], "name"), "max_pending_packages\n");
+    // The API takes upper case, so slctl does.
+    let hash = TokenHash::of("the-delegate").to_string();
+    desk.admin(&["delegates", "--service", "s", "--add", &hash.to_uppercase()]);
+    let table = format!("SHA256 ID NAME SET BY\n<hash> {} - <time> {by}\n", &hash[..8]);
+    assert_eq!(shown(&["delegates", "--service", "s"], "table"), table);
+    let names = ["jam", "admin", "--admin-token", ROOT, "--output", "name", "delegates", "--service", "s"];
+    assert_eq!(desk.server.ok(&names), format!("{hash}\n"));
+    let wrong = desk.server.slctl(&["jam", "admin", "delegates", "--service", "s", "--add", "x"]);
+    assert!(wrong.code == 2 && wrong.err.contains("SHA-256 of the token"), "{wrong:?}");
+    assert!(shown(&["rate-limits"], "table").starts_with("KEY LIMIT REMAINING RESET\ntoken:"));
+    let doctor = desk.server.ok(&["doctor", "--output", "table"]);
+    assert!(blur(&doctor).starts_with("CHECK STATE CLASS DETAIL NEXT\nresolve ok - the host has an address -\n"));
+    assert!(desk.server.ok(&["doctor", "--output", "name"]).starts_with("resolve\nconnect\n"));
 }
