@@ -11,6 +11,7 @@ use crate::cli::client::{Call, Client, Repeat, Reply};
 use crate::cli::connection::ConnectionArgs;
 use crate::cli::fault::{Fault, Refused};
 use crate::cli::outage::Class;
+use crate::cli::status;
 use crate::table::{Table, plain_line};
 
 const COLUMNS: [(&str, &str); 5] =
@@ -140,6 +141,8 @@ fn served(outcome: Result<Reply, Fault>) -> Vec<Check> {
     let is = |pointer: &str, wanted: bool| jam(pointer).and_then(Value::as_bool) == Some(wanted);
     let enabled = if is("enabled", true) {
         Finding::Fine("JAM is enabled".into())
+    } else if status::is_overridden(&status) {
+        unavailable(format!("JAM is not enabled: {}", status::SWITCHED_OFF), status::SWITCH_ON)
     } else {
         unavailable("JAM is not enabled: every /jam/ path answers 404", "set JAM_ENABLED=true on the server")
     };

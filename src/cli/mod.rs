@@ -69,6 +69,15 @@ async fn answer(connection: &ConnectionArgs, command: Command) -> Result<Answer,
 }
 
 async fn jam(client: &Client, command: JamCommand) -> Result<Answer, Fault> {
+    // What administrators ask for is there while JAM is off, too.
+    let of_jam = !matches!(command, JamCommand::Admin(_));
+    match dispatch(client, command).await {
+        Err(fault) if of_jam => Err(status::explain_missing(client, fault).await),
+        outcome => outcome,
+    }
+}
+
+async fn dispatch(client: &Client, command: JamCommand) -> Result<Answer, Fault> {
     match command {
         JamCommand::Status(args) => status::jam(client, args).await,
         JamCommand::Preimage(args) => preimage::run(client, args).await,

@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 
+use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use crate::cli::answer::Answer;
 use crate::cli::args::StatusArgs;
-use crate::cli::client::{Call, Client};
+use crate::cli::client::{Call, Client, Repeat};
 use crate::cli::fault::{Fault, Refused};
 use crate::table::plain_line;
 
@@ -23,6 +24,13 @@ const FIRST: [&str; 10] = [
     "accumulator_hash",
     "attestation_threshold",
 ];
+
+/// What switched JAM off, when it was an override.
+pub const SWITCHED_OFF: &str = "an administrator switched it off";
+/// How that override ends.
+pub const SWITCH_ON: &str = "`slctl jam admin toggles --delete enabled` switches it on again";
+/// What the server says of a path that it does not have, whatever JAM is.
+const NO_SUCH_PATH: &str = "there is no such path";
 
 /// `jam status`.
 pub async fn jam(client: &Client, args: StatusArgs) -> Result<Answer, Fault> {
@@ -60,15 +68,45 @@ pub async fn read(client: &Client, service: Option<String>) -> Result<Map<String
     match client.send(call).await {
         Ok(reply) => reply.json(),
         // The path is always there when JAM is on.
-        Err(Fault::Refused(refused)) if refused.status == 404 => {
-            let message = format!(
-                "JAM is not enabled at {}: see `slctl status`; the server needs JAM_ENABLED=true",
-                client.addr()
-            );
-            Err(Fault::Refused(Refused { message, ..refused }))
-        }
+        Err(Fault::Refused(refused)) if refused.status == 404 => Err(Fault::Refused(off(client, refused))),
         Err(fault) => Err(fault),
     }
+}
+
+fn off(client: &Client, refused: Refused) -> Refused {
+    let message =
+        format!("JAM is not enabled at {}: see `slctl status`; the server needs JAM_ENABLED=true", client.addr());
+    Refused { message, ..refused }
+}
+
+/// The same fault, or why nothing is found: JAM is off, or the address leads to no JAM API. `/system/status` tells.
+pub async fn explain_missing(client: &Client, fault: Fault) -> Fault {
+    let Fault::Refused(refused) = fault else { return fault };
+    if refused.status != 404 {
+        return Fault::Refused(refused);
+    }
+    let told = client.send(Call::new(Method::GET, &["system", "status"], Repeat::Never)).await;
+    let refused = match told.and_then(|reply| reply.json::<Value>()) {
+        Ok(status) if is_overridden(&status) => {
+            let message = format!("JAM is not enabled at {}: {SWITCHED_OFF}; {SWITCH_ON}", client.addr());
+            Refused { message, ..refused }
+        }
+        Ok(status) if status.pointer("/jam/enabled") == Some(&Value::Bool(false)) => off(client, refused),
+        Err(Fault::Refused(Refused { status: 404, message, .. })) if message == NO_SUCH_PATH => {
+            let addr = client.addr();
+            let message =
+                format!("there is no JAM API below {addr}: set --addr or SERVICE_LAYER_ADDR to where it begins");
+            Refused { message, ..refused }
+        }
+        Ok(_) | Err(_) => refused,
+    };
+    Fault::Refused(refused)
+}
+
+/// Whether JAM is off in `/system/status` because of an override and not of the settings.
+pub fn is_overridden(status: &Value) -> bool {
+    let is = |set: &Value| set["key"] == "enabled" && set["value"] == false;
+    status.pointer("/jam/overrides").and_then(Value::as_array).is_some_and(|overrides| overrides.iter().any(is))
 }
 
 /// The line of `JAM enabled=…`, then a line a root and a line an override.

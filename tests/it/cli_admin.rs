@@ -143,3 +143,21 @@ fn what_an_administrator_lists_has_columns_and_names() {
     assert!(blur(&doctor).starts_with("CHECK STATE CLASS DETAIL NEXT\nresolve ok - the host has an address -\n"));
     assert!(desk.server.ok(&["doctor", "--output", "name"]).starts_with("resolve\nconnect\n"));
 }
+
+#[test]
+fn jam_switched_off_by_an_administrator_is_told_with_what_switches_it_on() {
+    let desk = Desk::open();
+    desk.admin(&["toggles", "--set", "enabled=false"]);
+    let why = "an administrator switched it off; `slctl jam admin toggles --delete enabled` switches it on again";
+    let line = format!("JAM is not enabled at {}: {why} (jam_not_found)", desk.server.addr);
+    let stat = ["jam", "preimage", "--stat", "--hash", &"0".repeat(64)];
+    for args in [&["jam", "status"][..], &["jam", "packages"], &stat] {
+        refused(&desk.server.slctl(args), 3, &line);
+    }
+    let doctor = desk.server.slctl(&["doctor"]);
+    assert!(doctor.out.contains("JAM is not enabled: an administrator switched it off\n"), "{doctor:?}");
+    assert!(doctor.out.contains("next: `slctl jam admin toggles --delete enabled`"), "{doctor:?}");
+    assert_eq!(doctor.code, 1);
+    desk.done(&["toggles", "--delete", "enabled"]);
+    desk.server.ok(&["doctor"]);
+}

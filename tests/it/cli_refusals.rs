@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::cli_support::{Server, TOKEN, refused, refused_like, slctl_with, write};
+use crate::cli_support::{Server, TOKEN, refused, refused_like, slctl, slctl_with, write};
 
 const NOWHERE: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
@@ -54,12 +54,26 @@ fn a_server_without_jam_says_so() {
     );
     refused(&server.slctl(&["jam", "status"]), 3, &line);
     refused(&server.slctl(&["jam", "verify", "--service", "s"]), 3, &line);
-    refused_like(&server.slctl(&["jam", "packages"]), 3, "", "(jam_not_found)");
+    refused(&server.slctl(&["jam", "packages"]), 3, &line);
+    refused(&server.slctl(&["jam", "preimage", "--stat", "--hash", &"0".repeat(64)]), 3, &line);
     let status = server.ok(&["status"]);
     assert!(status.contains("JAM enabled=false"), "{status}");
     let doctor = server.slctl(&["doctor"]);
     assert!(doctor.out.contains("FAIL  enabled     provider_unavailable: JAM is not enabled"), "{doctor:?}");
     assert_eq!(doctor.code, 1);
+}
+
+#[test]
+fn an_address_below_which_there_is_no_api_is_told_by_every_command() {
+    let server = Server::start();
+    let addr = format!("{}/prefix", server.addr);
+    let line = format!(
+        "there is no JAM API below {addr}: set --addr or SERVICE_LAYER_ADDR to where it begins (jam_not_found)"
+    );
+    let stat = ["jam", "preimage", "--stat", "--hash", &"0".repeat(64)];
+    for args in [&["jam", "status"][..], &["jam", "packages"], &["jam", "verify", "--service", "s"], &stat] {
+        refused(&slctl(&addr, args), 3, &line);
+    }
 }
 
 #[test]
