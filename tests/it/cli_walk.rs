@@ -126,6 +126,10 @@ fn lists_are_printed_as_json_as_a_table_or_as_names() {
         "ID PACKAGE SERVICE STATUS OUTPUT CREATED\n<id> <id> one applied <hash> <time>\n"
     );
     assert_eq!(
+        blur(&server.ok(&["jam", "reports", "--include-receipt", "--table"])),
+        "ID PACKAGE SERVICE STATUS OUTPUT CREATED RECEIPT\n<id> <id> one applied <hash> <time> 2\n"
+    );
+    assert_eq!(
         blur(&server.ok(&["jam", "receipts", "--service", "one", "--table"])),
         "SERVICE SEQ TYPE STATUS HASH ROOT PROCESSED\none 2 report applied <hash> <hash> <time>\none 1 package pending <id> <hash> <time>\n"
     );
@@ -232,8 +236,7 @@ fn a_download_changes_its_own_file_alone_and_keeps_what_kind_of_file_it_is() {
     assert_eq!((get(HELLO, "private"), mode("private"), read("private").as_str()), (0, 0o600, "hello\n"));
     assert_eq!(mode("a"), mode("hello.txt"), "a new file is as the umask says");
 
-    let made = std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap();
-    assert!(made.success());
+    assert!(std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
     let pipe = at("pipe");
     let reader = std::thread::spawn(move || std::fs::read_to_string(pipe).unwrap());
     assert_eq!((get(HELLO, "pipe"), reader.join().unwrap().as_str()), (0, "hello\n"));
