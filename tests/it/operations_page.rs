@@ -130,8 +130,8 @@ async fn a_migration_that_failed_and_one_that_never_can_succeed_are_put_right_as
         apply(&client, &namespace, "main", spec.clone()).await;
         let put_right = async {
             condition(&client, &namespace, "main", "Migrated", "False", reason).await;
-            // Long enough for the page to see it.
-            tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+            // Long enough for the page to see it where it is tried again by itself; at once where the page has it tried again.
+            tokio::time::sleep(std::time::Duration::from_secs(if exit_code == 3 { 0 } else { 3 })).await;
             drop(kubelet_of_old);
             Kubelet::play(&client, &namespace, 0, "")
         };

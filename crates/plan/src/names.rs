@@ -53,6 +53,8 @@ pub const REVOKED: &str = "jam.network/revoked";
 pub const REFUSED: &str = "jam.network/refused";
 /// Annotation of the Secret of hashes: how many tokens each consumer has been given, should its own Secret be lost.
 pub const TOKEN_GENERATIONS: &str = "jam.network/token-generations";
+/// On the Secret of hashes: the value of [`REVOKE`] that was carried out last for each consumer, as JSON.
+pub const TOKEN_REVOCATIONS: &str = "jam.network/token-revocations";
 /// Annotation of a consumer's Secret: when what the API pods are to accept of it last changed.
 pub const TOKENS_CHANGED_AT: &str = "jam.network/tokens-changed-at";
 /// Annotation of an API pod: the hashes that it was last told to read. A change makes the kubelet bring them at once.

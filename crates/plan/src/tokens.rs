@@ -97,7 +97,8 @@ impl<'a> Surroundings<'a> {
         if let Some(found) = self.observed.tokens.iter().find(|token| token.consumer == consumer) {
             return (true, found.holding.clone());
         }
-        (false, Holding::lost(self.known(consumer), &self.hashes(consumer)))
+        let revoked = self.observed.hashes.as_ref().and_then(|book| book.revocations.get(consumer)).cloned();
+        (false, Holding::lost(self.known(consumer), &self.hashes(consumer), revoked))
     }
 
     /// How many tokens the Secret of hashes says that a consumer had been given.

@@ -84,7 +84,13 @@ fn hashes(resolved: &Resolved) -> Desired {
     let name = names::token_hashes(&resolved.name);
     let mut entries: Vec<Entry> = Vec::new();
     let mut generations = BTreeMap::new();
-    for ResolvedConsumer { name, secret: _, accepted, outlook, scopes, services, held: _ } in &resolved.consumers {
+    let mut revocations = BTreeMap::new();
+    for ResolvedConsumer { name, secret: _, accepted, outlook, scopes, services, revoked, held: _ } in
+        &resolved.consumers
+    {
+        if let Some(revoked) = revoked {
+            revocations.insert(name.as_str(), revoked.as_str());
+        }
         if outlook.generation > 0 {
             generations.insert(name.as_str(), outlook.generation);
         }
@@ -115,6 +121,10 @@ fn hashes(resolved: &Resolved) -> Desired {
     if !generations.is_empty() {
         let text = serde_json::to_string(&generations).expect("names and numbers are JSON");
         metadata.annotations = Some(identity::annotation(names::TOKEN_GENERATIONS, &text));
+    }
+    if !revocations.is_empty() {
+        let text = serde_json::to_string(&revocations).expect("names and words are JSON");
+        metadata.annotations.get_or_insert_default().insert(names::TOKEN_REVOCATIONS.into(), text);
     }
     let secret = Secret { metadata, type_: Some("Opaque".into()), data: Some(data), ..Secret::default() };
     Desired::new(resolved, Kind::Secret, name, Write::Apply, &secret)

@@ -33,6 +33,8 @@ pub struct HashBook {
     pub entries: Vec<(String, TokenHash)>,
     /// How many tokens each consumer had been given.
     pub generations: BTreeMap<String, u64>,
+    /// The revocation of each consumer that was carried out last.
+    pub revocations: BTreeMap<String, String>,
 }
 
 impl HashBook {
@@ -44,10 +46,13 @@ impl HashBook {
         let entry = |entry: &serde_json::Value| {
             Some((entry["name"].as_str()?.to_owned(), entry["sha256"].as_str()?.parse().ok()?))
         };
-        let generations = noted(secret.metadata.annotations.as_ref(), names::TOKEN_GENERATIONS);
+        let read = |name| noted(secret.metadata.annotations.as_ref(), name);
+        let generations = read(names::TOKEN_GENERATIONS).and_then(|text| serde_json::from_str(&text).ok());
+        let revocations = read(names::TOKEN_REVOCATIONS).and_then(|text| serde_json::from_str(&text).ok());
         Self {
             entries: listed.iter().filter_map(entry).collect(),
-            generations: generations.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
+            generations: generations.unwrap_or_default(),
+            revocations: revocations.unwrap_or_default(),
         }
     }
 

@@ -7,7 +7,7 @@ use super::name_of;
 use crate::crd::{JamInstance, Scope};
 use crate::observed::{Held, Observed};
 use crate::reason::{Reason, Refusal};
-use crate::rotation::{Outlook, Pace, outlook};
+use crate::rotation::{Outlook, Pace, is_revoked, outlook};
 use crate::{names, tokens};
 
 /// A consumer with the hash of its token.
@@ -25,6 +25,8 @@ pub struct ResolvedConsumer {
     pub scopes: Vec<Scope>,
     /// The services it is bound to; empty means all.
     pub services: Vec<ServiceId>,
+    /// The revocation that was carried out last.
+    pub revoked: Option<String>,
     /// Why its Secret cannot be written, which is nobody else's trouble.
     pub held: Option<Held>,
 }
@@ -52,6 +54,10 @@ pub(super) fn consumers(
             accepted.retain(|hash| ![holding.slots.token, holding.slots.next].contains(&Some(*hash)));
             (outlook.generation, outlook.key_id) = (around.known, None);
         }
+        if held.is_some() {
+            // A token that leaked ends in the Secret of hashes, whatever its own Secret still says.
+            accepted.retain(|hash| !is_revoked(*hash, &holding, &around));
+        }
         Ok(ResolvedConsumer {
             secret: names::consumer_secret(&name, &consumer.name),
             accepted,
@@ -59,6 +65,7 @@ pub(super) fn consumers(
             name: consumer.name,
             scopes: consumer.scopes,
             services: consumer.services,
+            revoked: holding.notes.revoked,
             held,
         })
     };

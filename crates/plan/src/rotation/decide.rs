@@ -38,7 +38,7 @@ pub fn happened(event: Event, holding: &Holding, around: &Around<'_>) -> bool {
         Event::NobodyServes => !around.serving,
         Event::Edited => is_typed(holding) || is_replaced(holding, around),
         Event::Revoked => {
-            let all = around.asks.revokes_all_of(around.consumer) && notes.revoked != around.asks.revoke;
+            let all = revokes_all(holding, around);
             let live = [slots.token, slots.next, slots.previous].into_iter().flatten();
             let mut live = live.chain(notes.displaced.iter().map(|displaced| displaced.hash));
             live.any(|hash| all || around.asks.revokes(&hash.id()))
@@ -61,6 +61,16 @@ pub fn happened(event: Event, holding: &Holding, around: &Around<'_>) -> bool {
             slots.token.is_some() && !(*matching && known && *not_after == wanted)
         }
     }
+}
+
+/// Whether every token of the consumer is asked to end, and that was not carried out yet.
+fn revokes_all(holding: &Holding, around: &Around<'_>) -> bool {
+    around.asks.revokes_all_of(around.consumer) && holding.notes.revoked != around.asks.revoke
+}
+
+/// Whether a token is to end at once, wherever it still is.
+pub fn is_revoked(hash: TokenHash, holding: &Holding, around: &Around<'_>) -> bool {
+    revokes_all(holding, around) || around.asks.revokes(&hash.id())
 }
 
 /// Whether somebody put another token beside what the operator noted.
@@ -106,7 +116,7 @@ pub fn displaced_by_loss(holding: &Holding, around: &Around<'_>) -> Vec<Displace
             (false, true) => holding.notes.written == Some(hash.id()),
             (false, false) => holding.slots.token.is_none(),
         };
-        ours && !known.contains(hash) && !holding.slots.retired.contains(hash) && !around.asks.revokes(&hash.id())
+        ours && !known.contains(hash) && !holding.slots.retired.contains(hash) && !is_revoked(**hash, holding, around)
     };
     around.hashes.iter().filter(is_lost).map(|hash| Displaced { hash: *hash, until }).collect()
 }

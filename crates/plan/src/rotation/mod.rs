@@ -27,7 +27,7 @@ use jam_domain::{Timestamp, TokenId};
 
 pub use advance::{Change, advance};
 pub use ask::Asks;
-pub use decide::{decide, displaced_by_loss, happened, stage};
+pub use decide::{decide, displaced_by_loss, happened, is_revoked, stage};
 pub use outlook::{Outlook, look_again, outlook};
 pub use policy::{Pace, Policy, refuse};
 pub(crate) use secret::is_usable;
@@ -114,9 +114,10 @@ impl Holding {
     ///
     /// `known` is what the Secret of hashes last noted. Since then each token in it may have been given, so that many are
     /// passed over: a generation may be skipped, never repeated.
-    pub fn lost(known: u64, hashes: &[TokenHash]) -> Self {
+    /// `revoked` is the revocation that was carried out last: what is asked anew counts for what the Secret held.
+    pub fn lost(known: u64, hashes: &[TokenHash], revoked: Option<String>) -> Self {
         let generation = known + hashes.len() as u64;
-        Self { notes: Notes { generation, ..Notes::default() }, matching: true, ..Self::default() }
+        Self { notes: Notes { generation, revoked, ..Notes::default() }, matching: true, ..Self::default() }
     }
 
     /// What the API pods are to accept: this, and nothing else, goes into the Secret of hashes.

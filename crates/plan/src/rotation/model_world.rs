@@ -76,6 +76,7 @@ pub(super) struct World {
     pub(super) secret: Option<Holding>,
     pub(super) hashes: Vec<TokenHash>,
     known_generation: u64,
+    known_revoked: Option<String>,
     pub(super) pods: [Vec<TokenHash>; 2],
     mind: Mind,
     made: u8,
@@ -118,6 +119,7 @@ impl World {
             secret: Some(holding),
             hashes: vec![first],
             known_generation: 1,
+            known_revoked: None,
             pods: [vec![first], vec![first]],
             mind: Mind::Nothing,
             made: 1,
@@ -209,6 +211,7 @@ impl World {
                 if let Mind::Wrote(holding) = std::mem::replace(&mut next.mind, Mind::Nothing) {
                     next.hashes = holding.accepted();
                     next.known_generation = holding.notes.generation;
+                    next.known_revoked = holding.notes.revoked;
                 }
             }
             Action::Crash => next.mind = Mind::Nothing,
@@ -270,7 +273,8 @@ impl World {
             consumer: CONSUMER,
             asks: &asks,
         };
-        let before = self.secret.clone().unwrap_or_else(|| Holding::lost(self.known_generation, &self.hashes));
+        let lost = || Holding::lost(self.known_generation, &self.hashes, self.known_revoked.clone());
+        let before = self.secret.clone().unwrap_or_else(lost);
         let wish = decide(&before, &around).map(|then| {
             let change = Change::of(then, &before, &around);
             let fresh = change.needs_fresh(&before).then(|| token(self.made + 1));

@@ -160,6 +160,26 @@ fn a_lost_secret_is_made_again_and_what_it_held_is_accepted_for_the_overlap() {
 }
 
 #[test]
+fn a_leaked_token_whose_secret_is_lost_ends_at_once_and_an_old_revocation_locks_nobody_out() {
+    let hashes = [hash(1)];
+    let leaked = asks(None, Some("demo,1"));
+    let lost = |revoked: Option<&str>| Holding::lost(1, &hashes, revoked.map(str::to_owned));
+    for before in [None, Some("demo,0")] {
+        let (then, after) = step(&lost(before), &around(1050, &hashes, &[], &leaked)).unwrap();
+        assert_eq!((then, after.accepted()), (Move::Issue, vec![hash(9)]));
+        assert_eq!(after.notes.revoked.as_deref(), Some("demo,1"));
+    }
+    let (then, after) = step(&lost(Some("demo,1")), &around(1050, &hashes, &[], &leaked)).unwrap();
+    assert_eq!((then, after.accepted()), (Move::Issue, vec![hash(9), hash(1)]));
+    let of_another = asks(None, Some("other,1"));
+    assert!(!is_revoked(hash(1), &given(), &around(1050, &hashes, &[], &of_another)));
+    assert!(
+        is_revoked(hash(1), &given(), &around(1050, &hashes, &[], &leaked)),
+        "also where the Secret cannot be written"
+    );
+}
+
+#[test]
 fn a_token_put_there_by_hand_counts_and_locks_nobody_out() {
     let none = asks(None, None);
     let hashes = [hash(1)];

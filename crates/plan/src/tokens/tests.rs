@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::crd::JamInstance;
 use crate::desired::{Desired, desired};
 use crate::fixtures::{but, cluster_for, defaults, in_memory, resolved};
-use crate::observed::{Observed, OwnTokens};
+use crate::observed::{Held, Observed, OwnTokens};
 use crate::reason::{Reason, Refusal};
 use crate::resolve;
 
@@ -84,4 +84,25 @@ fn administrators_tokens_are_hashed_into_a_file_of_their_own_and_no_consumer_is_
     let alone = but(&instance, json!({"tokens": {"consumers": []}}));
     let refused = refusal(&alone, &with(own(true, vec![("alice".into(), hash)])));
     assert_eq!(refused.reason, Reason::InvalidSettings, "administrators' tokens let no consumer in");
+}
+
+#[test]
+fn a_revoked_token_whose_secret_cannot_be_written_is_accepted_by_nobody_and_the_book_remembers_what_was_revoked() {
+    let mut instance = but(&in_memory(), json!({"tokens": {"consumers": [{"name": "demo"}]}}));
+    let listed = |instance: &JamInstance, observed: &Observed| {
+        let all = desired(&resolved(instance, observed)).items;
+        let secret = all.iter().find(|item| item.object.name == "main-token-hashes").unwrap();
+        (file_of(&all, "tokens.json").as_array().unwrap().len(), secret.body["metadata"]["annotations"].clone())
+    };
+    let mut observed = cluster_for(&instance);
+    assert_eq!(listed(&instance, &observed).0, 1);
+    let held = Held { why: "admission says no".into(), made: true };
+    observed.held.insert("demo".into(), held);
+    assert_eq!(listed(&instance, &observed).0, 1, "without a revocation nobody is locked out");
+    instance.metadata.annotations.get_or_insert_default().insert("jam.network/revoke".into(), "demo,1".into());
+    assert_eq!(listed(&instance, &observed).0, 0);
+    observed.held.clear();
+    observed.tokens[0].holding.notes.revoked = Some("demo,1".into());
+    let (count, annotations) = listed(&instance, &observed);
+    assert_eq!((count, &annotations["jam.network/token-revocations"]), (1, &json!(r#"{"demo":"demo,1"}"#)));
 }

@@ -171,13 +171,17 @@ pub async fn apply_until(config: &PostgresConfig, halt: impl Future<Output = ()>
         session = Session::open(config) => session?,
         () = &mut halt => return Err(MigrateError::Halted("connecting to its database".into())),
     };
-    let process = session.process().await?;
+    let process = tokio::select! {
+        process = session.process() => process?,
+        () = &mut halt => return Err(MigrateError::Halted("asking its database".into())),
+    };
     let mut work = pin!(session.apply());
     tokio::select! {
         applied = &mut work => return applied,
         () = &mut halt => {}
     }
-    let at = halt::end(config, process).await;
+    let at = timeout(CONNECT, halt::end(config, process)).await;
+    let at = at.unwrap_or_else(|_| "its database did not answer".into());
     match timeout(CONNECT, work).await {
         // It came to its end in this very moment.
         Ok(Ok(steps)) => Ok(steps),
