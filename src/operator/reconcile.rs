@@ -206,13 +206,23 @@ pub async fn reconcile(instance: Arc<Guarded>, context: Arc<Context>) -> Result<
         (Ok(Ending::Applied | Ending::GivenUp), Some(resolved)) => Verdict::Applied(resolved),
         (Ok(Ending::Refused(refusal)), _) => Verdict::Refused(refusal),
         (Ok(Ending::Paused), _) => Verdict::Paused,
+        (Err(Error::Held { .. }), Some(resolved)) => Verdict::Held(resolved, &text),
         (Ok(Ending::Applied | Ending::GivenUp) | Err(_), resolved) => Verdict::Interrupted(resolved.as_ref(), &text),
     };
     let told = timeout(LIMIT, publish::outcome(&context, &instance, verdict, &learnt.observed)).await;
     let told = told.unwrap_or(Err(Error::Slow(LIMIT)));
     let outcome = ended.and_then(|ending| Ok((ending, told?)));
     context.instruments.ended(&key, &outcome.as_ref().map(|(ending, _)| result_of(ending)), started);
-    outcome.map(|(ending, told)| next(&ending, &told, &learnt))
+    match outcome {
+        Ok((ending, told)) => Ok(next(&ending, &told, &learnt)),
+        // The other consumers' rotations have their deadlines all the same.
+        Err(error @ Error::Held { .. }) => {
+            let pause = context.instruments.retries.pause(&key);
+            tracing::warn!(instance = %key, code = error.code(), ?pause, error = chain(&error), "reconcile failed");
+            Ok(Action::requeue(pause.min(rotation_due(&learnt).unwrap_or(RESYNC))))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The word for an ending, for the metrics.

@@ -25,8 +25,22 @@ pub enum Verdict<'a> {
     Refused(&'a Refusal),
     /// A write or a read failed and is tried again; the text is for people.
     Interrupted(Option<&'a Resolved>, &'a str),
+    /// Everything but a consumer's Secret was applied; the text says which one is tried again, and why.
+    Held(&'a Resolved, &'a str),
     /// `spec.paused`: nothing was written.
     Paused,
+}
+
+impl<'a> Verdict<'a> {
+    /// What the resource came to, where that is known.
+    fn resolved(self) -> Option<&'a Resolved> {
+        match self {
+            Verdict::Applied(resolved) | Verdict::Held(resolved, _) | Verdict::Interrupted(Some(resolved), _) => {
+                Some(resolved)
+            }
+            Verdict::Refused(_) | Verdict::Interrupted(None, _) | Verdict::Paused => None,
+        }
+    }
 }
 
 /// An event for `kubectl describe`.
@@ -57,10 +71,7 @@ pub fn status(instance: &JamInstance, verdict: Verdict<'_>, observed: &Observed,
         return JamInstanceStatus { observed_generation: instance.metadata.generation, conditions, ..before };
     }
     let said = conditions::all(instance, verdict, observed);
-    let resolved = match verdict {
-        Verdict::Applied(resolved) | Verdict::Interrupted(Some(resolved), _) => Some(resolved),
-        Verdict::Refused(_) | Verdict::Interrupted(None, _) | Verdict::Paused => None,
-    };
+    let resolved = verdict.resolved();
     let mut status = match resolved {
         Some(resolved) => facts::of(resolved, observed, &before),
         None => facts::kept(observed, &before),

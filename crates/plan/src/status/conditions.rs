@@ -78,10 +78,12 @@ enum Standing {
 pub(super) fn all(instance: &JamInstance, verdict: Verdict<'_>, observed: &Observed) -> Vec<Said> {
     let standing = standing(instance, verdict, observed);
     let mut said = three(instance, standing);
-    let resolved = match verdict {
-        Verdict::Applied(resolved) | Verdict::Interrupted(Some(resolved), _) => Some(resolved),
-        Verdict::Refused(_) | Verdict::Interrupted(None, _) | Verdict::Paused => None,
-    };
+    if let (Verdict::Held(_, message), [ready, reconciling, _]) = (verdict, said.as_mut_slice())
+        && ready.status == "True"
+    {
+        *reconciling = yes(ConditionType::Reconciling, Reason::ApplyFailed, message);
+    }
+    let resolved = verdict.resolved();
     said.push(database::database(resolved, verdict, observed));
     said.push(migrated(instance, resolved, observed));
     said.push(tokens(instance, resolved, verdict, observed));
@@ -180,11 +182,13 @@ fn standing(instance: &JamInstance, verdict: Verdict<'_>, observed: &Observed) -
         }
         Verdict::Refused(Refusal { reason, message }) => Standing::Stalled(*reason, message.clone()),
         Verdict::Interrupted(_, message) => Standing::Interrupted(message.to_owned()),
-        Verdict::Applied(resolved) if resolved.migration.is_complete() && is_scaled(instance, resolved, observed) => {
+        Verdict::Applied(resolved) | Verdict::Held(resolved, _)
+            if resolved.migration.is_complete() && is_scaled(instance, resolved, observed) =>
+        {
             let (ready, wanted) = observed.api.as_ref().map_or((0, 0), |api| (api.ready, api.wanted));
             Standing::Scaling(format!("{ready} replicas are ready, the autoscaler wants {wanted}"))
         }
-        Verdict::Applied(resolved) => applied(resolved, observed),
+        Verdict::Applied(resolved) | Verdict::Held(resolved, _) => applied(resolved, observed),
     }
 }
 

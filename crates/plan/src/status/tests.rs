@@ -64,6 +64,21 @@ pub(super) fn endings() -> Vec<JamInstanceStatus> {
 }
 
 #[test]
+fn a_consumer_that_is_held_makes_nothing_ready_or_unready_that_is_not() {
+    let postgres = on_postgres();
+    let settled = settled_cluster_for(&postgres);
+    let mut unready = settled.clone();
+    unready.api.as_mut().unwrap().available = 0;
+    for (cluster, wanted) in [(&settled, ["True", "True", "False"]), (&unready, ["False", "True", "False"])] {
+        let resolved = resolved(&postgres, cluster);
+        let told = status(&postgres, Verdict::Held(&resolved, "Secret x cannot be written"), cluster, at(2000));
+        assert_eq!(["Ready", "Reconciling", "Stalled"].map(|kind| condition(&told, kind).status.clone()), wanted);
+        let ready = &condition(&told, "Ready").message;
+        assert!(!ready.contains("cannot be written"), "what is told of the pods: {ready}");
+    }
+}
+
+#[test]
 fn every_status_has_every_condition_once_and_speaks_of_its_generation() {
     for status in endings() {
         let kinds: Vec<_> = status.conditions.iter().map(|condition| condition.type_.as_str()).collect();
