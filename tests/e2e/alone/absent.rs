@@ -46,7 +46,9 @@ impl Definition {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let file = folder.path().join("crd.json");
         std::fs::write(&file, self.0.to_string()).expect("a file can be written there");
-        kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file.to_string_lossy()]);
+        // As helm, which made it: its next upgrade would find it in another's hands.
+        let how = ["apply", "--server-side", "--force-conflicts", "--field-manager=helm", "-f"];
+        kubectl(&[how.as_slice(), &[&*file.to_string_lossy()]].concat());
     }
 }
 
