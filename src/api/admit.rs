@@ -122,6 +122,11 @@ impl Admitted<'_> {
         By { token_id: self.caller.id.clone(), at: self.now }
     }
 
+    /// Whether a list is to carry the receipts of its items, which the bare array of old clients cannot.
+    pub fn lists_receipts(&self) -> Result<bool, Refusal> {
+        Ok(self.query.flag("include_receipt")? && !self.settings.legacy_list_response)
+    }
+
     /// Whether archived packages are asked for, which are for administrators only.
     pub fn archived(&self) -> Result<bool, Refusal> {
         match self.query.flag("archived")? {

@@ -67,24 +67,24 @@ pub async fn cleanup(loaded: Loaded, order: Order<'_>) -> Result<(), Ending> {
             stop.cancel();
         });
     }
-    let store = store::open(&settings, &wiring).await?;
-    let settings = with_quotas(store.as_ref(), settings).await?;
-    match run(store.as_ref(), &settings, (Timestamp::now, dry_run), None, &stop).await {
+    let opened = store::open(&settings, &wiring).await?;
+    let settings = with_quotas(opened.as_ref(), settings).await?;
+    match run(opened.as_ref(), &settings, (Timestamp::now, dry_run), None, &stop).await {
         Ok(ended) => {
             print!("{}", said(&ended, dry_run));
-            note(result_file, &noted(&ended, dry_run));
+            store::leave(result_file, &noted(&ended, dry_run).to_string());
             Ok(())
         }
         Err(Unfinished::Busy) => {
             println!("skipped: {}, nothing was done", CleanupError::Busy);
             let skipped =
                 json!({"dry_run": dry_run, "skipped": true, "why": CleanupError::Busy.to_string(), "deleted": {}});
-            note(result_file, &skipped);
+            store::leave(result_file, &skipped.to_string());
             Ok(())
         }
         Err(Unfinished::Half { run, error }) => {
             print!("{}", said(&run, dry_run));
-            note(result_file, &noted(&run, dry_run));
+            store::leave(result_file, &noted(&run, dry_run).to_string());
             let line = format!("cleanup failed: {error}; what it did before stays, run it again");
             let late = stop.is_cancelled() && !told.is_cancelled();
             match limit.filter(|_| late) {
@@ -92,14 +92,6 @@ pub async fn cleanup(loaded: Loaded, order: Order<'_>) -> Result<(), Ending> {
                 None => Err(Ending::Failed(line)),
             }
         }
-    }
-}
-
-fn note(file: Option<&Path>, what: &Value) {
-    if let Some(file) = file
-        && let Err(error) = std::fs::write(file, what.to_string())
-    {
-        tracing::warn!(file = %file.display(), %error, "the result could not be written there");
     }
 }
 

@@ -25,10 +25,10 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
         archived: admitted.archived()?,
     };
     let asked = query.page()?;
-    let include_receipt = query.flag("include_receipt")?;
+    let with_receipts = admitted.lists_receipts()?;
     filter.service_id.iter().try_for_each(|service| admitted.caller.may_touch(service))?;
     let page = api.store.reports(&filter, asked).await?;
-    let receipts = if include_receipt && !admitted.settings.legacy_list_response {
+    let receipts = if with_receipts {
         let packages: Vec<PackageId> = page.items.iter().map(|report| report.package_id).collect();
         Some(api.store.report_receipts(&packages, filter.archived).await?)
     } else {

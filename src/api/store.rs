@@ -186,6 +186,11 @@ fn said(what: &str, steps: &[Step]) -> String {
 /// Says it on stdout and, for whoever started it, in a file: the operator reads it in the pod's termination message.
 fn note(file: Option<&Path>, text: &str) {
     print!("{text}");
+    leave(file, text);
+}
+
+/// Leaves it in the file alone, where there is one.
+pub fn leave(file: Option<&Path>, text: &str) {
     if let Some(file) = file
         && let Err(error) = std::fs::write(file, text)
     {

@@ -48,9 +48,6 @@ pub async fn look(context: &Context, instance: &Key, names: &[String]) -> Result
     Ok(seen)
 }
 
-/// The label of a pod with the name of its Job.
-const OF_JOB: &str = "batch.kubernetes.io/job-name";
-
 /// The pods of an instance's migrations that have not ended, whether their Job is there or not; without those of `job`, which
 /// is there and not known where somebody took its labels off.
 pub async fn unfinished(context: &Context, instance: &Key, job: &str) -> Result<Vec<String>, Error> {
@@ -60,7 +57,7 @@ pub async fn unfinished(context: &Context, instance: &Key, job: &str) -> Result<
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
     let labels = names::written(&names::selector(&instance.name, Component::Migration));
     let found = pods.list(&ListParams::default().labels(&labels)).await.map_err(Error::read("the migrations' pods"))?;
-    let dry = |pod: &Pod| pod.labels().get(OF_JOB).is_some_and(|job| names::is_migration_preview(job));
+    let dry = |pod: &Pod| pod.labels().get(pods::OF_JOB).is_some_and(|job| names::is_migration_preview(job));
     Ok(found.items.iter().filter(|pod| !has_ended(pod) && !dry(pod) && !own(pod)).map(described).collect())
 }
 

@@ -30,6 +30,8 @@ pub const ENOUGH: u32 = 5;
 const A_READY_POD: &str = "a ready API pod says so";
 /// Bytes of a log's end that the kubelet makes a termination message of.
 const KEPT: usize = 2048;
+/// The label of a pod with the name of its Job.
+pub const OF_JOB: &str = "batch.kubernetes.io/job-name";
 /// Pods that are looked at.
 const SEEN: u32 = 100;
 
@@ -236,12 +238,9 @@ pub struct LastWords {
 
 /// What the last pod of a failed Job said.
 pub async fn last_words(context: &Context, instance: &Key, job: &str) -> LastWords {
-    let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
-    let selector = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
-    let Ok(mut found) = pods.list(&selector).await else { return LastWords::default() };
-    found.items.sort_by_key(|pod| pod.metadata.creation_timestamp.clone());
+    let Ok(found) = pods_of_job(context, instance, job).await else { return LastWords::default() };
     // One that the Job's end cut short has said nothing.
-    let statuses = found.items.into_iter().rev().filter_map(|pod| pod.status?.container_statuses).flatten();
+    let statuses = found.into_iter().filter_map(|pod| pod.status?.container_statuses).flatten();
     let statuses: Vec<ContainerStatus> = statuses.collect();
     let Some((exit_code, message)) = statuses.iter().find_map(terminated) else { return LastWords::default() };
     let text = message.map(|text| whole_lines(text).trim().to_owned()).filter(|text| !text.is_empty());
@@ -256,11 +255,15 @@ fn whole_lines(text: &str) -> &str {
 
 /// What is wrong with the newest pods of a Job that runs.
 pub async fn trouble_of_job(context: &Context, instance: &Key, job: &str) -> Option<String> {
+    told_by(&pods_of_job(context, instance, job).await.ok()?, Timestamp::now())
+}
+
+/// The pods of a Job, the newest first.
+async fn pods_of_job(context: &Context, instance: &Key, job: &str) -> Result<Vec<Pod>, kube::Error> {
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
-    let selector = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
-    let mut found = pods.list(&selector).await.ok()?.items;
+    let mut found = pods.list(&ListParams::default().labels(&format!("{OF_JOB}={job}"))).await?.items;
     found.sort_by_key(|pod| std::cmp::Reverse(pod.metadata.creation_timestamp.clone()));
-    told_by(&found, Timestamp::now())
+    Ok(found)
 }
 
 fn terminated(status: &ContainerStatus) -> Option<(i32, Option<&str>)> {

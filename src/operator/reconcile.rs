@@ -6,7 +6,7 @@ use std::time::Duration;
 use jam_plan::crd::JamInstance;
 use jam_plan::resolve::MigrationStep;
 use jam_plan::rotation::look_again;
-use jam_plan::{Observed, Refusal, Resolved, Verdict, desired, resolve};
+use jam_plan::{Desired, Objects, Observed, Refusal, Resolved, Verdict, desired, resolve};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use tokio::time::{Instant, timeout};
@@ -84,10 +84,8 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
         }
         return kept.map(|()| Ending::GivenUp);
     }
-    let mut objects = desired(resolved);
     // Reads, only of what the watches saw changed.
-    let mut findings = observe::survey(context, instance, &objects).await?;
-    migrations::hold_back(resolved, &learnt.observed, &objects, &mut findings);
+    let (mut objects, mut findings) = surveyed(context, instance, resolved, &learnt.observed).await?;
     learnt.observed.foreign = foreign(&findings);
     if !learnt.observed.foreign.is_empty()
         && let Err(refusal) = resolve(instance, &learnt.observed, &context.defaults)
@@ -103,9 +101,7 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
             Ok(resolved) => &*learnt.resolved.insert(resolved),
             Err(refusal) => return Ok(Ending::Refused(refusal)),
         };
-        objects = desired(resolved);
-        findings = observe::survey(context, instance, &objects).await?;
-        migrations::hold_back(resolved, &learnt.observed, &objects, &mut findings);
+        (objects, findings) = surveyed(context, instance, resolved, &learnt.observed).await?;
     }
     let observed = &mut learnt.observed;
     match apply::all(context, instance, &objects, &findings, &minted, observed).await? {
@@ -117,6 +113,19 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
     observe::still_leaving(&objects, &findings)?;
     observe::still_held(observed)?;
     Ok(Ending::Applied)
+}
+
+/// Every object that is wanted, and how each stands in the cluster.
+async fn surveyed(
+    context: &Context,
+    instance: &JamInstance,
+    resolved: &Resolved,
+    observed: &Observed,
+) -> Result<(Objects<Desired>, Vec<Finding>), Error> {
+    let objects = desired(resolved);
+    let mut findings = observe::survey(context, instance, &objects).await?;
+    migrations::hold_back(resolved, observed, &objects, &mut findings);
+    Ok((objects, findings))
 }
 
 /// What refuses the instance, a taken name included, looked for before a token is moved: the hashes of one that is refused
@@ -217,8 +226,7 @@ pub async fn reconcile(instance: Arc<Guarded>, context: Arc<Context>) -> Result<
         Ok((ending, told)) => Ok(next(&ending, &told, &learnt)),
         // The other consumers' rotations have their deadlines all the same.
         Err(error @ Error::Held { .. }) => {
-            let pause = context.instruments.retries.pause(&key);
-            tracing::warn!(instance = %key, code = error.code(), ?pause, error = chain(&error), "reconcile failed");
+            let pause = pause_after(&key, &error, &context);
             Ok(Action::requeue(pause.min(rotation_due(&learnt).unwrap_or(RESYNC))))
         }
         Err(error) => Err(error),
@@ -278,17 +286,21 @@ fn until(at: jam_domain::Timestamp, now: jam_domain::Timestamp) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or_default()) + Duration::from_secs(1)
 }
 
-/// When an instance that failed is tried again. The error is logged here, once.
+/// When an instance that failed is tried again.
 pub fn retry(instance: &Guarded, error: &Error, context: &Context) -> Action {
-    let key = Key::of(instance);
+    Action::requeue(pause_after(&Key::of(instance), error, context))
+}
+
+/// How long to wait after an error, which is logged here, once.
+fn pause_after(key: &Key, error: &Error, context: &Context) -> Duration {
     let pause = match error.retry() {
         Retry::Soon => SOON,
-        Retry::Backoff => context.instruments.retries.pause(&key),
+        Retry::Backoff => context.instruments.retries.pause(key),
     };
     if error.is_not_found() {
         tracing::debug!(instance = %key, error = chain(error), "gone meanwhile");
     } else {
         tracing::warn!(instance = %key, code = error.code(), ?pause, error = chain(error), "reconcile failed");
     }
-    Action::requeue(pause)
+    pause
 }

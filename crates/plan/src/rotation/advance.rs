@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jam_domain::token::TokenHash;
 use jam_domain::{Timestamp, TokenId};
 
-use super::decide::is_replaced;
+use super::decide::{is_replaced, is_revoked};
 use super::table::Move;
 use super::{Around, Displaced, Holding, Notes, Proof, Slots};
 
@@ -22,8 +22,7 @@ impl Change {
     /// The change that a move means for this Secret.
     pub fn of(then: Move, holding: &Holding, around: &Around<'_>) -> Self {
         let Slots { token, next, previous, retired: _ } = &holding.slots;
-        let all = around.asks.revokes_all_of(around.consumer) && holding.notes.revoked != around.asks.revoke;
-        let ended = |hash: &&TokenHash| all || around.asks.revokes(&hash.id());
+        let ended = |hash: &&TokenHash| is_revoked(**hash, holding, around);
         let ends = match then {
             // Whoever has read the Secret for its token has read the next one as well.
             Move::Revoke if token.as_ref().is_some_and(|token| ended(&token)) => {

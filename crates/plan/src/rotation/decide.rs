@@ -38,10 +38,9 @@ pub fn happened(event: Event, holding: &Holding, around: &Around<'_>) -> bool {
         Event::NobodyServes => !around.serving,
         Event::Edited => is_typed(holding) || is_replaced(holding, around),
         Event::Revoked => {
-            let all = revokes_all(holding, around);
             let live = [slots.token, slots.next, slots.previous].into_iter().flatten();
             let mut live = live.chain(notes.displaced.iter().map(|displaced| displaced.hash));
-            live.any(|hash| all || around.asks.revokes(&hash.id()))
+            live.any(|hash| is_revoked(hash, holding, around))
         }
         Event::InHashes => slots.next.is_some_and(|next| around.hashes.contains(&next)),
         Event::EveryPodAccepts => slots.next.is_some_and(|next| around.pods.iter().all(|pod| accepts(pod, next))),
@@ -63,14 +62,11 @@ pub fn happened(event: Event, holding: &Holding, around: &Around<'_>) -> bool {
     }
 }
 
-/// Whether every token of the consumer is asked to end, and that was not carried out yet.
-fn revokes_all(holding: &Holding, around: &Around<'_>) -> bool {
-    around.asks.revokes_all_of(around.consumer) && holding.notes.revoked != around.asks.revoke
-}
-
-/// Whether a token is to end at once, wherever it still is.
+/// Whether a token is to end at once, wherever it still is: by its id, or with every other of the consumer where that was not
+/// carried out yet.
 pub fn is_revoked(hash: TokenHash, holding: &Holding, around: &Around<'_>) -> bool {
-    revokes_all(holding, around) || around.asks.revokes(&hash.id())
+    let all = around.asks.revokes_all_of(around.consumer) && holding.notes.revoked != around.asks.revoke;
+    all || around.asks.revokes(&hash.id())
 }
 
 /// Whether somebody put another token beside what the operator noted.
