@@ -47,7 +47,11 @@ pub async fn plan_in(
         return Ok(0);
     }
     let config = config().await.map_err(told)?;
-    let previews = Box::pin(forecast::previews(config, &documents, defaults)).await.map_err(told)?;
+    let assumed = assumed(args);
+    let mut previews = Box::pin(forecast::previews(config, &documents, defaults)).await.map_err(told)?;
+    for preview in &mut previews {
+        preview.notes.push(assumed.clone());
+    }
     let shown = match args.output {
         Output::Text => previews.iter().map(shown).collect(),
         Output::Json => serde_json::to_string_pretty(&previews).map_err(|error| told(error.to_string()))? + "\n",
@@ -57,6 +61,14 @@ pub async fn plan_in(
     out.write_all(shown.as_bytes()).map_err(|error| told(format!("standard output: {error}")))?;
     let different = previews.iter().any(|preview| !preview.changes.is_empty());
     Ok(if different { DIFFERENT } else { 0 })
+}
+
+/// The operator that the plan is of: nothing in the cluster says how the one there was started.
+fn assumed(args: &PlanArgs) -> String {
+    let (image, deadline) = (&args.image.api_image, args.rollout.progress_deadline);
+    let namespace = args.operator_namespace.as_ref().map(|name| format!(" --operator-namespace {name}"));
+    let namespace = namespace.unwrap_or_else(|| " and no --operator-namespace".into());
+    format!("planned for an operator with --api-image {image} --progress-deadline {deadline}{namespace}")
 }
 
 /// The namespace of the kubeconfig's context; `default` where there is none, as with `kubectl`.

@@ -253,7 +253,9 @@ async fn a_difference_is_readable_and_names_the_settings_that_restart_pods() {
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
     operator.quiet().await;
     let same = plan(plane, &text, &[]);
-    assert_eq!((same.status.code(), said(&same).lines().count()), (Some(0), 1), "{}", said(&same));
+    assert_eq!((same.status.code(), said(&same).lines().count()), (Some(0), 2), "{}", said(&same));
+    let assumed = "planned for an operator with --api-image localhost/jam-api:dev --progress-deadline 300 and no --operator-namespace";
+    assert!(said(&same).contains(assumed), "who guessed another operator sees it: {}", said(&same));
 
     let other = plan(plane, &manifest(&namespace, "main", &spec(7)), &[]);
     assert_eq!(other.status.code(), Some(1));
