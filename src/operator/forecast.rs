@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use jam_plan::forecast::forecast;
 use jam_plan::names::{self, FIELD_MANAGER};
+use jam_plan::remarks::remarks;
 use jam_plan::rotation::Pace;
 use jam_plan::{Defaults, Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Reason, Refusal, render, tokens};
 use kube::api::{ListParams, Patch, PatchParams};
@@ -101,9 +102,8 @@ fn context(client: Client, defaults: Defaults) -> Result<Context, String> {
 async fn preview(context: &Context, key: &Key, document: &Value) -> Result<Preview, String> {
     let instance = accepted(context, key, document).await?;
     let Key { namespace, name } = Key::of(&instance);
-    let mut preview = Preview { namespace, name, notes: Vec::new(), changes: Vec::new() };
+    let mut preview = Preview { namespace, name, notes: remarks(&instance), changes: Vec::new() };
     if instance.spec.paused {
-        preview.notes.push("it is paused: nothing is changed".into());
         return Ok(preview);
     }
     know_children(context, &instance).await?;

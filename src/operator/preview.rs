@@ -42,8 +42,8 @@ pub async fn plan_in(
     render::place(&mut documents, args.namespace.as_deref(), &context).map_err(|error| told(error.to_string()))?;
     if !args.diff {
         offline::refuse(&documents).map_err(|faults| told(format!("the API server would refuse it: {faults}")))?;
-        let objects = render::of_documents(&documents, &defaults).map_err(|error| told(error.to_string()))?;
-        super::print(&format!("{}{}", offline::UNCHECKED, render::to_yaml(&objects)))?;
+        let text = render::text(&documents, &defaults).map_err(|error| told(error.to_string()))?;
+        super::print(&format!("{}{text}", offline::UNCHECKED))?;
         return Ok(0);
     }
     let config = config().await.map_err(told)?;

@@ -2,28 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use jam_plan::render::{RenderError, render, to_yaml};
+use jam_plan::render::{self, RenderError};
 use serde_json::{Value, json};
 
 use crate::plan_snapshots::{defaults, manifests};
-
-const TAKEN: &str =
-    "plan::tokens::tests::the_users_own_tokens_are_taken_instead_of_consumers_and_a_secret_without_them_is_named";
-const WHEN: &str = "plan::rotation::tests::a_rotation_walks_through_every_stage_in_order";
-
-/// Fields that decide something which is no object of a plan, with the test that sees it.
-const SEEN_ELSEWHERE: [(&str, &str); 7] = [
-    ("paused", "operator_status::paused_is_honoured_before_anything_else"),
-    ("migrations.mode", "plan::resolve::tests::a_manual_migration_waits_until_it_is_approved_by_its_key"),
-    ("tokens.allowedTokensSecretRef.name", TAKEN),
-    ("tokens.globalTokensSecretRef.name", TAKEN),
-    (
-        "tokens.adminTokensSecretRef.name",
-        "plan::tokens::tests::administrators_tokens_are_hashed_into_a_file_of_their_own_and_no_consumer_is_among_them",
-    ),
-    ("tokens.rotation.intervalDays", WHEN),
-    ("tokens.rotation.overlapHours", WHEN),
-];
 
 /// Fields that nothing implements yet, with their issue. They are refused by name; the list can only become shorter.
 const NOT_BUILT: [(&str, u8); 0] = [];
@@ -93,6 +75,8 @@ fn others(value: &Value) -> Vec<Value> {
                 "sha256",
                 "Retain",
                 "Delete",
+                "Auto",
+                "Manual",
                 "Always",
                 "Never",
                 "NodePort",
@@ -112,7 +96,7 @@ fn others(value: &Value) -> Vec<Value> {
 }
 
 fn plan(document: &Value) -> Result<String, RenderError> {
-    render(&serde_json::to_string(document).unwrap(), &defaults()).map(|objects| to_yaml(&objects))
+    render::text(&render::documents(&serde_json::to_string(document).unwrap())?, &defaults())
 }
 
 /// Whether another value of this field makes another plan of this document. A refusal is no plan.
@@ -140,9 +124,7 @@ fn documents() -> BTreeMap<String, Value> {
 #[test]
 fn every_field_of_the_spec_is_shown_in_a_manifest_and_decides_its_plan() {
     let documents = documents();
-    let excused = |path: &str| {
-        SEEN_ELSEWHERE.iter().any(|(field, _)| field == &path) || NOT_BUILT.iter().any(|(field, _)| field == &path)
-    };
+    let excused = |path: &str| NOT_BUILT.iter().any(|(field, _)| field == &path);
     let silent: Vec<String> = spec_fields()
         .into_iter()
         .filter(|path| !excused(path) && !documents.values().any(|document| decides(document, path)))
@@ -151,12 +133,9 @@ fn every_field_of_the_spec_is_shown_in_a_manifest_and_decides_its_plan() {
 }
 
 #[test]
-fn what_is_excused_is_a_field_and_what_is_not_built_is_refused_by_name() {
-    let (fields, tests) = (spec_fields(), crate::contract::tests());
-    for (field, test) in SEEN_ELSEWHERE {
-        assert!(tests.contains(test), "{field} is said to be seen by {test}, which is no test");
-    }
-    for path in SEEN_ELSEWHERE.iter().map(|(field, _)| field).chain(NOT_BUILT.iter().map(|(field, _)| field)) {
+fn what_is_not_built_is_a_field_and_is_refused_by_name() {
+    let fields = spec_fields();
+    for (path, _) in NOT_BUILT {
         assert!(fields.iter().any(|field| field == path), "{path} is no field of the spec");
     }
     let base = documents()["postgres"].clone();

@@ -1,7 +1,7 @@
 //! Every manifest has its plan as a reviewed snapshot, and a real API server accepts every object of it.
 
 use jam_plan::desired::Desired;
-use jam_plan::render::{render, to_yaml};
+use jam_plan::render::{self, documents, render};
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
 
@@ -33,8 +33,9 @@ pub fn manifests() -> Vec<(String, String)> {
 #[test]
 fn the_plan_of_every_manifest_is_its_snapshot() {
     for (name, text) in manifests() {
-        let plan = render(&text, &defaults()).unwrap_or_else(|e| panic!("{name}: {e}"));
-        compare(&repository(&format!("tests/it/snapshots/{name}.yaml")), &to_yaml(&plan));
+        let plan = documents(&text).and_then(|all| render::text(&all, &defaults()));
+        let plan = plan.unwrap_or_else(|e| panic!("{name}: {e}"));
+        compare(&repository(&format!("tests/it/snapshots/{name}.yaml")), &plan);
     }
 }
 

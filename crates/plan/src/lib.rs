@@ -9,6 +9,7 @@ pub mod names;
 pub mod observed;
 pub mod quantity;
 pub mod reason;
+pub mod remarks;
 pub mod render;
 pub mod resolve;
 pub mod rollout;

@@ -1,5 +1,7 @@
 //! From the text of a manifest to the objects it would become, without a cluster.
 
+use std::fmt::Write as _;
+
 use jam_domain::Timestamp;
 use jam_domain::token::TokenHash;
 use serde_json::Value;
@@ -9,6 +11,7 @@ use crate::desired::Desired;
 use crate::forecast::forecast;
 use crate::observed::{BlobKeys, Observed, OwnTokens, SecretKey, TokenSecret};
 use crate::reason::Refusal;
+use crate::remarks::remarks;
 use crate::resolve::{Defaults, MigrationStep, blob_secret, resolve};
 use crate::rotation::{Holding, Notes, Slots};
 use crate::{names, tokens};
@@ -203,7 +206,20 @@ pub fn held(consumer: String) -> TokenSecret {
     TokenSecret { consumer, holding: Holding { slots, notes, ..Holding::default() } }
 }
 
-/// The objects as YAML documents, as `jam-operator plan` prints them.
+/// The plan of a manifest as `jam-operator plan` prints it without a cluster: what is in no object as comments, then the objects.
+pub fn text(documents: &[Value], defaults: &Defaults) -> Result<String, RenderError> {
+    let mut text = String::new();
+    for instance in documents.iter().map(instance) {
+        let instance = instance?;
+        for remark in remarks(&instance) {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "# JamInstance {}: {remark}", instance.metadata.name.as_deref().unwrap_or_default());
+        }
+    }
+    Ok(text + &to_yaml(&of_documents(documents, defaults)?))
+}
+
+/// The objects as YAML documents.
 pub fn to_yaml(objects: &[Desired]) -> String {
     let mut text = String::new();
     for item in objects {
