@@ -1,5 +1,6 @@
 //! Whether what is there still says everything that is wanted: the wanted fields within the live object.
 
+use jam_plan::names::FIELD_MANAGER;
 use jam_plan::quantity::thousandths;
 use serde_json::Value;
 
@@ -22,10 +23,32 @@ pub fn holds(wanted: &Value, live: &Value) -> bool {
     }
 }
 
+/// Whether somebody else has written a list of ours since we last did: the API server keeps account of it. What was added within
+/// an item shows in no comparison that leaves room for defaults.
+pub fn is_taken(wanted: &Value, live: &Value) -> bool {
+    let entries = live["metadata"]["managedFields"].as_array().into_iter().flatten();
+    let ours = |entry: &&Value| {
+        entry["manager"] == FIELD_MANAGER && entry["operation"] == "Apply" && entry.get("subresource").is_none()
+    };
+    let fields = entries.into_iter().find(ours).and_then(|entry| entry.pointer("/fieldsV1/f:spec"));
+    fields.is_some_and(|fields| lacks_a_list(&wanted["spec"], fields))
+}
+
+fn lacks_a_list(wanted: &Value, fields: &Value) -> bool {
+    wanted.as_object().into_iter().flatten().any(|(key, value)| match (value, fields.get(format!("f:{key}"))) {
+        (Value::Array(items), None) => !items.is_empty(),
+        (Value::Object(_), Some(fields)) => lacks_a_list(value, fields),
+        (_, _) => false,
+    })
+}
+
 /// Fields that one writer owns as a whole (atomic in Kubernetes' own schema): what was added there changes what it
 /// selects, so a key that we did not write is no neighbour's but a change.
 fn is_whole(key: &str) -> bool {
-    matches!(key, "selector" | "podSelector" | "namespaceSelector" | "matchLabels" | "nodeSelector")
+    matches!(
+        key,
+        "selector" | "podSelector" | "namespaceSelector" | "matchLabels" | "nodeSelector" | "ingress" | "egress"
+    )
 }
 
 /// The API server leaves out what is empty.
@@ -108,6 +131,39 @@ mod tests {
             assert!(holds(&wanted, &of(json!({"app": "jam"}))), "{field}");
             assert!(!holds(&wanted, &of(json!({"app": "jam", "x": "y"}))), "{field}");
             assert!(!holds(&of(json!({})), &of(json!({"x": "y"}))), "{field}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_not_ours_any_more_is_found() {
+        let wanted = json!({"spec": {"rules": [{"a": 1}], "none": [], "inner": {"items": [1]}, "mode": "x"}});
+        let live = |fields: Value, manager: &str, operation: &str| {
+            let entry = json!({"manager": manager, "operation": operation, "fieldsV1": {"f:spec": fields}});
+            json!({"metadata": {"managedFields": [entry]}})
+        };
+        let all = json!({"f:rules": {}, "f:mode": {}, "f:inner": {"f:items": {}}});
+        let taken = |fields: &Value| is_taken(&wanted, &live(fields.clone(), FIELD_MANAGER, "Apply"));
+        assert!(!taken(&all));
+        for path in ["/f:rules", "/f:inner/f:items"] {
+            let (parent, name) = path.rsplit_once('/').unwrap();
+            let mut less = all.clone();
+            less.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(name);
+            assert!(taken(&less), "{path}");
+            assert!(!is_taken(&wanted, &live(less, FIELD_MANAGER, "Update")), "we have applied nothing yet");
+        }
+    }
+
+    #[test]
+    fn what_was_added_to_a_rule_of_a_network_policy_is_found() {
+        let of = |rule: Value| json!({"spec": {"ingress": [rule.clone()], "egress": [rule]}});
+        let rule = json!({"ports": [{"port": "http", "protocol": "TCP"}]});
+        assert!(holds(&of(rule.clone()), &of(rule.clone())));
+        let mut shut = rule.clone();
+        shut["from"] = json!([{"podSelector": {"matchLabels": {"app": "nobody"}}}]);
+        let mut open = rule.clone();
+        open["ports"][0]["endPort"] = json!(65535);
+        for other in [shut, open] {
+            assert!(!holds(&of(rule.clone()), &of(other.clone())), "{other}");
         }
     }
 

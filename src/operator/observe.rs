@@ -17,7 +17,7 @@ use super::apply::is_owned_unasked;
 use super::children::Mark;
 use super::cleanup;
 use super::context::Context;
-use super::drift::holds;
+use super::drift::{holds, is_taken};
 use super::error::Error;
 use super::key::Key;
 use super::token_pods::{self, Retired};
@@ -73,6 +73,8 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
         ..Observed::nothing(Timestamp::now())
     };
     pods::look(context, instance, &mut observed).await;
+    let unmade = || [&observed.api, &observed.worker].into_iter().flatten().find_map(|one| one.create_failure.clone());
+    observed.trouble = observed.trouble.take().or_else(unmade);
     overrides::look(context, instance, &mut observed).await;
     token_pods::look(context, instance, &consumers.retired, &mut observed).await?;
     words::clean(context, instance, &mut observed).await?;
@@ -243,8 +245,10 @@ async fn find(context: &Context, instance: &JamInstance, desired: &Desired) -> R
             // It would be removed and made again: only what this very instance has made.
             stays || !live.owner_references().iter().any(|owner| owner.uid == uid)
         }
-        Write::Apply => serde_json::to_value(&live)
-            .is_ok_and(|live: Value| holds(&desired.body, &live) && stranger::removal(&desired.body, &live).is_none()),
+        Write::Apply => serde_json::to_value(&live).is_ok_and(|live: Value| {
+            let holds = holds(&desired.body, &live) && !is_taken(&desired.body, &live);
+            holds && stranger::removal(&desired.body, &live).is_none()
+        }),
     };
     if !good || is_owned_unasked(instance, desired, &live.metadata) {
         return Ok(Finding::Differs { uid: live.uid().unwrap_or_default() });

@@ -62,6 +62,7 @@ mod model_walk;
 mod model_words;
 mod model_world;
 mod operations_page;
+mod operator_additions;
 mod operator_children;
 mod operator_cleanup;
 mod operator_cluster;

@@ -25,6 +25,8 @@ pub struct Scene<'a> {
     pub at: Timestamp,
     /// The generation of the spec.
     pub generation: i64,
+    /// Hash of the spec without its toggle.
+    pub spec: &'a str,
     /// The revision that the spec wants.
     pub wanted: &'a str,
     /// The same one with the other toggle.
@@ -33,6 +35,11 @@ pub struct Scene<'a> {
     pub applied: bool,
     /// Whether every pod is of it and available.
     pub settled: bool,
+    /// Whether there is an API pod to say so: none at all proves nothing.
+    pub serves: bool,
+    /// Whether its Deployments say that they have brought it to its end, as they do also where no pod is wanted. They say nothing
+    /// more about its pods then, however long those take.
+    pub rolled_out: bool,
     /// What keeps it from going on, when its Deployments say that they make no progress.
     pub stuck: Option<String>,
     /// What is wrong with one of the pods, where anybody says so.
@@ -97,7 +104,7 @@ pub fn step(scene: &Scene<'_>) -> Step {
         return forward(status);
     }
     if scene.settled {
-        if status.phase != RolloutPhase::Serving {
+        if status.phase != RolloutPhase::Serving && scene.serves {
             let first = status.losses == 0;
             status.phase = RolloutPhase::Serving;
             status.since = if first { seconds(scene.at) } else { status.since };
@@ -120,9 +127,10 @@ pub fn step(scene: &Scene<'_>) -> Step {
         return forward(status);
     }
     let down = scene.down_since.map_or(0, |since| (scene.at.as_micros() - since.as_micros()) / 1_000_000);
-    if status.losses > 0 && status.phase == RolloutPhase::Progressing && down >= scene.deadline && !scene.recovering {
-        let words = scene.words();
-        return give_up(scene, status, &format!("it served, and no pod has been ready for {down} s: {words}"));
+    let silent = status.losses > 0 || (scene.rolled_out && elapsed >= scene.deadline);
+    if silent && status.phase == RolloutPhase::Progressing && down >= scene.deadline && !scene.recovering {
+        let (words, served) = (scene.words(), if status.losses > 0 { "it served, and " } else { "" });
+        return give_up(scene, status, &format!("{served}no pod has been ready for {down} s: {words}"));
     }
     match &scene.stuck {
         // A word about the revision before it may still stand there: nothing is judged before its time.
@@ -149,6 +157,7 @@ impl Scene<'_> {
 /// and has mended nothing: it is no reason to try the rest again.
 fn stays_given_up(scene: &Scene<'_>, before: &RolloutStatus) -> bool {
     let same = before.generation == scene.generation && before.revision == scene.wanted;
+    let same = same || before.spec.as_deref() == Some(scene.spec);
     before.phase == RolloutPhase::RolledBack && (same || before.revision == scene.toggled)
 }
 
@@ -168,6 +177,7 @@ fn begun(scene: &Scene<'_>, before: Option<&RolloutStatus>) -> RolloutStatus {
         from: from.cloned(),
         message: None,
         evidence: before.and_then(|before| before.evidence.clone()),
+        spec: None,
     }
 }
 
@@ -196,6 +206,7 @@ fn give_up(scene: &Scene<'_>, status: RolloutStatus, why: &str) -> Step {
         generation: scene.generation,
         since: seconds(scene.at),
         message: Some(why.chars().take(MESSAGE).collect()),
+        spec: Some(scene.spec.to_owned()),
         ..status
     };
     Step { status, course: Course::Back(good), given_up: true }
@@ -209,7 +220,7 @@ fn seconds(at: Timestamp) -> Time {
 pub(crate) fn scene<'a>(
     instance: &'a JamInstance,
     observed: &'a Observed,
-    (wanted, toggled): (&'a str, &'a str),
+    (wanted, toggled, spec): (&'a str, &'a str, &'a str),
     workers: bool,
     deadline: i32,
 ) -> Scene<'a> {
@@ -240,12 +251,15 @@ pub(crate) fn scene<'a>(
     Scene {
         at: observed.at,
         generation: instance.metadata.generation.unwrap_or_default(),
+        spec,
         wanted,
         toggled,
         applied: observed.api.is_some()
             && both().all(|deployment| deployment.revision.as_deref() == Some(wanted))
             && worker.is_some() == workers,
         settled: both().all(DeploymentState::is_settled),
+        serves: observed.api.as_ref().is_some_and(|api| api.ready > 0),
+        rolled_out: both().all(|deployment| deployment.rolled_out && deployment.is_seen()),
         // A Deployment that was rolled out once says no more that it makes no progress.
         stuck: if lost { trouble.or(stuck) } else { stuck }.map(str::to_owned),
         trouble: trouble.map(str::to_owned),
@@ -264,6 +278,14 @@ pub(crate) fn scene<'a>(
         good,
         before: stored.and_then(|status| status.rollout.as_ref()),
     }
+}
+
+/// Hash of a spec without its toggle. Who turns that has mended nothing.
+pub(crate) fn without_toggle(instance: &JamInstance) -> String {
+    let mut spec = instance.spec.clone();
+    spec.runtime.jam.enabled = None;
+    let spec = serde_json::to_value(spec).expect("a spec is JSON");
+    names::short_hash([jam_domain::canonical::bytes(&spec).as_slice()])
 }
 
 /// The name of the ConfigMap with the evidence against the revision of a rollout.

@@ -74,6 +74,10 @@ pub struct RolloutStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub evidence: Option<String>,
+    /// Hash of the spec that was given up, without its toggle: while it is the same, nothing of it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub spec: Option<String>,
 }
 
 /// Where a rollout stands.

@@ -129,6 +129,8 @@ fn deployment(
         metadata,
         spec: Some(DeploymentSpec {
             replicas,
+            // Who has paused it by hand would keep every change from its pods, without a word and without a deadline.
+            paused: Some(false),
             min_ready_seconds,
             selector: LabelSelector { match_labels: Some(selector), match_expressions: None },
             strategy: Some(DeploymentStrategy { type_: Some("RollingUpdate".into()), rolling_update: Some(rolling) }),

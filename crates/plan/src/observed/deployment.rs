@@ -29,6 +29,8 @@ pub struct DeploymentState {
     pub unavailable: i32,
     /// The message of a rollout that went past its deadline.
     pub deadline_exceeded: Option<String>,
+    /// Why pods cannot even be made, in the words of who refused them: admission, a quota.
+    pub create_failure: Option<String>,
     /// Whether the rollout of this revision once came to its end: what is unready since then was ready before.
     pub rolled_out: bool,
     /// The image of the first container.
@@ -56,6 +58,12 @@ impl DeploymentState {
             .iter()
             .find(|c| c.type_ == "Progressing" && c.reason.as_deref() == Some("ProgressDeadlineExceeded"))
             .map(|c| c.message.clone().unwrap_or_default());
+        let create_failure = status
+            .conditions
+            .iter()
+            .flatten()
+            .find(|c| c.type_ == "ReplicaFailure" && c.status == "True")
+            .and_then(|c| c.message.clone());
         let rolled_out = status
             .conditions
             .iter()
@@ -63,6 +71,7 @@ impl DeploymentState {
             .any(|c| c.type_ == "Progressing" && c.reason.as_deref() == Some("NewReplicaSetAvailable"));
         Self {
             rolled_out,
+            create_failure,
             generation: deployment.metadata.generation.unwrap_or_default(),
             observed_generation: status.observed_generation.unwrap_or_default(),
             wanted: spec.and_then(|spec| spec.replicas).unwrap_or(1),
@@ -89,20 +98,22 @@ impl DeploymentState {
 
     /// Why the rollout of the present template makes no progress, when it went past its deadline.
     pub fn stuck(&self) -> Option<&str> {
-        self.deadline_exceeded.as_deref().filter(|_| self.observed_generation >= self.generation)
+        self.deadline_exceeded.as_deref().filter(|_| self.is_seen())
+    }
+
+    /// Whether its controller has taken up what it is now.
+    pub fn is_seen(&self) -> bool {
+        self.observed_generation >= self.generation
     }
 
     /// Whether fewer pods are ready than were told before, although as many are wanted and none is being replaced.
     pub fn has_lost_readiness(&self, told: i32) -> bool {
-        self.observed_generation >= self.generation && self.updated == self.wanted && self.ready < told.min(self.wanted)
+        self.is_seen() && self.updated == self.wanted && self.ready < told.min(self.wanted)
     }
 
     /// Whether every wanted pod is of the current template, available, and no other is left.
     pub fn is_settled(&self) -> bool {
-        self.observed_generation >= self.generation
-            && self.updated == self.wanted
-            && self.replicas == self.wanted
-            && self.available == self.wanted
+        self.is_seen() && self.updated == self.wanted && self.replicas == self.wanted && self.available == self.wanted
     }
 }
 

@@ -124,6 +124,16 @@ fn a_dry_run_says_what_would_be_applied_or_why_it_could_not() {
 }
 
 #[test]
+fn why_pods_cannot_be_made_is_read_while_it_is_so() {
+    let failure = |status: &str| {
+        let told = serde_json::json!({"type": "ReplicaFailure", "status": status, "reason": "FailedCreate", "message": "no PriorityClass"});
+        let deployment = serde_json::json!({"metadata": {"name": "main"}, "status": {"conditions": [told]}});
+        DeploymentState::of(&serde_json::from_value(deployment).unwrap()).create_failure
+    };
+    assert_eq!((failure("True").as_deref(), failure("False")), (Some("no PriorityClass"), None));
+}
+
+#[test]
 fn a_deployment_is_settled_when_only_wanted_pods_are_left_and_available() {
     let deployment: Deployment = serde_json::from_value(json!({
         "metadata": {"generation": 3, "annotations": {"jam.network/rendered": "h"}},

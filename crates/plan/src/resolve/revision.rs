@@ -10,9 +10,10 @@ use crate::rollout::{self, Course, Scene, Step};
 
 /// The revision that status pins to just this spec and this DSN. Whatever else changed is the operator's, not the user's.
 fn pinned<'a>(instance: &'a JamInstance, inputs: &str) -> Option<&'a RevisionStatus> {
-    let told = instance.status.as_ref()?.revision.as_ref()?;
-    let same = Some(told.generation) == instance.metadata.generation && told.inputs == inputs;
-    same.then_some(told)
+    let status = instance.status.as_ref()?;
+    let told = status.revision.as_ref()?;
+    let same_spec = Some(told.generation) == instance.metadata.generation || given_up(instance).is_some();
+    (same_spec && told.inputs == inputs).then_some(told)
 }
 
 /// What of outside the spec pods are made with: the DSN, and the keys to the blob store.
@@ -28,8 +29,9 @@ fn inputs(database: Option<&ResolvedDatabase>, blobs: Option<&ResolvedBlobs>) ->
 fn given_up(instance: &JamInstance) -> Option<(&RevisionStatus, &LastGood)> {
     let status = instance.status.as_ref()?;
     let (wanted, told) = (status.revision.as_ref()?, status.rollout.as_ref()?);
-    let of_this_spec = Some(told.generation) == instance.metadata.generation && wanted.generation == told.generation;
-    let same = told.phase == RolloutPhase::RolledBack && told.revision == wanted.name && of_this_spec;
+    let generation = Some(told.generation) == instance.metadata.generation && wanted.generation == told.generation;
+    let of_this_spec = || told.spec.as_deref() == Some(&rollout::without_toggle(instance));
+    let same = told.phase == RolloutPhase::RolledBack && told.revision == wanted.name && (generation || of_this_spec());
     Some((wanted, told.from.as_ref().filter(|_| same)?))
 }
 
@@ -91,6 +93,7 @@ pub(super) fn none_yet() -> RolloutStatus {
         from: None,
         message: None,
         evidence: None,
+        spec: None,
     }
 }
 
@@ -113,10 +116,13 @@ pub(super) fn choose(mut resolved: Resolved, instance: &JamInstance, observed: &
     // A pinned revision whose ConfigMap is lost is rendered anew: the best that is left.
     let read = pinned.filter(|_| given_up_before.is_none()).and_then(|pinned| stored(&pinned.name));
     let wanted = read.or_else(|| adopted(instance, observed, database, inputs).cloned()).unwrap_or(rendered);
-    resolved.wanted = given_up_before.cloned().unwrap_or_else(|| pin(&resolved, &wanted));
+    let generation = resolved.generation;
+    let before = given_up_before.map(|told| RevisionStatus { generation, ..told.clone() });
+    resolved.wanted = before.unwrap_or_else(|| pin(&resolved, &wanted));
     let name = resolved.wanted.name.clone();
     let toggled = wanted.clone().with_enabled(&resolved.name, !resolved.settings.enabled);
-    let names = (name.as_str(), toggled.name());
+    let spec = rollout::without_toggle(instance);
+    let names = (name.as_str(), toggled.name(), spec.as_str());
     let scene = rollout::scene(instance, observed, names, wanted.has_workers(), resolved.progress_deadline);
     let mut step = rollout::step(&scene);
     resolved.known = vec![wanted.clone()];
@@ -127,10 +133,9 @@ pub(super) fn choose(mut resolved: Resolved, instance: &JamInstance, observed: &
     }
     let Step { mut status, course, given_up } = step;
     let last = instance.status.as_ref().and_then(|status| status.last_good.as_ref());
-    if resolved.rollout == Rollout::AfterMigration
-        && let Some(good) = last.and_then(|good| good.revision.as_deref()).and_then(&mut stored)
-    {
-        follow_the_toggle(&mut resolved, instance, observed, good);
+    if resolved.rollout == Rollout::AfterMigration {
+        let good = last.and_then(|good| good.revision.as_deref()).and_then(&mut stored);
+        keep_what_serves(&mut resolved, instance, observed, good);
     }
     if given_up {
         status.evidence = Some(rollout::evidence_name(&resolved.name, &status));
@@ -146,7 +151,7 @@ pub(super) fn choose(mut resolved: Resolved, instance: &JamInstance, observed: &
 fn go_back(resolved: &mut Resolved, scene: &Scene<'_>, step: &mut Step, good: &LastGood, found: Option<Revision>) {
     match found.map(|found| (up_to_date(found.clone(), resolved), found)) {
         // With this DSN and this toggle the good pods are the wanted ones: there is no other way to go, and none to give up.
-        Some((back, _)) if back.name() == resolved.revision.name() => {
+        Some((back, _)) if back.name() == resolved.revision.name() && back.image() == resolved.wanted.image => {
             let before = scene.before.filter(|_| step.given_up).cloned();
             step.status = before.unwrap_or_else(|| rollout::afresh(scene, back.name()));
             (step.course, step.given_up) = (Course::Forward, false);
@@ -186,19 +191,30 @@ fn up_to_date(good: Revision, resolved: &Resolved) -> Revision {
     good.with_enabled(&resolved.name, resolved.settings.enabled)
 }
 
-/// Has the good pods replaced by ones with the toggle of the spec, though what else it wants waits for a migration: perhaps
-/// for days, until somebody approves it.
-fn follow_the_toggle(resolved: &mut Resolved, instance: &JamInstance, observed: &Observed, good: Revision) {
+/// Keeps what serves as it is to be, though what the spec wants of it now waits for a migration, perhaps for days until somebody
+/// approves it: what was edited or deleted is put right, its number of pods is the spec's, and it gets the spec's toggle.
+fn keep_what_serves(resolved: &mut Resolved, instance: &JamInstance, observed: &Observed, good: Option<Revision>) {
     let applied = observed.api.as_ref().and_then(|api| api.revision.as_deref()).unwrap_or_default();
+    if applied == resolved.revision.name() {
+        // A migration that is run again, such as after a restore: these pods are there already.
+        resolved.rollout = Rollout::Apply;
+        return;
+    }
+    let Some(good) = good else { return };
     let wanted = resolved.settings.enabled;
     let target = up_to_date(good.clone(), resolved);
     let turned = target.clone().with_enabled(&resolved.name, !wanted);
-    let begun = applied != good.name() && (applied == target.name() || applied == turned.name());
-    let told = instance.status.as_ref().and_then(|status| status.enabled);
-    let says = if applied == good.name() { good.enabled() } else { told };
-    resolved.known.extend([good, turned]);
-    if begun || says.is_some_and(|says| says != wanted) {
-        (resolved.revision, resolved.rollout) = (target, Rollout::Apply);
+    resolved.known.extend([good.clone(), turned.clone()]);
+    let kept = if applied == good.name() {
+        let says = good.enabled().is_none_or(|says| says == wanted);
+        Some(if says { good } else { target })
+    } else {
+        let told = instance.status.as_ref().and_then(|status| status.enabled);
+        let begun = applied == target.name() || applied == turned.name() || observed.api.is_none();
+        (begun || told.is_some_and(|says| says != wanted)).then_some(target)
+    };
+    if let Some(kept) = kept {
+        (resolved.revision, resolved.rollout) = (kept, Rollout::Apply);
     }
 }
 

@@ -28,6 +28,7 @@ fn under_way() -> RolloutStatus {
         from: Some(good("old")),
         message: None,
         evidence: None,
+        spec: None,
     }
 }
 
@@ -51,7 +52,7 @@ fn seen(change: impl FnOnce(&mut Observed)) -> (bool, Option<Timestamp>, Option<
     let told = applied_status(&instance, &cluster);
     let instance = JamInstance { status: Some(told), ..instance };
     change(&mut cluster);
-    let scene = super::scene(&instance, &cluster, (&revision, "toggled"), true, 300);
+    let scene = super::scene(&instance, &cluster, (&revision, "toggled", "spec"), true, 300);
     (scene.lost, scene.down_since, scene.stuck, scene.schema)
 }
 
@@ -94,10 +95,13 @@ fn scene(before: &RolloutStatus) -> Scene<'_> {
     Scene {
         at: at(1010),
         generation: 2,
+        spec: "spec",
         wanted: "new",
         toggled: "new, toggled",
         applied: true,
         settled: false,
+        serves: true,
+        rolled_out: false,
         stuck: None,
         trouble: None,
         lost: false,
@@ -182,7 +186,7 @@ fn the_deadline_counts_from_when_the_migration_let_pods_start() {
         let told = status.migration.as_mut().unwrap();
         (told.state, told.finished_at) = (state, Some(seconds(at(1500))));
         let instance = JamInstance { status: Some(status.clone()), ..instance.clone() };
-        super::scene(&instance, &cluster, ("wanted", "toggled"), false, 300).migrated
+        super::scene(&instance, &cluster, ("wanted", "toggled", "spec"), false, 300).migrated
     };
     assert_eq!(seen(MigrationState::Complete), Some(at(1500)));
     assert_eq!(seen(MigrationState::Running), None, "that was another one");
@@ -297,6 +301,27 @@ fn a_revision_that_served_and_then_hangs_for_good_is_given_up_after_the_deadline
     assert_eq!(message, "it served, and no pod has been ready for 300 s: crashes late");
     let one_is_ready = Scene { at: at(1030 + DEADLINE), down_since: None, ..scene(&lost) };
     assert!(!step(&one_is_ready).given_up);
+}
+
+#[test]
+fn a_revision_without_a_pod_proves_nothing_and_is_judged_once_it_has_one() {
+    let before = under_way();
+    let none = Scene { at: at(1100), settled: true, serves: false, rolled_out: true, ..scene(&before) };
+    let still = step(&none).status;
+    assert_eq!(still, before, "nobody has seen it serve");
+    // At second 5000 somebody scales it up: its Deployment has been rolled out long ago, and never says again that it is late.
+    let after = |seconds: i64| {
+        let at = at(5000 + seconds);
+        step(&Scene { at, down_since: Some(Timestamp::from_micros(5_000_000_000)), rolled_out: true, ..scene(&still) })
+    };
+    assert!(!after(DEADLINE - 1).given_up);
+    let given_up = after(DEADLINE);
+    assert_eq!((given_up.given_up, given_up.course), (true, Course::Back(good("old"))));
+    assert_eq!(given_up.status.message.as_deref(), Some("no pod has been ready for 300 s: no pod says why"));
+    assert_eq!(phase(&Scene { settled: true, ..scene(&still) }), RolloutPhase::Serving);
+    // What broke before it came is not held against it.
+    let just_begun = Scene { at: at(1010), down_since: Some(at(1)), rolled_out: true, ..scene(&before) };
+    assert!(!step(&just_begun).given_up);
 }
 
 #[test]

@@ -325,13 +325,15 @@ fn progress(what: &str, name: &str, state: &DeploymentState, trouble: Option<&st
         return None;
     }
     let why = trouble.map(|trouble| format!(": {trouble}")).unwrap_or_default();
+    if !state.is_seen() {
+        // Its numbers are those of before the change.
+        return Some(Standing::UnderWay(Reason::RollingOut, format!("{what} {name}: its change is taken up{why}")));
+    }
     let numbers = format!(
         "{what} {name}: {} of {} replicas are updated, {} available",
         state.updated, state.wanted, state.available
     );
-    let same_revision = state.observed_generation >= state.generation
-        && state.updated == state.wanted
-        && state.replicas == state.wanted;
+    let same_revision = state.updated == state.wanted && state.replicas == state.wanted;
     // Pods that have only just started are part of the rollout, unless they are in trouble.
     Some(if same_revision && (state.rolled_out || trouble.is_some()) {
         Standing::Unwell(Reason::PodsNotReady, format!("{numbers}{why}"))

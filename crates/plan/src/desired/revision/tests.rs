@@ -1,5 +1,7 @@
 //! Laws of revisions: pinned to the spec, kept word for word, and the way back after a bad rollout.
 
+mod kept;
+
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -78,7 +80,8 @@ fn a_newer_operator_leaves_the_pods_as_they_are_until_the_spec_changes() {
 
         let moved = but(&instance, json!({"runtime": {"jam": {"rateLimitPerMinute": 7}}}));
         let moved = resolve(&moved, &cluster, &newer()).unwrap();
-        assert_eq!((moved.revision.render_revision(), moved.wanted.generation), (Some(2), 2));
+        assert_eq!((moved.known[0].render_revision(), moved.wanted.generation), (Some(2), 2));
+        assert_eq!(moved.known[0].name(), moved.wanted.name);
         assert_eq!(moved.image.reference, "registry.example/jam-api:2.0.0");
     }
 }
@@ -122,7 +125,7 @@ fn the_toggle_reaches_the_good_pods_while_what_else_is_wanted_waits_for_its_migr
     cluster.revisions = vec![good.clone()];
     let next = but(&first, json!({"image": {"tag": "next"}, "runtime": {"jam": {"rateLimitPerMinute": 7}}}));
     let next = told(&next, &cluster, &defaults());
-    are_of(&desired(&resolved(&next, &cluster)), &good, 0);
+    are_of(&desired(&resolved(&next, &cluster)), &good, 2);
     let said = next.status.as_ref().unwrap();
     assert_eq!(
         (said.migration.as_ref().unwrap().image.as_str(), said.enabled),
