@@ -137,7 +137,6 @@ fn deployment(
             progress_deadline_seconds: Some(resolved.progress_deadline),
             revision_history_limit: Some(3),
             template: PodTemplateSpec::default(),
-            ..DeploymentSpec::default()
         }),
         status: None,
     };
