@@ -329,10 +329,8 @@ fn progress(what: &str, name: &str, state: &DeploymentState, trouble: Option<&st
         // Its numbers are those of before the change.
         return Some(Standing::UnderWay(Reason::RollingOut, format!("{what} {name}: its change is taken up{why}")));
     }
-    let numbers = format!(
-        "{what} {name}: {} of {} replicas are updated, {} available",
-        state.updated, state.wanted, state.available
-    );
+    let (updated, wanted, available) = (state.updated, state.wanted, state.available);
+    let numbers = format!("{what} {name}: {updated} of {wanted} replicas are updated, {available} available");
     let same_revision = state.updated == state.wanted && state.replicas == state.wanted;
     // Pods that have only just started are part of the rollout, unless they are in trouble.
     Some(if same_revision && (state.rolled_out || trouble.is_some()) {
