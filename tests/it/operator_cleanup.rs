@@ -11,7 +11,7 @@ use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
 use crate::support::cluster::control_plane;
 
 /// What `kubectl create job --from=cronjob/main-cleanup` makes, without a second attempt.
-fn run_of(cron_job: &CronJob, name: &str) -> Job {
+pub fn run_of(cron_job: &CronJob, name: &str) -> Job {
     let template = serde_json::to_value(&cron_job.spec.as_ref().unwrap().job_template).unwrap();
     let mut job = json!({
         "apiVersion": "batch/v1", "kind": "Job",

@@ -6,7 +6,10 @@ use jam_domain::Timestamp;
 use k8s_openapi::api::batch::v1::{CronJob, Job, JobSpec};
 use serde::Deserialize;
 
-use super::{JobState, MigrationJob, instant};
+use super::{JobState, LastWords, MigrationJob, instant};
+
+/// Letters that the name of a kind has at most.
+const KIND: usize = 32;
 
 /// The CronJob and its last run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +66,14 @@ pub struct CleanupOutcome {
 impl CleanupOutcome {
     /// What a termination message says; `None` when it is none of ours.
     pub fn of(message: &str) -> Option<Self> {
-        serde_json::from_str(message).ok()
+        let mut told: Self = serde_json::from_str(message).ok()?;
+        // They are shown: the names of kinds, and nothing else that somebody may have written there.
+        let is_kind =
+            |kind: &str| kind.len() <= KIND && kind.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        for counts in [&mut told.archived, &mut told.deleted] {
+            counts.retain(|kind, _| is_kind(kind));
+        }
+        Some(told)
     }
 }
 
@@ -107,9 +117,12 @@ fn mounted(job: Option<&JobSpec>) -> Vec<String> {
 impl CleanupRun {
     /// The run with the last words of its pod: what it did, also when it failed, or the end of its log.
     #[must_use]
-    pub fn with_words(self, words: Option<String>) -> Self {
-        let outcome = words.as_deref().and_then(CleanupOutcome::of);
-        let said = outcome.as_ref().map_or(words, |outcome| outcome.error.clone());
+    pub fn with_words(self, words: &LastWords) -> Self {
+        let outcome = words.text.as_deref().and_then(CleanupOutcome::of);
+        let said = match (&outcome, &words.silence) {
+            (Some(outcome), None) => outcome.error.clone(),
+            (None, _) | (Some(_), Some(_)) => words.told(),
+        };
         let failure = self.failure.map(|told| said.unwrap_or(told));
         Self { failure, outcome, ..self }
     }

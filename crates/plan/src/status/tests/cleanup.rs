@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{applied, condition, pair, short, with};
 use crate::crd::{JamInstance, JamInstanceStatus};
 use crate::fixtures::{at, but, in_memory, on_postgres, settled_cluster_for};
-use crate::observed::{CleanupOutcome, CleanupRun, CleanupState, Observed};
+use crate::observed::{CleanupOutcome, CleanupRun, CleanupState, LastWords, Observed};
 use crate::status::{Verdict, status, transitions};
 use crate::{Kind, Reason};
 
@@ -94,7 +94,8 @@ fn a_cleanup_is_overdue_by_its_present_schedule_and_no_pause_that_somebody_wante
 fn a_cleanup_that_failed_half_way_tells_what_it_did_and_one_beside_another_is_no_failure() {
     let one = cleaned();
     let said = |failed: bool, words: &str| {
-        let last = run("a", 1500, failed.then_some("BackoffLimitExceeded")).with_words(Some(words.into()));
+        let last = run("a", 1500, failed.then_some("BackoffLimitExceeded"))
+            .with_words(&LastWords { text: Some(words.into()), ..LastWords::default() });
         applied(&one, &cluster(&one, 2000, Some(last)), 2000)
     };
     let words = r#"{"dry_run":false,"error":"told to stop","archived":{"packages":9},"deleted":{"packages":3}}"#;
