@@ -5,6 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::fixtures::{applied_status, at, but, cluster_for, job, on_postgres, resolved};
 use crate::observed::MigrationPreview;
+use crate::{Reason, Refusal, Verdict};
 
 fn preview(cluster: &Observed, instance: &JamInstance) -> Preview {
     match resolved(instance, cluster).migration.step {
@@ -130,6 +131,27 @@ fn an_impossible_migration_waits_for_a_change_of_the_spec_or_for_somebody_who_na
         let (again, cluster, _) = ended(again, &cluster, 3);
         assert_eq!(resolved(&again, &cluster).migration.step, MigrationStep::Never, "once, not in a loop");
     }
+}
+
+#[test]
+fn a_change_is_tried_also_when_the_first_walk_that_saw_it_was_refused() {
+    let first = on_postgres();
+    let (instance, cluster, job) = ended(&first, &cluster_for(&first), 3);
+    let mut changed = instance.clone();
+    changed.metadata.generation = changed.metadata.generation.map(|generation| generation + 1);
+    let refusal = Refusal::new(Reason::SecretMissing, "Secret db does not exist");
+    for verdict in [Verdict::Refused(&refusal), Verdict::Interrupted(None, "no answer"), Verdict::Paused] {
+        let seen = crate::status::status(&changed, verdict, &cluster, at(2000));
+        assert_eq!(seen.observed_generation, changed.metadata.generation, "it was seen");
+        let seen = JamInstance { status: Some(seen), ..changed.clone() };
+        let MigrationStep::Run { job: next } = resolved(&seen, &cluster).migration.step else { panic!("{verdict:?}") };
+        assert_ne!(next, job);
+    }
+    let mut of_before = instance;
+    of_before.status.as_mut().unwrap().migration.as_mut().unwrap().generation = None;
+    assert_eq!(resolved(&of_before, &cluster).migration.step, MigrationStep::Never, "an upgrade is no change");
+    of_before.metadata.generation = changed.metadata.generation;
+    assert!(matches!(resolved(&of_before, &cluster).migration.step, MigrationStep::Run { .. }));
 }
 
 #[test]
