@@ -105,7 +105,10 @@ async fn migration(context: &Context, instance: &Key, job: &Job, discretion: &Di
 async fn preview(context: &Context, instance: &Key, job: &Job, discretion: &Discretion<'_>) -> MigrationPreview {
     let told = MigrationPreview::of(job, None);
     match told.said {
-        PreviewSaid::Nothing => told,
+        PreviewSaid::Nothing => {
+            let trouble = last_words::trouble_of_job(context, instance, &told.job, discretion).await;
+            MigrationPreview { trouble, ..told }
+        }
         PreviewSaid::Would(_) | PreviewSaid::Failed(_) => {
             let words = last_words::of_job(context, instance, &told.job, discretion).await;
             match (words.silence.is_some(), words.told()) {

@@ -46,6 +46,7 @@ fn said(observed: &mut Observed) -> Vec<&mut String> {
         }
     }
     for preview in &mut observed.migration_previews {
+        words.extend(&mut preview.trouble);
         match &mut preview.said {
             PreviewSaid::Would(words_of) | PreviewSaid::Failed(words_of) => words.push(words_of),
             PreviewSaid::Nothing => {}

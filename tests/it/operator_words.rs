@@ -1,8 +1,8 @@
-//! What pods said is not repeated once the password that they were given is known no more.
+//! What is told of pods: what keeps a dry run from its beginning; nothing that they said with a password that is known no more.
 
 use jam_plan::JamInstance;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::kubelet::FATE;
 use crate::operator_cleanup::run_of;
 use crate::operator_kinds::on_postgres;
+use crate::operator_migrations::unfinished;
 use crate::operator_support::{Account, Kubelet, Operator, apply, condition, eventually};
 use crate::support::cluster::control_plane;
 
@@ -93,5 +94,31 @@ async fn a_cleanup_that_failed_with_a_former_password_is_told_without_its_words(
     operator.quiet().await;
     let all = written(&client, &namespace, &operator).await;
     assert!(!all.contains("purpose"), "{all}");
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+#[tokio::test]
+async fn a_dry_run_that_cannot_begin_says_why_while_its_migration_waits_for_approval() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, &["--leader-election", "false"]);
+    let mut spec = on_postgres(&client, &namespace).await;
+    spec["migrations"] = json!({"mode": "Manual"});
+    apply(&client, &namespace, "main", spec).await;
+    let pod = eventually("a pod", async || unfinished(&client, &namespace).await.pop()).await.0;
+    let waiting = json!({"reason": "ErrImagePull", "message": "jam-api:nowhere: not found"});
+    let container = json!({"name": "jam", "image": "x", "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": waiting}});
+    let status = json!({"status": {"phase": "Pending", "containerStatuses": [container]}});
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    pods.patch_status(&pod, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    let why = format!("finds out what it would apply: pod {pod}: ErrImagePull: jam-api:nowhere: not found)");
+    for kind in ["Ready", "Migrated"] {
+        eventually("it is told why nobody finds out", async || {
+            let told = condition(&client, &namespace, "main", kind, "False", "ApprovalNeeded").await;
+            told.contains(&why).then_some(())
+        })
+        .await;
+    }
     assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
 }

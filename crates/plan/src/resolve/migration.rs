@@ -71,6 +71,8 @@ pub enum Preview {
     Asks {
         /// The Job.
         job: String,
+        /// What keeps it from finding out, where anybody says so.
+        trouble: Option<String>,
     },
     /// The Job could not find out; it is made again when its time to live is over.
     Failed {
@@ -218,12 +220,14 @@ fn run(instance: &JamInstance, observed: &Observed, told: MigrationStatus) -> Mi
 /// Nobody has approved it yet: the dry run of its image says what it would apply.
 fn await_approval(instance: &str, observed: &Observed, told: MigrationStatus) -> MigrationPlan {
     let job = names::migration_preview(instance, &told.key);
-    let said = observed.migration_previews.iter().find(|preview| preview.job == job).map(|preview| &preview.said);
-    let preview = match (said, &told.would_apply) {
+    let asked = observed.migration_previews.iter().find(|preview| preview.job == job);
+    let preview = match (asked.map(|preview| &preview.said), &told.would_apply) {
         (Some(PreviewSaid::Would(what)), _) => Preview::Told { what: clipped(what) },
         (_, Some(what)) => Preview::Told { what: what.clone() },
         (Some(PreviewSaid::Failed(why)), None) => Preview::Failed { job, why: clipped(why) },
-        (Some(PreviewSaid::Nothing) | None, None) => Preview::Asks { job },
+        (Some(PreviewSaid::Nothing) | None, None) => {
+            Preview::Asks { job, trouble: asked.and_then(|preview| preview.trouble.clone()) }
+        }
     };
     let runs = observed.api.as_ref().is_some_and(|api| api.image.as_ref() == Some(&told.image));
     if let Preview::Told { what } = &preview

@@ -23,11 +23,15 @@ fn message(instance: &JamInstance, cluster: &Observed) -> String {
 fn a_manual_migration_says_what_it_would_apply_and_remembers_it_when_the_job_is_gone() {
     let instance = but(&on_postgres(), json!({"migrations": {"mode": "Manual"}}));
     let mut cluster = cluster_for(&instance);
-    let Preview::Asks { job } = preview(&cluster, &instance) else { panic!("nobody finds out") };
-    let said = |said: PreviewSaid| vec![MigrationPreview { job: job.clone(), said }];
+    let Preview::Asks { job, trouble: None } = preview(&cluster, &instance) else { panic!("nobody finds out") };
+    let said = |said: PreviewSaid| vec![MigrationPreview { job: job.clone(), said, trouble: None }];
     cluster.migration_previews = said(PreviewSaid::Nothing);
-    assert_eq!(preview(&cluster, &instance), Preview::Asks { job: job.clone() });
-    assert!(message(&instance, &cluster).contains(&format!("Job {job} finds out")));
+    assert_eq!(preview(&cluster, &instance), Preview::Asks { job: job.clone(), trouble: None });
+    assert!(message(&instance, &cluster).contains(&format!("(Job {job} finds out what it would apply)")));
+    cluster.migration_previews[0].trouble = Some("pod a: ErrImagePull: not found".into());
+    let told = message(&instance, &cluster);
+    let why = format!("(Job {job} finds out what it would apply: pod a: ErrImagePull: not found)");
+    assert!(told.contains(&why) && told.contains("--overwrite"), "nobody waits for it without knowing why: {told}");
 
     cluster.migration_previews = said(PreviewSaid::Failed("no route to host".into()));
     assert_eq!(preview(&cluster, &instance), Preview::Failed { job: job.clone(), why: "no route to host".into() });
@@ -65,9 +69,10 @@ fn a_new_dsn_that_would_apply_nothing_waits_for_nobody_and_another_image_does() 
     api.image = Some(resolved(&instance, &settled).image.reference);
     api.dsn_hash = Some("the DSN before".into());
     let mut cluster = Observed { migration_jobs: Vec::new(), api: Some(api), ..settled };
-    let Preview::Asks { job } = preview(&cluster, &instance) else { panic!("nobody finds out") };
-    let said =
-        |job: &str, words: &str| vec![MigrationPreview { job: job.into(), said: PreviewSaid::Would(words.into()) }];
+    let Preview::Asks { job, trouble: None } = preview(&cluster, &instance) else { panic!("nobody finds out") };
+    let said = |job: &str, words: &str| {
+        vec![MigrationPreview { job: job.into(), said: PreviewSaid::Would(words.into()), trouble: None }]
+    };
     for words in
         ["it does not say what", "would apply: 9 nothing would apply", "nothing would apply\nwould apply: 4 admin"]
     {
@@ -81,7 +86,9 @@ fn a_new_dsn_that_would_apply_nothing_waits_for_nobody_and_another_image_does() 
     assert_eq!(resolved(&stored, &gone).migration.step, MigrationStep::Complete, "it is remembered");
 
     let newer = but(&stored, json!({"image": {"tag": "2"}}));
-    let Preview::Asks { job } = preview(&cluster, &newer) else { panic!("another image is asked for anew") };
+    let Preview::Asks { job, trouble: None } = preview(&cluster, &newer) else {
+        panic!("another image is asked for anew")
+    };
     cluster.migration_previews = said(&job, "nothing would apply\n");
     assert!(matches!(preview(&cluster, &newer), Preview::Told { .. }), "a release is let in by whoever approves it");
 }
