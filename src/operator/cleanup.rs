@@ -55,9 +55,11 @@ async fn newest(
 ) -> Option<CleanupRun> {
     let run = CleanupState::newest(jobs)?;
     let began = run.began_at.map(|at| at.as_micros().div_euclid(1_000_000));
-    if run.failure.is_none() && began.is_some() && began == told {
+    let is_told =
+        began.is_some_and(|began| told.is_some_and(|told| began < told || (began == told && run.failure.is_none())));
+    if is_told {
         return Some(run);
     }
-    let words = last_words::of_job(context, instance, &run.job, discretion).await;
+    let words = last_words::all_of_job(context, instance, &run.job, discretion).await;
     Some(run.with_words(&words))
 }
