@@ -163,7 +163,8 @@ async fn last_words(cluster: &Cluster, job: &str) -> String {
     pods.sort_by_key(|pod| pod.creation_timestamp().map(|at| at.0));
     let words = pods.into_iter().rev().find_map(|pod| {
         let containers = pod.status?.container_statuses?;
-        containers.into_iter().find_map(|container| container.state?.terminated?.message)
+        let own = containers.into_iter().find(|container| container.name == CONTAINER)?;
+        own.state?.terminated?.message
     });
     words.unwrap_or_else(|| "it left no last words".into())
 }

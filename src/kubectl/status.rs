@@ -189,6 +189,7 @@ fn cleanup_line(cleanup: &CleanupStatus) -> Option<String> {
     let CleanupStatus {
         last_run,
         last_result,
+        failure: _,
         cutoff: _,
         duration_ms: _,
         archived,

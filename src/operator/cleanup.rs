@@ -9,10 +9,15 @@ use kube::api::ListParams;
 use super::context::Context;
 use super::error::Error;
 use super::key::Key;
-use super::pods;
+use super::last_words;
+use super::words::Discretion;
 
 /// The cleanup of an instance, when it has a CronJob that the watches know.
-pub async fn look(context: &Context, instance: &JamInstance) -> Result<Option<CleanupState>, Error> {
+pub async fn look(
+    context: &Context,
+    instance: &JamInstance,
+    discretion: &Discretion<'_>,
+) -> Result<Option<CleanupState>, Error> {
     let told = instance.status.as_ref().and_then(|status| status.cleanup.as_ref()?.last_run.as_ref());
     let told = told.map(|at| at.0.as_second());
     let instance = &Key::of(instance);
@@ -26,7 +31,7 @@ pub async fn look(context: &Context, instance: &JamInstance) -> Result<Option<Cl
     // By the label and not by the controller: a Job that somebody made by hand from the CronJob has none.
     let ran = context.children.of(instance).iter().any(|child| child.object.kind == Kind::Job);
     let jobs = if ran { runs(context, instance, uid).await? } else { Vec::new() };
-    let last = newest(context, instance, &jobs, told).await;
+    let last = newest(context, instance, &jobs, told, discretion).await;
     Ok(Some(CleanupState::of(&cron_job, last).with_runs(&jobs)))
 }
 
@@ -41,12 +46,20 @@ async fn runs(context: &Context, instance: &Key, uid: &str) -> Result<Vec<Job>, 
 
 /// The newest of these runs that ended, with its last words when it failed or when that is news: `told` is
 /// the second in which the run that status tells of began.
-async fn newest(context: &Context, instance: &Key, jobs: &[Job], told: Option<i64>) -> Option<CleanupRun> {
+async fn newest(
+    context: &Context,
+    instance: &Key,
+    jobs: &[Job],
+    told: Option<i64>,
+    discretion: &Discretion<'_>,
+) -> Option<CleanupRun> {
     let run = CleanupState::newest(jobs)?;
     let began = run.began_at.map(|at| at.as_micros().div_euclid(1_000_000));
-    if run.failure.is_none() && began.is_some() && began == told {
+    let is_told =
+        began.is_some_and(|began| told.is_some_and(|told| began < told || (began == told && run.failure.is_none())));
+    if is_told {
         return Some(run);
     }
-    let words = pods::last_words(context, instance, &run.job).await.text;
-    Some(run.with_words(words))
+    let words = last_words::all_of_job(context, instance, &run.job, discretion).await;
+    Some(run.with_words(&words))
 }

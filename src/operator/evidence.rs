@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use jam_domain::Timestamp;
 use jam_plan::names::{self, Component};
+use jam_plan::observed::left_out;
 use jam_plan::{JamInstance, Resolved, desired};
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodStatus};
 use kube::api::{ListParams, LogParams};
@@ -17,9 +18,10 @@ use super::apply;
 use super::context::Context;
 use super::error::Error;
 use super::key::Key;
-use super::pods::{self, ENOUGH, is_ready};
+use super::last_words::{has_crashed, is_ours};
+use super::pods::{ENOUGH, is_ready};
 use super::watch::chain;
-use super::words;
+use super::words::Discretion;
 
 /// Log lines of one container.
 const LINES: i64 = 30;
@@ -31,21 +33,33 @@ const LOG_PATIENCE: Duration = Duration::from_secs(10);
 /// Keeps the evidence in its ConfigMap. It is written once: a crash before the decision is stored finds it there.
 pub async fn keep(context: &Context, instance: &JamInstance, resolved: &Resolved) -> Result<(), Error> {
     let key = Key::of(instance);
-    let components = [Component::Api, Component::Worker].map(|component| told_of(context, &key, component));
+    let discretion = &Discretion::about(context, instance);
+    let components = [Component::Api, Component::Worker].map(|component| told_of(context, &key, component, discretion));
     let texts: BTreeMap<String, String> = join_all(components).await.into_iter().flatten().collect();
-    let redactor = words::redactor(context, instance).await?;
-    let texts = texts.into_iter().map(|(pod, text)| (pod, redactor.text(&text))).collect();
-    match desired::evidence(resolved, texts) {
+    let mut clean = BTreeMap::new();
+    for (pod, text) in texts {
+        clean.insert(pod, discretion.cleaned(&text).await?);
+    }
+    match desired::evidence(resolved, clean) {
         Some(desired) => apply::once(context, &key, &desired).await,
         None => Ok(()),
     }
 }
 
 /// What is known of the pods of a component. Evidence that cannot be had does not hold up the way back.
-async fn told_of(context: &Context, instance: &Key, component: Component) -> Vec<(String, String)> {
+async fn told_of(
+    context: &Context,
+    instance: &Key,
+    component: Component,
+    discretion: &Discretion<'_>,
+) -> Vec<(String, String)> {
     match suspects(context, instance, component).await {
         Ok(pods) => {
-            join_all(pods.iter().map(|pod| async move { (pod.name_any(), told(context, instance, pod).await) })).await
+            let all = pods.iter().map(|pod| async move {
+                let silence = discretion.silence(pod).await;
+                (pod.name_any(), told(context, instance, pod, silence.as_deref()).await)
+            });
+            join_all(all).await
         }
         Err(error) => {
             tracing::warn!(instance = %instance, error = chain(&error), "the pods cannot be listed");
@@ -61,12 +75,12 @@ async fn suspects(context: &Context, instance: &Key, component: Component) -> Re
     let params = ListParams::default().labels(&names::written(&names::selector(&instance.name, component)));
     let found = pods.list(&params).await?.items.into_iter();
     let now = Timestamp::now();
-    let has_crashed = |pod: &Pod| component == Component::Worker && pods::crashed(pod, now).is_some();
-    Ok(found.filter(|pod| !is_ready(pod) || has_crashed(pod)).take(ENOUGH as usize).collect())
+    let crashes = |pod: &Pod| component == Component::Worker && has_crashed(pod, now);
+    Ok(found.filter(|pod| !is_ready(pod) || crashes(pod)).take(ENOUGH as usize).collect())
 }
 
-/// States and last words of one pod.
-async fn told(context: &Context, instance: &Key, pod: &Pod) -> String {
+/// States of one pod, and its last words unless there is a reason to leave them out.
+async fn told(context: &Context, instance: &Key, pod: &Pod, silence: Option<&str>) -> String {
     let status = pod.status.clone().unwrap_or_default();
     let mut text = format!("phase: {}\n", status.phase.as_deref().unwrap_or("Unknown"));
     let mut say = |line: String| {
@@ -80,12 +94,15 @@ async fn told(context: &Context, instance: &Key, pod: &Pod) -> String {
     let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
     let mut begun = false;
     for container in containers {
-        begun |= container.state.as_ref().is_some_and(has_begun) || container.restart_count > 0;
-        for line in states(container) {
+        let ran = container.state.as_ref().is_some_and(has_begun) || container.restart_count > 0;
+        begun |= ran && is_ours(container);
+        for line in states(container, silence) {
             say(line);
         }
     }
-    if begun {
+    if let Some(why) = silence.filter(|_| begun) {
+        say(left_out(None, why));
+    } else if begun {
         let log = timeout(LOG_PATIENCE, log(context, instance, pod)).await;
         say(format!("last log lines:\n{}", log.unwrap_or_else(|_| "not to be had: its node does not answer".into())));
     }
@@ -96,9 +113,10 @@ fn has_begun(state: &ContainerState) -> bool {
     state.running.is_some() || state.terminated.is_some()
 }
 
-/// What the kubelet says about a container, one line for each of its states.
-fn states(container: &ContainerStatus) -> Vec<String> {
+/// What the kubelet says about a container, one line for each of its states, with the words that ours left.
+fn states(container: &ContainerStatus, silence: Option<&str>) -> Vec<String> {
     let name = &container.name;
+    let speaks = is_ours(container) && silence.is_none();
     let mut lines = vec![format!("container {name}: ready {}, restarts {}", container.ready, container.restart_count)];
     for (when, state) in [("now", &container.state), ("before", &container.last_state)] {
         let Some(ContainerState { running, terminated, waiting }) = state else { continue };
@@ -110,7 +128,7 @@ fn states(container: &ContainerStatus) -> Vec<String> {
             lines.push(format!("container {name}, {when}: waiting, {said}"));
         }
         if let Some(ContainerStateTerminated { exit_code, reason, message, .. }) = terminated {
-            let said = words([reason.as_deref(), message.as_deref().map(str::trim)]);
+            let said = words([reason.as_deref(), message.as_deref().map(str::trim).filter(|_| speaks)]);
             lines.push(format!("container {name}, {when}: ended with exit code {exit_code}, {said}"));
         }
     }
@@ -141,7 +159,8 @@ async fn log(context: &Context, instance: &Key, pod: &Pod) -> String {
 /// Whether a container runs again: what is to be read is the log of the one that ended.
 fn has_restarted(status: &PodStatus) -> bool {
     let runs = |container: &ContainerStatus| container.state.as_ref().is_some_and(|state| state.running.is_some());
-    status.container_statuses.iter().flatten().any(|container| container.restart_count > 0 && runs(container))
+    let mut own = status.container_statuses.iter().flatten().filter(|container| is_ours(container));
+    own.any(|container| container.restart_count > 0 && runs(container))
 }
 
 /// Without the line in whose middle the log was cut off: half a secret is not known for one.
@@ -173,6 +192,10 @@ mod tests {
             "container jam, now: waiting, CrashLoopBackOff: back-off 40s",
             "container jam, before: ended with exit code 1, Error: broken on purpose",
         ];
-        assert_eq!(states(&container), wanted);
+        assert_eq!(states(&container, None), wanted);
+        let before = "container jam, before: ended with exit code 1, Error";
+        assert_eq!(states(&container, Some("it has another DSN"))[2], before, "what it said is left out");
+        let other = ContainerStatus { name: "mesh".into(), ..container };
+        assert_eq!(states(&other, None)[2], before.replace("jam", "mesh"), "its words are not ours to tell");
     }
 }

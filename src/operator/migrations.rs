@@ -13,8 +13,9 @@ use kube::{Api, ResourceExt};
 use super::context::Context;
 use super::error::Error;
 use super::key::Key;
+use super::last_words;
 use super::observe::Finding;
-use super::pods;
+use super::words::Discretion;
 
 /// The Jobs of an instance's migrations.
 #[derive(Debug, Default)]
@@ -28,7 +29,12 @@ pub struct Seen {
 }
 
 /// Reads the Jobs of these names; one that is of no migration is passed over.
-pub async fn look(context: &Context, instance: &Key, names: &[String]) -> Result<Seen, Error> {
+pub async fn look(
+    context: &Context,
+    instance: &Key,
+    names: &[String],
+    discretion: &Discretion<'_>,
+) -> Result<Seen, Error> {
     let jobs: Api<Job> = Api::namespaced(context.client.clone(), &instance.namespace);
     let read = names.iter().map(|name| {
         let jobs = &jobs;
@@ -37,13 +43,13 @@ pub async fn look(context: &Context, instance: &Key, names: &[String]) -> Result
     let mut seen = Seen::default();
     for job in try_join_all(read).await?.into_iter().flatten() {
         if job.labels().contains_key(names::MIGRATION_KEY) {
-            seen.jobs.push(migration(context, instance, &job).await);
+            seen.jobs.push(migration(context, instance, &job, discretion).await);
         } else if job.labels().contains_key(names::MIGRATION_PREVIEW) {
-            seen.previews.push(preview(context, instance, &job).await);
+            seen.previews.push(preview(context, instance, &job, discretion).await);
         }
     }
     if let Some(running) = seen.jobs.iter().find(|job| job.state == JobState::Running) {
-        seen.trouble = pods::trouble_of_job(context, instance, &running.name).await;
+        seen.trouble = last_words::trouble_of_job(context, instance, &running.name, discretion).await;
     }
     Ok(seen)
 }
@@ -57,7 +63,7 @@ pub async fn unfinished(context: &Context, instance: &Key, job: &str) -> Result<
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
     let labels = names::written(&names::selector(&instance.name, Component::Migration));
     let found = pods.list(&ListParams::default().labels(&labels)).await.map_err(Error::read("the migrations' pods"))?;
-    let dry = |pod: &Pod| pod.labels().get(pods::OF_JOB).is_some_and(|job| names::is_migration_preview(job));
+    let dry = |pod: &Pod| pod.labels().get(last_words::OF_JOB).is_some_and(|job| names::is_migration_preview(job));
     Ok(found.items.iter().filter(|pod| !has_ended(pod) && !dry(pod) && !own(pod)).map(described).collect())
 }
 
@@ -85,24 +91,31 @@ fn described(pod: &Pod) -> String {
     format!("{} ({how}on {node})", pod.name_any())
 }
 
-async fn migration(context: &Context, instance: &Key, job: &Job) -> MigrationJob {
+async fn migration(context: &Context, instance: &Key, job: &Job, discretion: &Discretion<'_>) -> MigrationJob {
     let told = MigrationJob::of(job, None, None);
     match told.state {
         JobState::Failed { .. } => {
-            let words = pods::last_words(context, instance, &told.name).await;
-            MigrationJob::of(job, words.exit_code, words.text.as_deref())
+            let words = last_words::of_job(context, instance, &told.name, discretion).await;
+            MigrationJob::of(job, words.exit_code, words.told().as_deref())
         }
         JobState::Running | JobState::Complete => told,
     }
 }
 
-async fn preview(context: &Context, instance: &Key, job: &Job) -> MigrationPreview {
+async fn preview(context: &Context, instance: &Key, job: &Job, discretion: &Discretion<'_>) -> MigrationPreview {
     let told = MigrationPreview::of(job, None);
     match told.said {
-        PreviewSaid::Nothing => told,
+        PreviewSaid::Nothing => {
+            let trouble = last_words::trouble_of_job(context, instance, &told.job, discretion).await;
+            MigrationPreview { trouble, ..told }
+        }
         PreviewSaid::Would(_) | PreviewSaid::Failed(_) => {
-            let words = pods::last_words(context, instance, &told.job).await;
-            MigrationPreview::of(job, words.text.as_deref())
+            let words = last_words::of_job(context, instance, &told.job, discretion).await;
+            match (words.silence.is_some(), words.told()) {
+                // Nobody approves what is left out: it is asked for again.
+                (true, Some(why)) => MigrationPreview { said: PreviewSaid::Failed(why), ..told },
+                (_, words) => MigrationPreview::of(job, words.as_deref()),
+            }
         }
     }
 }

@@ -21,6 +21,7 @@ mod forecast;
 mod health;
 mod instruments;
 mod key;
+mod last_words;
 mod lease;
 mod malformed;
 mod memory;

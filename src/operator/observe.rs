@@ -21,7 +21,8 @@ use super::drift::{holds, is_taken};
 use super::error::Error;
 use super::key::Key;
 use super::token_pods::{self, Retired};
-use super::{migrations, overrides, pods, stranger, words};
+use super::words::{self, Discretion};
+use super::{migrations, overrides, pods, stranger};
 
 /// Reads everything that decides about an instance.
 pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observed, Error> {
@@ -35,6 +36,7 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
     let (api, worker) = (names::api(&key.name), names::worker(&key.name));
     let made_before = instance.status.as_ref().is_some_and(|status| status.last_good.is_some());
     let book = names::token_hashes(&key.name);
+    let discretion = &Discretion::about(context, instance);
     let ((dsn, database_port), blob_keys, consumers, hashes, own, admin, api, worker, cleanup, migrations) = tokio::try_join!(
         dsn(context, instance),
         blob_keys(context, instance),
@@ -44,8 +46,8 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
         users_tokens(context, &key, tokens::admin_tokens(&instance.spec)),
         deployment(context, &key, &api, made_before),
         deployment(context, &key, &worker, made_before && instance.spec.workers.replicas > 0),
-        cleanup::look(context, instance),
-        migrations::look(context, &key, &jobs),
+        cleanup::look(context, instance, discretion),
+        migrations::look(context, &key, &jobs, discretion),
     )?;
     let ours = |deployment: &Deployment| {
         let object = ObjectRef { kind: Kind::Deployment, name: deployment.name_any() };
@@ -72,12 +74,12 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
         children,
         ..Observed::nothing(Timestamp::now())
     };
-    pods::look(context, instance, &mut observed).await;
+    pods::look(context, instance, discretion, &mut observed).await;
     let unmade = || [&observed.api, &observed.worker].into_iter().flatten().find_map(|one| one.create_failure.clone());
     observed.trouble = observed.trouble.take().or_else(unmade);
     overrides::look(context, instance, &mut observed).await;
     token_pods::look(context, instance, &consumers.retired, &mut observed).await?;
-    words::clean(context, instance, &mut observed).await?;
+    words::clean(discretion, &mut observed).await?;
     Ok(observed)
 }
 

@@ -10,6 +10,9 @@ use super::context::Context;
 use super::key::Key;
 use super::pods::{ENOUGH, is_ready, pods_of, readiness};
 
+/// Letters that the name of a setting has at most.
+const KEY: usize = 64;
+
 /// Fills in the overrides in force. Nothing here can fail a reconcile: without an answer the status stays as it is.
 pub async fn look(context: &Context, instance: &JamInstance, observed: &mut Observed) {
     if !has_administrators(instance) || observed.api.as_ref().is_none_or(|api| api.ready == 0) {
@@ -39,12 +42,13 @@ fn has_administrators(instance: &JamInstance) -> bool {
 /// earlier release says nothing of them.
 fn overrides_of(answer: &Value) -> Option<Vec<ActiveOverride>> {
     let one = |told: &Value| {
-        let word = |name: &str| Some(told.get(name)?.to_string());
-        Some(ActiveOverride {
-            key: told.get("key")?.as_str()?.into(),
-            value: word("value")?,
-            overrode: word("overrode")?,
-        })
+        // They are repeated in a condition: no words, whatever a pod makes of its answer.
+        let word =
+            |name: &str| told.get(name).filter(|value| value.is_number() || value.is_boolean()).map(Value::to_string);
+        let key = told.get("key")?.as_str()?;
+        let is_key = key.len() <= KEY && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        is_key.then_some(())?;
+        Some(ActiveOverride { key: key.into(), value: word("value")?, overrode: word("overrode")? })
     };
     answer.get("overrides")?.as_array()?.iter().map(one).collect()
 }
@@ -63,5 +67,11 @@ mod tests {
         assert_eq!(overrides_of(&json!({"overrides": []})), Some(Vec::new()));
         assert_eq!(overrides_of(&json!({"status": "ok"})), None);
         assert_eq!(overrides_of(&json!({"overrides": [{"key": 1}]})), None);
+        for words in [
+            json!({"key": "max_pending_packages", "value": "postgres://jam:secret@db", "overrode": 100}),
+            json!({"key": "postgres://jam:secret@db", "value": 5, "overrode": 100}),
+        ] {
+            assert_eq!(overrides_of(&json!({"overrides": [words]})), None, "no word of a pod gets into a condition");
+        }
     }
 }

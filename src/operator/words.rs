@@ -1,24 +1,37 @@
 //! What pods said, without what is secret in it: whatever a program prints, no condition, event or evidence repeats a DSN or a token.
+//!
+//! What was secret before is not known any more. A pod that was given it is not repeated at all (adr/0041).
+
+use std::collections::BTreeMap;
 
 use futures::future::try_join_all;
-use jam_plan::observed::{JobState, PreviewSaid};
-use jam_plan::{JamInstance, Observed, names, resolve, tokens};
+use jam_domain::Timestamp;
+use jam_plan::names::{self, Component};
+use jam_plan::observed::{BlobKeys, JobState, PreviewSaid, SecretKey};
+use jam_plan::{JamInstance, Observed, resolve, tokens};
+use k8s_openapi::api::core::v1::{EnvVar, Pod, Secret, SecretKeySelector};
+use kube::ResourceExt;
+use tokio::sync::OnceCell;
 
 use super::context::Context;
 use super::error::Error;
 use super::key::Key;
 use super::observe;
+use super::watch::chain;
 use crate::redact::Redactor;
 
+/// The variable with the DSN.
+const DSN: &str = "JAM_PG_DSN";
+
 /// Cleans every word that a pod has said.
-pub async fn clean(context: &Context, instance: &JamInstance, observed: &mut Observed) -> Result<(), Error> {
+pub async fn clean(discretion: &Discretion<'_>, observed: &mut Observed) -> Result<(), Error> {
     let mut words = said(observed);
     if words.is_empty() {
         return Ok(());
     }
-    let redactor = redactor(context, instance).await?;
+    let known = discretion.known().await?;
     for word in &mut words {
-        **word = redactor.text(word);
+        **word = known.redactor.text(word);
     }
     Ok(())
 }
@@ -33,6 +46,7 @@ fn said(observed: &mut Observed) -> Vec<&mut String> {
         }
     }
     for preview in &mut observed.migration_previews {
+        words.extend(&mut preview.trouble);
         match &mut preview.said {
             PreviewSaid::Would(words_of) | PreviewSaid::Failed(words_of) => words.push(words_of),
             PreviewSaid::Nothing => {}
@@ -44,25 +58,128 @@ fn said(observed: &mut Observed) -> Vec<&mut String> {
     words
 }
 
-/// One that knows what this instance's pods are given: the DSN, the keys to the blob store, every token.
-pub async fn redactor(context: &Context, instance: &JamInstance) -> Result<Redactor, Error> {
-    let (key, spec) = (Key::of(instance), &instance.spec);
-    let (dsn, its_key) = resolve::dsn_reference(instance).unzip();
-    let own = [tokens::own_tokens(spec), tokens::admin_tokens(spec)].into_iter().flatten();
-    let consumers = tokens::consumers(spec).into_iter().map(|one| names::consumer_secret(&key.name, &one.name));
-    let blobs = resolve::blob_secret(spec).map(str::to_owned);
-    let whole = own.map(|(_, name)| name.to_owned()).chain(blobs).map(|name| (name, Values::All));
-    let consumers = consumers.map(|name| (name, Values::Tokens));
-    let all = whole.chain(consumers).chain(dsn.zip(its_key).map(|(name, key)| (name, Values::Of(key))));
-    let read = all.map(|(name, wanted)| {
-        let key = &key;
-        async move {
-            let data = observe::secret(context, key, &name).await?.and_then(|secret| secret.data).unwrap_or_default();
-            let values = data.into_iter().filter(|(key, _)| wanted.has(key));
-            Ok::<_, Error>(values.map(|(_, value)| String::from_utf8_lossy(&value.0).into_owned()).collect::<Vec<_>>())
+/// What is secret of what an instance's pods were given, read at most once, when a pod has said something.
+pub struct Discretion<'a> {
+    context: &'a Context,
+    instance: &'a JamInstance,
+    known: OnceCell<Known>,
+}
+
+impl<'a> Discretion<'a> {
+    /// Nothing is read yet.
+    pub fn about(context: &'a Context, instance: &'a JamInstance) -> Self {
+        Self { context, instance, known: OnceCell::new() }
+    }
+
+    /// The text without what is secret in it.
+    pub async fn cleaned(&self, text: &str) -> Result<String, Error> {
+        Ok(self.known().await?.redactor.text(text))
+    }
+
+    /// Why nothing that this pod said is repeated, not even cleaned: it may know what is secret and not known here.
+    pub async fn silence(&self, pod: &Pod) -> Option<String> {
+        match self.known().await {
+            Ok(known) => known.silence(pod),
+            Err(error) => Some(format!("what is secret in it is not known: {}", chain(&error))),
         }
-    });
-    Ok(Redactor::knowing(try_join_all(read).await?.into_iter().flatten()))
+    }
+
+    async fn known(&self) -> Result<&Known, Error> {
+        self.known.get_or_try_init(|| Known::read(self.context, self.instance)).await
+    }
+}
+
+/// What is secret now, and what tells a pod that knows something else.
+struct Known {
+    redactor: Redactor,
+    /// What the annotation of a pod says that has the present DSN, and the present keys to the blob store.
+    dsn: Option<String>,
+    blob_keys: Option<String>,
+    /// When each Secret with tokens that clients send was last written.
+    tokens: BTreeMap<String, Timestamp>,
+    /// The same of the Secrets that the spec has variables from.
+    variables: BTreeMap<String, Timestamp>,
+}
+
+impl Known {
+    /// The DSN, the keys to the blob store, every token, and what the spec has variables from.
+    async fn read(context: &Context, instance: &JamInstance) -> Result<Self, Error> {
+        let (key, spec) = (Key::of(instance), &instance.spec);
+        let salt = instance.metadata.uid.as_deref().unwrap_or_default();
+        let own = [tokens::own_tokens(spec), tokens::admin_tokens(spec)].into_iter().flatten();
+        let own: Vec<String> = own.map(|(_, name)| name.to_owned()).collect();
+        let consumers = tokens::consumers(spec).into_iter().map(|one| names::consumer_secret(&key.name, &one.name));
+        let blobs = resolve::blob_secret(spec).map(str::to_owned);
+        let dsn = resolve::dsn_reference(instance);
+        let variables = spec.pod_template.iter().flat_map(|template| &template.env).filter_map(reference);
+        let variables: Vec<(String, String)> = variables.map(|of| (of.name.clone(), of.key.clone())).collect();
+        let whole = own.iter().cloned().chain(blobs.clone()).map(|name| (name, Values::All));
+        let consumers = consumers.map(|name| (name, Values::Tokens));
+        let keys = dsn.iter().chain(&variables).map(|(name, key)| (name.clone(), Values::Of(key.clone())));
+        let all: Vec<(String, Values)> = whole.chain(consumers).chain(keys).collect();
+        // From one reading: what a pod was given is compared with the very values that are taken out.
+        let read = all.iter().map(|(name, _)| observe::secret(context, &key, name));
+        let found = try_join_all(read).await?;
+        let of = |wanted: &str| {
+            let at = all.iter().position(|(name, _)| name == wanted);
+            at.and_then(|at| found.get(at)?.as_ref())
+        };
+        let dated = |names: Vec<&String>| {
+            names.into_iter().filter_map(|name| Some((name.clone(), written(of(name)?)?))).collect::<BTreeMap<_, _>>()
+        };
+        let present = dsn.map(|(name, key)| SecretKey::of(of(&name), &key, salt));
+        let values = all.iter().zip(&found).flat_map(|((_, wanted), secret)| secret_values(secret.as_ref(), wanted));
+        Ok(Self {
+            redactor: Redactor::knowing(values),
+            dsn: present.as_ref().and_then(SecretKey::hash).map(str::to_owned),
+            blob_keys: blobs.and_then(|name| BlobKeys::of(of(&name), salt).hash()),
+            tokens: dated(own.iter().collect()),
+            variables: dated(variables.iter().map(|(name, _)| name).collect()),
+        })
+    }
+
+    fn silence(&self, pod: &Pod) -> Option<String> {
+        let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+        let own = containers.filter(|container| container.name == names::CONTAINER);
+        let variables = own.flat_map(|container| container.env.iter().flatten());
+        let mut from: Vec<(&str, &str)> =
+            variables.filter_map(|one| Some((one.name.as_str(), reference(one)?.name.as_str()))).collect();
+        for (annotation, present, what, names) in [
+            (names::DSN_HASH, &self.dsn, "the DSN", [DSN].as_slice()),
+            (names::BLOB_KEYS_HASH, &self.blob_keys, "the keys to the blob store", &resolve::BLOB_KEYS),
+        ] {
+            let Some(given) = pod.annotations().get(annotation) else { continue };
+            if present.as_ref() != Some(given) {
+                return Some(format!("what it was given as {what} may not be the present"));
+            }
+            from.retain(|(variable, _)| !names.contains(variable));
+        }
+        let began = pod.metadata.creation_timestamp.as_ref().map(|at| Timestamp::from_jiff(at.0));
+        let is_older = |written: &Timestamp| began.is_none_or(|began| began < *written);
+        let mut given = from.iter().map(|(_, secret)| *secret);
+        let changed = given.find(|name| self.variables.get(*name).is_none_or(is_older));
+        let serves = pod.labels().get(names::COMPONENT).map(String::as_str) == Some(Component::Api.as_str());
+        let heard =
+            || self.tokens.iter().find(|(_, written)| serves && is_older(written)).map(|(name, _)| name.as_str());
+        let secret = changed.or_else(heard)?;
+        Some(format!("Secret {secret} may have held something else when it began"))
+    }
+}
+
+/// The Secret and its key that a variable is from.
+fn reference(variable: &EnvVar) -> Option<&SecretKeySelector> {
+    variable.value_from.as_ref()?.secret_key_ref.as_ref()
+}
+
+/// When a Secret was last written, by any of those who have written it.
+fn written(secret: &Secret) -> Option<Timestamp> {
+    let managed = secret.metadata.managed_fields.iter().flatten().filter_map(|entry| entry.time.as_ref());
+    managed.chain(&secret.metadata.creation_timestamp).map(|at| Timestamp::from_jiff(at.0)).max()
+}
+
+fn secret_values(secret: Option<&Secret>, wanted: &Values) -> Vec<String> {
+    let data = secret.and_then(|secret| secret.data.as_ref()).into_iter().flatten();
+    data.filter(|(key, _)| wanted.has(key)).map(|(_, value)| String::from_utf8_lossy(&value.0).into_owned()).collect()
 }
 
 /// What of a Secret is secret.
@@ -80,5 +197,83 @@ impl Values {
             Self::Of(one) => one == key,
             Self::Tokens => !matches!(key, "id" | "not-after"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_jiff("2026-01-01T00:00:00Z".parse().unwrap()).plus_seconds(seconds)
+    }
+
+    fn known() -> Known {
+        Known {
+            redactor: Redactor::knowing([]),
+            dsn: Some("d1".into()),
+            blob_keys: None,
+            tokens: BTreeMap::from([("own".into(), at(-60))]),
+            variables: BTreeMap::from([("vars".into(), at(-60))]),
+        }
+    }
+
+    /// A pod that began at the hour, of this part, with these annotations and with variables from these Secrets.
+    fn pod(part: &str, annotations: &Value, variables: &[(&str, &str)]) -> Pod {
+        let from = |(name, secret): &(&str, &str)| json!({"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": "k"}}});
+        let env: Vec<Value> = variables.iter().map(from).collect();
+        let metadata = json!({"name": "a", "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": {names::COMPONENT: part}, "annotations": annotations});
+        let body = json!({"metadata": metadata, "spec": {"containers": [{"name": "jam", "env": env}]}});
+        serde_json::from_value(body).unwrap()
+    }
+
+    #[test]
+    fn a_pod_that_was_given_another_dsn_or_other_keys_is_not_repeated() {
+        let given = |annotations: Value| {
+            known().silence(&pod("api", &annotations, &[(DSN, "db"), ("AWS_ACCESS_KEY_ID", "vars")])).is_some()
+        };
+        assert!(!given(json!({names::DSN_HASH: "d1"})), "the present one is known and is taken out");
+        assert!(given(json!({names::DSN_HASH: "d0"})));
+        assert!(given(json!({})), "somebody took away what says which one it was given");
+        assert!(given(json!({names::DSN_HASH: "d1", names::BLOB_KEYS_HASH: "b0"})));
+        let keys = Known { blob_keys: Some("b0".into()), ..known() };
+        let both = json!({names::DSN_HASH: "d1", names::BLOB_KEYS_HASH: "b0"});
+        assert_eq!(keys.silence(&pod("api", &both, &[(DSN, "db"), ("AWS_ACCESS_KEY_ID", "blobs")])), None);
+        let gone = Known { dsn: None, ..known() };
+        let silence = gone.silence(&pod("cleanup", &json!({names::DSN_HASH: "d1"}), &[])).unwrap();
+        assert_eq!(silence, "what it was given as the DSN may not be the present");
+    }
+
+    #[test]
+    fn a_pod_that_began_before_a_secret_was_written_whose_values_it_may_know_is_not_repeated() {
+        let bare = json!({});
+        let later = |name: &str| BTreeMap::from([(name.to_owned(), at(1))]);
+        let tokens = Known { tokens: later("own"), ..known() };
+        let silence = tokens.silence(&pod("api", &bare, &[])).unwrap();
+        assert_eq!(silence, "Secret own may have held something else when it began");
+        assert_eq!(tokens.silence(&pod("worker", &bare, &[])), None, "no client sends it a token");
+        let variables = Known { variables: later("vars"), ..known() };
+        let mine = [("MINE", "vars")];
+        assert!(variables.silence(&pod("worker", &bare, &mine)).is_some());
+        assert_eq!(known().silence(&pod("worker", &bare, &mine)), None);
+        assert!(
+            known().silence(&pod("worker", &bare, &[("MINE", "former")])).is_some(),
+            "the spec refers to it no more"
+        );
+    }
+
+    #[test]
+    fn a_secret_was_last_written_by_the_last_of_its_writers() {
+        let managed =
+            json!([{"manager": "a", "time": "2026-01-01T00:00:05Z"}, {"manager": "b", "time": "2026-01-01T00:00:09Z"}]);
+        let secret = |managed: &Value| {
+            let metadata = json!({"creationTimestamp": "2026-01-01T00:00:01Z", "managedFields": managed});
+            serde_json::from_value::<Secret>(json!({"metadata": metadata})).unwrap()
+        };
+        assert_eq!(written(&secret(&managed)), Some(at(9)));
+        assert_eq!(written(&secret(&json!([]))), Some(at(1)));
     }
 }

@@ -10,7 +10,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 /// The environment variable by which a pod asks for a fate: `crash`, `pull`, `never`, `flap` or `slow`; `one-flaps` where only the
-/// first of all pods does; `bad-worker` and `late-worker` where only workers never get ready, or crash after a while; `no-room`
+/// first of all pods does; `crash-first` where pods with the first DSN crash and those with another never get ready; `bad-worker` and `late-worker` where only workers never get ready, or crash after a while; `no-room`
 /// where pods with another DSN than the first one get ready only while the place says so.
 pub const FATE: &str = "FATE";
 /// What a pod that crashes says last.
@@ -60,6 +60,11 @@ impl Kubelet {
                         Some("one-flaps") => running(address, flapped || alone != Some(pod.name_any())),
                         Some("bad-worker") => running(address, !worker),
                         Some("late-worker") if worker && is_older(&pod, LIFE) => crashed(),
+                        Some("crash-first") => {
+                            let dsn = pod.annotations().get("jam.network/dsn-hash").cloned();
+                            let first = dsn == *first_dsn.get_or_insert_with(|| dsn.clone());
+                            if first { crashed() } else { running(address, false) }
+                        }
                         Some("no-room") => {
                             let dsn = pod.annotations().get("jam.network/dsn-hash").cloned();
                             running(address, ready || dsn == *first_dsn.get_or_insert_with(|| dsn.clone()))
@@ -67,7 +72,8 @@ impl Kubelet {
                         Some("slow") => running(address, is_older(&pod, SLOW)),
                         Some(_) | None => running(address, ready),
                     };
-                    if pod.metadata.deletion_timestamp.is_none() && is_news(&pod, &status) {
+                    if pod.metadata.deletion_timestamp.is_none() && !(job && has_ended(&pod)) && is_news(&pod, &status)
+                    {
                         date(&pod, &mut status);
                         // It may be gone by now.
                         let body = Patch::Merge(json!({"status": status}));
@@ -90,6 +96,12 @@ impl Drop for Kubelet {
 fn fate(pod: &Pod) -> Option<&str> {
     let environment = pod.spec.as_ref()?.containers.first()?.env.as_deref()?;
     environment.iter().find(|variable| variable.name == FATE)?.value.as_deref()
+}
+
+/// Whether a pod of a Job has ended: it stays as it is, whoever plays the kubelet now.
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 fn created(pod: &Pod) -> jiff::Timestamp {

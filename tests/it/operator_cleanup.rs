@@ -3,7 +3,7 @@
 use jam_plan::{JamInstance, Kind};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::operator_kinds::{children, on_postgres};
@@ -11,7 +11,7 @@ use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
 use crate::support::cluster::control_plane;
 
 /// What `kubectl create job --from=cronjob/main-cleanup` makes, without a second attempt.
-fn run_of(cron_job: &CronJob, name: &str) -> Job {
+pub fn run_of(cron_job: &CronJob, name: &str) -> Job {
     let template = serde_json::to_value(&cron_job.spec.as_ref().unwrap().job_template).unwrap();
     let mut job = json!({
         "apiVersion": "batch/v1", "kind": "Job",
@@ -28,7 +28,7 @@ fn run_of(cron_job: &CronJob, name: &str) -> Job {
 }
 
 #[tokio::test]
-async fn what_a_stopped_cleanup_did_is_in_status_and_one_that_was_skipped_is_no_failure() {
+async fn what_a_stopped_cleanup_did_is_in_status_and_one_beside_another_takes_nothing_back() {
     let plane = control_plane();
     let (client, namespace) = plane.with_crd().await;
     let kubelet = Kubelet::play(&client, &namespace, 0, "");
@@ -36,7 +36,7 @@ async fn what_a_stopped_cleanup_did_is_in_status_and_one_that_was_skipped_is_no_
     let operator = account.start(plane, &["--leader-election", "false"]);
     let mut spec = on_postgres(&client, &namespace).await;
     spec["cleanup"] = json!({"schedule": "0 0 29 2 *"});
-    apply(&client, &namespace, "main", spec.clone()).await;
+    apply(&client, &namespace, "main", spec).await;
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
     drop(kubelet);
     let words = r#"{"dry_run":false,"error":"the cleanup was told to stop","archived":{"packages":5},"deleted":{}}"#;
@@ -60,21 +60,56 @@ async fn what_a_stopped_cleanup_did_is_in_status_and_one_that_was_skipped_is_no_
 
     drop(kubelet);
     let words = r#"{"dry_run":false,"skipped":true,"why":"another cleanup is running","deleted":{}}"#;
-    let _kubelet = Kubelet::play(&client, &namespace, 0, words);
+    let kubelet = Kubelet::play(&client, &namespace, 0, words);
+    let first = cleanup().await;
     // Ended within another second: the newest counts.
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-    jobs.create(&PostParams::default(), &run_of(&cron_job, "second")).await.unwrap();
+    let run = async |name: &str| {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        jobs.create(&PostParams::default(), &run_of(&cron_job, name)).await.unwrap();
+        eventually("it ends", async || jobs.get(name).await.ok()?.status?.completion_time).await;
+    };
+    run("second").await;
+    operator.quiet().await;
+    condition(&client, &namespace, "main", "CleanupScheduled", "False", "CleanupFailed").await;
+    assert_eq!(cleanup().await, first);
+    drop(kubelet);
+    let _kubelet = Kubelet::play(&client, &namespace, 0, r#"{"dry_run":false,"archived":{"packages":2},"deleted":{}}"#);
+    run("third").await;
     condition(&client, &namespace, "main", "CleanupScheduled", "True", "Scheduled").await;
-    assert_eq!(cleanup().await.last_result.as_deref(), Some("Skipped"));
+    let good = cleanup().await;
+    assert_eq!((good.last_result.as_deref(), good.archived.get("packages")), (Some("Succeeded"), Some(&2)));
+    // The one before it is not the last one again when it is gone.
+    jobs.delete("third", &DeleteParams::background()).await.unwrap();
+    eventually("it is gone", async || jobs.get_opt("third").await.unwrap().is_none().then_some(())).await;
+    operator.quiet().await;
+    condition(&client, &namespace, "main", "CleanupScheduled", "True", "Scheduled").await;
+    assert_eq!(cleanup().await, good);
+    operator.quiet().await;
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
 
-    // A long suspension is held against nobody.
+#[tokio::test]
+async fn a_long_suspension_of_the_cleanup_is_held_against_nobody() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, &["--leader-election", "false"]);
+    let mut spec = on_postgres(&client, &namespace).await;
+    spec["cleanup"] = json!({"schedule": "0 0 29 2 *"});
+    apply(&client, &namespace, "main", spec.clone()).await;
+    condition(&client, &namespace, "main", "CleanupScheduled", "True", "Scheduled").await;
+    let cron_jobs: Api<CronJob> = Api::namespaced(client.clone(), &namespace);
+    let cron_job = cron_jobs.get("main-cleanup").await.unwrap();
     spec["cleanup"]["suspend"] = json!(true);
     apply(&client, &namespace, "main", spec.clone()).await;
     condition(&client, &namespace, "main", "CleanupScheduled", "False", "CleanupSuspended").await;
     spec["cleanup"]["suspend"] = json!(false);
     apply(&client, &namespace, "main", spec).await;
     condition(&client, &namespace, "main", "CleanupScheduled", "True", "Scheduled").await;
-    let since = cleanup().await.timetable_since.expect("it counts from now on");
+    let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
+    let cleanup = instances.get("main").await.unwrap().status.unwrap().cleanup.unwrap();
+    let since = cleanup.timetable_since.expect("it counts from now on");
     assert!(since >= cron_job.metadata.creation_timestamp.unwrap(), "{since:?}");
     operator.quiet().await;
     assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());

@@ -320,7 +320,7 @@ async fn a_new_password_of_the_same_database_needs_no_approval_because_nothing_w
 }
 
 /// The migration's pods that have not ended: name, and whether they are on their way out.
-async fn unfinished(client: &Client, namespace: &str) -> Vec<(String, bool)> {
+pub async fn unfinished(client: &Client, namespace: &str) -> Vec<(String, bool)> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let list = pods.list(&ListParams::default().labels("app.kubernetes.io/component=migration")).await.unwrap();
     let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();

@@ -8,6 +8,8 @@ pub const FIELD_MANAGER: &str = "jam-operator";
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "jam-operator");
 /// Label with the name of the instance that a child belongs to.
 pub const INSTANCE: &str = "jam.network/instance";
+/// Label of every child and pod: what part of an instance it is.
+pub const COMPONENT: &str = "app.kubernetes.io/component";
 /// Label of a consumer's Secret: the consumer.
 pub const CONSUMER: &str = "jam.network/consumer";
 /// Label of a migration Job: what it migrates.
@@ -209,20 +211,16 @@ pub fn short_hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
 /// The labels that every pod of an instance has in common.
 pub fn pods(instance: &str) -> std::collections::BTreeMap<String, String> {
     let mut labels = selector(instance, Component::Api);
-    labels.remove("app.kubernetes.io/component");
+    labels.remove(COMPONENT);
     labels
 }
 
 /// The labels that select the pods of a component; they never change, because a Deployment's selector can't.
 pub fn selector(instance: &str, component: Component) -> std::collections::BTreeMap<String, String> {
-    [
-        ("app.kubernetes.io/name", "jam"),
-        ("app.kubernetes.io/instance", instance),
-        ("app.kubernetes.io/component", component.as_str()),
-    ]
-    .into_iter()
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .collect()
+    [("app.kubernetes.io/name", "jam"), ("app.kubernetes.io/instance", instance), (COMPONENT, component.as_str())]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
 }
 
 /// Labels as a selector is written.

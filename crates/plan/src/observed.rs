@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod deployment;
+mod last_words;
 mod owned;
 mod preview;
 mod schema;
@@ -26,6 +27,7 @@ pub use token_secrets::{HashBook, OwnTokens, TokenSecret};
 
 pub use cleanup::{CleanupOutcome, CleanupRun, CleanupState};
 pub use deployment::DeploymentState;
+pub use last_words::{LastWords, left_out};
 pub(crate) use owned::owned_template;
 pub use preview::{MigrationPreview, PreviewSaid, applies_nothing};
 pub use schema::PodSchema;
@@ -166,6 +168,14 @@ impl SecretKey {
             }
         }
     }
+
+    /// The hash of the value, where there is one.
+    pub fn hash(&self) -> Option<&str> {
+        match self {
+            Self::Present { hash } => Some(hash),
+            Self::NoSecret | Self::NoKey | Self::Empty => None,
+        }
+    }
 }
 
 /// What a Secret says about each of [`BLOB_KEYS`], without their values.
@@ -176,6 +186,17 @@ impl BlobKeys {
     /// What a Secret says. `salt` is the instance's uid.
     pub fn of(secret: Option<&Secret>, salt: &str) -> Self {
         Self(BLOB_KEYS.map(|key| SecretKey::of(secret, key, salt)))
+    }
+
+    /// The hash of them all, as pods carry it; `None` while one is missing that is needed.
+    pub fn hash(&self) -> Option<String> {
+        let Self([id, key, session]) = self;
+        let session = match session {
+            // There for credentials that end, and nowhere else.
+            SecretKey::NoKey => "",
+            SecretKey::NoSecret | SecretKey::Empty | SecretKey::Present { .. } => session.hash()?,
+        };
+        Some(names::short_hash([id.hash()?, key.hash()?, session].map(str::as_bytes)))
     }
 }
 

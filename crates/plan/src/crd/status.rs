@@ -155,13 +155,17 @@ pub struct RefusedTokens {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CleanupStatus {
-    /// When it ran.
+    /// When it ran. A run that did nothing because another one was running is not told, nor one that began before this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run: Option<Time>,
-    /// How it ended: Succeeded, Failed, DryRun when it only counted, or Skipped when another one was running.
+    /// How it ended: Succeeded, Failed, DryRun when it only counted, or Skipped where each one so far found another one running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub last_result: Option<String>,
+    /// Why it failed; until a run succeeds, also when its Job is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub failure: Option<String>,
     /// What is older was archived; none where retention is 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cutoff: Option<Time>,
@@ -216,6 +220,9 @@ pub struct MigrationStatus {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Time>,
+    /// The generation of the spec for which it was found impossible: another one is tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
     /// When the next Job starts, after a failure that may pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Time>,

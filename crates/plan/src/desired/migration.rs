@@ -51,9 +51,10 @@ pub(super) fn job(resolved: &Resolved) -> Option<Desired> {
 /// The Job that says what would be applied, while the migration waits for approval. It changes nothing.
 pub(super) fn preview(resolved: &Resolved) -> Option<Desired> {
     let name = match &resolved.migration.step {
-        MigrationStep::AwaitApproval { key: _, preview: Preview::Asks { job } | Preview::Failed { job, why: _ } } => {
-            job
-        }
+        MigrationStep::AwaitApproval {
+            key: _,
+            preview: Preview::Asks { job, trouble: _ } | Preview::Failed { job, why: _ },
+        } => job,
         MigrationStep::AwaitApproval { key: _, preview: Preview::Told { .. } }
         | MigrationStep::NotNeeded
         | MigrationStep::Complete

@@ -6,7 +6,12 @@ use jam_domain::Timestamp;
 use k8s_openapi::api::batch::v1::{CronJob, Job, JobSpec};
 use serde::Deserialize;
 
-use super::{JobState, MigrationJob, instant};
+use super::{JobState, LastWords, MigrationJob, instant};
+
+/// Kinds that are told.
+const KINDS: usize = 16;
+/// Letters that the name of a kind has at most.
+const KIND: usize = 32;
 
 /// The CronJob and its last run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +68,44 @@ pub struct CleanupOutcome {
 impl CleanupOutcome {
     /// What a termination message says; `None` when it is none of ours.
     pub fn of(message: &str) -> Option<Self> {
-        serde_json::from_str(message).ok()
+        let mut told: Self = serde_json::from_str(message).ok()?;
+        // They are shown: the names of kinds, and nothing else that somebody may have written there.
+        let is_kind =
+            |kind: &str| kind.len() <= KIND && kind.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        for counts in [&mut told.archived, &mut told.deleted] {
+            counts.retain(|kind, _| is_kind(kind));
+            while counts.len() > KINDS {
+                counts.pop_last();
+            }
+        }
+        Some(told)
+    }
+}
+
+impl CleanupOutcome {
+    /// What two pods of one run did, `self` after `earlier`. Who only counts has counted the same things before.
+    #[must_use]
+    fn after(self, earlier: Self) -> Self {
+        if self.dry_run {
+            return self;
+        }
+        let Self { dry_run, skipped, error, cutoff, duration_ms, archived, deleted } = self;
+        let sum = |mut counts: BTreeMap<String, i64>, more: BTreeMap<String, i64>| {
+            for (kind, count) in more {
+                let all = counts.entry(kind).or_default();
+                *all = all.saturating_add(count);
+            }
+            counts
+        };
+        Self {
+            dry_run,
+            skipped: skipped && earlier.skipped,
+            error,
+            cutoff: cutoff.or(earlier.cutoff),
+            duration_ms: duration_ms.into_iter().chain(earlier.duration_ms).reduce(i64::saturating_add),
+            archived: sum(archived, earlier.archived),
+            deleted: sum(deleted, earlier.deleted),
+        }
     }
 }
 
@@ -105,11 +147,16 @@ fn mounted(job: Option<&JobSpec>) -> Vec<String> {
 }
 
 impl CleanupRun {
-    /// The run with the last words of its pod: what it did, also when it failed, or the end of its log.
+    /// The run with the last words of its pods, the newest first: what they did together, also when it failed, or the end of the
+    /// last one's log.
     #[must_use]
-    pub fn with_words(self, words: Option<String>) -> Self {
-        let outcome = words.as_deref().and_then(CleanupOutcome::of);
-        let said = outcome.as_ref().map_or(words, |outcome| outcome.error.clone());
+    pub fn with_words(self, pods: &[LastWords]) -> Self {
+        let outcome_of = |pod: &LastWords| pod.text.as_deref().and_then(CleanupOutcome::of);
+        let said = pods.first().and_then(|pod| match (outcome_of(pod), &pod.silence) {
+            (Some(outcome), None) => outcome.error,
+            (None, _) | (Some(_), Some(_)) => pod.told(),
+        });
+        let outcome = pods.iter().filter_map(outcome_of).reduce(CleanupOutcome::after);
         let failure = self.failure.map(|told| said.unwrap_or(told));
         Self { failure, outcome, ..self }
     }

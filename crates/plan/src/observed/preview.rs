@@ -17,6 +17,8 @@ pub struct MigrationPreview {
     pub job: String,
     /// What it said.
     pub said: PreviewSaid,
+    /// What keeps it from saying anything, where its pod says so.
+    pub trouble: Option<String>,
 }
 
 /// What the dry run of a migration said.
@@ -40,6 +42,6 @@ impl MigrationPreview {
             JobState::Complete => PreviewSaid::Would(last_words.unwrap_or("it does not say what").to_owned()),
             JobState::Failed { exit_code: _, message } => PreviewSaid::Failed(message),
         };
-        Self { job: name, said }
+        Self { job: name, said, trouble: None }
     }
 }

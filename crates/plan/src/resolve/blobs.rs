@@ -2,7 +2,6 @@
 
 use super::namespace_of;
 use crate::crd::{BlobStore, JamInstance, JamInstanceSpec};
-use crate::names;
 use crate::observed::{BlobKeys, Observed, SecretKey};
 use crate::reason::{Reason, Refusal};
 
@@ -72,26 +71,20 @@ fn keys(instance: &JamInstance, secret: &str, found: Option<&BlobKeys>) -> Resul
         let told = format!("{at} does not exist; spec.blobStore.credentialsSecretRef needs its keys {id} and {key}");
         Refusal::new(Reason::SecretMissing, told)
     };
-    let Some(BlobKeys(all)) = found else { return Err(missing()) };
-    let mut hashes = Vec::new();
+    let Some(found) = found else { return Err(missing()) };
+    let BlobKeys(all) = found;
     for ((name, said), needed) in BLOB_KEYS.iter().zip(all).zip([true, true, false]) {
         let told = match said {
             SecretKey::NoSecret => return Err(missing()),
-            SecretKey::Present { hash } => {
-                hashes.push(hash.as_bytes());
-                continue;
-            }
+            SecretKey::Present { hash: _ } => continue,
             // An empty session token would be sent, and no request would be taken.
-            SecretKey::NoKey if !needed => {
-                hashes.push(b"");
-                continue;
-            }
+            SecretKey::NoKey if !needed => continue,
             SecretKey::NoKey => format!("{at} has no key {name}; put the credentials of spec.blobStore there"),
             SecretKey::Empty => format!("{at} has an empty key {name}; fill it or leave it out"),
         };
         return Err(Refusal::new(Reason::SecretKeyMissing, told));
     }
-    Ok(names::short_hash(hashes))
+    found.hash().ok_or_else(missing)
 }
 
 #[cfg(test)]

@@ -71,6 +71,8 @@ pub enum Preview {
     Asks {
         /// The Job.
         job: String,
+        /// What keeps it from finding out, where anybody says so.
+        trouble: Option<String>,
     },
     /// The Job could not find out; it is made again when its time to live is over.
     Failed {
@@ -136,7 +138,7 @@ pub(super) fn plan(
         (Some(told), None) => told,
         (Some(told), Some(job)) if told.attempt > job.attempt => told,
         (Some(told), Some(job)) if told.attempt == job.attempt && told.state == MigrationState::Complete => told,
-        (_, Some(job)) => told_by(job, &image.reference),
+        (_, Some(job)) => told_by(job, &image.reference, impossible_for(instance, &job.name)),
         // Status keeps one key. What serves has the schema that it needs, whatever was tried after it.
         (None, None) if serves(observed, image, database) => {
             MigrationStatus { state: MigrationState::Complete, ..begun(&name, &key, &image.reference, 0) }
@@ -171,10 +173,20 @@ fn serves(observed: &Observed, image: &ResolvedImage, database: &ResolvedDatabas
 /// Whether a migration that no further Job could bring to its end is to be tried once more: the spec has changed since it was
 /// told of, or somebody who has put right what stood in the way names the Job that failed.
 fn is_asked_again(instance: &JamInstance, told: &MigrationStatus) -> bool {
-    let seen =
-        instance.status.as_ref().filter(|status| status.migration.as_ref().is_some_and(|seen| seen.job == told.job));
-    let changed = seen.is_some_and(|status| status.observed_generation != instance.metadata.generation);
+    let changed = impossible_for(instance, &told.job) != instance.metadata.generation;
     changed || instance.annotations().get(names::RETRY_MIGRATION) == Some(&told.job)
+}
+
+/// The generation of the spec for which it was told that this Job found its migration impossible; the present one, when that is
+/// to be told now. What was observed since does not count: a walk that was refused has seen a change and not tried it.
+fn impossible_for(instance: &JamInstance, job: &str) -> Option<i64> {
+    let status = instance.status.as_ref();
+    let told = status.and_then(|status| status.migration.as_ref());
+    match told.filter(|told| told.job == job && told.state == MigrationState::Impossible) {
+        // A release before this one did not keep it.
+        Some(told) => told.generation.or(status?.observed_generation),
+        None => instance.metadata.generation,
+    }
 }
 
 /// Whether pods find an older schema than the completed migration left: the database was replaced or restored from a
@@ -208,12 +220,14 @@ fn run(instance: &JamInstance, observed: &Observed, told: MigrationStatus) -> Mi
 /// Nobody has approved it yet: the dry run of its image says what it would apply.
 fn await_approval(instance: &str, observed: &Observed, told: MigrationStatus) -> MigrationPlan {
     let job = names::migration_preview(instance, &told.key);
-    let said = observed.migration_previews.iter().find(|preview| preview.job == job).map(|preview| &preview.said);
-    let preview = match (said, &told.would_apply) {
+    let asked = observed.migration_previews.iter().find(|preview| preview.job == job);
+    let preview = match (asked.map(|preview| &preview.said), &told.would_apply) {
         (Some(PreviewSaid::Would(what)), _) => Preview::Told { what: clipped(what) },
         (_, Some(what)) => Preview::Told { what: what.clone() },
         (Some(PreviewSaid::Failed(why)), None) => Preview::Failed { job, why: clipped(why) },
-        (Some(PreviewSaid::Nothing) | None, None) => Preview::Asks { job },
+        (Some(PreviewSaid::Nothing) | None, None) => {
+            Preview::Asks { job, trouble: asked.and_then(|preview| preview.trouble.clone()) }
+        }
     };
     let runs = observed.api.as_ref().is_some_and(|api| api.image.as_ref() == Some(&told.image));
     if let Preview::Told { what } = &preview
@@ -242,12 +256,13 @@ fn begun(instance: &str, key: &str, image: &str, attempt: i32) -> MigrationStatu
         state: MigrationState::Running,
         message: None,
         would_apply: None,
+        generation: None,
         finished_at: None,
         retry_at: None,
     }
 }
 
-fn told_by(job: &MigrationJob, image: &str) -> MigrationStatus {
+fn told_by(job: &MigrationJob, image: &str, generation: Option<i64>) -> MigrationStatus {
     let (state, message) = match &job.state {
         JobState::Running => (MigrationState::Running, None),
         JobState::Complete => (MigrationState::Complete, None),
@@ -272,6 +287,7 @@ fn told_by(job: &MigrationJob, image: &str) -> MigrationStatus {
         state,
         message,
         would_apply: None,
+        generation: generation.filter(|_| state == MigrationState::Impossible),
         finished_at: job.finished_at.map(|at| Time(at.to_jiff())),
         retry_at: retry_at.map(|at| Time(at.to_jiff())),
     }

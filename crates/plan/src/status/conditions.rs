@@ -216,7 +216,8 @@ fn approval(resolved: &Resolved, key: &str, preview: &Preview) -> String {
     let (image, name, namespace) = (&resolved.image.reference, &resolved.name, &resolved.namespace);
     let annotation = crate::names::APPROVE_MIGRATION;
     let would = match preview {
-        Preview::Asks { job } => format!("Job {job} finds out what it would apply"),
+        Preview::Asks { job, trouble: None } => format!("Job {job} finds out what it would apply"),
+        Preview::Asks { job, trouble: Some(why) } => format!("Job {job} finds out what it would apply: {}", tail(why)),
         Preview::Failed { job, why } => format!("Job {job} could not find out what it would apply: {}", tail(why)),
         Preview::Told { what } => tail(&what.lines().map(str::trim).collect::<Vec<_>>().join("; ")),
     };

@@ -9,6 +9,9 @@ use crate::observed::{CleanupOutcome, DeploymentState, Observed};
 use crate::resolve::{Resolved, Timetable};
 use crate::rollout::Course;
 
+/// Letters of a cleanup's last words that are kept.
+const WORDS: usize = 2048;
+
 /// The facts about a resolved instance.
 pub(super) fn of(resolved: &Resolved, observed: &Observed, before: &JamInstanceStatus) -> JamInstanceStatus {
     let kept = kept(observed, before);
@@ -90,34 +93,44 @@ fn cleanup(resolved: &Resolved, observed: &Observed, before: &JamInstanceStatus)
     })
 }
 
-/// The newest cleanup that ended; what it said earlier when its Job is gone by now.
-fn last_cleanup(observed: &Observed, before: &JamInstanceStatus) -> Option<CleanupStatus> {
-    let Some(run) = observed.cleanup.as_ref().and_then(|state| state.last.as_ref()) else {
-        return before.cleanup.clone();
-    };
+/// The newest cleanup that did anything; what it said earlier when its Job is gone by now, whatever Jobs are left of before.
+pub(super) fn last_cleanup(observed: &Observed, before: &JamInstanceStatus) -> Option<CleanupStatus> {
+    let told = before.cleanup.as_ref();
+    let Some(run) = observed.cleanup.as_ref().and_then(|state| state.last.as_ref()) else { return told.cloned() };
     let last_run = run.began_at.or(run.ended_at).map(|at| Time(super::whole_seconds(at)));
-    let same = before.cleanup.clone().filter(|told| told.last_run == last_run).unwrap_or_default();
-    let failed = run.failure.as_ref().map(|_| "Failed".to_owned());
+    if told.is_some_and(|told| told.last_run.is_some() && last_run < told.last_run) {
+        return told.cloned();
+    }
+    let same = told.filter(|told| told.last_run == last_run).cloned().unwrap_or_default();
+    let failure = run.failure.as_ref().map(|words| end_of(&format!("Job {} failed: {words}", run.job)));
+    let failed = failure.as_ref().map(|_| "Failed".to_owned());
     let Some(outcome) = &run.outcome else {
         // Nobody was asked again, because it is told already; or its pod said nothing of what it did.
         let last_result = failed.or(same.last_result.clone()).or(Some("Succeeded".into()));
-        return Some(CleanupStatus { last_run, last_result, ..same });
+        return Some(CleanupStatus { last_run, last_result, failure, ..same });
     };
     let CleanupOutcome { dry_run, skipped, error: _, cutoff, duration_ms, archived, deleted } = outcome.clone();
-    let ended = match (skipped, dry_run) {
-        (true, _) => "Skipped",
-        (false, true) => "DryRun",
-        (false, false) => "Succeeded",
-    };
+    if skipped && failure.is_none() {
+        let before = told.cloned().unwrap_or_default();
+        let last_result = before.last_result.clone().or(Some("Skipped".into()));
+        return Some(CleanupStatus { last_result, ..before });
+    }
+    let ended = if dry_run { "DryRun" } else { "Succeeded" };
     Some(CleanupStatus {
         last_run,
         last_result: Some(failed.unwrap_or_else(|| ended.to_owned())),
+        failure,
         cutoff: cutoff.map(|at| Time(super::whole_seconds(at))),
         duration_ms,
         archived,
         deleted,
         ..same
     })
+}
+
+/// As much of last words as status holds: their end says what went wrong.
+fn end_of(words: &str) -> String {
+    words.chars().skip(words.chars().count().saturating_sub(WORDS)).collect()
 }
 
 /// Where the API is reached inside the cluster.

@@ -109,7 +109,7 @@ fn a_dry_run_that_nobody_waits_for_is_stopped_and_a_finished_one_left_to_its_tim
     {
         let mut cluster = settled_cluster_for(&instance);
         cluster.children = vec![child(Kind::Job, "dry")];
-        cluster.migration_previews = vec![MigrationPreview { job: "dry".into(), said }];
+        cluster.migration_previews = vec![MigrationPreview { job: "dry".into(), said, trouble: None }];
         let wanted = objects(&instance, &cluster);
         assert_eq!(
             prunable("main", &wanted, &cluster, "uid-1").len(),

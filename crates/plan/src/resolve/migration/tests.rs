@@ -5,6 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::fixtures::{applied_status, at, but, cluster_for, job, on_postgres, resolved};
 use crate::observed::MigrationPreview;
+use crate::{Reason, Refusal, Verdict};
 
 fn preview(cluster: &Observed, instance: &JamInstance) -> Preview {
     match resolved(instance, cluster).migration.step {
@@ -22,11 +23,15 @@ fn message(instance: &JamInstance, cluster: &Observed) -> String {
 fn a_manual_migration_says_what_it_would_apply_and_remembers_it_when_the_job_is_gone() {
     let instance = but(&on_postgres(), json!({"migrations": {"mode": "Manual"}}));
     let mut cluster = cluster_for(&instance);
-    let Preview::Asks { job } = preview(&cluster, &instance) else { panic!("nobody finds out") };
-    let said = |said: PreviewSaid| vec![MigrationPreview { job: job.clone(), said }];
+    let Preview::Asks { job, trouble: None } = preview(&cluster, &instance) else { panic!("nobody finds out") };
+    let said = |said: PreviewSaid| vec![MigrationPreview { job: job.clone(), said, trouble: None }];
     cluster.migration_previews = said(PreviewSaid::Nothing);
-    assert_eq!(preview(&cluster, &instance), Preview::Asks { job: job.clone() });
-    assert!(message(&instance, &cluster).contains(&format!("Job {job} finds out")));
+    assert_eq!(preview(&cluster, &instance), Preview::Asks { job: job.clone(), trouble: None });
+    assert!(message(&instance, &cluster).contains(&format!("(Job {job} finds out what it would apply)")));
+    cluster.migration_previews[0].trouble = Some("pod a: ErrImagePull: not found".into());
+    let told = message(&instance, &cluster);
+    let why = format!("(Job {job} finds out what it would apply: pod a: ErrImagePull: not found)");
+    assert!(told.contains(&why) && told.contains("--overwrite"), "nobody waits for it without knowing why: {told}");
 
     cluster.migration_previews = said(PreviewSaid::Failed("no route to host".into()));
     assert_eq!(preview(&cluster, &instance), Preview::Failed { job: job.clone(), why: "no route to host".into() });
@@ -64,9 +69,10 @@ fn a_new_dsn_that_would_apply_nothing_waits_for_nobody_and_another_image_does() 
     api.image = Some(resolved(&instance, &settled).image.reference);
     api.dsn_hash = Some("the DSN before".into());
     let mut cluster = Observed { migration_jobs: Vec::new(), api: Some(api), ..settled };
-    let Preview::Asks { job } = preview(&cluster, &instance) else { panic!("nobody finds out") };
-    let said =
-        |job: &str, words: &str| vec![MigrationPreview { job: job.into(), said: PreviewSaid::Would(words.into()) }];
+    let Preview::Asks { job, trouble: None } = preview(&cluster, &instance) else { panic!("nobody finds out") };
+    let said = |job: &str, words: &str| {
+        vec![MigrationPreview { job: job.into(), said: PreviewSaid::Would(words.into()), trouble: None }]
+    };
     for words in
         ["it does not say what", "would apply: 9 nothing would apply", "nothing would apply\nwould apply: 4 admin"]
     {
@@ -80,7 +86,9 @@ fn a_new_dsn_that_would_apply_nothing_waits_for_nobody_and_another_image_does() 
     assert_eq!(resolved(&stored, &gone).migration.step, MigrationStep::Complete, "it is remembered");
 
     let newer = but(&stored, json!({"image": {"tag": "2"}}));
-    let Preview::Asks { job } = preview(&cluster, &newer) else { panic!("another image is asked for anew") };
+    let Preview::Asks { job, trouble: None } = preview(&cluster, &newer) else {
+        panic!("another image is asked for anew")
+    };
     cluster.migration_previews = said(&job, "nothing would apply\n");
     assert!(matches!(preview(&cluster, &newer), Preview::Told { .. }), "a release is let in by whoever approves it");
 }
@@ -130,6 +138,27 @@ fn an_impossible_migration_waits_for_a_change_of_the_spec_or_for_somebody_who_na
         let (again, cluster, _) = ended(again, &cluster, 3);
         assert_eq!(resolved(&again, &cluster).migration.step, MigrationStep::Never, "once, not in a loop");
     }
+}
+
+#[test]
+fn a_change_is_tried_also_when_the_first_walk_that_saw_it_was_refused() {
+    let first = on_postgres();
+    let (instance, cluster, job) = ended(&first, &cluster_for(&first), 3);
+    let mut changed = instance.clone();
+    changed.metadata.generation = changed.metadata.generation.map(|generation| generation + 1);
+    let refusal = Refusal::new(Reason::SecretMissing, "Secret db does not exist");
+    for verdict in [Verdict::Refused(&refusal), Verdict::Interrupted(None, "no answer"), Verdict::Paused] {
+        let seen = crate::status::status(&changed, verdict, &cluster, at(2000));
+        assert_eq!(seen.observed_generation, changed.metadata.generation, "it was seen");
+        let seen = JamInstance { status: Some(seen), ..changed.clone() };
+        let MigrationStep::Run { job: next } = resolved(&seen, &cluster).migration.step else { panic!("{verdict:?}") };
+        assert_ne!(next, job);
+    }
+    let mut of_before = instance;
+    of_before.status.as_mut().unwrap().migration.as_mut().unwrap().generation = None;
+    assert_eq!(resolved(&of_before, &cluster).migration.step, MigrationStep::Never, "an upgrade is no change");
+    of_before.metadata.generation = changed.metadata.generation;
+    assert!(matches!(resolved(&of_before, &cluster).migration.step, MigrationStep::Run { .. }));
 }
 
 #[test]

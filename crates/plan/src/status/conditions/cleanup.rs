@@ -2,6 +2,7 @@
 
 use jam_domain::StoreKind;
 
+use super::super::facts::last_cleanup;
 use super::{Said, no, stored, unknown, yes};
 use crate::crd::{Cleanup, ConditionType, JamInstance};
 use crate::names;
@@ -28,8 +29,9 @@ pub(super) fn cleanup(instance: &JamInstance, resolved: Option<&Resolved>, obser
     let Some(state) = &observed.cleanup else {
         return no(kind, Reason::NotScheduled, format!("CronJob {name} is made after the migration"));
     };
-    if let Some((run, words)) = state.last.as_ref().and_then(|run| Some((run, run.failure.as_ref()?))) {
-        return no(kind, Reason::CleanupFailed, format!("Job {} failed: {words}", run.job));
+    let before = instance.status.clone().unwrap_or_default();
+    if let Some(failure) = last_cleanup(observed, &before).and_then(|told| told.failure) {
+        return no(kind, Reason::CleanupFailed, failure);
     }
     // A pause that somebody wanted, or that an earlier schedule has, is held against no run.
     let since = state.since.max(resolved.timetable.since);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{applied, condition, pair, short, with};
 use crate::crd::{JamInstance, JamInstanceStatus};
 use crate::fixtures::{at, but, in_memory, on_postgres, settled_cluster_for};
-use crate::observed::{CleanupOutcome, CleanupRun, CleanupState, Observed};
+use crate::observed::{CleanupOutcome, CleanupRun, CleanupState, LastWords, Observed};
 use crate::status::{Verdict, status, transitions};
 use crate::{Kind, Reason};
 
@@ -94,7 +94,8 @@ fn a_cleanup_is_overdue_by_its_present_schedule_and_no_pause_that_somebody_wante
 fn a_cleanup_that_failed_half_way_tells_what_it_did_and_one_beside_another_is_no_failure() {
     let one = cleaned();
     let said = |failed: bool, words: &str| {
-        let last = run("a", 1500, failed.then_some("BackoffLimitExceeded")).with_words(Some(words.into()));
+        let last = run("a", 1500, failed.then_some("BackoffLimitExceeded"))
+            .with_words(&[LastWords { text: Some(words.into()), ..LastWords::default() }]);
         applied(&one, &cluster(&one, 2000, Some(last)), 2000)
     };
     let words = r#"{"dry_run":false,"error":"told to stop","archived":{"packages":9},"deleted":{"packages":3}}"#;
@@ -107,16 +108,93 @@ fn a_cleanup_that_failed_half_way_tells_what_it_did_and_one_beside_another_is_no
         (Some("Failed"), 9, 3)
     );
     let gone = cluster(&one, 3000, Some(run("a", 1500, Some("BackoffLimitExceeded"))));
-    assert_eq!(
-        applied(&with(&one, half.clone()), &gone, 3000).cleanup,
-        half.cleanup,
-        "its pod is gone, the counts stay"
-    );
+    let mut rest = half.cleanup.clone().unwrap();
+    rest.failure = Some("Job a failed: BackoffLimitExceeded".into());
+    let now = applied(&with(&one, half.clone()), &gone, 3000).cleanup;
+    assert_eq!(now, Some(rest), "its pod is gone, the counts stay");
     let log = said(true, "error: no route to host");
     assert!(condition(&log, "CleanupScheduled").message.ends_with("failed: error: no route to host"));
     let beside = said(false, r#"{"dry_run":false,"skipped":true,"deleted":{}}"#);
     assert_eq!(short(&beside, "CleanupScheduled"), pair("True", Reason::Scheduled));
     assert_eq!(beside.cleanup.unwrap().last_result.as_deref(), Some("Skipped"));
+}
+
+/// The status after this run, where it is the newest whose Job is there.
+fn then(one: &JamInstance, before: &JamInstanceStatus, last: Option<CleanupRun>) -> JamInstanceStatus {
+    applied(&with(one, before.clone()), &cluster(one, 5000, last), 5000)
+}
+
+fn spoken(run: CleanupRun, pods: &[&str]) -> CleanupRun {
+    let words = |text: &&str| LastWords { text: Some((*text).into()), ..LastWords::default() };
+    run.with_words(&pods.iter().map(words).collect::<Vec<_>>())
+}
+
+const DID: &str = r#"{"dry_run":false,"cutoff":"2026-10-22T03:17:00Z","duration_ms":7,"archived":{"packages":9},"deleted":{"packages":3}}"#;
+const BESIDE: &str = r#"{"dry_run":false,"skipped":true,"why":"another cleanup is running","deleted":{}}"#;
+
+#[test]
+fn a_cleanup_whose_newest_job_is_deleted_is_told_as_before_and_not_as_the_one_before_it() {
+    let one = cleaned();
+    let nothing = JamInstanceStatus::default();
+    for (older, newer, reason) in [
+        (run("a", 1500, Some("x")), spoken(run("b", 2500, None), &[DID]), pair("True", Reason::Scheduled)),
+        (spoken(run("a", 1500, None), &[DID]), run("b", 2500, Some("x")), pair("False", Reason::CleanupFailed)),
+    ] {
+        let told = then(&one, &then(&one, &nothing, Some(older.clone())), Some(newer));
+        assert_eq!(short(&told, "CleanupScheduled"), reason);
+        for left in [Some(older), None] {
+            let now = then(&one, &told, left);
+            assert_eq!((&now.cleanup, &now.conditions), (&told.cleanup, &told.conditions));
+        }
+    }
+}
+
+#[test]
+fn a_cleanup_beside_another_takes_back_neither_a_failure_nor_what_the_last_one_did() {
+    let one = cleaned();
+    let beside = || Some(spoken(run("beside", 3000, None), &[BESIDE]));
+    for last in
+        [run("a", 1500, Some("x")), spoken(run("a", 1500, Some("x")), &[DID]), spoken(run("a", 1500, None), &[DID])]
+    {
+        let told = then(&one, &JamInstanceStatus::default(), Some(last));
+        let now = then(&one, &told, beside());
+        assert_eq!((&now.cleanup, &now.conditions), (&told.cleanup, &told.conditions));
+    }
+    // The one beside which it was has begun before it, and ends after it.
+    let first = then(&one, &JamInstanceStatus::default(), beside());
+    assert_eq!(first.cleanup.as_ref().unwrap().last_result.as_deref(), Some("Skipped"));
+    let long = then(&one, &first, Some(spoken(run("long", 2000, None), &[DID]))).cleanup.unwrap();
+    assert_eq!((long.last_result.as_deref(), long.archived["packages"]), (Some("Succeeded"), 9));
+    let failed = then(&one, &JamInstanceStatus::default(), Some(run("a", 1500, Some("x"))));
+    let good = then(&one, &failed, Some(spoken(run("b", 2500, None), &[DID])));
+    assert_eq!(
+        short(&good, "CleanupScheduled"),
+        pair("True", Reason::Scheduled),
+        "one that does its work takes it back"
+    );
+    assert_eq!(good.cleanup.unwrap().failure, None);
+}
+
+#[test]
+fn what_the_pods_of_one_cleanup_did_is_told_together() {
+    let one = cleaned();
+    let half =
+        r#"{"dry_run":false,"error":"no answer","duration_ms":5,"archived":{"packages":5,"reports":1},"deleted":{}}"#;
+    let told = |pods: &[&str]| {
+        then(&one, &JamInstanceStatus::default(), Some(spoken(run("a", 1500, None), pods))).cleanup.unwrap()
+    };
+    let all = told(&[DID, "Killed", half]);
+    assert_eq!((all.archived["packages"], all.archived["reports"], all.deleted["packages"]), (14, 1, 3));
+    assert_eq!((all.duration_ms, all.last_result.as_deref()), (Some(12), Some("Succeeded")));
+    assert_eq!(
+        told(&[BESIDE, half]).archived["packages"],
+        5,
+        "the second pod found another run, the first one had worked"
+    );
+    let dry = DID.replace("\"dry_run\":false", "\"dry_run\":true");
+    assert_eq!(told(&[&dry, &dry]).archived["packages"], 9, "who only counts counts the same again");
+    let failed = spoken(run("a", 1500, Some("BackoffLimitExceeded")), &[half, DID]);
+    assert_eq!((failed.failure.as_deref(), failed.outcome.unwrap().archived["packages"]), (Some("no answer"), 14));
 }
 
 #[test]

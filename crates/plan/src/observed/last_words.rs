@@ -1,0 +1,28 @@
+//! How a pod ended, and what it said last, where that may be repeated.
+
+/// How the container of a pod ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LastWords {
+    /// Its exit code.
+    pub exit_code: Option<i32>,
+    /// Its termination message.
+    pub text: Option<String>,
+    /// Why that is not to be repeated, where it is not.
+    pub silence: Option<String>,
+}
+
+impl LastWords {
+    /// What may be told: the words, or why they are left out.
+    pub fn told(&self) -> Option<String> {
+        match &self.silence {
+            Some(why) => Some(left_out(self.exit_code, why)),
+            None => self.text.clone(),
+        }
+    }
+}
+
+/// What is told instead of the words of a pod.
+pub fn left_out(exit_code: Option<i32>, why: &str) -> String {
+    let ended = exit_code.map(|code| format!("exit code {code}; ")).unwrap_or_default();
+    format!("{ended}what it said is left out: {why}")
+}
