@@ -6,6 +6,7 @@ use std::time::Instant;
 use sha2::{Digest as _, Sha256};
 use sqlx::{Executor as _, PgConnection, query};
 
+use crate::amount::Amount;
 use crate::audit::audit;
 use crate::database::Database;
 use crate::http::{Client, head};
@@ -27,10 +28,11 @@ const ROW: u64 = 5;
 struct Blobs {
     noise: Vec<u8>,
     made: u64,
+    amount: Amount,
 }
 
 impl Blobs {
-    fn new() -> Self {
+    fn new(amount: Amount) -> Self {
         // xorshift64: any noise will do, as long as it is the same in every run.
         let mut state = 0x9E37_79B9_7F4A_7C15_u64;
         let words = std::iter::repeat_with(|| {
@@ -39,7 +41,7 @@ impl Blobs {
             state ^= state << 17;
             state.to_le_bytes()
         });
-        Self { noise: words.take(LARGE / 8).flatten().collect(), made: 0 }
+        Self { noise: words.take(LARGE / 8).flatten().collect(), made: 0, amount }
     }
 
     fn next(&mut self, size: usize) -> Vec<u8> {
@@ -55,8 +57,8 @@ fn path_of(bytes: &[u8]) -> String {
 }
 
 /// Takes the figures.
-pub async fn measure(api: &Path, database: &Database, table: &mut Table) {
-    let mut blobs = Blobs::new();
+pub async fn measure(api: &Path, database: &Database, amount: Amount, table: &mut Table) {
+    let mut blobs = Blobs::new(amount);
     in_memory(api, &mut blobs, table).await;
     let dsn = database.fresh().await;
     let server = Program::api(api, Some(&Database::counted(&dsn)));
@@ -95,7 +97,7 @@ async fn steady(server: &Program, head: &[u8], body: &[u8]) -> f64 {
 async fn in_memory(api: &Path, blobs: &mut Blobs, table: &mut Table) {
     let (api, floor) = (Program::api(api, None), Program::floor());
     let (mut ours, mut bare, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..PAIRS * 2 {
+    for _ in 0..blobs.amount.of(PAIRS * 2) {
         let blob = blobs.next(LARGE);
         let put = cost(&api, &head("PUT", &path_of(&blob), LARGE), &blob, 201).await;
         let keep = cost(&floor, &head("PUT", "/keep", LARGE), &blob, 200).await;
@@ -114,7 +116,7 @@ async fn again_and_back(server: &Program, blobs: &mut Blobs, table: &mut Table) 
     cost(server, &put, &blob, 201).await;
     let (mut again, mut hash, mut again_ratios) = (Vec::new(), Vec::new(), Vec::new());
     let (mut back, mut sent, mut back_ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..PAIRS * 2 {
+    for _ in 0..blobs.amount.of(PAIRS * 2) {
         let twice = steady(server, &put, &blob).await;
         let hashed = steady(&floor, &head("PUT", "/hash", LARGE), &blob).await;
         let read = steady(server, &get, &[]).await;
@@ -145,7 +147,7 @@ async fn against_insert(
     let (mut ours, mut bare, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let (mut ours_log, mut bare_log) = (0.0, 0.0);
     let before = database.counters(dsn).await;
-    for _ in 0..PAIRS {
+    for _ in 0..blobs.amount.of(PAIRS) {
         let some: Vec<Vec<u8>> = (0..count).map(|_| blobs.next(size)).collect();
         let heads: Vec<Vec<u8>> = some.iter().map(|blob| head("PUT", &path_of(blob), size)).collect();
         let from = database.log_position().await;
@@ -163,10 +165,11 @@ async fn against_insert(
         ratios.push(insert / put);
     }
     raw.execute("truncate raw").await.expect("our table");
-    let statements = database.counters(dsn).await.since(before, float((PAIRS * count) as u64)).statements;
+    let puts = float((blobs.amount.of(PAIRS) * count) as u64);
+    let statements = database.counters(dsn).await.since(before, puts).statements;
     table.line(&format!("{name}_statements"), statements, "per put", None);
     table.line(&format!("{name}_time"), median(&ours), "ms/put", Against::pairs(&bare, &ratios));
-    let bytes = float((PAIRS * count * size) as u64);
+    let bytes = puts * float(size as u64);
     let against = Against { limit: bare_log / bytes, ratio: ours_log / bare_log };
     table.line(&format!("{name}_wal"), ours_log / bytes, "byte/byte", against);
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::amount::Amount;
 use crate::audit::audit;
 use crate::database::Database;
 use crate::postgres::{execute, number};
@@ -13,13 +14,14 @@ use crate::submit::{CLIENTS, preimages, submissions, submit};
 use crate::table::{Against, Table, float};
 
 /// Packages that are cleaned up; each with report, attestation and, staying, two receipts.
-const OLD: u32 = 20_000;
+const OLD: usize = 20_000;
 const ROUND: usize = 500;
 
 /// Takes the figures.
-pub async fn measure(api: &Path, database: &Database, table: &mut Table) {
+pub async fn measure(api: &Path, database: &Database, amount: Amount, table: &mut Table) {
+    let (old, round) = (amount.of(OLD), amount.of(ROUND));
     let dsn = database.fresh().await;
-    execute(&dsn, &FILL.replace("ROWS", &OLD.to_string()).replace("interval '1 day'", "interval '40 days'")).await;
+    execute(&dsn, &FILL.replace("ROWS", &old.to_string()).replace("interval '1 day'", "interval '40 days'")).await;
     execute(&dsn, "vacuum").await;
     execute(&dsn, "checkpoint").await;
     let server = Program::api(api, Some(&Database::counted(&dsn)));
@@ -32,15 +34,15 @@ pub async fn measure(api: &Path, database: &Database, table: &mut Table) {
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     // By turns, because a machine is slower from one minute to the next: a cleanup that is stopped costs nothing.
     while runs(&mut cleanup) {
-        beside.extend(submissions(&server, &hashes, CLIENTS, ROUND, "beside").await.each);
+        beside.extend(submissions(&server, &hashes, CLIENTS, round, "beside").await.each);
         signal(&cleanup, "STOP");
-        alone.extend(submissions(&server, &hashes, CLIENTS, ROUND, "alone").await.each);
+        alone.extend(submissions(&server, &hashes, CLIENTS, round, "alone").await.each);
         signal(&cleanup, "CONT");
     }
     let took = started.elapsed();
     server.stop();
     worker.stop();
-    let deleted = u64::from(OLD)
+    let deleted = (old as u64)
         - number(&dsn, "select count(*) from packages where created_at < now() - interval '1 day'")
             .await
             .unsigned_abs();
@@ -49,7 +51,7 @@ pub async fn measure(api: &Path, database: &Database, table: &mut Table) {
     table.line("cleanup_submit_p99", beside, "ms", Against::cost(beside, alone));
     let left =
         number(&dsn, "select (select count(*) from archived_packages) + (select count(*) from archived_reports)");
-    let left = left.await.unsigned_abs() + u64::from(OLD).abs_diff(deleted);
+    let left = left.await.unsigned_abs() + (old as u64).abs_diff(deleted);
     table.must_be_none("cleanup_wrong", audit(&dsn).await.wrong() + left, "findings");
 }
 

@@ -10,13 +10,15 @@ use jam_domain::{ItemId, PackageId, PackageStatus, Timestamp, WorkItem, WorkPack
 use jam_store::{NewPackage, Store as _};
 use sqlx::query_as;
 
+use crate::amount::Amount;
 use crate::audit::{Audit, audit};
 use crate::database::{Counters, Database, store};
 use crate::postgres::{connect, number};
 use crate::program::Program;
 use crate::table::{Against, Table, float};
 
-const COUNT: usize = 4000;
+/// Packages that wait.
+pub const COUNT: usize = 4000;
 /// How long a drain may take before the run is given up.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Packages a second of River (guide/performance.md, Limits and peers: 34 to 36 thousand).
@@ -25,14 +27,13 @@ const RIVER: f64 = 35_000.0;
 const FSYNCS: f64 = 0.03;
 
 /// Takes the figures.
-pub async fn measure(api: &Path, database: &Database, table: &mut Table) {
+pub async fn measure(api: &Path, database: &Database, amount: Amount, table: &mut Table) {
     let mut found = Audit::default();
     for (services, workers) in [(1, 1), (1, 4), (64, 1), (64, 4)] {
         let plural = |count: usize, word: &str| format!("{count}{word}{}", if count == 1 { "" } else { "s" });
         let name = format!("drain_{}_{}", plural(services, "service"), plural(workers, "worker"));
         let dsn = database.fresh().await;
-        fill(&dsn, services).await;
-        let drained = drain(api, database, &dsn, workers).await;
+        let drained = drained(api, database, &dsn, amount, (services, workers)).await;
         let Drained { counters, fsyncs, workers_cpu, database_cpu, rate } = drained;
         table.line(&format!("{name}_statements"), counters.statements, "per package", None);
         table.line(&format!("{name}_commits"), counters.commits, "per package", None);
@@ -41,7 +42,7 @@ pub async fn measure(api: &Path, database: &Database, table: &mut Table) {
         table.line(&format!("{name}_cpu_database"), database_cpu, "µs/package", None);
         table.line(&format!("{name}_rate"), rate, "packages/s", Against::cost(rate, RIVER));
         let Audit { packages, duplicates, broken_links, refcounts } = audit(&dsn).await;
-        assert_eq!(packages, COUNT as u64, "every package is there");
+        assert_eq!(packages, amount.of(COUNT) as u64, "every package is there");
         found.duplicates += duplicates;
         found.broken_links += broken_links;
         found.refcounts += refcounts;
@@ -51,10 +52,10 @@ pub async fn measure(api: &Path, database: &Database, table: &mut Table) {
 }
 
 /// Packages that wait, accepted by the store itself, 256 at a time.
-async fn fill(dsn: &str, services: usize) {
+async fn fill(dsn: &str, services: usize, count: usize) {
     let store = store(dsn).await;
     let engine = Engine::hash_refiner(HashAlgorithm::Blake3, 1, true);
-    let packages = (0..COUNT).map(|n| new_package(&format!("service-{}", n % services)));
+    let packages = (0..count).map(|n| new_package(&format!("service-{}", n % services)));
     futures::stream::iter(packages)
         .for_each_concurrent(256, async |package| {
             store.submit(package, &engine).await.expect("the store takes packages");
@@ -96,15 +97,27 @@ fn new_package(service: &str) -> NewPackage {
     }
 }
 
-struct Drained {
+/// What draining came to.
+pub struct Drained {
     counters: Counters,
     fsyncs: f64,
     workers_cpu: f64,
     database_cpu: f64,
-    rate: f64,
+    /// Packages a second.
+    pub rate: f64,
 }
 
-async fn drain(api: &Path, database: &Database, dsn: &str, workers: usize) -> Drained {
+/// Fills an empty database with packages of so many services, and lets so many workers process them.
+pub async fn drained(
+    api: &Path,
+    database: &Database,
+    dsn: &str,
+    amount: Amount,
+    (services, workers): (usize, usize),
+) -> Drained {
+    let count = amount.of(COUNT);
+    fill(dsn, services, count).await;
+
     let flushed = database.fsyncs().await;
     let database_used = database.cpu();
     let programs: Vec<Program> = (0..workers).map(|_| Program::worker(api, &Database::counted(dsn))).collect();
@@ -113,12 +126,12 @@ async fn drain(api: &Path, database: &Database, dsn: &str, workers: usize) -> Dr
         assert!(started.elapsed() < PATIENCE, "the workers do not come to an end");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let each = |time: Duration| time.as_secs_f64() * 1e6 / float(COUNT as u64);
+    let each = |time: Duration| time.as_secs_f64() * 1e6 / float(count as u64);
     let workers_cpu = each(programs.iter().map(Program::cpu).sum());
     let database_cpu = each(database.cpu_since(&database_used));
-    let counters = database.counters(dsn).await.since(Counters::default(), float(COUNT as u64));
+    let counters = database.counters(dsn).await.since(Counters::default(), float(count as u64));
     programs.into_iter().for_each(Program::stop);
-    let fsyncs = (database.fsyncs().await - flushed) / float(COUNT as u64);
+    let fsyncs = (database.fsyncs().await - flushed) / float(count as u64);
     Drained { counters, fsyncs, workers_cpu, database_cpu, rate: rate(dsn).await }
 }
 

@@ -2,12 +2,13 @@
 
 use serde_json::Value;
 
+use crate::amount::Amount;
 use crate::database::Database;
 use crate::http::{Client, load, request};
 use crate::program::Program;
 use crate::table::{Against, Table, float, median};
 
-const DEPTH: u32 = 50_000;
+const DEPTH: usize = 50_000;
 const PAIRS: usize = 5;
 const PAGES: usize = 50;
 
@@ -18,11 +19,18 @@ struct Cost {
 }
 
 /// Takes the figures: the first page, and the deep one where there are so many packages.
-pub async fn measure(server: &Program, database: &Database, dsn: &str, stored: u32, table: &mut Table) {
-    let deep = if stored >= DEPTH { Some(cursor_at_depth(server).await) } else { None };
+pub async fn measure(
+    server: &Program,
+    database: &Database,
+    dsn: &str,
+    (stored, amount): (usize, Amount),
+    table: &mut Table,
+) {
+    let depth = amount.of(DEPTH);
+    let deep = if stored >= depth { Some(cursor_at_depth(server, depth).await) } else { None };
     let (mut first_cpu, mut deep_cpu, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let (mut first_blocks, mut deep_blocks) = (0.0, 0.0);
-    for _ in 0..PAIRS {
+    for _ in 0..amount.of(PAIRS) {
         let first = cost(server, database, dsn, "/jam/packages".into()).await;
         first_cpu.push(first.cpu);
         first_blocks = first.blocks;
@@ -50,8 +58,8 @@ async fn cost(server: &Program, database: &Database, dsn: &str, path: String) ->
     Cost { cpu: cpu.as_secs_f64() * 1e6 / float(PAGES as u64), blocks }
 }
 
-async fn cursor_at_depth(server: &Program) -> String {
-    let path = format!("/jam/packages?limit=1&offset={}", DEPTH - 1);
+async fn cursor_at_depth(server: &Program, depth: usize) -> String {
+    let path = format!("/jam/packages?limit=1&offset={}", depth - 1);
     let body = Client::connect(server.address()).await.send(&request("GET", &path, ""), &[]).await.expect(200);
     let page: Value = serde_json::from_slice(&body).expect("the server answers JSON");
     page["next_cursor"].as_str().expect("more packages follow").to_owned()

@@ -1,12 +1,15 @@
 //! `make bench` and `make soak`: the shipped `jam-api` against its limits, as lines `name value unit limit ratio`.
 
+mod amount;
 mod audit;
 mod blobs;
+mod chain;
 mod cleanup;
 mod database;
 mod drain;
 mod floor;
 mod http;
+mod idle;
 mod lists;
 mod program;
 mod soak;
@@ -23,17 +26,18 @@ mod postgres;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::amount::Amount;
 use crate::database::Database;
 use crate::soak::Soak;
 use crate::table::Table;
 
 /// The groups of figures, in the order in which they are taken.
-const GROUPS: [&str; 6] = ["status", "blobs", "submit", "drain", "stored", "cleanup"];
+const GROUPS: [&str; 8] = ["status", "blobs", "submit", "idle", "drain", "chain", "stored", "cleanup"];
 
 /// What is asked for on the command line.
 struct Wish {
     api: PathBuf,
-    full: bool,
+    amount: Amount,
     groups: Vec<String>,
     /// Instead of the groups: mixed load.
     soak: Option<Soak>,
@@ -41,12 +45,13 @@ struct Wish {
 
 impl Wish {
     fn parse(arguments: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut wish =
-            Self { api: PathBuf::from("target/release/jam-api"), full: false, groups: Vec::new(), soak: None };
+        let api = PathBuf::from("target/release/jam-api");
+        let mut wish = Self { api, amount: Amount::Usual, groups: Vec::new(), soak: None };
         let mut arguments = arguments.skip(1);
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
-                "--full" => wish.full = true,
+                "--full" => wish.amount = Amount::Full,
+                "--brief" => wish.amount = Amount::Brief,
                 "--soak" => {
                     let minutes = arguments.next().as_deref().and_then(soak::lasting);
                     let lasting = minutes.ok_or_else(|| format!("--soak needs minutes, 1 to {}", soak::LONGEST))?;
@@ -58,7 +63,7 @@ impl Wish {
                 group if GROUPS.contains(&group) => wish.groups.push(group.to_owned()),
                 other => {
                     return Err(format!(
-                        "{other}: known are --full, --api PATH, --soak MINUTES SLCTL [--files] and the groups {}",
+                        "{other}: known are --full, --brief, --api PATH, --soak MINUTES SLCTL [--files] and the groups {}",
                         GROUPS.join(", ")
                     ));
                 }
@@ -98,23 +103,29 @@ async fn measure(wish: &Wish) -> ExitCode {
         return table.end();
     }
     if wish.wants("status") {
-        status::measure(&wish.api, &mut table).await;
+        status::measure(&wish.api, wish.amount, &mut table).await;
     }
     let database = Database::start().await;
     if wish.wants("blobs") {
-        blobs::measure(&wish.api, &database, &mut table).await;
+        blobs::measure(&wish.api, &database, wish.amount, &mut table).await;
     }
     if wish.wants("submit") {
-        submit::measure(&wish.api, &database, &mut table).await;
+        submit::measure(&wish.api, &database, wish.amount, &mut table).await;
+    }
+    if wish.wants("idle") {
+        idle::measure(&wish.api, &database, wish.amount, &mut table).await;
     }
     if wish.wants("drain") {
-        drain::measure(&wish.api, &database, &mut table).await;
+        drain::measure(&wish.api, &database, wish.amount, &mut table).await;
+    }
+    if wish.wants("chain") {
+        chain::measure(&wish.api, &database, wish.amount, &mut table).await;
     }
     if wish.wants("stored") {
-        stored::measure(&wish.api, &database, wish.full, &mut table).await;
+        stored::measure(&wish.api, &database, wish.amount, &mut table).await;
     }
     if wish.wants("cleanup") {
-        cleanup::measure(&wish.api, &database, &mut table).await;
+        cleanup::measure(&wish.api, &database, wish.amount, &mut table).await;
     }
     table.end()
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::amount::Amount;
 use crate::audit::audit;
 use crate::database::Database;
 use crate::http::{Client, Load, head, load, request};
@@ -65,7 +66,7 @@ pub async fn submissions(
 }
 
 /// Takes the figures.
-pub async fn measure(api: &Path, database: &Database, table: &mut Table) {
+pub async fn measure(api: &Path, database: &Database, amount: Amount, table: &mut Table) {
     let dsn = database.fresh().await;
     let server = Program::api(api, Some(&Database::counted(&dsn)));
     let hashes = preimages(&server).await;
@@ -79,16 +80,17 @@ pub async fn measure(api: &Path, database: &Database, table: &mut Table) {
     server.stop();
 
     let server = Program::api(api, Some(&Database::counted(&dsn)));
+    let count = amount.of(COUNT);
     let flushed = database.fsyncs().await;
     submit(&server, &hashes, CLIENTS, CLIENTS * 4, "ready").await;
     let (before, used, database_used) = (database.counters(&dsn).await, server.cpu(), database.cpu());
-    let rate = submit(&server, &hashes, CLIENTS, COUNT, "many").await;
-    let each = |seconds: f64| seconds * 1e6 / float(COUNT as u64);
+    let rate = submit(&server, &hashes, CLIENTS, count, "many").await;
+    let each = |seconds: f64| seconds * 1e6 / float(count as u64);
     let cpu = each(server.cpu_since(used).as_secs_f64());
     let database_cpu = each(database.cpu_since(&database_used).as_secs_f64());
-    let many = database.counters(&dsn).await.since(before, float(COUNT as u64));
+    let many = database.counters(&dsn).await.since(before, float(count as u64));
     server.stop();
-    let fsyncs = (database.fsyncs().await - flushed) / float((COUNT + CLIENTS * 4) as u64);
+    let fsyncs = (database.fsyncs().await - flushed) / float((count + CLIENTS * 4) as u64);
 
     table.line("submit_statements", many.statements, "per package", None);
     table.line("submit_commits", many.commits, "per package", None);
@@ -98,6 +100,6 @@ pub async fn measure(api: &Path, database: &Database, table: &mut Table) {
     table.line("submit_cpu_database", database_cpu, "µs/package", None);
     table.line("submit_rate", rate, "packages/s", Against::cost(rate, PRIOR));
     let audit = audit(&dsn).await;
-    let lost = ((20 + ALONE + CLIENTS * 4 + COUNT) as u64).abs_diff(audit.packages);
+    let lost = ((20 + ALONE + CLIENTS * 4 + count) as u64).abs_diff(audit.packages);
     table.must_be_none("submit_wrong", audit.wrong() + lost, "findings");
 }

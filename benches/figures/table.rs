@@ -22,7 +22,7 @@ const fn target(figure: &'static str, bound: Bound, source: &'static str) -> Tar
     Target { figure, bound, source }
 }
 
-const TARGETS: [Target; 24] = [
+const TARGETS: [Target; 27] = [
     target("status_cpu", Bound::AtMost(1.5), "status path ≤1.5× bare axum CPU with auth, limiter and metrics on"),
     target("put_10mib_memory_cpu", Bound::AtLeast(0.85), "10 MiB PUT ≥0.85 of hash+receive CPU"),
     target("put_4x10mib_peak_rss", Bound::AtMost(1.0), "peak RSS ≤20 MB + 1.2× bytes in flight"),
@@ -40,6 +40,9 @@ const TARGETS: [Target; 24] = [
     target("drain_1service_4workers_fsyncs", Bound::AtMost(1.0), "≤0.03 fsync per package"),
     target("drain_64services_1worker_fsyncs", Bound::AtMost(1.0), "≤0.03 fsync per package"),
     target("drain_64services_4workers_fsyncs", Bound::AtMost(1.0), "≤0.03 fsync per package"),
+    target("idle_submit_applied", Bound::AtMost(1.0), "idle submit→applied ≤3 fsync + 1.5 ms"),
+    target("chain_1worker_rate", Bound::AtLeast(3.0), "one chain ≥3× raw single-row commits"),
+    target("chain_16workers_rate", Bound::AtLeast(0.95), "16 workers ≥0.95 of one"),
     target("drain_duplicates", Bound::AtMost(0.0), "0 duplicates"),
     target("drain_broken_links", Bound::AtMost(0.0), "0 broken links"),
     target("submit_cpu_at_100000", Bound::AtMost(1.1), "submit flat to 1M stored (≤1.1×)"),

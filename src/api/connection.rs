@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::eager::eagerly;
 use super::patient::Patient;
 
 /// Bytes that hyper reads ahead of one connection at most; also the largest head.
@@ -135,10 +136,10 @@ where
         }
     };
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = eagerly(connection.as_mut()) => ended,
         () = stopped => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            eagerly(connection).await
         }
     };
     if let Err(error) = ended {

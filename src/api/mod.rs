@@ -10,6 +10,7 @@ mod cleanup;
 mod connection;
 mod controls;
 mod cors;
+mod eager;
 mod events;
 mod fault;
 mod feed;

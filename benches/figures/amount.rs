@@ -1,0 +1,34 @@
+//! How much of everything a run does.
+
+/// How much is done.
+#[derive(Clone, Copy)]
+pub enum Amount {
+    /// So little that a test can wait for it: every figure is printed and every state verified, the numbers say nothing.
+    Brief,
+    /// What says something.
+    Usual,
+    /// The same, and a million stored packages.
+    Full,
+}
+
+/// What a brief run leaves of the usual: a part of so many.
+const BRIEF: usize = 100;
+
+impl Amount {
+    /// So many, or in a brief run a hundredth of it, but one at least.
+    pub fn of(self, usual: usize) -> usize {
+        match self {
+            Self::Usual | Self::Full => usual,
+            Self::Brief => usual.div_ceil(BRIEF),
+        }
+    }
+
+    /// Stored packages with which submitting and listing are looked at.
+    pub fn levels(self) -> &'static [usize] {
+        match self {
+            Self::Brief => &[0, 1000, 10_000],
+            Self::Usual => &[0, 100_000],
+            Self::Full => &[0, 100_000, 1_000_000],
+        }
+    }
+}
