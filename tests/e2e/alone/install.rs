@@ -1,12 +1,13 @@
 //! The operator installed, upgraded and taken away by helm: definition and instances stay, and what runs goes on running.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::json;
 
 use crate::path::memory_spec;
-use crate::support::{Instance, Traffic, eventually, kubectl, kubectl_ok, object, repository_file};
+use crate::support::{Instance, eventually, kubectl, kubectl_ok, object, repository_file};
+use crate::traffic::Load;
 
 const CRD: &str = "jaminstances.jam.network";
 
@@ -21,6 +22,13 @@ fn helm(arguments: &[&str]) -> String {
 fn to(chart: &Path, values: &Path) {
     let (chart, values) = (chart.to_string_lossy(), values.to_string_lossy());
     helm(&["upgrade", "--install", "jam-operator", &chart, "--values", &values, "--wait", "--timeout", "120s"]);
+}
+
+/// A file with the values of the first installation.
+fn first_values(folder: &Path) -> PathBuf {
+    let file = folder.join("values.json");
+    std::fs::write(&file, helm(&["get", "values", "jam-operator", "--output", "json"])).expect("a file can be written");
+    file
 }
 
 /// The chart as an earlier release had it: with a definition that calls a column otherwise.
@@ -50,20 +58,18 @@ async fn is_kept(instance: &Instance, days: u32) {
         (jam["status"]["observedGeneration"] == jam["metadata"]["generation"]).then_some(())
     })
     .await;
-    instance.wait_ready();
+    instance.wait_ready().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn helm_upgrades_the_definition_and_an_uninstall_keeps_it_with_every_instance_serving() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let values = folder.path().join("values.json");
-    std::fs::write(&values, helm(&["get", "values", "jam-operator", "--output", "json"]))
-        .expect("a file can be written");
+    let values = first_values(folder.path());
     let chart = repository_file("charts/jam-operator");
     let instance = Instance::applied("helm", &memory_spec());
-    instance.wait_ready();
+    instance.wait_ready().await;
     let pod = instance.pods()[0]["metadata"]["uid"].clone();
-    let traffic = Traffic::to(format!("{}/healthz", instance.endpoint()));
+    let load = Load::on(&instance).await;
 
     earlier(folder.path());
     to(&folder.path().join("jam-operator"), &values);
@@ -85,7 +91,5 @@ async fn helm_upgrades_the_definition_and_an_uninstall_keeps_it_with_every_insta
     is_kept(&instance, 2).await;
     let pods = instance.pods();
     assert!(pods.len() == 1 && pods[0]["metadata"]["uid"] == pod, "the same pod all the while: {pods:#?}");
-    let (good, bad) = traffic.counted().await;
-    assert!(good > 50, "the traffic asked only {good} times");
-    assert_eq!(bad, 0, "of {} requests", good + bad);
+    load.all_answered().await;
 }
