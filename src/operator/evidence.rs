@@ -27,6 +27,8 @@ use super::words::Discretion;
 const LINES: i64 = 30;
 /// Bytes of one container's log.
 const BYTES: i64 = 4096;
+/// The label by which a Deployment tells the pods of one template from those of another.
+const TEMPLATE: &str = "pod-template-hash";
 /// How long the logs of a pod are waited for: its node may be dead, and all pods are asked at once.
 const LOG_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -53,8 +55,9 @@ async fn told_of(
     component: Component,
     discretion: &Discretion<'_>,
 ) -> Vec<(String, String)> {
-    match suspects(context, instance, component).await {
+    match found(context, instance, component).await {
         Ok(pods) => {
+            let pods = suspects(pods, component, Timestamp::now());
             let all = pods.iter().map(|pod| async move {
                 let silence = discretion.silence(pod).await;
                 (pod.name_any(), told(context, instance, pod, silence.as_deref()).await)
@@ -68,15 +71,24 @@ async fn told_of(
     }
 }
 
-/// The pods that are not ready: those of the revision before it are, and are none of the evidence. A worker has no readiness but
-/// that it runs, so one that has just crashed counts, too.
-async fn suspects(context: &Context, instance: &Key, component: Component) -> Result<Vec<Pod>, kube::Error> {
+async fn found(context: &Context, instance: &Key, component: Component) -> Result<Vec<Pod>, kube::Error> {
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
     let params = ListParams::default().labels(&names::written(&names::selector(&instance.name, component)));
-    let found = pods.list(&params).await?.items.into_iter();
-    let now = Timestamp::now();
+    Ok(pods.list(&params).await?.items)
+}
+
+/// The pods that are not ready: those of the revision before it are, and are none of the evidence. A worker has no readiness but
+/// that it runs, so one that has just crashed counts, too. Where readiness comes and goes every pod may be ready in this very moment:
+/// then those of the newest template are told.
+fn suspects(found: Vec<Pod>, component: Component, now: Timestamp) -> Vec<Pod> {
     let crashes = |pod: &Pod| component == Component::Worker && has_crashed(pod, now);
-    Ok(found.filter(|pod| !is_ready(pod) || crashes(pod)).take(ENOUGH as usize).collect())
+    let (bad, ready): (Vec<Pod>, Vec<Pod>) = found.into_iter().partition(|pod| !is_ready(pod) || crashes(pod));
+    let template = |pod: &Pod| pod.labels().get(TEMPLATE).cloned();
+    let newest = ready.iter().max_by_key(|pod| pod.creation_timestamp()).map(template);
+    if bad.is_empty() && component == Component::Api {
+        return ready.into_iter().filter(|pod| Some(template(pod)) == newest).take(ENOUGH as usize).collect();
+    }
+    bad.into_iter().take(ENOUGH as usize).collect()
 }
 
 /// States of one pod, and its last words unless there is a reason to leave them out.
@@ -178,6 +190,34 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn pod(name: &str, template: &str, created: &str, ready: &str) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "creationTimestamp": created, "labels": {"pod-template-hash": template}},
+            "status": {"conditions": [{"type": "Ready", "status": ready}]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn pods_that_are_not_ready_are_told_and_where_all_are_those_of_the_newest_template() {
+        let (earlier, later) = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z");
+        let told = |pods: &[Pod], component| {
+            let told = suspects(pods.to_vec(), component, Timestamp::now());
+            told.iter().map(ResourceExt::name_any).collect::<Vec<_>>()
+        };
+        let unready =
+            [pod("good", "a", earlier, "True"), pod("bad", "b", later, "False"), pod("fine", "b", later, "True")];
+        assert_eq!(told(&unready, Component::Api), ["bad"]);
+        let flapping =
+            [pod("flaps", "b", later, "True"), pod("good", "a", earlier, "True"), pod("too", "b", earlier, "True")];
+        assert_eq!(
+            told(&flapping, Component::Api),
+            ["flaps", "too"],
+            "ready in this very moment, and nobody else is there to blame"
+        );
+        assert!(told(&flapping, Component::Worker).is_empty(), "a worker that runs is none");
+    }
 
     #[test]
     fn every_state_of_a_container_is_told() {

@@ -9,15 +9,21 @@ const OPERATOR: &str = "system:serviceaccount:jam-system:jam-operator";
 /// Verbs that change something.
 const WRITES: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
 
-/// A request that changes something.
+/// A request that changes something, or that only reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Write {
+pub struct Request {
     /// When it came.
     pub at: jiff::Timestamp,
     /// The namespace that it is about, empty for what has none.
     pub namespace: String,
     /// Verb, kind and name.
     pub what: String,
+    /// The name alone.
+    pub name: String,
+    /// Whether it changes something, or would have.
+    pub is_write: bool,
+    /// Whether something is there now that was not.
+    pub has_made: bool,
 }
 
 /// The folder of the audit log; `dev/cluster/shell` says where it is.
@@ -34,27 +40,35 @@ pub fn logs() -> Vec<PathBuf> {
 }
 
 /// Every write of the operator since then.
-pub fn writes_of_the_operator(since: jiff::Timestamp) -> Vec<Write> {
-    let mut writes = Vec::new();
+pub fn writes_of_the_operator(since: jiff::Timestamp) -> Vec<Request> {
+    let mut all = requests_of_the_operator(since);
+    all.retain(|request| request.is_write);
+    all
+}
+
+/// Everything that the operator has asked for since then.
+pub fn requests_of_the_operator(since: jiff::Timestamp) -> Vec<Request> {
+    let mut requests = Vec::new();
     for log in logs() {
         let text = std::fs::read_to_string(&log).unwrap_or_default();
         let of_operator = text.lines().filter(|line| line.contains(OPERATOR));
-        writes
-            .extend(of_operator.filter_map(|line| write(&serde_json::from_str(line).ok()?)).filter(|w| w.at >= since));
+        let all = of_operator.filter_map(|line| request(&serde_json::from_str(line).ok()?));
+        requests.extend(all.filter(|request| request.at >= since));
     }
-    writes
+    requests
 }
 
-fn write(entry: &Value) -> Option<Write> {
+fn request(entry: &Value) -> Option<Request> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (verb, about) = (text(&entry["verb"]), &entry["objectRef"]);
-    let counts = entry["user"]["username"] == OPERATOR
-        && WRITES.contains(&verb.as_str())
-        // A question about rights is a `create` that stores nothing.
-        && about["apiGroup"] != "authorization.k8s.io";
-    counts.then(|| Write {
+    // A question about rights is a `create` that stores nothing.
+    let counts = entry["user"]["username"] == OPERATOR && about["apiGroup"] != "authorization.k8s.io";
+    counts.then(|| Request {
         at: text(&entry["requestReceivedTimestamp"]).parse().unwrap_or_default(),
         namespace: text(&about["namespace"]),
         what: format!("{verb} {} {}", text(&about["resource"]), text(&about["name"])),
+        name: text(&about["name"]),
+        is_write: WRITES.contains(&verb.as_str()),
+        has_made: entry["responseStatus"]["code"] == 201,
     })
 }

@@ -21,19 +21,14 @@ async fn the_autoscaler_owns_replicas_and_the_operator_leaves_them_alone() {
     let mut spec = postgres_spec();
     spec["replicas"] = json!(1);
     instance.apply(&spec);
-    instance.wait_ready();
+    instance.wait_ready().await;
 
     // Until the autoscaler has spoken the operator keeps within its bounds.
     instance.patch(&json!({"spec": {"replicas": null, "autoscaling": {"minReplicas": 2, "maxReplicas": 4}}}));
     eventually("two pods", || async { (replicas(&instance) == 2).then_some(()) }).await;
     instance.patch(&json!({"spec": {"autoscaling": {"minReplicas": 3}}}));
     eventually("three pods", || async { (replicas(&instance) == 3).then_some(()) }).await;
-    eventually("the change to be settled", || async {
-        let jam = object(&instance.namespace, "jam", instance.name)?;
-        let seen = jam["status"]["observedGeneration"] == jam["metadata"]["generation"];
-        (seen && instance.condition("Ready").0 == "True").then_some(())
-    })
-    .await;
+    instance.wait_ready().await;
     // As an autoscaler speaks that has metrics, by the scale of the Deployment; this cluster has none.
     kubectl_ok(&["-n", &instance.namespace, "scale", "deployment", instance.name, "--replicas=4"]);
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -41,7 +36,7 @@ async fn the_autoscaler_owns_replicas_and_the_operator_leaves_them_alone() {
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(replicas(&instance), 4, "neither time nor a changed spec is a reason to touch them");
     eventually("four pods to serve", || async { (instance.pods().len() == 4).then_some(()) }).await;
-    instance.wait_ready();
+    instance.wait_ready().await;
     // Here the cluster's own autoscaler speaks: without metrics it keeps the number within its bounds all the same.
     instance.patch(&json!({"spec": {"autoscaling": {"minReplicas": 1, "maxReplicas": 2}}}));
     eventually("two pods", || async { (replicas(&instance) == 2).then_some(()) }).await;
@@ -53,7 +48,7 @@ async fn the_autoscaler_owns_replicas_and_the_operator_leaves_them_alone() {
     let words: Vec<_> = events.iter().filter(scaled).map(|event| event["message"].to_string()).collect();
     assert!(words.iter().any(|words| words.contains("New size: 2")), "it was nobody else: {words:?}");
     eventually("two pods to be left", || async { (instance.pods().len() == 2).then_some(()) }).await;
-    instance.wait_ready();
+    instance.wait_ready().await;
     let owners = kubectl_ok(&[
         "-n",
         &instance.namespace,

@@ -11,7 +11,7 @@ use crate::support::{Instance, apply, eventually, object, objects};
 use crate::traffic::Load;
 
 /// Longer than a rollout has: dev/lib/suites.sh tells the operator 30 seconds.
-const DEADLINE: Duration = Duration::from_secs(35);
+pub const DEADLINE: Duration = Duration::from_secs(35);
 
 /// A version that migrates and is then bad in this way (dev/images/unserving.c).
 fn bad(fate: &str) -> Value {
@@ -39,13 +39,13 @@ fn is_good(pod: &Value) -> bool {
 }
 
 /// Each ReplicaSet with the generation that it was scaled to: whatever is tried again shows here.
-fn tried(instance: &Instance) -> BTreeSet<(String, String)> {
+pub fn tried(instance: &Instance) -> BTreeSet<(String, String)> {
     let sets = objects(&instance.namespace, "replicasets", &format!("app.kubernetes.io/instance={}", instance.name));
     sets.iter().map(|set| (set["metadata"]["name"].to_string(), set["metadata"]["generation"].to_string())).collect()
 }
 
 /// What was kept of the version that was given up.
-fn evidence(instance: &Instance) -> String {
+pub fn evidence(instance: &Instance) -> String {
     let rollout = object(&instance.namespace, "jam", instance.name).unwrap_or_default()["status"]["rollout"].clone();
     let name = rollout["evidence"].as_str().expect("the evidence is named").to_owned();
     let map = object(&instance.namespace, "configmap", &name).expect("the evidence is kept");
@@ -61,7 +61,8 @@ async fn goes_back(instance: &Instance, words: &str) -> Instant {
         (!pods.is_empty() && pods.iter().all(is_good)).then_some(())
     })
     .await;
-    assert_eq!((instance.condition("Stalled"), instance.kstatus()), (("True".into(), "RolledBack".into()), "Failed"));
+    assert_eq!(instance.condition("Stalled"), ("True".into(), "RolledBack".into()));
+    instance.is_told("Failed").await;
     let events = eventually("an event", || async {
         let all = objects(&instance.namespace, "events", "");
         let told = all.iter().filter(|event| event["reason"] == "RolledBack");
@@ -77,8 +78,7 @@ async fn goes_back(instance: &Instance, words: &str) -> Instant {
 async fn heals(instance: &Instance) {
     let kept = evidence(instance);
     instance.patch(&good());
-    instance.wait_ready();
-    eventually("everybody to be told so", || async { (instance.kstatus() == "Current").then_some(()) }).await;
+    instance.wait_ready().await;
     assert_eq!(evidence(instance), kept);
 }
 
@@ -89,12 +89,11 @@ async fn what_cannot_be_pulled_never_gets_ready_or_flaps_goes_back_and_is_not_tr
         ("never", bad("never"), "has timed out progressing", "ready false"),
         ("flap", bad("flap"), "readiness was lost 3 times", "container jam"),
     ];
-    let mut spec = memory_spec();
-    spec["runtime"]["jam"]["maxPendingPackages"] = json!(0);
+    let spec = memory_spec();
     let instances: Vec<_> = ways.iter().map(|(way, ..)| Instance::applied(&format!("bad-{way}"), &spec)).collect();
     let mut loads = Vec::new();
     for instance in &instances {
-        instance.wait_ready();
+        instance.wait_ready().await;
         loads.push(Load::on(instance).await);
     }
     let before: Vec<_> = instances.iter().map(|instance| uids(&instance.pods())).collect();
@@ -140,8 +139,8 @@ async fn a_worker_that_crashes_late_goes_back_and_past_a_schema_that_moved_on_no
     ahead.apply(&spec);
     spec["workers"] = json!({"replicas": 1});
     late.apply(&spec);
-    late.wait_ready();
-    ahead.wait_ready();
+    late.wait_ready().await;
+    ahead.wait_ready().await;
     let (of_late, of_ahead) = (Load::on(&late).await, Load::on(&ahead).await);
     let before = uids(&ahead.pods());
 
@@ -152,15 +151,15 @@ async fn a_worker_that_crashes_late_goes_back_and_past_a_schema_that_moved_on_no
     database.asked("ahead", MOVES_ON);
     let told = ahead.says("Ready", "False", "RollbackRefused").await;
     assert!(told.contains("does not serve, on purpose") && told.contains("the database is at 9999"), "{told}");
-    assert_eq!(ahead.kstatus(), "Failed");
+    ahead.is_told("Failed").await;
     goes_back(&late, "crashes late, on purpose").await;
     assert!(evidence(&late).contains("crashes late, on purpose"), "{}", evidence(&late));
     assert!(uids(&ahead.pods()).is_superset(&before), "the pod of before serves: {}", ahead.describe());
     of_late.all_answered().await;
     heals(&late).await;
     ahead.patch(&good());
-    ahead.wait_ready();
-    assert_eq!(ahead.kstatus(), "Current", "a hand may, and nobody notices");
+    ahead.wait_ready().await;
+    ahead.is_told("Current").await;
     // The pod of the version that was given up has its grace.
     let alone = || async { (uids(&ahead.pods()) == before).then_some(()) };
     eventually("the pod of before to be alone", alone).await;
@@ -172,9 +171,10 @@ async fn a_worker_that_crashes_late_goes_back_and_past_a_schema_that_moved_on_no
         why.iter().all(|told| told.contains("migration Job") && told.contains("jam-api:nowhere")).then_some(())
     })
     .await;
-    assert_eq!((uids(&ahead.pods()), ahead.kstatus()), (before.clone(), "InProgress"));
+    ahead.is_told("InProgress").await;
+    assert_eq!(uids(&ahead.pods()), before);
     ahead.patch(&good());
-    ahead.wait_ready();
+    ahead.wait_ready().await;
     assert_eq!(uids(&ahead.pods()), before, "no pod of that version was ever made");
     of_ahead.all_answered().await;
 }

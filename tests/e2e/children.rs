@@ -8,7 +8,7 @@ use crate::support::{Instance, eventually, kubectl_ok, object};
 #[tokio::test]
 async fn a_deleted_child_comes_back_and_an_edited_one_is_put_right() {
     let instance = Instance::applied("children", &memory_spec());
-    instance.wait_ready();
+    instance.wait_ready().await;
     let (namespace, name) = (instance.namespace.as_str(), instance.name);
 
     for kind in ["service", "deployment", "serviceaccount"] {
@@ -32,5 +32,5 @@ async fn a_deleted_child_comes_back_and_an_edited_one_is_put_right() {
         object(namespace, "service", name).filter(|now| now["spec"]["selector"]["app.kubernetes.io/instance"] == name)
     })
     .await;
-    instance.wait_ready();
+    instance.wait_ready().await;
 }

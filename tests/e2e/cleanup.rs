@@ -22,7 +22,7 @@ async fn a_cleanup_runs_by_its_schedule_and_its_result_is_in_the_status() {
     spec["cleanup"] = json!({"schedule": "* * * * *", "timeZone": "Etc/UTC"});
     spec["networkPolicy"] = json!({"enabled": true});
     instance.apply(&spec);
-    instance.wait_ready();
+    instance.wait_ready().await;
     assert_eq!(instance.condition("CleanupScheduled"), ("True".into(), "Scheduled".into()));
     let first = eventually("a run that succeeded", || async {
         Some(told(&instance)).filter(|told| told["lastResult"] == "Succeeded")

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::path::{first_package, postgres_spec};
 use crate::support::{Instance, apply, eventually, kubectl, kubectl_ok, object};
+use crate::traffic::{Load, PUT_OFF, TURNED_AWAY};
 
 /// The PostgreSQL of `dev/cluster/addons/postgres.yaml`, one in the namespace of each test that needs it.
 pub struct Postgres {
@@ -137,40 +138,66 @@ fn objects(namespace: &str, password: &str) -> [Value; 3] {
     ]
 }
 
-/// Each pod by its UID, with how often its container was restarted.
+/// Each pod of the API by its UID, with how often its container was restarted.
 pub fn names_and_restarts(instance: &Instance) -> BTreeMap<String, u64> {
+    restarts(&instance.pods())
+}
+
+/// The same of these pods.
+pub fn restarts(pods: &[Value]) -> BTreeMap<String, u64> {
     let of = |pod: &Value| {
         let restarts = pod["status"]["containerStatuses"][0]["restartCount"].as_u64();
         (pod["metadata"]["uid"].to_string(), restarts.expect("a container has run"))
     };
-    instance.pods().iter().map(of).collect()
+    pods.iter().map(of).collect()
 }
 
-#[tokio::test]
+/// Waits until everybody is served again; whoever was not, meanwhile, was told to come again by a pod or turned away by the Service.
+/// How many submissions were accepted.
+pub async fn put_off(through_service: Load, at_a_pod: Load) -> u64 {
+    through_service.is_served().await;
+    at_a_pod.is_served().await;
+    let (through_service, at_a_pod) = (through_service.ended().await, at_a_pod.ended().await);
+    through_service.failed_only_as(&[PUT_OFF, TURNED_AWAY]);
+    at_a_pod.failed_only_as(&[PUT_OFF]);
+    let of = |client: &str| at_a_pod.failed.iter().filter(|failed| failed.client.starts_with(client)).count();
+    assert_eq!(of("healthz"), 0, "who is alive says so whatever its database does");
+    assert!(of("status") + of("submissions") > 10, "who works was put off: {:#?}", at_a_pod.failed);
+    through_service.submitted + at_a_pod.submitted
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_outage_makes_pods_unready_restarts_none_and_heals_by_itself() {
     let instance = Instance::in_new_namespace("outage");
     let database = Postgres::started(&instance.namespace).await;
     apply(&database.secret());
     instance.apply(&postgres_spec());
-    instance.wait_ready();
+    instance.wait_ready().await;
     first_package(&instance).await;
 
     let before = names_and_restarts(&instance);
+    let (through_service, at_a_pod) = (Load::on(&instance).await, Load::on_a_pod_of(&instance).await);
+    through_service.is_served().await;
     database.cut_off();
     eventually("DatabaseReachable=False", || async {
         (instance.condition("DatabaseReachable").0 == "False").then_some(())
     })
     .await;
-    eventually("Ready=False", || async { (instance.condition("Ready").0 == "False").then_some(()) }).await;
+    let waited = instance.kubectl_wait("Ready=False", "180s");
+    assert!(waited.status.success(), "{}", instance.describe());
+    instance.is_told("InProgress").await;
     // Longer than it takes a failing liveness probe to have a container restarted (3 times 10 s).
     tokio::time::sleep(std::time::Duration::from_secs(45)).await;
 
     database.bring_back();
-    instance.wait_ready();
+    instance.wait_ready().await;
     eventually("DatabaseReachable=True", || async {
         (instance.condition("DatabaseReachable").0 == "True").then_some(())
     })
     .await;
+    let submitted = put_off(through_service, at_a_pod).await;
+    let kept: u64 = database.asked("app", "select count(*) from packages").parse().expect("a number");
+    assert!(kept > submitted, "what was accepted is there: {kept} of {submitted}");
     assert_eq!(names_and_restarts(&instance), before, "the same pods, never restarted");
     eventually("the chain to verify", || async {
         instance.slctl(&["jam", "verify", "--service", "demo"]).status.success().then_some(())
@@ -191,6 +218,7 @@ async fn a_missing_database_secret_is_named_and_the_instance_recovers_when_it_is
     })
     .await;
     assert!(message.contains("jam-db"), "{message}");
+    instance.is_told("Failed").await;
     apply(&database.secret());
-    instance.wait_ready();
+    instance.wait_ready().await;
 }

@@ -21,50 +21,67 @@ async fn an_instance_whose_database_and_dsn_are_gone_goes_and_leaves_nothing() {
     spec["cleanup"] = json!({"schedule": "0 3 * * *"});
     spec["deletionPolicy"] = json!("Delete");
     instance.apply(&spec);
-    instance.wait_ready();
+    instance.wait_ready().await;
 
     kubectl_ok(&["-n", namespace, "delete", "statefulset", "pg", "--cascade=foreground"]);
     instance.says("DatabaseReachable", "False", "DatabaseUnreachable").await;
+    instance.is_told("InProgress").await;
     kubectl_ok(&["-n", namespace, "delete", "secret", "jam-db"]);
     instance.says("Stalled", "True", "SecretMissing").await;
-    assert_eq!(instance.kstatus(), "Failed");
+    instance.is_told("Failed").await;
     kubectl_ok(&["-n", namespace, "delete", "jam", "jam", "--timeout=30s"]);
     eventually("everything to be gone", || async { names(&instance, OURS).is_empty().then_some(()) }).await;
+}
+
+/// Whether a request is about the status or an event of an instance.
+fn is_word(what: &str) -> bool {
+    [" jaminstances ", " events "].iter().any(|kind| what.contains(kind))
 }
 
 #[tokio::test]
 async fn in_a_namespace_that_hangs_in_its_end_nothing_is_made_again_and_other_instances_are_looked_after() {
     let stays = Instance::applied("stays", &memory_spec());
     let going = Instance::applied("going", &memory_spec());
-    stays.wait_ready();
-    going.wait_ready();
-    let hold = |held: &serde_json::Value| {
+    stays.wait_ready().await;
+    going.wait_ready().await;
+    let hold = |kind: &str, held: &serde_json::Value| {
         let change = json!({"metadata": {"finalizers": held}}).to_string();
-        kubectl(&["-n", &going.namespace, "patch", "service", "jam", "--type", "merge", "-p", &change])
+        kubectl(&["-n", &going.namespace, "patch", kind, "jam", "--type", "merge", "-p", &change])
     };
-    assert!(hold(&json!(["e2e.jam.network/hold"])).status.success());
+    let held = json!(["e2e.jam.network/hold"]);
+    assert!(hold("service", &held).status.success() && hold("jam", &held).status.success());
+    let since = jiff::Timestamp::now();
     kubectl_ok(&["delete", "namespace", &going.namespace, "--wait=false"]);
-    eventually("all but the Service that is held", || async {
-        let gone = object(&going.namespace, "jam", "jam").is_none();
-        (gone && names(&going, OURS) == ["Service/jam"]).then_some(())
+    eventually("all but the Service and the instance, which are held", || async {
+        (going.kstatus() == "Terminating" && names(&going, OURS) == ["Service/jam"]).then_some(())
     })
     .await;
+    // Until the instance itself is told to go nobody knows, and what the operator asks for is refused.
+    let told = jiff::Timestamp::now();
+    let mut made = writes_of_the_operator(since);
+    made.retain(|write| write.namespace == going.namespace && write.has_made && !is_word(&write.what));
+    assert!(made.is_empty(), "nothing is made again: {made:?}");
+    // The instance is there, and now a child of it is gone that it had until now.
+    hold("service", &json!(null));
+    eventually("the Service to be gone", || async { names(&going, OURS).is_empty().then_some(()) }).await;
 
-    let since = jiff::Timestamp::now();
     let before = object(&stays.namespace, "service", "jam").unwrap_or_default()["metadata"]["uid"].clone();
     kubectl_ok(&["-n", &stays.namespace, "delete", "service", "jam"]);
     eventually("the others' Service to be made again", || async {
         object(&stays.namespace, "service", "jam").filter(|now| now["metadata"]["uid"] != before)
     })
     .await;
-    stays.wait_ready();
-    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
-    let mut writes = writes_of_the_operator(since);
+    stays.wait_ready().await;
+    for _ in 0..20 {
+        assert_eq!((names(&going, OURS), going.kstatus()), (Vec::new(), "Terminating"), "nothing is made again");
+        tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+    }
+    let mut writes = writes_of_the_operator(told);
     assert!(writes.iter().any(|write| write.namespace == stays.namespace), "the log tells what it did elsewhere");
-    writes.retain(|write| write.namespace == going.namespace);
+    writes.retain(|write| write.namespace == going.namespace && !is_word(&write.what));
     assert!(writes.is_empty(), "nobody writes into a namespace that is going: {writes:?}");
 
-    hold(&json!(null));
+    hold("jam", &json!(null));
     eventually("the namespace to be gone", || async {
         object("default", "namespace", &going.namespace).is_none().then_some(())
     })

@@ -10,6 +10,8 @@ mod consumer;
 mod database;
 mod databases;
 mod deletions;
+#[path = "../it/kstatus.rs"]
+mod kstatus;
 mod last;
 mod migrations;
 mod network;

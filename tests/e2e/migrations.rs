@@ -28,7 +28,7 @@ async fn a_migration_that_fails_keeps_the_old_version_and_tells_its_last_words()
     let mut spec = postgres_spec();
     spec["migrations"] = json!({"backoffLimit": 0});
     instance.apply(&spec);
-    instance.wait_ready();
+    instance.wait_ready().await;
     let before = uids(&instance);
     let load = Load::on(&instance).await;
 
@@ -36,12 +36,13 @@ async fn a_migration_that_fails_keeps_the_old_version_and_tells_its_last_words()
     instance.patch(&json!({"spec": {"image": {"tag": "broken"}}}));
     let told = instance.says("Migrated", "False", "MigrationFailed").await;
     assert!(told.contains("broken on purpose"), "{told}");
+    instance.is_told("InProgress").await;
     let names: Vec<_> = jobs(&instance).iter().map(|job| job["metadata"]["name"].to_string()).collect();
     assert!(names.iter().any(|name| told.contains(name.trim_matches('"'))), "{told} names one of {names:?}");
     assert_eq!(uids(&instance), before, "the old pods, and no other");
 
     instance.patch(&json!({"spec": {"image": {"tag": Value::Null}}}));
-    instance.wait_ready();
+    instance.wait_ready().await;
     assert_eq!(uids(&instance), before, "back again restarts nothing");
     load.all_answered().await;
 }
@@ -65,9 +66,10 @@ async fn in_manual_mode_each_migration_waits_for_the_approval_that_its_condition
     spec["migrations"] = json!({"mode": "Manual"});
     instance.apply(&spec);
     let told = instance.says("Migrated", "False", "ApprovalNeeded").await;
+    instance.is_told("Failed").await;
     assert!(jobs(&instance).is_empty() && instance.pods().is_empty(), "{}", instance.describe());
     approve_as(&told);
-    instance.wait_ready();
+    instance.wait_ready().await;
     let (before, ran) = (uids(&instance), jobs(&instance).len());
 
     // An approval is for one image: the next one waits again, and the old pods serve meanwhile.
@@ -75,6 +77,7 @@ async fn in_manual_mode_each_migration_waits_for_the_approval_that_its_condition
     instance.patch(&json!({"spec": {"image": {"tag": "next"}}}));
     let told = instance.says("Migrated", "False", "ApprovalNeeded").await;
     assert!(told.contains("jam-api:next"), "{told}");
+    instance.is_told("Failed").await;
     tokio::time::sleep(std::time::Duration::from_secs(5)).await;
     assert_eq!((uids(&instance), jobs(&instance).len()), (before.clone(), ran), "nothing moves unasked");
     approve_as(&told);
@@ -83,6 +86,6 @@ async fn in_manual_mode_each_migration_waits_for_the_approval_that_its_condition
         (pods.len() == 2 && pods.iter().all(|uid| !before.contains(uid))).then_some(())
     })
     .await;
-    instance.wait_ready();
+    instance.wait_ready().await;
     load.all_answered().await;
 }

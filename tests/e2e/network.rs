@@ -49,7 +49,7 @@ async fn who_is_named_gets_in_who_is_not_is_turned_away_and_pods_reach_only_what
     spec["networkPolicy"] = json!({"allowFrom": [{"podSelector": {"matchLabels": {"jam-client": "true"}}}]});
     instance.apply(&spec);
     // Migration and pods reach DNS and the database, the kubelet and the operator reach the pods.
-    instance.wait_ready();
+    instance.wait_ready().await;
     assert_eq!(instance.condition("DatabaseReachable").0, "True");
     // Which schema there is only a pod can tell, and it tells the operator alone: nobody named that one.
     eventually("the operator to be answered by a pod", || async {
@@ -58,7 +58,7 @@ async fn who_is_named_gets_in_who_is_not_is_turned_away_and_pods_reach_only_what
     })
     .await;
     let other = Instance::applied("elsewhere", &memory_spec());
-    other.wait_ready();
+    other.wait_ready().await;
 
     let (ours, theirs, namespace) = (address(&instance), address(&other), instance.namespace.as_str());
     let named = json!({"jam-client": "true"});
@@ -82,5 +82,5 @@ async fn who_is_named_gets_in_who_is_not_is_turned_away_and_pods_reach_only_what
     assert!(gets_in("scraper"), "metrics are for everybody: {told:#?}");
     assert!(is_kept_out("outward"), "a pod of the instance has no business there: {told:#?}");
     assert!(gets_in("unbound"), "others are not held to it: {told:#?}");
-    instance.wait_ready();
+    instance.wait_ready().await;
 }

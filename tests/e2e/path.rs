@@ -8,7 +8,7 @@ use crate::support::{Instance, apply, eventually, repository_file};
 #[tokio::test]
 async fn a_memory_instance_gets_ready_processes_a_package_and_its_receipts_verify() {
     let instance = Instance::applied("memory", &memory_spec());
-    instance.wait_ready();
+    instance.wait_ready().await;
     first_package(&instance).await;
 }
 
@@ -18,7 +18,7 @@ async fn a_postgres_instance_gets_ready_processes_a_package_and_its_receipts_ver
     let database = Postgres::started(&instance.namespace).await;
     apply(&database.secret());
     instance.apply(&postgres_spec());
-    instance.wait_ready();
+    instance.wait_ready().await;
     assert_eq!(instance.condition("Migrated").0, "True");
     assert_eq!(instance.condition("DatabaseReachable").0, "True");
     first_package(&instance).await;
@@ -27,7 +27,7 @@ async fn a_postgres_instance_gets_ready_processes_a_package_and_its_receipts_ver
 /// The smallest instance that serves.
 pub fn memory_spec() -> Value {
     json!({
-        "runtime": {"jam": {"enabled": true, "store": "memory", "rateLimitPerMinute": 0}},
+        "runtime": {"jam": {"enabled": true, "store": "memory", "rateLimitPerMinute": 0, "maxPendingPackages": 0}},
         "tokens": {"consumers": [{"name": "demo"}]},
     })
 }

@@ -27,7 +27,7 @@ async fn a_deleted_instance_leaves_only_token_secrets_with_policy_retain() {
 /// Makes an instance, deletes it, waits until only Secrets can be left, and names what is left.
 async fn left_after_deletion(purpose: &str, spec: &Value) -> Vec<String> {
     let instance = Instance::applied(purpose, spec);
-    instance.wait_ready();
+    instance.wait_ready().await;
     let selector = format!("app.kubernetes.io/instance={}", instance.name);
     assert!(names(&instance, &selector).len() > 5, "{:?}", names(&instance, &selector));
     kubectl_ok(&["-n", &instance.namespace, "delete", "jam", instance.name, "--timeout=60s"]);

@@ -22,7 +22,7 @@ pub async fn serving(instance: &Instance) {
     let database = Postgres::started(&instance.namespace).await;
     apply(&database.secret());
     instance.apply(&production());
-    instance.wait_ready();
+    instance.wait_ready().await;
 }
 
 fn uids(instance: &Instance) -> BTreeSet<String> {
@@ -38,7 +38,7 @@ async fn replaced(instance: &Instance, before: &BTreeSet<String>, image: &str) {
         (pods.len() == 2 && pods.iter().all(of_image) && uids(instance).is_disjoint(before)).then_some(())
     })
     .await;
-    instance.wait_ready();
+    instance.wait_ready().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -49,17 +49,19 @@ async fn another_image_and_other_settings_replace_every_pod_without_a_failed_req
 
     let first = uids(&instance);
     instance.patch(&json!({"spec": {"image": {"tag": "next"}}}));
+    instance.is_told("InProgress").await;
     replaced(&instance, &first, ":next").await;
     let second = uids(&instance);
     instance.patch(&json!({"spec": {"image": {"tag": Value::Null}, "runtime": {"jam": {"retentionDays": 31}}}}));
+    instance.is_told("InProgress").await;
     replaced(&instance, &second, ":dev").await;
 
     let submitted = load.all_answered().await;
-    assert_eq!(count(&instance), submitted, "what was accepted is there, once");
+    assert_eq!(packages(&instance), submitted, "what was accepted is there, once");
 }
 
-/// How many packages the store has.
-fn count(instance: &Instance) -> u64 {
+/// How many packages of the load the store has.
+pub fn packages(instance: &Instance) -> u64 {
     let lines = instance.slctl_ok(&["--output", "name", "jam", "packages", "--service", "load", "--all"]);
     lines.lines().filter(|line| !line.trim().is_empty()).count().try_into().expect("a count of lines")
 }

@@ -66,7 +66,7 @@ async fn pods_that_mount_their_secret_see_fifty_rotations_a_rollout_and_an_opera
     let mut spec = postgres_spec();
     spec["tokens"]["rotation"] = json!({"intervalDays": 1, "overlapHours": 5});
     instance.apply(&spec);
-    instance.wait_ready();
+    instance.wait_ready().await;
     let consumers = [Consumer::started(&instance, "node1").await, Consumer::started(&instance, "node2").await];
     let mut retired = BTreeSet::new();
     for round in 0..ROUNDS {
@@ -80,7 +80,7 @@ async fn pods_that_mount_their_secret_see_fifty_rotations_a_rollout_and_an_opera
             refused_by_every_pod(&instance, &retired).await;
         }
     }
-    instance.wait_ready();
+    instance.wait_ready().await;
     assert_eq!(refused_by_every_pod(&instance, &retired).await, 2);
     for consumer in consumers {
         let answers = eventually("the last token in the file", || async {

@@ -38,7 +38,7 @@ async fn for_ten_minutes_the_operator_writes_nothing_about_an_instance_at_rest()
     let database = Postgres::started(&instance.namespace).await;
     apply(&database.secret());
     instance.apply(&everything());
-    instance.wait_ready();
+    instance.wait_ready().await;
     let ours = |since| {
         let writes = writes_of_the_operator(since).into_iter();
         writes.filter(|write| write.namespace == instance.namespace).collect::<Vec<_>>()
@@ -63,5 +63,5 @@ async fn for_ten_minutes_the_operator_writes_nothing_about_an_instance_at_rest()
         .collect();
     assert!(elsewhere.is_empty(), "{elsewhere:?}");
     assert!(writes.iter().any(|write| lease(&write.namespace, &write.what)), "the operator ran: {}", writes.len());
-    instance.wait_ready();
+    instance.wait_ready().await;
 }

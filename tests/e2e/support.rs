@@ -1,16 +1,22 @@
-//! What the claims are told with: kubectl and slctl as users run them, an instance in a namespace of its own, and traffic that counts.
+//! What the claims are told with: kubectl and slctl as users run them, and an instance in a namespace of its own.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::kstatus::kstatus;
+
 /// How long a claim may take before it counts as broken. Generous: it bounds, it does not measure.
 pub const PATIENCE: Duration = Duration::from_mins(3);
+/// How long a client waits for one answer: longer than an instance takes to find out that its database is silent.
+pub const PATIENT: Duration = Duration::from_secs(20);
+
+/// How long after a pod is lost an instance may be told to be whole.
+const LAG: Duration = Duration::from_secs(20);
 
 /// Runs kubectl and hands back what it said.
 pub fn kubectl(arguments: &[&str]) -> Output {
@@ -101,17 +107,55 @@ impl Instance {
         kubectl_ok(&["-n", &self.namespace, "patch", "jam", self.name, "--type", "merge", "-p", &change.to_string()]);
     }
 
-    /// Waits as a pipeline does.
-    pub fn wait_ready(&self) {
-        let output = kubectl(&[
-            "-n",
-            &self.namespace,
-            "wait",
-            "--for=condition=Ready",
-            &format!("jam/{}", self.name),
-            "--timeout=180s",
-        ]);
+    /// Waits as a pipeline does: with kubectl, and with what knows kstatus alone.
+    pub async fn wait_ready(&self) {
+        let output = self.kubectl_wait("Ready", "180s");
         assert!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stderr), self.describe());
+        self.is_told("Current").await;
+    }
+
+    /// `kubectl wait --for=condition=…`.
+    pub fn kubectl_wait(&self, condition: &str, timeout: &str) -> Output {
+        let (condition, jam) = (format!("--for=condition={condition}"), format!("jam/{}", self.name));
+        kubectl(&["-n", &self.namespace, "wait", &condition, &jam, &format!("--timeout={timeout}")])
+    }
+
+    /// Waits until kstatus comes to this, where kubectl and the pods themselves must come to the same: ready is what is `Current`, and
+    /// nothing else is.
+    pub async fn is_told(&self, wanted: &str) {
+        let lag = Cell::new(None::<Instant>);
+        eventually(&format!("kstatus {wanted} of {}", self.namespace), || async {
+            let jam = object(&self.namespace, "jam", self.name)?;
+            let (is_ready, is_whole) = (self.kubectl_wait("Ready", "0s").status.success(), self.is_whole());
+            let again = object(&self.namespace, "jam", self.name)?;
+            let unchanged = jam["metadata"]["resourceVersion"] == again["metadata"]["resourceVersion"];
+            if !unchanged || kstatus(&jam) != wanted {
+                return None;
+            }
+            assert_eq!(is_ready, wanted == "Current", "kubectl and kstatus disagree: {}", self.describe());
+            if wanted == "Current" && !is_whole {
+                // A pod that is lost is heard of a moment later.
+                let since = lag.get().unwrap_or_else(Instant::now);
+                lag.set(Some(since));
+                assert!(since.elapsed() < LAG, "Current, and pods are not: {}", self.describe());
+                return None;
+            }
+            Some(())
+        })
+        .await;
+    }
+
+    /// Whether every pod that is wanted is there, of the newest template and available, and no other: of the API and of the worker.
+    fn is_whole(&self) -> bool {
+        let all = objects(&self.namespace, "deployments", &format!("app.kubernetes.io/instance={}", self.name));
+        let is_done = |deployment: &Value| {
+            let (wanted, told) = (&deployment["spec"]["replicas"], &deployment["status"]);
+            told["observedGeneration"] == deployment["metadata"]["generation"]
+                && ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas"]
+                    .iter()
+                    .all(|count| told[count] == *wanted)
+        };
+        !all.is_empty() && all.iter().all(is_done)
     }
 
     /// What a person would look at when it does not get ready.
@@ -148,20 +192,7 @@ impl Instance {
 
     /// What kstatus, and with it `helm --wait`, Argo CD and Flux, makes of it now.
     pub fn kstatus(&self) -> &'static str {
-        let jam = object(&self.namespace, "jam", self.name).unwrap_or_default();
-        let is = |kind: &str| {
-            let conditions = jam["status"]["conditions"].as_array().into_iter().flatten();
-            conditions.into_iter().any(|told| told["type"] == kind && told["status"] == "True")
-        };
-        if jam["metadata"]["deletionTimestamp"].is_string() {
-            return "Terminating";
-        }
-        match jam["status"]["observedGeneration"] == jam["metadata"]["generation"] {
-            true if is("Reconciling") => "InProgress",
-            true if is("Stalled") => "Failed",
-            true if is("Ready") => "Current",
-            true | false => "InProgress",
-        }
+        object(&self.namespace, "jam", self.name).map_or("NotFound", |jam| kstatus(&jam))
     }
 
     /// The token of the consumer `demo`, read from its Secret.
@@ -211,46 +242,12 @@ impl Drop for Instance {
     }
 }
 
-/// An address, a status that counts as good, and a client that asks without end and counts what it gets.
-pub struct Traffic {
-    stop: Arc<AtomicBool>,
-    good: Arc<AtomicU64>,
-    bad: Arc<AtomicU64>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Traffic {
-    /// Starts asking, one request every 20 ms, a new connection each time.
-    pub fn to(url: String) -> Self {
-        let (stop, good, bad) =
-            (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
-        let (stopped, well, badly) = (stop.clone(), good.clone(), bad.clone());
-        let task = tokio::spawn(async move {
-            let client = client();
-            while !stopped.load(Ordering::Relaxed) {
-                let answer = client.get(&url).send().await;
-                let counter = if answer.is_ok_and(|answer| answer.status().is_success()) { &well } else { &badly };
-                counter.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        });
-        Self { stop, good, bad, task }
-    }
-
-    /// Stops asking: how many were answered well, how many were not.
-    pub async fn counted(self) -> (u64, u64) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.task.await.expect("the traffic does not panic");
-        (self.good.load(Ordering::Relaxed), self.bad.load(Ordering::Relaxed))
-    }
-}
-
 /// An HTTP client that keeps no connection, so that every request meets the Service anew.
 pub fn client() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .pool_max_idle_per_host(0)
-        .timeout(Duration::from_secs(10))
+        .timeout(PATIENT)
         .build()
         .expect("a client without special settings can be built")
 }

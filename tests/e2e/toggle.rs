@@ -13,12 +13,13 @@ async fn a_disabled_instance_answers_404_without_a_failed_request_and_comes_back
     let database = Postgres::started(&instance.namespace).await;
     apply(&database.secret());
     instance.apply(&postgres_spec());
-    instance.wait_ready();
+    instance.wait_ready().await;
     first_package(&instance).await;
     let endpoint = instance.endpoint();
     let load = Load::beside_jam(&instance).await;
 
     instance.patch(&json!({"spec": {"runtime": {"jam": {"enabled": false}}}}));
+    instance.is_told("InProgress").await;
     settled(&instance, 404).await;
     let status: Value = client()
         .get(format!("{endpoint}/system/status"))
@@ -32,6 +33,7 @@ async fn a_disabled_instance_answers_404_without_a_failed_request_and_comes_back
     assert_eq!(status["jam"]["enabled"], false);
 
     instance.patch(&json!({"spec": {"runtime": {"jam": {"enabled": true}}}}));
+    instance.is_told("InProgress").await;
     settled(&instance, 200).await;
     load.all_answered().await;
     instance.slctl_ok(&["jam", "verify", "--service", "demo"]);
@@ -55,5 +57,5 @@ async fn settled(instance: &Instance, wanted: u16) {
         Some(())
     })
     .await;
-    instance.wait_ready();
+    instance.wait_ready().await;
 }

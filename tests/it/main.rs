@@ -51,6 +51,7 @@ mod crd_admission;
 mod crd_generated;
 mod crd_refusals;
 mod events_support;
+mod kstatus;
 mod kubectl_bundle;
 mod kubectl_refusals;
 mod kubectl_support;

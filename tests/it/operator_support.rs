@@ -296,27 +296,9 @@ pub async fn apply(client: &Client, namespace: &str, name: &str, spec: Value) ->
     api.patch(name, &PatchParams::apply(TESTER).force(), &Patch::Apply(&body)).await.unwrap()
 }
 
-/// What kstatus, and with it `kubectl wait`, Helm, Argo CD and Flux, makes of an instance.
+/// What kstatus makes of an instance.
 pub fn kstatus(instance: &JamInstance) -> &'static str {
-    let status = instance.status.clone().unwrap_or_default();
-    let word = |kind: &str| status.conditions.iter().find(|told| told.type_ == kind).map(|told| told.status.clone());
-    let is = |kind: &str| word(kind).as_deref() == Some("True");
-    // Without any status kstatus says Current: the schema's default is what keeps it from that (adr/0022).
-    if instance.status.is_none() {
-        return "Current";
-    }
-    let unseen = status.observed_generation.is_some_and(|seen| Some(seen) != instance.metadata.generation);
-    if instance.metadata.deletion_timestamp.is_some() {
-        "Terminating"
-    } else if unseen || is("Reconciling") {
-        "InProgress"
-    } else if is("Stalled") {
-        "Failed"
-    } else if is("Ready") {
-        "Current"
-    } else {
-        "InProgress"
-    }
+    crate::kstatus::kstatus(&json!(instance))
 }
 
 /// At every look of every test: what kstatus computes and what the conditions say is the same.

@@ -72,6 +72,36 @@ async fn kubectl_wait_returns_when_the_newest_spec_is_served_and_not_before() {
     assert!(wait("Ready=False", "60").await.status.success());
 }
 
+#[test]
+fn kstatus_decides_by_its_published_rules_in_their_order() {
+    let told = |kind: &str, status: &str| json!({"type": kind, "status": status});
+    let of = |observed: &Value, conditions: &[Value]| {
+        let mut object = json!({"metadata": {"generation": 2}, "status": {"conditions": conditions}});
+        if !observed.is_null() {
+            object["status"]["observedGeneration"] = observed.clone();
+        }
+        crate::kstatus::kstatus(&object)
+    };
+    let (ready, unready, unknown) = (told("Ready", "True"), told("Ready", "False"), told("Ready", "Unknown"));
+    let (reconciling, stalled) = (told("Reconciling", "True"), told("Stalled", "True"));
+    let (seen, unseen, silent) = (json!(2), json!(1), Value::Null);
+    assert_eq!(of(&seen, &[ready.clone(), told("Stalled", "False")]), "Current");
+    assert_eq!(of(&unseen, std::slice::from_ref(&ready)), "InProgress", "a generation that nobody has seen");
+    assert_eq!(of(&json!(-1), &[]), "InProgress", "as the schema's default says");
+    assert_eq!(of(&silent, std::slice::from_ref(&ready)), "Current", "it asks for no generation that is not told");
+    assert_eq!(of(&silent, &[]), "Current", "what tells it nothing is finished");
+    assert_eq!(of(&seen, &[unready.clone()]), "InProgress");
+    assert_eq!(of(&seen, &[unknown]), "InProgress");
+    assert_eq!(of(&seen, &[ready.clone(), reconciling.clone()]), "InProgress");
+    assert_eq!(of(&seen, &[unready, stalled.clone()]), "Failed");
+    assert_eq!(
+        (of(&seen, &[stalled.clone(), reconciling.clone()]), of(&seen, &[reconciling, stalled])),
+        ("Failed", "InProgress")
+    );
+    let going = json!({"metadata": {"generation": 2, "deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {"conditions": [ready]}});
+    assert_eq!(crate::kstatus::kstatus(&going), "Terminating");
+}
+
 /// A chart of somebody's application with an instance in it.
 fn chart(folder: &Path, spec: &Value) {
     std::fs::create_dir_all(folder.join("templates")).unwrap();

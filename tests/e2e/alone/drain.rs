@@ -54,5 +54,5 @@ async fn a_drained_node_loses_its_pods_without_a_failed_request_also_when_both_w
 async fn settled(instance: &Instance, node: &str) {
     eventually(&format!("both pods to be on {node}"), || async { (nodes(instance) == [node, node]).then_some(()) })
         .await;
-    instance.wait_ready();
+    instance.wait_ready().await;
 }

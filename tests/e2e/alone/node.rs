@@ -113,7 +113,7 @@ async fn while_a_node_is_dead_no_second_migration_starts_and_the_old_version_ser
     let database = Postgres::started_on(&instance.namespace, Some("node1")).await;
     apply(&database.secret());
     instance.apply(&impatient());
-    instance.wait_ready();
+    instance.wait_ready().await;
     let image = instance.pods()[0]["metadata"]["labels"]["pod-template-hash"].clone();
     // Another database, empty: its migration comes before the pods that use it.
     database.asked("postgres", "create database next");
@@ -130,6 +130,7 @@ async fn while_a_node_is_dead_no_second_migration_starts_and_the_old_version_ser
         pod["metadata"]["deletionTimestamp"].is_string().then_some(())
     })
     .await;
+    instance.is_told("InProgress").await;
     let since = Instant::now();
     while since.elapsed() < Duration::from_secs(20) {
         let pods = migrating(&instance);
@@ -153,6 +154,6 @@ async fn while_a_node_is_dead_no_second_migration_starts_and_the_old_version_ser
         (pods.len() == 2 && !pods.iter().any(old)).then_some(())
     })
     .await;
-    instance.wait_ready();
+    instance.wait_ready().await;
     load.all_answered().await;
 }
