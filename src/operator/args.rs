@@ -110,7 +110,7 @@ pub struct RolloutArgs {
     #[arg(long, env = "JAM_PROGRESS_DEADLINE", default_value_t = 300, value_parser = clap::value_parser!(i32).range(5..=86_400))]
     pub progress_deadline: i32,
     /// Render as another release would: for tests of an upgrade.
-    #[arg(long, hide = true, default_value_t = jam_plan::resolve::RENDER_REVISION)]
+    #[arg(long, env = "JAM_RENDER_REVISION", hide = true, default_value_t = jam_plan::resolve::RENDER_REVISION)]
     pub render_revision: i32,
 }
 
