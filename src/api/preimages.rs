@@ -14,7 +14,6 @@ use jam_domain::{Code, Preimage, PreimageHash, Refusal, StoreKind};
 use jam_store::{BlobBody, Put, StoreError, Upload};
 use std::ops::Range;
 use std::sync::Arc;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::admit::{Admitted, announced};
@@ -22,6 +21,7 @@ use super::body::checked;
 use super::fault::{Fault, Plane, json_response, not_found, ok, refused};
 use super::metrics::QuotaReject;
 use super::state::Api;
+use super::room::Turn;
 
 /// Bytes of a download that are held at once, whatever the blob's size: what the store and the socket buffer.
 const WINDOW: u64 = 1 << 20;
@@ -37,7 +37,7 @@ pub async fn put(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> Res
     // The memory store holds every blob whole anyway; while it arrives it counts whole.
     let whole = admitted.settings.store == StoreKind::Memory;
     let held = if whole { size_hint.unwrap_or(admitted.cap) } else { api.store.upload_window() };
-    let _turn = api.gate.turn(held.min(size_hint.unwrap_or(u64::MAX))).await?;
+    let _turn = api.gate.blobs.turn(&admitted.caller.bucket, held.min(size_hint.unwrap_or(u64::MAX))).await?;
     let upload = Upload { hash, size_hint, media_type, uploader: admitted.caller.id.clone(), now: admitted.now };
     let put =
         api.store.put_preimage(upload, checked(body, hash, admitted.cap, admitted.patience)).await.map_err(Fault::from);
@@ -95,7 +95,7 @@ pub async fn read(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault>
     let hash = hash_of(admitted)?;
     let conditional = [IF_NONE_MATCH, RANGE].iter().any(|name| admitted.headers.contains_key(name));
     if !conditional {
-        return send(api, hash, None).await;
+        return send(api, admitted, hash, None).await;
     }
     let preimage = record(api, admitted).await?;
     if is_known(admitted, &preimage) {
@@ -105,8 +105,8 @@ pub async fn read(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault>
         return Ok(response);
     }
     match part(range_header(admitted.headers, &preimage), preimage.size) {
-        Part::Whole => send(api, hash, None).await,
-        Part::Bytes(range) => send(api, hash, Some(range)).await,
+        Part::Whole => send(api, admitted, hash, None).await,
+        Part::Bytes(range) => send(api, admitted, hash, Some(range)).await,
         Part::OutOfRange => Ok(out_of_range(&preimage)),
     }
 }
@@ -136,8 +136,14 @@ async fn record(api: &Api, admitted: &Admitted<'_>) -> Result<Preimage, Fault> {
     Ok(api.store.preimage(hash).await?.ok_or_else(|| not_found("preimage"))?)
 }
 
-async fn send(api: &Api, hash: PreimageHash, range: Option<Range<u64>>) -> Result<Response, Fault> {
-    let turn = api.gate.turn(range.as_ref().map_or(WINDOW, |r| (r.end - r.start).min(WINDOW))).await?;
+async fn send(
+    api: &Api,
+    admitted: &Admitted<'_>,
+    hash: PreimageHash,
+    range: Option<Range<u64>>,
+) -> Result<Response, Fault> {
+    let held = range.as_ref().map_or(WINDOW, |r| (r.end - r.start).min(WINDOW));
+    let turn = api.gate.blobs.turn(&admitted.caller.bucket, held).await?;
     let asked = range.clone().unwrap_or(0..u64::MAX);
     let (preimage, bytes) = api.store.read_preimage(hash, asked).await?.ok_or_else(|| not_found("preimage"))?;
     let mut response = Response::new(sent(bytes, turn));
@@ -153,7 +159,7 @@ async fn send(api: &Api, hash: PreimageHash, range: Option<Range<u64>>) -> Resul
 }
 
 /// The bytes on their way out; the turn is given back when the last one has left, or the client has.
-fn sent(bytes: BlobBody, turn: OwnedSemaphorePermit) -> Body {
+fn sent(bytes: BlobBody, turn: Turn) -> Body {
     let held = Arc::new(turn);
     // Bytes leave when the request's own future has ended; what is said of them is said of that request all the same.
     let lines = tracing::Span::current();
