@@ -15,6 +15,7 @@ use crate::{NewPackage, StoreError, SubmitError, Submitted};
 
 pub(super) fn submit(state: &mut State, new: NewPackage, engine: &Engine) -> Result<Submitted, SubmitError> {
     if let Some(replay) = replay(state, &new)? {
+        keep_key(state, &new, replay.package.id);
         return Ok(replay);
     }
     check(state, &new)?;
@@ -67,6 +68,22 @@ fn replay(state: &State, new: &NewPackage) -> Result<Option<Submitted>, SubmitEr
     let package = row.package.clone();
     let receipt = row.receipt.and_then(|seq| state.receipt(&package.service_id, seq));
     Ok(Some(Submitted { package, receipt, replayed: true }))
+}
+
+/// A key that was answered by the id of the package stands for it from now on, as if it had come the first time.
+fn keep_key(state: &mut State, new: &NewPackage, id: PackageId) {
+    let Some(key) = &new.idempotency_key else { return };
+    let row = match state.packages.get_mut(&id) {
+        Some(row) => row,
+        None => match state.archive.get_mut(&id) {
+            Some(archived) => &mut archived.row,
+            None => return,
+        },
+    };
+    if row.idempotency_key.is_none() && row.package.created_by == new.package.created_by {
+        row.idempotency_key = Some(key.clone());
+        state.keys.insert((new.package.created_by.clone(), key.clone()), id);
+    }
 }
 
 /// The checks in the order of their answers: expiry, preimages, the instance's cap, the service's cap.
