@@ -10,6 +10,7 @@ use axum::response::Response;
 use futures::StreamExt;
 use hyper::body::Incoming;
 use jam_domain::byte_range::{Part, matches_etag, part};
+use jam_domain::names::is_media_type;
 use jam_domain::{Code, Preimage, PreimageHash, Refusal, StoreKind};
 use jam_store::{BlobBody, Put, StoreError, Upload};
 use std::ops::Range;
@@ -20,8 +21,8 @@ use super::admit::{Admitted, announced};
 use super::body::checked;
 use super::fault::{Fault, Plane, json_response, not_found, ok, refused};
 use super::metrics::QuotaReject;
-use super::state::Api;
 use super::room::Turn;
+use super::state::Api;
 
 /// Bytes of a download that are held at once, whatever the blob's size: what the store and the socket buffer.
 const WINDOW: u64 = 1 << 20;
@@ -175,11 +176,13 @@ fn hash_of(admitted: &Admitted<'_>) -> Result<PreimageHash, Refusal> {
 }
 
 fn media_type_of(api: &Api, admitted: &Admitted<'_>) -> Result<String, Refusal> {
-    let sent = admitted.headers.get(CONTENT_TYPE).map_or(Ok("application/octet-stream"), |value| value.to_str());
+    let mut lines = admitted.headers.get_all(CONTENT_TYPE).iter();
+    let sent = lines.next().map_or(Ok("application/octet-stream"), |value| value.to_str());
     let wrong =
-        || Refusal::field("Content-Type", format!("must be a media type of at most {MAX_MEDIA_TYPE} characters"));
+        || Refusal::field("Content-Type", format!("must be one media type of at most {MAX_MEDIA_TYPE} characters"));
     let media_type = sent.map_err(|_| wrong())?.trim();
-    if media_type.len() > MAX_MEDIA_TYPE || !media_type.split(';').next().is_some_and(|essence| essence.contains('/')) {
+    let essence = media_type.split(';').next().unwrap_or_default().trim_end();
+    if lines.next().is_some() || media_type.len() > MAX_MEDIA_TYPE || !is_media_type(essence) {
         return Err(wrong());
     }
     if admitted.settings.accepts_media_type(media_type) {

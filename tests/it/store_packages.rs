@@ -159,7 +159,10 @@ async fn an_unknown_preimage_is_named_and_nothing_is_stored(world: World) {
     let mut new = package("s");
     new.package.preimage_hashes = Some(vec![known]);
     new.package.items[0].preimage_hashes = Some(vec![unknown]);
-    assert_eq!(submit(&*store, new).await.unwrap_err(), SubmitError::UnknownPreimage(unknown));
+    assert_eq!(
+        submit(&*store, new).await.unwrap_err(),
+        SubmitError::UnknownPreimage { hash: unknown, field: "items[0].preimage_hashes".into() }
+    );
     assert_eq!(store.pending().await.unwrap(), 0);
     assert_eq!(store.preimage(known).await.unwrap().unwrap().refcount, 0);
     assert_eq!(store.root(&service("s")).await.unwrap(), None);

@@ -10,7 +10,7 @@ use jam_domain::{PackageId, PackageStatus, Receipt, ServiceId, WorkPackage};
 use super::index::Cut;
 use super::receipts::turn;
 use super::state::{PackageRow, State, narrowed};
-use crate::work::preimages_of;
+use crate::work::{field_of, preimages_of};
 use crate::{NewPackage, StoreError, SubmitError, Submitted};
 
 pub(super) fn submit(state: &mut State, new: NewPackage, engine: &Engine) -> Result<Submitted, SubmitError> {
@@ -92,7 +92,8 @@ fn check(state: &State, new: &NewPackage) -> Result<(), SubmitError> {
         return Err(SubmitError::Expired(expiry));
     }
     if let Some(unknown) = preimages_of(&new.package).into_iter().find(|hash| !state.preimages.contains_key(hash)) {
-        return Err(SubmitError::UnknownPreimage(unknown));
+        let field = field_of(&new.package, &unknown);
+        return Err(SubmitError::UnknownPreimage { hash: unknown, field });
     }
     let reached = |cap: u32, service: Option<&ServiceId>| {
         cap > 0 && state.package_index.count(service, PackageStatus::Pending) as u64 >= u64::from(cap)

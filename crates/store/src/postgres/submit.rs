@@ -14,7 +14,7 @@ use super::error::Failure;
 use super::packages::{self, Existing};
 use super::pool::{Begin, begin};
 use super::{preimages, receipts};
-use crate::work::preimages_of;
+use crate::work::{field_of, preimages_of};
 use crate::{NewPackage, SubmitError, Submitted};
 
 /// A submission with everything that can be made of it before its turn comes, so that a turn is short.
@@ -168,7 +168,8 @@ impl Desk {
         }
         let hashes = preimages_of(&new.package);
         if let Some(unknown) = hashes.iter().find(|hash| !self.known.contains(*hash)) {
-            return Err(SubmitError::UnknownPreimage(*unknown));
+            let field = field_of(&new.package, unknown);
+            return Err(SubmitError::UnknownPreimage { hash: *unknown, field });
         }
         let service = &new.package.service_id;
         if new.pending_cap > 0 && self.pending >= u64::from(new.pending_cap) {
@@ -193,7 +194,6 @@ impl Desk {
         Ok(Submitted { package: new.package.clone(), receipt: None, replayed: false })
     }
 
-    fn replay(&self, new: &NewPackage) -> Result<Option<Submitted>, SubmitError> {
     /// A key that was answered by the id of the package stands for it from now on, as if it had come the first time.
     fn keep_key(&mut self, new: &NewPackage, id: Uuid) {
         let (Some(key), Some(stored)) = (&new.idempotency_key, self.by_id.get_mut(&id)) else { return };
@@ -205,6 +205,7 @@ impl Desk {
         self.kept.push((id, key.clone()));
     }
 
+    fn replay(&self, new: &NewPackage) -> Result<Option<Submitted>, SubmitError> {
         let key = new.idempotency_key.as_ref().map(|key| (new.package.created_by.clone(), key.clone()));
         let by_key = key.and_then(|key| self.by_key.get(&key)).and_then(|id| self.by_id.get(id));
         let by_id = self.by_id.get(&new.package.id.0).filter(|_| new.id_from_client || self.repeated);
