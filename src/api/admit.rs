@@ -13,17 +13,13 @@ use jam_domain::limit::{Rate, Verdict};
 use jam_domain::page::Visible;
 use jam_domain::token::{Known, Scope, TokenBook, TokenEntry, TokenHash, Unaccepted};
 use jam_domain::{By, Code, Refusal, ServiceId, Settings, Timestamp, TokenId};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
 
 use super::action::{BodyRule, MAX_JSON, Permission, Rule};
 use super::limiter::{Key, Limiter};
 use super::metrics::{AuthFailure, Metrics, QuotaReject};
 use super::query::Query;
+use super::room::Room;
 use super::tokens::Tokens;
-
-/// How long a body waits for its turn.
-const TURN: Duration = Duration::from_secs(30);
 
 /// What admission decides with.
 pub struct Gate {
@@ -35,10 +31,10 @@ pub struct Gate {
     pub limiter: Limiter,
     /// Proxies whose forwarding headers are believed.
     pub trusted_proxies: Vec<AddressBlock>,
-    /// KiB of bodies that may still be held.
-    pub transfers: Arc<Semaphore>,
-    /// KiB of bodies that may be held at all.
-    pub transfer_budget: u32,
+    /// Room for blobs that are under way.
+    pub blobs: Room,
+    /// Room for bodies of JSON that are under way.
+    pub json: Room,
     /// How long a client may keep us waiting.
     pub patience: Duration,
 }
@@ -54,8 +50,8 @@ pub struct Caller {
     pub admin: bool,
     /// What the token file says of it; `None` without a token.
     pub entry: Option<TokenEntry>,
-    /// Whose bucket the requests count in.
-    bucket: Key,
+    /// Whose bucket the requests count in, and whose share of the room bodies take.
+    pub bucket: Key,
 }
 
 /// A request that was let in.
@@ -188,17 +184,6 @@ impl Gate {
         };
         let settings = settings.clone();
         Ok(Admitted { segment, query, caller, settings, headers: &parts.headers, cap, patience: self.patience, now })
-    }
-
-    /// Waits for room for so many bytes of a body; gives them back when it is dropped.
-    pub async fn turn(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Refusal> {
-        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).clamp(1, self.transfer_budget);
-        match timeout(TURN, self.transfers.clone().acquire_many_owned(kib)).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => {
-                Err(Refusal::new(Code::StoreUnavailable, "too many transfers are under way: try again").retry_after(5))
-            }
-        }
     }
 
     fn who(

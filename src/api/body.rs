@@ -12,10 +12,10 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use jam_domain::{Code, PreimageHash, Refusal};
 use sha2::{Digest, Sha256};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 
 use super::admit::{Admitted, announced, too_large};
+use super::room::Turn;
 use super::state::Api;
 
 /// Bytes that have to come for each time that we are patient: slower than this is a client that only holds a place.
@@ -72,13 +72,10 @@ impl<'a> Arriving<'a> {
     }
 }
 
-/// Reads a JSON body that was let in, once there is room for it; the room is given back with the permit.
-pub async fn received(
-    api: &Api,
-    admitted: &Admitted<'_>,
-    body: &mut Incoming,
-) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
-    let turn = api.gate.turn(announced(admitted.headers).unwrap_or(admitted.cap).min(admitted.cap)).await?;
+/// Reads a JSON body that was let in, once there is room for it; the room is given back with the turn.
+pub async fn received(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> Result<(Bytes, Turn), Refusal> {
+    let most = announced(admitted.headers).unwrap_or(admitted.cap).min(admitted.cap);
+    let turn = api.gate.json.turn(&admitted.caller.bucket, most).await?;
     Ok((whole(body, admitted.cap, admitted.patience).await?, turn))
 }
 

@@ -71,10 +71,10 @@ impl From<SubmitError> for Fault {
                 Refusal::new(Code::Conflict, format!("this {what} was used for a different package")).into()
             }
             SubmitError::Expired(expiry) => Refusal::field("expiry", format!("{expiry} has passed")).into(),
-            SubmitError::UnknownPreimage(hash) => {
-                let details = json!({"field": "preimage_hashes", "hash": hash});
+            SubmitError::UnknownPreimage { hash, field } => {
+                let details = json!({"field": field, "hash": hash});
                 let problem = format!("preimage {hash} is not stored: upload it first");
-                Refusal::field("preimage_hashes", problem).details(details).into()
+                Refusal::field(&field, problem).details(details).into()
             }
             SubmitError::Store(error) => Self::Store(error),
         }

@@ -30,6 +30,7 @@ mod program;
 mod query;
 mod receipts;
 mod reports;
+mod room;
 mod router;
 mod serve;
 mod server;

@@ -10,17 +10,18 @@ use axum::response::Response;
 use futures::StreamExt;
 use hyper::body::Incoming;
 use jam_domain::byte_range::{Part, matches_etag, part};
+use jam_domain::names::is_media_type;
 use jam_domain::{Code, Preimage, PreimageHash, Refusal, StoreKind};
 use jam_store::{BlobBody, Put, StoreError, Upload};
 use std::ops::Range;
 use std::sync::Arc;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::admit::{Admitted, announced};
 use super::body::checked;
 use super::fault::{Fault, Plane, json_response, not_found, ok, refused};
 use super::metrics::QuotaReject;
+use super::room::Turn;
 use super::state::Api;
 
 /// Bytes of a download that are held at once, whatever the blob's size: what the store and the socket buffer.
@@ -37,7 +38,7 @@ pub async fn put(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> Res
     // The memory store holds every blob whole anyway; while it arrives it counts whole.
     let whole = admitted.settings.store == StoreKind::Memory;
     let held = if whole { size_hint.unwrap_or(admitted.cap) } else { api.store.upload_window() };
-    let _turn = api.gate.turn(held.min(size_hint.unwrap_or(u64::MAX))).await?;
+    let _turn = api.gate.blobs.turn(&admitted.caller.bucket, held.min(size_hint.unwrap_or(u64::MAX))).await?;
     let upload = Upload { hash, size_hint, media_type, uploader: admitted.caller.id.clone(), now: admitted.now };
     let put =
         api.store.put_preimage(upload, checked(body, hash, admitted.cap, admitted.patience)).await.map_err(Fault::from);
@@ -95,7 +96,7 @@ pub async fn read(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault>
     let hash = hash_of(admitted)?;
     let conditional = [IF_NONE_MATCH, RANGE].iter().any(|name| admitted.headers.contains_key(name));
     if !conditional {
-        return send(api, hash, None).await;
+        return send(api, admitted, hash, None).await;
     }
     let preimage = record(api, admitted).await?;
     if is_known(admitted, &preimage) {
@@ -105,8 +106,8 @@ pub async fn read(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault>
         return Ok(response);
     }
     match part(range_header(admitted.headers, &preimage), preimage.size) {
-        Part::Whole => send(api, hash, None).await,
-        Part::Bytes(range) => send(api, hash, Some(range)).await,
+        Part::Whole => send(api, admitted, hash, None).await,
+        Part::Bytes(range) => send(api, admitted, hash, Some(range)).await,
         Part::OutOfRange => Ok(out_of_range(&preimage)),
     }
 }
@@ -136,8 +137,14 @@ async fn record(api: &Api, admitted: &Admitted<'_>) -> Result<Preimage, Fault> {
     Ok(api.store.preimage(hash).await?.ok_or_else(|| not_found("preimage"))?)
 }
 
-async fn send(api: &Api, hash: PreimageHash, range: Option<Range<u64>>) -> Result<Response, Fault> {
-    let turn = api.gate.turn(range.as_ref().map_or(WINDOW, |r| (r.end - r.start).min(WINDOW))).await?;
+async fn send(
+    api: &Api,
+    admitted: &Admitted<'_>,
+    hash: PreimageHash,
+    range: Option<Range<u64>>,
+) -> Result<Response, Fault> {
+    let held = range.as_ref().map_or(WINDOW, |r| (r.end - r.start).min(WINDOW));
+    let turn = api.gate.blobs.turn(&admitted.caller.bucket, held).await?;
     let asked = range.clone().unwrap_or(0..u64::MAX);
     let (preimage, bytes) = api.store.read_preimage(hash, asked).await?.ok_or_else(|| not_found("preimage"))?;
     let mut response = Response::new(sent(bytes, turn));
@@ -153,7 +160,7 @@ async fn send(api: &Api, hash: PreimageHash, range: Option<Range<u64>>) -> Resul
 }
 
 /// The bytes on their way out; the turn is given back when the last one has left, or the client has.
-fn sent(bytes: BlobBody, turn: OwnedSemaphorePermit) -> Body {
+fn sent(bytes: BlobBody, turn: Turn) -> Body {
     let held = Arc::new(turn);
     // Bytes leave when the request's own future has ended; what is said of them is said of that request all the same.
     let lines = tracing::Span::current();
@@ -169,11 +176,13 @@ fn hash_of(admitted: &Admitted<'_>) -> Result<PreimageHash, Refusal> {
 }
 
 fn media_type_of(api: &Api, admitted: &Admitted<'_>) -> Result<String, Refusal> {
-    let sent = admitted.headers.get(CONTENT_TYPE).map_or(Ok("application/octet-stream"), |value| value.to_str());
+    let mut lines = admitted.headers.get_all(CONTENT_TYPE).iter();
+    let sent = lines.next().map_or(Ok("application/octet-stream"), |value| value.to_str());
     let wrong =
-        || Refusal::field("Content-Type", format!("must be a media type of at most {MAX_MEDIA_TYPE} characters"));
+        || Refusal::field("Content-Type", format!("must be one media type of at most {MAX_MEDIA_TYPE} characters"));
     let media_type = sent.map_err(|_| wrong())?.trim();
-    if media_type.len() > MAX_MEDIA_TYPE || !media_type.split(';').next().is_some_and(|essence| essence.contains('/')) {
+    let essence = media_type.split(';').next().unwrap_or_default().trim_end();
+    if lines.next().is_some() || media_type.len() > MAX_MEDIA_TYPE || !is_media_type(essence) {
         return Err(wrong());
     }
     if admitted.settings.accepts_media_type(media_type) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-use super::settings::{self, Loaded, Purpose, SettingsArgs, Strays};
+use super::settings::{self, Loaded, Purpose, SettingsArgs, strays};
 use super::{build, cleanup, openapi, serve, store, work};
 use crate::shutdown;
 use crate::telemetry::{self, TelemetryArgs};
@@ -220,15 +220,9 @@ fn some(time: Duration) -> Option<Duration> {
 }
 
 fn load(args: &SettingsArgs, purpose: Purpose) -> Result<Loaded, Ending> {
-    let Strays { mistakes, unread } = Strays::among(variables(), &known_variables());
+    let mistakes = strays(variables(), &known_variables());
     match settings::load(args, purpose) {
-        Ok(loaded) if mistakes.is_empty() => {
-            if !unread.is_empty() {
-                let variables = unread.join(" ");
-                tracing::warn!(variables, "these variables are no settings of jam-api: nothing reads them");
-            }
-            Ok(loaded)
-        }
+        Ok(loaded) if mistakes.is_empty() => Ok(loaded),
         loaded => {
             let wrong = mistakes.into_iter().chain(loaded.err().into_iter().flatten());
             Err(Ending::Refused(wrong.map(|mistake| mistake.to_string()).collect()))

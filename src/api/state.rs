@@ -6,7 +6,6 @@ use std::time::Duration;
 use jam_domain::refine::Engine;
 use jam_domain::{Settings, StoreKind};
 use jam_store::Store;
-use tokio::sync::Semaphore;
 
 use super::admit::Gate;
 use super::controls::Controls;
@@ -15,6 +14,7 @@ use super::health::Health;
 use super::limiter::Limiter;
 use super::metrics::Metrics;
 use super::pending::Pending;
+use super::room::rooms;
 use super::settings::Wiring;
 use super::spans::Spans;
 use super::tokens::Tokens;
@@ -57,14 +57,14 @@ impl Api {
         stale_after: Option<Duration>,
     ) -> Result<Self, String> {
         let tokens = Arc::new(Tokens::open(wiring)?);
-        let budget = u32::try_from(wiring.max_bytes_in_flight.div_ceil(1024)).unwrap_or(u32::MAX).max(1);
+        let (blobs, json) = rooms(wiring.max_bytes_in_flight);
         let gate = Gate {
             tokens,
             admins: Tokens::open_admin(wiring)?.map(Arc::new),
             limiter: Limiter::of(store.as_ref()),
             trusted_proxies: wiring.trusted_proxies.clone(),
-            transfers: Arc::new(Semaphore::new(budget as usize)),
-            transfer_budget: budget,
+            blobs,
+            json,
             patience: Duration::from_secs(wiring.client_timeout_seconds.into()),
         };
         let engine = Engine::hash_refiner(

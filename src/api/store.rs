@@ -169,7 +169,7 @@ async fn status(config: &PostgresConfig) -> Result<(), Ending> {
     let found = version.found.map_or_else(|| "none".to_owned(), |found| found.to_string());
     println!("schema version {found}, this build needs {}", version.wanted);
     print!("{}{}", said("is applied", &applied), said("is pending", &pending));
-    if version.found == Some(version.wanted) {
+    if pending.is_empty() {
         return Ok(());
     }
     Err(Ending::Failed("the schema is not the one this build needs: run `jam-api migrate`".into()))

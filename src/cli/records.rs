@@ -1,8 +1,8 @@
 //! The records behind a chain: packages and reports as the server lists them, against the receipts that were given for them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use jam_domain::{EntryType, HashAlgorithm, Receipt, canonical};
+use jam_domain::{EntryType, HashAlgorithm, PackageStatus, Receipt, canonical};
 use serde_json::Value;
 
 /// What a record does not fit, and where in the chain.
@@ -14,6 +14,17 @@ pub struct Mismatch {
     pub problem: String,
 }
 
+/// A record that is to be asked for by itself.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The seq of its receipt.
+    seq: u64,
+    /// Its package.
+    pub package_id: String,
+    /// Whether it is the package's report.
+    pub report: bool,
+}
+
 /// What the chain says of its records, until they are read.
 pub struct Ledger {
     algorithm: HashAlgorithm,
@@ -21,6 +32,7 @@ pub struct Ledger {
     packages: HashMap<String, usize>,
     reports: HashMap<String, usize>,
     contents: HashMap<String, usize>,
+    applied: HashSet<String>,
 }
 
 struct Link {
@@ -41,6 +53,7 @@ impl Ledger {
             packages: HashMap::new(),
             reports: HashMap::new(),
             contents: HashMap::new(),
+            applied: HashSet::new(),
         }
     }
 
@@ -73,6 +86,7 @@ impl Ledger {
                 };
                 self.reports.entry(report_id).or_insert(at);
                 self.contents.insert(metadata_hash.clone(), at);
+                self.applied.insert(package_id.clone());
                 package_id
             }
         };
@@ -86,7 +100,11 @@ impl Ledger {
         let Some(link) = self.packages.get(id).and_then(|at| self.links.get_mut(*at)) else { return Ok(()) };
         link.seen = true;
         let found = hash_of(self.algorithm, package, link.status);
-        link.fits(found == link.metadata_hash, || format!("metadata_hash is not the hash of package {id}"))
+        link.fits(found == link.metadata_hash, || format!("metadata_hash is not the hash of package {id}"))?;
+        // A package goes on from the status of its receipt; where it ends is in the receipt of its report.
+        let status = text(package, "status");
+        let applied = !self.applied.contains(id) || status == PackageStatus::Applied.as_str();
+        link.fits(applied, || format!("package {id} is {status}, and its report has a receipt"))
     }
 
     /// Checks a report as the server lists it: it is known by its id in `extra`, and by its content.
@@ -99,10 +117,47 @@ impl Ledger {
         link.seen = true;
         let whole = meant.is_some() || hash_of(self.algorithm, report, link.status) == link.metadata_hash;
         link.fits(whole, || format!("metadata_hash is not the hash of report {id}"))?;
+        let status = text(report, "status");
+        link.fits(status == link.status, || format!("report {id} is {status}, its receipt says {}", link.status))?;
         let ids = named == Some(at) && text(report, "package_id") == link.package_id;
         link.fits(ids, || format!("extra does not name report {id} of package {}", text(report, "package_id")))?;
         let output = text(report, "refine_output_hash") == link.hash;
         link.fits(output, || format!("hash is not the refine_output_hash of report {id}"))
+    }
+
+    /// Of a page of packages or reports and the receipts that came with it, in the same order: the records that seem to have
+    /// another receipt than the one they got, or none. Each is to be asked for by itself, as records come and go meanwhile.
+    pub fn suspects(&self, records: &[Value], receipts: &[Value]) -> Vec<Wanted> {
+        let seqs: Vec<Option<u64>> = receipts.iter().map(seq_of).collect();
+        let whole = seqs.len() == records.len();
+        let fits = |(at, record): (usize, &Value)| {
+            let link = self.link_of(text(record, "id"))?;
+            let fits = if whole { seqs[at] == Some(link.seq) } else { seqs.contains(&Some(link.seq)) };
+            (!fits).then(|| link.wanted())
+        };
+        records.iter().enumerate().filter_map(fits).collect()
+    }
+
+    /// The records of the last receipts that were not seen, newest first, at most so many.
+    pub fn missing(&self, most: usize) -> Vec<Wanted> {
+        self.links.iter().rev().filter(|link| !link.seen).take(most).map(Link::wanted).collect()
+    }
+
+    /// Checks a record that was asked for by itself, with the receipt that the server gives for it.
+    pub fn answered(&mut self, wanted: &Wanted, record: &Value, receipt: Option<&Value>) -> Result<(), Mismatch> {
+        if wanted.report { self.report(record) } else { self.package(record) }?;
+        let id = text(record, "id");
+        let Some(link) = self.link_of(id) else {
+            let problem =
+                format!("the report of package {} is {id}, which is not the one of this receipt", wanted.package_id);
+            return Err(Mismatch { seq: wanted.seq, problem });
+        };
+        let own = receipt.and_then(seq_of) == Some(link.seq);
+        link.fits(own, || format!("this is the receipt of {id}, for which the server gives another or none"))
+    }
+
+    fn link_of(&self, id: &str) -> Option<&Link> {
+        self.packages.get(id).or_else(|| self.reports.get(id)).and_then(|at| self.links.get(*at))
     }
 
     /// Receipts whose record the server no longer lists: retention archives and deletes records, never receipts.
@@ -112,6 +167,10 @@ impl Ledger {
 }
 
 impl Link {
+    fn wanted(&self) -> Wanted {
+        Wanted { seq: self.seq, package_id: self.package_id.clone(), report: self.hash != self.package_id }
+    }
+
     fn fits(&self, fits: bool, problem: impl FnOnce() -> String) -> Result<(), Mismatch> {
         if fits { Ok(()) } else { Err(Mismatch { seq: self.seq, problem: problem() }) }
     }
@@ -131,6 +190,10 @@ fn hash_of(algorithm: HashAlgorithm, record: &Value, status: &str) -> String {
         fields.insert("status".into(), status.into());
     }
     hex::encode(algorithm.hash(&canonical::bytes(&record)))
+}
+
+fn seq_of(receipt: &Value) -> Option<u64> {
+    receipt.get("seq").and_then(Value::as_u64)
 }
 
 fn text<'v>(record: &'v Value, field: &str) -> &'v str {

@@ -3,16 +3,16 @@
 use std::fmt::Write as _;
 
 use jam_domain::receipt::{Chain, verify_next};
-use jam_domain::{AccumulatorRoot, HashAlgorithm, Receipt, ServiceId};
+use jam_domain::{AccumulatorRoot, Code, HashAlgorithm, Receipt, ServiceId};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::cli::answer::Answer;
 use crate::cli::args::VerifyArgs;
-use crate::cli::client::Client;
+use crate::cli::client::{Call, Client};
 use crate::cli::fault::Fault;
 use crate::cli::lists::{MAX_LIMIT, Pages, Query};
-use crate::cli::records::{Ledger, Mismatch};
+use crate::cli::records::{Ledger, Mismatch, Wanted};
 use crate::cli::status;
 
 /// `jam verify`. Reads the head first: links that are added meanwhile come after it and are checked too. The records come last, so that
@@ -33,6 +33,9 @@ pub async fn run(client: &Client, args: VerifyArgs) -> Result<Answer, Fault> {
         Err(problem) => Ok(broken(service, algorithm, problem)),
     }
 }
+
+/// How many of the records that are not listed are looked for, the last ones first: retention takes the oldest.
+const LOOKED_FOR: usize = 50;
 
 /// How one kind of record is compared.
 type Check = fn(&mut Ledger, &Value) -> Result<(), Mismatch>;
@@ -66,12 +69,36 @@ impl Walk<'_> {
             return Ok(Err(problem));
         }
         for (name, check) in [("packages", Ledger::package as Check), ("reports", Ledger::report)] {
-            let filters = vec![("service_id", Some(service.to_string()))];
+            let filters = vec![("service_id", Some(service.to_string())), ("include_receipt", Some("true".into()))];
             let mut pages = Pages::new(self.client, Query { name, filters }, MAX_LIMIT, 0);
             while let Some(page) = pages.next_page().await? {
-                if let Err(mismatch) = page.items.iter().try_for_each(|record| check(&mut self.ledger, record)) {
+                let fits = page.items.iter().try_for_each(|record| check(&mut self.ledger, record));
+                // A list of the old shape carries no receipts.
+                let given = page.receipts.iter().flat_map(|given| self.ledger.suspects(&page.items, given)).collect();
+                let fits = if fits.is_err() { fits } else { self.one_by_one(given).await? };
+                if let Err(mismatch) = fits {
                     return Ok(Err(mismatch.into()));
                 }
+            }
+        }
+        // What stands under another service is not in the lists of this one.
+        let missing = self.ledger.missing(LOOKED_FOR);
+        Ok(self.one_by_one(missing).await?.map_err(Problem::from))
+    }
+
+    async fn one_by_one(&mut self, records: Vec<Wanted>) -> Result<Result<(), Mismatch>, Fault> {
+        for wanted in records {
+            let (path, name) = (["jam", "packages", &wanted.package_id, "report"], ["package", "report"]);
+            let call = Call::get(&path[..if wanted.report { 4 } else { 3 }]).include_receipt(true);
+            let found: Value = match self.client.send(call).await {
+                Ok(reply) => reply.json()?,
+                Err(fault) if fault.code() == Code::NotFound.as_str() => continue,
+                Err(fault) => return Err(fault),
+            };
+            let Some(record) = found.get(name[usize::from(wanted.report)]) else { continue };
+            let checked = self.ledger.answered(&wanted, record, found.get("receipt"));
+            if checked.is_err() {
+                return Ok(checked);
             }
         }
         Ok(Ok(()))
@@ -103,10 +130,16 @@ impl Walk<'_> {
         let receipt: Receipt = serde_json::from_value(value)
             .map_err(|why| problem(format!("after seq {verified}: a receipt cannot be read: {why}")))?;
         verify_next(self.algorithm, &mut self.chain, &receipt).map_err(|found| problem(found.to_string()))?;
-        let AccumulatorRoot { service_id: _, seq, root, updated_at: _ } = &self.head;
+        let AccumulatorRoot { service_id: _, seq, root, updated_at } = &self.head;
         if self.chain.seq() == *seq && self.chain.root() != root {
             let computed = self.chain.root();
             return Err(problem(format!("seq {seq}: the server's root is {root}, the receipts give {computed}")));
+        }
+        if self.chain.seq() == *seq && receipt.processed_at != *updated_at {
+            let made = receipt.processed_at;
+            return Err(problem(format!(
+                "seq {seq}: the server's root was updated at {updated_at}, the receipt at {made}"
+            )));
         }
         Ok(self.ledger.note(receipt)?)
     }

@@ -98,7 +98,11 @@ async fn a_validation_error_names_its_field(world: World) {
     let mut unknown = package("s", "");
     unknown["preimage_hashes"] = json!([hash]);
     let refused = server.post("/jam/packages", &unknown).await.refused(400, "jam_validation_error");
-    assert_eq!(refused["details"]["hash"], hash);
+    assert_eq!(refused["details"], json!({"field": "preimage_hashes", "hash": hash}));
+    unknown["items"][0]["preimage_hashes"] = unknown["preimage_hashes"].take();
+    unknown["preimage_hashes"] = json!([]);
+    let refused = server.post("/jam/packages", &unknown).await.refused(400, "jam_validation_error");
+    assert_eq!(refused["details"], json!({"field": "items[0].preimage_hashes", "hash": hash}));
     assert!(refused["error"].as_str().unwrap().contains(&hash));
 }
 

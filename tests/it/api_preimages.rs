@@ -18,6 +18,7 @@ blob_laws!(
     a_known_blob_is_not_sent_again_and_a_part_is_sent_as_asked,
     too_large_is_refused_early_by_its_length_and_late_by_its_bytes,
     a_media_type_outside_the_list_is_refused,
+    what_is_not_one_media_type_is_refused,
     bytes_of_another_hash_leave_nothing,
     a_hundred_uploads_of_one_blob_make_one_blob,
     an_upload_that_breaks_off_leaves_nothing,
@@ -149,6 +150,19 @@ async fn a_media_type_outside_the_list_is_refused(world: World) {
     put(Some("nonsense")).await.refused(400, "jam_validation_error");
     put(Some("Text/Plain; charset=utf-8")).await.expect(201);
     assert_eq!(server.metric("jam_preimage_quota_reject_total{reason=\"unsupported_media\"").await, Some(3.0));
+}
+
+async fn what_is_not_one_media_type_is_refused(world: World) {
+    let server = world.serve().await;
+    for wrong in ["text/", "/plain", "a/b/c", "text/html, text/plain", "text/*", "text", ""] {
+        let put = server.request("PUT", &path_of(b"typed")).header("content-type", wrong).body("typed");
+        let refused = answer(put).await.refused(400, "jam_validation_error");
+        assert_eq!(refused["details"]["field"], "Content-Type", "{wrong}");
+    }
+    let twice = server.request("PUT", &path_of(b"typed")).header("content-type", "text/html");
+    answer(twice.header("content-type", "text/plain").body("typed")).await.refused(400, "jam_validation_error");
+    let right = server.request("PUT", &path_of(b"typed")).header("content-type", "Text/vnd.x+y ; charset=utf-8");
+    answer(right.body("typed")).await.expect(201);
 }
 
 async fn bytes_of_another_hash_leave_nothing(world: World) {

@@ -299,6 +299,29 @@ async fn the_stop_tells_kept_connections_to_close_and_loses_no_request_on_them()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_variable_under_our_prefix_that_is_no_setting_is_refused_by_every_command() {
+    let wrong =
+        [("JAM_ALLOWED_TOKENS", "t"), ("JAM_AUTH", "false"), ("JAM_RATE_LIMIT_PER_MIN", "3"), ("JAM_COLOUR", "red")];
+    for command in ["check-config", "serve", "work", "migrate", "cleanup"] {
+        let (code, out, err) = ran(&[command], &wrong).await;
+        assert_eq!((code, out.as_str()), (2, ""), "{command}: {err}");
+        for line in [
+            "jam-api: JAM_AUTH is not a setting; JAM_AUTH_REQUIRED is (environment)",
+            "jam-api: JAM_COLOUR is not a setting of jam-api: take it out of the environment (environment)",
+            "jam-api: JAM_RATE_LIMIT_PER_MIN is not a setting; JAM_RATE_LIMIT_PER_MINUTE is (environment)",
+        ] {
+            assert!(err.lines().any(|said| said == line), "{command}: {line} in {err}");
+        }
+    }
+    let links = [("JAM_ALLOWED_TOKENS", "t"), ("JAM_SERVICE_HOST", "10.0.0.1"), ("JAM_PORT_80_TCP_ADDR", "10.0.0.1")];
+    assert_eq!(
+        ran(&["check-config"], &links).await.0,
+        0,
+        "what Kubernetes tells of a Service named jam is none of ours"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_whole_runs_output_shows_no_token_no_dsn_and_no_blob() {
     let world = World::postgres().await;
     let secrets = ["hushtoken1", "hushtoken2", "hushtoken3", "hushblob"];

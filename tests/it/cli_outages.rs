@@ -35,6 +35,10 @@ fn keeper_of(receipts: Vec<Receipt>, head: &Receipt) -> Fake {
         if path.starts_with("/jam/status?service_id=svc") {
             return Some(Reply::json(&status));
         }
+        if path.starts_with("/jam/packages/p/report") {
+            let gone = json!({"error": "no such package", "code": "jam_not_found"}).to_string();
+            return Some(Reply("404 Not Found", String::new(), gone));
+        }
         assert!(path.contains("service_id=svc"), "{path}");
         if !path.starts_with("/jam/receipts") {
             return Some(Reply::json(&json!({"items": [], "next_offset": null, "next_cursor": null})));
@@ -58,7 +62,11 @@ fn a_sound_chain_is_verified_over_all_its_pages() {
     let gone = "5 of their packages and reports are no longer listed: those were not compared";
     assert_eq!(out, format!("service svc: 5 receipts verified, root {root} (sha256)\n{gone}\n"));
     assert_eq!((code, err.as_str()), (0, ""));
-    assert_eq!(fake.calls(), 6, "the status, three pages of receipts, a page of packages and one of reports");
+    assert_eq!(
+        fake.calls(),
+        11,
+        "the status, 3 pages of receipts, one of packages, one of reports, and 5 that are gone"
+    );
 }
 
 #[test]

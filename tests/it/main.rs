@@ -15,6 +15,7 @@ mod api_drain;
 mod api_early;
 mod api_errors;
 mod api_events;
+mod api_fairness;
 mod api_growth;
 mod api_limits;
 mod api_logs;

@@ -128,9 +128,18 @@ impl Model {
         let by_id = |p: &Package| draft.id.is_some() && p.draft.id == draft.id;
         let earlier = self.packages.iter().position(by_key).or_else(|| self.packages.iter().position(by_id));
         if let Some(n) = earlier {
-            let Draft { service, nonce, id: _, key: _, expiry, blobs } = &self.packages[n].draft;
-            let same = (*service, *nonce, *expiry, blobs) == (draft.service, draft.nonce, draft.expiry, &draft.blobs);
-            return if same { answer(200, self.with_receipt(n)) } else { refusal(409, "jam_conflict") };
+            let Draft { service, nonce, id, key: _, expiry, blobs } = &self.packages[n].draft;
+            let meant = draft.id.is_none() || draft.id == *id;
+            let same =
+                meant && (*service, *nonce, *expiry, blobs) == (draft.service, draft.nonce, draft.expiry, &draft.blobs);
+            if !same {
+                return refusal(409, "jam_conflict");
+            }
+            // A key that was answered by the id stands for the package from now on.
+            if self.packages[n].by == self.who && self.packages[n].draft.key.is_none() {
+                self.packages[n].draft.key = draft.key;
+            }
+            return answer(200, self.with_receipt(n));
         }
         if draft.expiry == Some(Expiry::Past) {
             return refusal(400, "jam_validation_error");

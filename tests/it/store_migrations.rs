@@ -116,6 +116,41 @@ async fn a_newer_schema_is_refused_for_good() {
 }
 
 #[tokio::test]
+async fn the_version_is_the_last_before_the_first_migration_that_is_missing_unfinished_or_another_programs() {
+    let versions = every_version();
+    let (third, last) = (versions[2], versions[versions.len() - 1]);
+    for (sql, found, refusal) in [
+        (format!("delete from _sqlx_migrations where version = {third}"), Some(versions[1]), None),
+        (
+            format!("update _sqlx_migrations set success = false where version = {last}"),
+            Some(versions[versions.len() - 2]),
+            Some("failed"),
+        ),
+        (
+            format!("update _sqlx_migrations set checksum = 'x' where version = {third}"),
+            Some(versions[1]),
+            Some("changed"),
+        ),
+        ("update _sqlx_migrations set checksum = 'x', description = 'theirs'".into(), None, Some("foreign")),
+    ] {
+        let dsn = postgres::migrated_database().await;
+        postgres::execute(&dsn, &sql).await;
+        let store = PostgresStore::connect(PostgresConfig::new(&dsn)).await.unwrap();
+        let schema = store.schema().await.unwrap();
+        assert_eq!((schema.found, schema.serves()), (found, false), "{sql}");
+        match migrate::status(&PostgresConfig::new(&dsn)).await {
+            Ok(status) => {
+                assert_eq!((refusal, status.version.found), (None, found), "{sql}");
+                assert_eq!(status.pending.iter().map(|step| step.version).collect::<Vec<_>>(), [third]);
+            }
+            Err(refused) => {
+                assert_eq!((refusal, refused.permanent()), (Some(refused.code()), true), "{sql}: {refused}")
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_database_of_another_program_is_refused_and_left_alone() {
     let dsn = postgres::fresh_database().await;
     postgres::execute(&dsn, "create table customers (id int)").await;

@@ -19,6 +19,7 @@ laws!(
     equal_submissions_at_once_store_one_package,
     another_body_under_the_same_id_or_key_is_a_conflict,
     a_key_belongs_to_its_token,
+    a_key_that_was_answered_by_the_id_stands_for_the_package_from_then_on,
     a_replay_answers_when_the_cap_is_reached_and_after_processing,
     an_unknown_preimage_is_named_and_nothing_is_stored,
     a_refcount_is_the_number_of_packages_that_refer,
@@ -116,6 +117,25 @@ async fn a_key_belongs_to_its_token(world: World) {
     assert!(!submit(&*store, two).await.unwrap().replayed);
 }
 
+async fn a_key_that_was_answered_by_the_id_stands_for_the_package_from_then_on(world: World) {
+    let store = world.store();
+    let first = NewPackage { id_from_client: true, ..package("s") };
+    let stored = submit(&*store, first.clone()).await.unwrap();
+    let with = |new: &NewPackage, key: &str| NewPackage { idempotency_key: Some(key.into()), ..new.clone() };
+    let mut stranger = with(&first, "k");
+    stranger.package.created_by = "feedbeef".parse().unwrap();
+    for new in [stranger, with(&first, "k"), with(&first, "k2")] {
+        let replay = submit(&*store, new).await.unwrap();
+        assert!(replay.replayed && replay.package.id == stored.package.id);
+    }
+    let again = sent_again(&NewPackage { id_from_client: false, ..with(&first, "k") });
+    let by_key = submit(&*store, again).await.unwrap();
+    assert_eq!((by_key.replayed, by_key.package.id), (true, stored.package.id), "the same content under the key alone");
+    let mut other = with(&package("s"), "k");
+    other.fingerprint = [7; 32];
+    assert!(matches!(submit(&*store, other).await, Err(SubmitError::Conflict { what: "Idempotency-Key" })));
+}
+
 async fn a_replay_answers_when_the_cap_is_reached_and_after_processing(world: World) {
     let store = world.store();
     let new = NewPackage { idempotency_key: Some("k".into()), pending_cap: 1, ..package("s") };
@@ -139,7 +159,10 @@ async fn an_unknown_preimage_is_named_and_nothing_is_stored(world: World) {
     let mut new = package("s");
     new.package.preimage_hashes = Some(vec![known]);
     new.package.items[0].preimage_hashes = Some(vec![unknown]);
-    assert_eq!(submit(&*store, new).await.unwrap_err(), SubmitError::UnknownPreimage(unknown));
+    assert_eq!(
+        submit(&*store, new).await.unwrap_err(),
+        SubmitError::UnknownPreimage { hash: unknown, field: "items[0].preimage_hashes".into() }
+    );
     assert_eq!(store.pending().await.unwrap(), 0);
     assert_eq!(store.preimage(known).await.unwrap().unwrap().refcount, 0);
     assert_eq!(store.root(&service("s")).await.unwrap(), None);

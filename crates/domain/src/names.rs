@@ -207,6 +207,16 @@ uuid_name!(
     ReportId
 );
 
+/// Whether this is `type/subtype`, as RFC 6838 names media types.
+pub fn is_media_type(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(kind, subtype)| is_media_token(kind) && is_media_token(subtype))
+}
+
+/// Whether this can be one half of a media type.
+pub fn is_media_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&b))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::HashAlgorithm;
-use crate::names::ServiceId;
+use crate::names::{ServiceId, is_media_token, is_media_type};
 
 use bounds::{
     MOST_BYTES, MOST_DAYS, MOST_ENTRIES, MOST_PENDING, MOST_RATE, MOST_SERVICE_RATE, MOST_SERVICES, MOST_THRESHOLD,
@@ -341,13 +341,8 @@ impl Settings {
     }
 }
 
-fn is_media_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&b))
-}
-
 fn is_media_range(text: &str) -> bool {
-    text.split_once('/')
-        .is_some_and(|(kind, subtype)| is_media_token(kind) && (subtype == "*" || is_media_token(subtype)))
+    is_media_type(text) || text.strip_suffix("/*").is_some_and(is_media_token)
 }
 
 fn is_origin(text: &str) -> bool {

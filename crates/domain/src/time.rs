@@ -56,10 +56,22 @@ impl FromStr for Timestamp {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.parse::<jiff::Timestamp>()
-            .map(Self::from_jiff)
-            .map_err(|_| format!("{text:?} is not an RFC 3339 time such as 2026-01-31T12:00:00Z"))
+        let wrong = |_| format!("{text:?} is not an RFC 3339 time such as 2026-01-31T12:00:00Z");
+        // The library also reads the zones of RFC 9557, which are not part of RFC 3339.
+        if text.contains('[') {
+            return Err(wrong(()));
+        }
+        let read = text.parse::<jiff::Timestamp>();
+        read.map(Self::from_jiff).or_else(|_| beyond(text).ok_or(())).map_err(wrong)
     }
+}
+
+/// The end of the calendar for a well-formed time in its last two days, with which clients mean "never": not every instant of
+/// them can be kept.
+fn beyond(text: &str) -> Option<Timestamp> {
+    let day = text.strip_prefix("9999-12-3").filter(|day| day.starts_with(['0', '1']))?;
+    let read = format!("9999-11-2{day}").parse::<jiff::Timestamp>();
+    read.ok().map(|_| Timestamp::from_micros(i64::MAX))
 }
 
 impl Serialize for Timestamp {
@@ -98,6 +110,27 @@ mod tests {
         assert_eq!(at.to_string(), "2026-01-31T12:00:00.123456Z");
         assert_eq!(at.to_string().parse::<Timestamp>().unwrap(), at);
         assert_eq!(Timestamp::from_micros(0).to_string(), "1970-01-01T00:00:00.000000Z");
+    }
+
+    #[test]
+    fn the_last_day_of_the_calendar_is_its_end_and_what_is_no_rfc_3339_is_refused() {
+        let last = Timestamp::from_micros(i64::MAX);
+        for never in ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59.999999Z", "9999-12-31T00:00:00-23:00"] {
+            assert_eq!(never.parse::<Timestamp>(), Ok(last), "{never}");
+        }
+        assert_eq!(last.to_string().parse::<Timestamp>(), Ok(last), "what is said is read again");
+        let wrong = [
+            "2026-01-31T12:00:00+01:00[Europe/Berlin]",
+            "2026-01-31T12:00:00Z[UTC]",
+            "9999-12-31T25:00:00Z",
+            "9999-12-32T00:00:00Z",
+            "9999-12-31",
+            "9999-12-31T23:59:59",
+            "10000-01-01T00:00:00Z",
+        ];
+        for text in wrong {
+            assert!(text.parse::<Timestamp>().is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -116,8 +116,13 @@ pub enum SubmitError {
     #[error("the package expired at {0}")]
     Expired(Timestamp),
     /// A preimage that is not stored.
-    #[error("preimage {0} is not stored")]
-    UnknownPreimage(PreimageHash),
+    #[error("preimage {hash} is not stored")]
+    UnknownPreimage {
+        /// The preimage.
+        hash: PreimageHash,
+        /// The field that names it first.
+        field: String,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

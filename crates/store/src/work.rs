@@ -47,6 +47,16 @@ fn link(report: &WorkReport, receipt: Option<u64>) -> Option<Link> {
     receipt.map(|seq| Link(seq, report.refine_output_hash.clone()))
 }
 
+/// The first field of a package that names this preimage.
+pub(crate) fn field_of(package: &WorkPackage, hash: &PreimageHash) -> String {
+    let names = |hashes: &Option<Vec<PreimageHash>>| hashes.iter().flatten().any(|named| named == hash);
+    let item = package.items.iter().position(|item| names(&item.preimage_hashes));
+    match item.filter(|_| !names(&package.preimage_hashes)) {
+        Some(at) => format!("items[{at}].preimage_hashes"),
+        None => "preimage_hashes".into(),
+    }
+}
+
 /// Every preimage that the package or one of its items refers to, once, in the order in which stores lock them.
 pub(crate) fn preimages_of(package: &WorkPackage) -> BTreeSet<PreimageHash> {
     let of_items = package.items.iter().filter_map(|item| item.preimage_hashes.as_ref());

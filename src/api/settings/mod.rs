@@ -19,7 +19,7 @@ use super::tokens::Tokens;
 
 pub use keys::SettingsArgs;
 pub use show::show;
-pub use strays::Strays;
+pub use strays::strays;
 pub use wiring::{Secret, Wiring};
 
 use keys::{Form, Key, Part, find};

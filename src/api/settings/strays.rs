@@ -1,4 +1,4 @@
-//! Variables of the environment that nobody reads: one that is nearly a setting is a mistake, not a default.
+//! Variables of the environment under our prefix that nobody reads: each is a mistake, and none falls back to a default.
 
 use std::collections::BTreeSet;
 
@@ -9,32 +9,27 @@ const PREFIX: &str = "JAM_";
 /// Letters that have to change, go or swap before a name is taken for another one.
 const TYPING_ERRORS: usize = 2;
 
-/// What is in the environment under our prefix and is no setting.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Strays {
-    /// Nearly a setting: refused.
-    pub mistakes: Vec<Mistake>,
-    /// Something else: said once, and not read.
-    pub unread: Vec<String>,
+/// What of these names in the environment stands under our prefix and is no setting.
+pub fn strays(names: impl Iterator<Item = String>, known: &BTreeSet<String>) -> Vec<Mistake> {
+    let stray = |name: &String| name.starts_with(PREFIX) && !known.contains(name) && !is_service_link(name);
+    let mut mistakes: Vec<Mistake> = names
+        .filter(stray)
+        .map(|name| {
+            let problem = match meant(&name, known) {
+                Some(meant) => format!("is not a setting; {meant} is"),
+                None => "is not a setting of jam-api: take it out of the environment".into(),
+            };
+            Mistake::of(&name, problem, Some(Source::Variable))
+        })
+        .collect();
+    mistakes.sort_by(|a, b| a.key.cmp(&b.key));
+    mistakes
 }
 
-impl Strays {
-    /// Looks through the names in the environment for what is not known.
-    pub fn among(names: impl Iterator<Item = String>, known: &BTreeSet<String>) -> Self {
-        let mut strays = Self::default();
-        for name in names.filter(|name| name.starts_with(PREFIX) && !known.contains(name) && !is_service_link(name)) {
-            match known.iter().find(|key| strsim::osa_distance(key, &name) <= TYPING_ERRORS) {
-                Some(meant) => {
-                    let problem = format!("is not a setting; {meant} is");
-                    strays.mistakes.push(Mistake::of(&name, problem, Some(Source::Variable)));
-                }
-                None => strays.unread.push(name),
-            }
-        }
-        strays.mistakes.sort_by(|a, b| a.key.cmp(&b.key));
-        strays.unread.sort();
-        strays
-    }
+/// The setting that the name is nearly, or begins or goes on.
+fn meant<'k>(name: &str, known: &'k BTreeSet<String>) -> Option<&'k String> {
+    let nearly = known.iter().find(|key| strsim::osa_distance(key, name) <= TYPING_ERRORS);
+    nearly.or_else(|| known.iter().find(|key| key.starts_with(name) && name.len() > PREFIX.len() + 3))
 }
 
 /// Kubernetes tells every pod of the Services in its namespace: one called `jam` gives JAM_SERVICE_HOST, JAM_PORT_80_TCP and more.
@@ -51,28 +46,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_is_nearly_a_setting_is_refused_and_others_are_said() {
-        let known = ["JAM_STORE", "JAM_LISTEN"].map(String::from).into();
+    fn every_name_under_our_prefix_that_is_no_setting_is_refused() {
+        let known =
+            ["JAM_STORE", "JAM_LISTEN", "JAM_RATE_LIMIT_PER_MINUTE", "JAM_AUTH_REQUIRED"].map(String::from).into();
         let names = [
             "JAM_STOER",
             "JAM_STORE",
             "JAM_LISTNE",
             "JAM_TOKEN",
+            "JAM_AUTH",
+            "JAM_RATE_LIMIT_PER_MIN",
             "PATH",
             "JAM_SERVICE_HOST",
             "JAM_PORT",
             "JAM_PORT_80_TCP_ADDR",
             "JAM_API_SERVICE_PORT_HTTP",
         ];
-        let Strays { mistakes, unread } = Strays::among(names.map(String::from).into_iter(), &known);
+        let mistakes = strays(names.map(String::from).into_iter(), &known);
         let lines: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
         assert_eq!(
             lines,
             [
+                "JAM_AUTH is not a setting; JAM_AUTH_REQUIRED is (environment)",
                 "JAM_LISTNE is not a setting; JAM_LISTEN is (environment)",
-                "JAM_STOER is not a setting; JAM_STORE is (environment)"
+                "JAM_RATE_LIMIT_PER_MIN is not a setting; JAM_RATE_LIMIT_PER_MINUTE is (environment)",
+                "JAM_STOER is not a setting; JAM_STORE is (environment)",
+                "JAM_TOKEN is not a setting of jam-api: take it out of the environment (environment)"
             ]
         );
-        assert_eq!(unread, ["JAM_TOKEN"]);
     }
 }

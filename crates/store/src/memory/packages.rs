@@ -10,11 +10,12 @@ use jam_domain::{PackageId, PackageStatus, Receipt, ServiceId, WorkPackage};
 use super::index::Cut;
 use super::receipts::turn;
 use super::state::{PackageRow, State, narrowed};
-use crate::work::preimages_of;
+use crate::work::{field_of, preimages_of};
 use crate::{NewPackage, StoreError, SubmitError, Submitted};
 
 pub(super) fn submit(state: &mut State, new: NewPackage, engine: &Engine) -> Result<Submitted, SubmitError> {
     if let Some(replay) = replay(state, &new)? {
+        keep_key(state, &new, replay.package.id);
         return Ok(replay);
     }
     check(state, &new)?;
@@ -69,13 +70,30 @@ fn replay(state: &State, new: &NewPackage) -> Result<Option<Submitted>, SubmitEr
     Ok(Some(Submitted { package, receipt, replayed: true }))
 }
 
+/// A key that was answered by the id of the package stands for it from now on, as if it had come the first time.
+fn keep_key(state: &mut State, new: &NewPackage, id: PackageId) {
+    let Some(key) = &new.idempotency_key else { return };
+    let row = match state.packages.get_mut(&id) {
+        Some(row) => row,
+        None => match state.archive.get_mut(&id) {
+            Some(archived) => &mut archived.row,
+            None => return,
+        },
+    };
+    if row.idempotency_key.is_none() && row.package.created_by == new.package.created_by {
+        row.idempotency_key = Some(key.clone());
+        state.keys.insert((new.package.created_by.clone(), key.clone()), id);
+    }
+}
+
 /// The checks in the order of their answers: expiry, preimages, the instance's cap, the service's cap.
 fn check(state: &State, new: &NewPackage) -> Result<(), SubmitError> {
     if let Some(expiry) = passed_expiry(&new.package) {
         return Err(SubmitError::Expired(expiry));
     }
     if let Some(unknown) = preimages_of(&new.package).into_iter().find(|hash| !state.preimages.contains_key(hash)) {
-        return Err(SubmitError::UnknownPreimage(unknown));
+        let field = field_of(&new.package, &unknown);
+        return Err(SubmitError::UnknownPreimage { hash: unknown, field });
     }
     let reached = |cap: u32, service: Option<&ServiceId>| {
         cap > 0 && state.package_index.count(service, PackageStatus::Pending) as u64 >= u64::from(cap)

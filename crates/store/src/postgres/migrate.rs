@@ -126,11 +126,11 @@ pub fn wanted() -> i64 {
 /// The version that is there, for readiness: reads only, changes nothing.
 pub(super) async fn version(pool: &PgPool) -> Result<SchemaVersion, Failure> {
     let table: Option<String> = query_scalar("select to_regclass('_sqlx_migrations')::text").fetch_one(pool).await?;
-    let found: Option<i64> = match table {
-        None => None,
-        Some(_) => query_scalar("select max(version) from _sqlx_migrations where success").fetch_one(pool).await?,
+    let rows = match table {
+        None => Vec::new(),
+        Some(_) => query_as(ROWS).fetch_all(pool).await?,
     };
-    let wanted = wanted();
+    let (found, wanted) = (standing(&rows), wanted());
     let later = found.filter(|found| *found > wanted);
     let oldest = match later {
         Some(later) => {
@@ -139,6 +139,18 @@ pub(super) async fn version(pool: &PgPool) -> Result<SchemaVersion, Failure> {
         None => None,
     };
     Ok(SchemaVersion { found, wanted, oldest })
+}
+
+/// The version that the schema really has: the last one before the first that is missing, was not finished or is another
+/// program's; a later release's only when all of ours are there.
+fn standing(rows: &[Applied]) -> Option<i64> {
+    let whole = |version: i64, checksum: &[u8]| {
+        rows.iter().any(|row| row.version == version && row.success && row.checksum == checksum)
+    };
+    let ours = MIGRATOR.iter().take_while(|migration| whole(migration.version, &migration.checksum));
+    let reached = ours.last().map(|migration| migration.version);
+    let later = rows.iter().filter(|row| row.success && row.version > wanted()).map(|row| row.version).max();
+    reached.map(|reached| later.filter(|_| reached == wanted()).unwrap_or(reached))
 }
 
 /// What is applied and what is pending; changes nothing.
@@ -278,7 +290,7 @@ impl Session {
                 .map(|migration| Step { version: migration.version, description: migration.description.to_string() })
                 .collect()
         };
-        let found = rows.iter().map(|row| row.version).max();
+        let found = standing(&rows);
         Ok(Status {
             version: SchemaVersion { found, wanted: wanted(), oldest: None },
             applied: steps(true),
@@ -320,24 +332,25 @@ fn words(redaction: &Redaction, version: Option<i64>, failure: &Failure) -> Migr
     }
 }
 
+/// The rows of the table of migrations.
+const ROWS: &str = "select version, description, checksum, success from _sqlx_migrations order by version";
+
 /// A row of the table of migrations.
+#[derive(sqlx::FromRow)]
 struct Applied {
     version: i64,
     description: String,
     checksum: Vec<u8>,
+    success: bool,
 }
 
 /// The applied migrations, and the first tables that are neither theirs nor an extension's.
 async fn state(connection: &mut PgConnection) -> Result<(Vec<Applied>, Vec<String>), Failure> {
     let table: Option<String> =
         query_scalar("select to_regclass('_sqlx_migrations')::text").fetch_one(&mut *connection).await?;
-    let rows: Vec<(i64, String, Vec<u8>)> = match table {
+    let rows = match table {
         None => Vec::new(),
-        Some(_) => {
-            query_as("select version, description, checksum from _sqlx_migrations order by version")
-                .fetch_all(&mut *connection)
-                .await?
-        }
+        Some(_) => query_as(ROWS).fetch_all(&mut *connection).await?,
     };
     let others = query_scalar(
         "select c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -347,8 +360,7 @@ async fn state(connection: &mut PgConnection) -> Result<(Vec<Applied>, Vec<Strin
     )
     .fetch_all(connection)
     .await?;
-    let rows = rows.into_iter().map(|(version, description, checksum)| Applied { version, description, checksum });
-    Ok((rows.collect(), others))
+    Ok((rows, others))
 }
 
 /// Refuses what must not be migrated.
@@ -366,6 +378,11 @@ fn judge(rows: &[Applied], others: &[String]) -> Result<(), MigrateError> {
     let wanted = wanted();
     if let Some(found) = rows.iter().map(|row| row.version).max().filter(|found| *found > wanted) {
         return Err(MigrateError::Newer { found, wanted });
+    }
+    // Ours are applied in one transaction each: what was begun and not finished is somebody's doing by hand.
+    if let Some(row) = rows.iter().find(|row| !row.success) {
+        let problem = "_sqlx_migrations says that it was not finished: restore the database from a backup".into();
+        return Err(MigrateError::Failed { version: Some(row.version), problem });
     }
     let changed = rows.iter().find(|row| {
         MIGRATOR.iter().any(|migration| migration.version == row.version && *migration.checksum != row.checksum)

@@ -188,6 +188,25 @@ pub(super) async fn insert(connection: &mut PgConnection, rows: &[NewRow<'_>]) -
     Ok(())
 }
 
+/// Gives packages that have none the key under which they were sent again.
+pub(super) async fn keep_keys(connection: &mut PgConnection, keys: &[(Uuid, String)]) -> Result<(), Failure> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let (ids, names): (Vec<Uuid>, Vec<&str>) = keys.iter().map(|(id, key)| (*id, key.as_str())).unzip();
+    query(
+        "with kept as (select * from unnest($1::uuid[], $2::text[]) as u(id, name)), archived as (
+            update archived_packages a set idempotency_key = k.name from kept k
+            where a.id = k.id and a.idempotency_key is null)
+         update packages p set idempotency_key = k.name from kept k where p.id = k.id and p.idempotency_key is null",
+    )
+    .bind(ids)
+    .bind(names)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// What of a package does not stand in columns; a new field must be put into one of them.
 pub(super) fn body_of(package: &WorkPackage) -> Result<String, Failure> {
     let WorkPackage {

@@ -14,7 +14,7 @@ use super::error::Failure;
 use super::packages::{self, Existing};
 use super::pool::{Begin, begin};
 use super::{preimages, receipts};
-use crate::work::preimages_of;
+use crate::work::{field_of, preimages_of};
 use crate::{NewPackage, SubmitError, Submitted};
 
 /// A submission with everything that can be made of it before its turn comes, so that a turn is short.
@@ -50,21 +50,36 @@ pub(super) async fn submit(pool: &PgPool, batch: &[Candidate], repeated: bool) -
     let mut desk = Desk::open(&mut transaction, batch, repeated).await?;
     let mut verdicts: Vec<Verdict> = batch.iter().map(|candidate| desk.judge(candidate)).collect();
     let accepted: Vec<usize> = (0..batch.len()).filter(|at| desk.accepted.contains(at)).collect();
-    if accepted.is_empty() {
+    if accepted.is_empty() && desk.kept.is_empty() {
         transaction.rollback().await?;
         return Ok(verdicts);
     }
-    preimages::refer(&mut transaction, &desk.references).await?;
-    let made = append(&mut transaction, batch, &accepted).await?;
+    let made = store(&mut transaction, batch, &accepted, &desk.references).await?;
+    packages::keep_keys(&mut transaction, &desk.kept).await?;
+    transaction.commit().await?;
+    attach(&mut verdicts, batch, &made);
+    Ok(verdicts)
+}
+
+/// Writes the accepted packages with their receipts, which it returns by place in the batch.
+async fn store(
+    transaction: &mut PgConnection,
+    batch: &[Candidate],
+    accepted: &[usize],
+    references: &BTreeMap<PreimageHash, u64>,
+) -> Result<HashMap<usize, Receipt>, Failure> {
+    if accepted.is_empty() {
+        return Ok(HashMap::new());
+    }
+    preimages::refer(transaction, references).await?;
+    let made = append(transaction, batch, accepted).await?;
     let row = |at: &usize| {
         let Candidate { new, body, entry: _ } = &batch[*at];
         packages::NewRow { new, body, receipt: made.get(at).map(|receipt| receipt.seq) }
     };
     let rows: Vec<packages::NewRow<'_>> = accepted.iter().map(row).collect();
-    packages::insert(&mut transaction, &rows).await?;
-    transaction.commit().await?;
-    attach(&mut verdicts, batch, &made);
-    Ok(verdicts)
+    packages::insert(transaction, &rows).await?;
+    Ok(made)
 }
 
 /// What is known while the candidates of one batch are judged one after the other.
@@ -76,6 +91,8 @@ struct Desk {
     pending_of: HashMap<ServiceId, u64>,
     references: BTreeMap<PreimageHash, u64>,
     accepted: BTreeSet<usize>,
+    /// Keys under which packages that had none were sent again.
+    kept: Vec<(Uuid, String)>,
     judged: usize,
     repeated: bool,
 }
@@ -84,6 +101,7 @@ struct Desk {
 struct Stored {
     package: WorkPackage,
     fingerprint: Vec<u8>,
+    has_key: bool,
     receipt: Option<Receipt>,
 }
 
@@ -108,6 +126,7 @@ impl Desk {
             pending_of: HashMap::new(),
             references: BTreeMap::new(),
             accepted: BTreeSet::new(),
+            kept: Vec::new(),
             judged: 0,
             repeated,
         };
@@ -128,10 +147,11 @@ impl Desk {
 
     fn remember(&mut self, existing: Existing) {
         let Existing { package, fingerprint, idempotency_key, receipt } = existing;
+        let has_key = idempotency_key.is_some();
         if let Some(key) = idempotency_key {
             self.by_key.insert((package.created_by.clone(), key), package.id.0);
         }
-        self.by_id.insert(package.id.0, Stored { package, fingerprint, receipt });
+        self.by_id.insert(package.id.0, Stored { package, fingerprint, has_key, receipt });
     }
 
     /// The checks in the order of their answers: replay, expiry, preimages, the instance's cap, the service's cap.
@@ -140,6 +160,7 @@ impl Desk {
         let at = self.judged;
         self.judged += 1;
         if let Some(replay) = self.replay(new)? {
+            self.keep_key(new, replay.package.id.0);
             return Ok(replay);
         }
         if let Some(expiry) = passed_expiry(&new.package) {
@@ -147,7 +168,8 @@ impl Desk {
         }
         let hashes = preimages_of(&new.package);
         if let Some(unknown) = hashes.iter().find(|hash| !self.known.contains(*hash)) {
-            return Err(SubmitError::UnknownPreimage(*unknown));
+            let field = field_of(&new.package, unknown);
+            return Err(SubmitError::UnknownPreimage { hash: *unknown, field });
         }
         let service = &new.package.service_id;
         if new.pending_cap > 0 && self.pending >= u64::from(new.pending_cap) {
@@ -170,6 +192,17 @@ impl Desk {
             receipt: None,
         });
         Ok(Submitted { package: new.package.clone(), receipt: None, replayed: false })
+    }
+
+    /// A key that was answered by the id of the package stands for it from now on, as if it had come the first time.
+    fn keep_key(&mut self, new: &NewPackage, id: Uuid) {
+        let (Some(key), Some(stored)) = (&new.idempotency_key, self.by_id.get_mut(&id)) else { return };
+        if stored.has_key || stored.package.created_by != new.package.created_by {
+            return;
+        }
+        stored.has_key = true;
+        self.by_key.insert((new.package.created_by.clone(), key.clone()), id);
+        self.kept.push((id, key.clone()));
     }
 
     fn replay(&self, new: &NewPackage) -> Result<Option<Submitted>, SubmitError> {

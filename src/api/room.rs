@@ -1,0 +1,131 @@
+//! Room for the bytes of bodies that are under way: bounded for everybody together, and half of it at most for each caller.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use jam_domain::{Code, Refusal};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::action::MAX_JSON;
+use super::limiter::Key;
+
+/// How long a body waits for its turn.
+const TURN: Duration = Duration::from_secs(30);
+
+/// How many KiB may be held at once: by all, and by each caller.
+pub struct Room {
+    size: u32,
+    left: Arc<Semaphore>,
+    shares: Mutex<HashMap<Key, Weak<Semaphore>>>,
+}
+
+/// The room that one body has; given back when it is dropped.
+pub struct Turn {
+    _of_the_share: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
+}
+
+/// Two rooms of so many bytes in all: for blobs, and a smaller one for JSON, so that a submission never waits for uploads.
+pub fn rooms(bytes: u64) -> (Room, Room) {
+    let kib = |bytes: u64| u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).max(1);
+    let json = (bytes / 8).max(MAX_JSON).min(bytes / 2);
+    (Room::of(kib(bytes - json)), Room::of(kib(json)))
+}
+
+impl Room {
+    fn of(size: u32) -> Self {
+        Self { size, left: Arc::new(Semaphore::new(size as usize)), shares: Mutex::default() }
+    }
+
+    fn share(&self) -> u32 {
+        self.size.div_ceil(2)
+    }
+
+    /// Waits for room for so many bytes of this caller's, first in its own share: who has used that up keeps nobody else
+    /// waiting. A body that is larger than the share gets it whole.
+    pub async fn turn(&self, caller: &Key, bytes: u64) -> Result<Turn, Refusal> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).clamp(1, self.share());
+        let share = self.share_of(caller);
+        let turn = async {
+            let _of_the_share = share.acquire_many_owned(kib).await?;
+            let _of_all = self.left.clone().acquire_many_owned(kib).await?;
+            Ok::<_, AcquireError>(Turn { _of_the_share, _of_all })
+        };
+        match timeout(TURN, turn).await {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) | Err(_) => {
+                Err(Refusal::new(Code::StoreUnavailable, "too many transfers are under way: try again").retry_after(5))
+            }
+        }
+    }
+
+    /// The caller's share, which lives as long as somebody holds or awaits a part of it.
+    fn share_of(&self, caller: &Key) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = shares.get(caller).and_then(Weak::upgrade) {
+            return share;
+        }
+        shares.retain(|_, share| share.strong_count() > 0);
+        let share = Arc::new(Semaphore::new(self.share() as usize));
+        shares.insert(caller.clone(), Arc::downgrade(&share));
+        share
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use jam_domain::TokenId;
+    use jam_domain::token::TokenHash;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn of(token: &str) -> Key {
+        let id: TokenId = TokenHash::of(token).id();
+        Key::Token(id)
+    }
+
+    async fn taken(room: &Room, caller: &Key, bytes: u64) -> Vec<Turn> {
+        let mut turns = Vec::new();
+        while let Some(turn) = room.turn(caller, bytes).now_or_never() {
+            turns.push(turn.unwrap());
+        }
+        turns
+    }
+
+    #[tokio::test]
+    async fn one_caller_holds_half_at_most_and_all_together_no_more_than_there_is() {
+        let (blobs, json) = rooms(64 * MIB);
+        let first = taken(&blobs, &of("a"), MIB).await;
+        assert_eq!(first.len(), 28);
+        assert_eq!(taken(&blobs, &of("b"), 10 * MIB).await.len(), 2, "the other half is there for another");
+        assert_eq!(taken(&json, &of("a"), MIB).await.len(), 4, "uploads take nothing from submissions");
+        let second = taken(&blobs, &of("b"), MIB).await;
+        assert_eq!(second.len(), 28);
+        assert!(taken(&blobs, &of("c"), 1).await.is_empty(), "what is held in all is bounded");
+        drop(first);
+        assert_eq!(taken(&blobs, &of("c"), MIB).await.len(), 28);
+    }
+
+    #[tokio::test]
+    async fn who_holds_nothing_is_forgotten() {
+        let (blobs, _json) = rooms(64 * MIB);
+        for caller in 0..1_000 {
+            drop(taken(&blobs, &of(&caller.to_string()), 10 * MIB).await);
+        }
+        assert!(blobs.shares.lock().unwrap().len() <= 1);
+    }
+
+    #[tokio::test]
+    async fn a_body_larger_than_the_share_gets_it_whole_and_every_room_lets_one_in() {
+        for bytes in [0, 1, 1024, 100_000, 4 * MIB] {
+            let (blobs, json) = rooms(bytes);
+            assert_eq!(taken(&blobs, &of("a"), u64::MAX).await.len(), 1, "{bytes}");
+            assert_eq!(taken(&json, &of("a"), u64::MAX).await.len(), 1, "{bytes}");
+        }
+    }
+}
