@@ -14,6 +14,8 @@ mod secret;
 mod table;
 
 #[cfg(test)]
+mod lost;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod model_world;
