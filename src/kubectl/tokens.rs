@@ -4,17 +4,22 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Read as _;
 
+use jam_domain::TokenId;
 use jam_domain::token::TokenHash;
 use jam_plan::crd::TokenStatus;
 use jam_plan::names::{REVOKE, ROTATE};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::args::{RevokeArgs, RotateArgs};
 use super::cluster::{Cluster, Instance, place, spec, told};
 use super::fault::Fault;
 use super::{note, wait};
 use crate::operator::chain;
+
+/// Words of earlier revocations that are named again at most.
+const MOST_KEPT: usize = 16;
 
 /// Asks for new tokens by a value that was never there before.
 pub async fn rotate(cluster: &Cluster, args: &RotateArgs) -> Result<String, Fault> {
@@ -78,13 +83,15 @@ pub async fn revoke(cluster: &Cluster, args: &RevokeArgs) -> Result<String, Faul
         let ids = [Some(token.key_id.clone()), token.previous_key_id.clone()].into_iter().flatten();
         ids.filter(|id| token.consumer == wanted || *id == wanted).collect::<Vec<_>>()
     };
-    let ids: Vec<String> = tokens.iter().flat_map(of).collect();
+    let mut ids: Vec<String> = tokens.iter().flat_map(of).collect();
+    if ids.is_empty() && wanted.parse::<TokenId>().is_ok() {
+        // Status names the current tokens and those before; one that was typed over in its Secret is accepted for a while as well.
+        ids.push(wanted.clone());
+    }
     if ids.is_empty() {
         return Err(unknown(&instance, &tokens, &wanted));
     }
-    // The same word once more is no new value, the same word twice is.
-    let before = instance.annotations().get(REVOKE);
-    let value = if before == Some(&wanted) { format!("{wanted},{wanted}") } else { wanted.clone() };
+    let value = joined(instance.annotations().get(REVOKE), &wanted, waits(&instance));
     cluster.change(name, &json!({"metadata": {"annotations": {REVOKE: value}}})).await?;
     let mut text = format!("{}: revoked {wanted} (key ids {})\n", place(&instance), ids.join(", "));
     text.push_str(
@@ -96,6 +103,23 @@ pub async fn revoke(cluster: &Cluster, args: &RevokeArgs) -> Result<String, Faul
         let _ = writeln!(text, "  refused with 401 by {} pods", pods.await?);
     }
     Ok(text)
+}
+
+/// Whether a revocation that was asked for may not have been done: nothing is done while an instance is paused or stalled.
+fn waits(instance: &Instance) -> bool {
+    let stalled = |condition: &Condition| condition.type_ == "Stalled" && condition.status == "True";
+    spec(instance, "/paused").and_then(Value::as_bool) == Some(true) || told(instance).conditions.iter().any(stalled)
+}
+
+/// A new value beside what was asked before: an id that is named again ends nothing new, so ids stay; a name would end the tokens
+/// of its consumer once more, so it stays only where it may still wait.
+fn joined(before: Option<&String>, wanted: &str, waits: bool) -> String {
+    let words = before.map(String::as_str).unwrap_or_default().split([',', ' ']).filter(|word| !word.is_empty());
+    let kept: Vec<&str> = words.filter(|word| *word != wanted && (waits || word.parse::<TokenId>().is_ok())).collect();
+    let kept = &kept[kept.len().saturating_sub(MOST_KEPT)..];
+    let value = kept.iter().copied().chain([wanted]).collect::<Vec<_>>().join(",");
+    // The same word once more is no new value, the same word twice is.
+    if before == Some(&value) { format!("{value},{wanted}") } else { value }
 }
 
 /// How many pods refused all of these, once they did.
@@ -119,7 +143,8 @@ fn leaked() -> Result<String, Fault> {
 
 /// The tokens that the operator makes, or why there are none to replace.
 fn issued(instance: &Instance) -> Result<Vec<TokenStatus>, Fault> {
-    let own = spec(instance, "/tokens/allowedTokensSecretRef/name").and_then(|name| name.as_str());
+    let named = |field: &str| spec(instance, &format!("/tokens/{field}/name")).and_then(|name| name.as_str());
+    let own = named("allowedTokensSecretRef").or_else(|| named("globalTokensSecretRef"));
     if let Some(secret) = own {
         return Err(Fault::Refused(format!(
             "{}: its tokens are your own, in Secret {secret}; change them there, the pods follow by themselves",
@@ -156,4 +181,20 @@ fn unknown(instance: &Instance, tokens: &[TokenStatus], wanted: &str) -> Fault {
 
 fn names(tokens: &[TokenStatus]) -> Vec<String> {
     tokens.iter().map(|token| token.consumer.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revocation_takes_none_back_that_may_still_wait_and_repeats_none_by_name() {
+        let of = |before: Option<&str>, wanted: &str, waits| joined(before.map(str::to_owned).as_ref(), wanted, waits);
+        assert_eq!(of(None, "demo", false), "demo");
+        assert_eq!(of(Some("0a1b2c3d"), "other", false), "0a1b2c3d,other");
+        assert_eq!(of(Some("demo,1732190000"), "other", false), "other", "it was done, and would be done once more");
+        assert_eq!(of(Some("demo"), "other", true), "demo,other", "while it is paused nothing was done");
+        assert_eq!(of(Some("demo"), "demo", false), "demo,demo", "the same once more is a new value");
+        assert_eq!(of(Some("demo,demo"), "demo", false), "demo");
+    }
 }

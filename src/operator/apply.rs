@@ -1,10 +1,11 @@
 //! Every write of children: in the written order, each only when it is needed, none to an object that is not ours.
 
 use jam_plan::desired::prunable;
-use jam_plan::observed::{CleanupState, DeploymentState, Held};
+use jam_plan::observed::{CleanupState, DeploymentState, HashBook, Held};
 use jam_plan::{Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Reason, Refusal, Write, names};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::CronJob;
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use serde_json::{Value, json};
@@ -65,7 +66,10 @@ pub async fn all(
         };
         let live = match answer {
             Ok(live) => live,
-            Err(kube::Error::Api(status)) if is_refusal(status.code, &status.message) => {
+            // The body of a Secret is ours, never the spec's fault: what refuses it may end, and what leaked is accepted until then.
+            Err(kube::Error::Api(status))
+                if desired.object.kind != Kind::Secret && is_refusal(status.code, &status.message) =>
+            {
                 let message = format!("{}: {}", desired.object, status.message);
                 context.memory.refuse(&key, &desired.object, &desired.hash, message.clone());
                 return Ok(Applied::Refused(Refusal::new(Reason::InvalidObject, message)));
@@ -194,6 +198,10 @@ fn note(context: &Context, instance: &Key, desired: &Desired, live: DynamicObjec
     if desired.object.kind == Kind::CronJob && observed.cleanup.is_none() {
         let made = serde_json::to_value(&live).and_then(serde_json::from_value::<CronJob>);
         observed.cleanup = made.ok().map(|cron_job| CleanupState::of(&cron_job, None));
+    }
+    if desired.object.name == names::token_hashes(&instance.name) {
+        let book = serde_json::to_value(&live).and_then(serde_json::from_value::<Secret>);
+        observed.hashes = book.ok().map(|secret| HashBook::of(&secret));
     }
     if desired.object.kind != Kind::Deployment {
         return;

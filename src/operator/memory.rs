@@ -24,6 +24,8 @@ struct Remembered {
     proven: HashMap<ObjectRef, (String, Mark)>,
     /// The last wish that the API server refused, with its words, and when.
     refused: Option<(ObjectRef, String, String, Instant)>,
+    /// The word for the content of the Secret of hashes that every pod has taken in, and how many pods said so.
+    read: Option<(String, usize)>,
     published: Option<Published>,
 }
 
@@ -63,6 +65,19 @@ impl Memory {
         let all = self.lock();
         let (refused, wish, words, at) = all.get(instance)?.refused.as_ref()?;
         (refused == object && wish == hash && at.elapsed() < REFUSED_FOR).then(|| words.clone())
+    }
+
+    /// So many pods, which is all, have taken in this content of the Secret of hashes; those that come read it when they begin.
+    pub fn read(&self, instance: &Key, word: String, pods: usize) {
+        self.lock().entry(instance.clone()).or_default().read = Some((word, pods));
+    }
+
+    /// How many pods took it in, where all did. What was taken in before another content counts no longer.
+    pub fn readers(&self, instance: &Key, word: &str) -> Option<usize> {
+        let mut all = self.lock();
+        let remembered = all.get_mut(instance)?;
+        remembered.read = remembered.read.take().filter(|(read, _)| read == word);
+        remembered.read.as_ref().map(|(_, pods)| *pods)
     }
 
     /// A child that was removed.

@@ -1,5 +1,7 @@
 //! Every read of a reconcile. Metadata comes from the watches; contents are read by name, Secrets never in lists.
 
+use std::collections::BTreeSet;
+
 use futures::future::try_join_all;
 use jam_domain::Timestamp;
 use jam_plan::desired::Revision;
@@ -62,6 +64,7 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
         unserved: context.children.served.missing(),
         tokens: consumers.held,
         foreign: consumers.foreign,
+        leaving: consumers.leaving,
         hashes: hashes.as_ref().map(HashBook::of),
         own_tokens: own,
         admin_tokens: admin,
@@ -117,6 +120,8 @@ struct Consumers {
     held: Vec<TokenSecret>,
     /// Secrets of a wanted name that are not ours.
     foreign: Vec<Foreign>,
+    /// Consumers whose Secret goes with an instance that is gone.
+    leaving: BTreeSet<String>,
     retired: Retired,
 }
 
@@ -134,6 +139,11 @@ async fn consumers(context: &Context, instance: &JamInstance) -> Result<Consumer
     let mut found = Consumers::default();
     for (secret, consumer) in try_join_all(read).await? {
         let Some(secret) = secret else { continue };
+        if is_orphan(&secret.metadata, &key.name, uid) {
+            // Nobody else's: it goes with the instance of before.
+            found.leaving.insert(consumer);
+            continue;
+        }
         let object = ObjectRef { kind: Kind::Secret, name: secret.name_any() };
         if let Some(other) = Foreign::judge(&object, &secret.metadata, &key.name, uid) {
             found.foreign.push(other);
@@ -273,17 +283,22 @@ fn what_stays(body: &Value) -> Value {
 
 /// What an object waits for that is on its way out, or was left by an instance of the same name that is gone.
 fn leaving(metadata: &ObjectMeta, instance: &str, uid: &str) -> Option<String> {
-    let orphan = metadata.owner_references.iter().flatten().any(|owner| {
-        owner.controller == Some(true)
-            && owner.kind == jam_plan::crd::KIND
-            && owner.name == instance
-            && owner.uid != uid
-    });
+    let orphan = is_orphan(metadata, instance, uid);
     match (&metadata.deletion_timestamp, metadata.finalizers.as_deref().unwrap_or_default()) {
         (Some(_), []) => Some("its end".into()),
         (Some(_), finalizers) => Some(format!("its finalizers {}", finalizers.join(", "))),
         (None, _) => orphan.then(|| "the garbage collector: its JamInstance is gone".into()),
     }
+}
+
+/// Whether it was left by an instance of the same name that is gone.
+fn is_orphan(metadata: &ObjectMeta, instance: &str, uid: &str) -> bool {
+    metadata.owner_references.iter().flatten().any(|owner| {
+        owner.controller == Some(true)
+            && owner.kind == jam_plan::crd::KIND
+            && owner.name == instance
+            && owner.uid != uid
+    })
 }
 
 /// What is still to be done when everything that could be was: objects of before have to go first.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jam_plan::crd::JamInstance;
 use jam_plan::resolve::MigrationStep;
-use jam_plan::rotation::look_again;
+use jam_plan::rotation::{Distribution, look_again};
 use jam_plan::{Desired, Objects, Observed, Refusal, Resolved, Verdict, desired, resolve};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
@@ -65,6 +65,8 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
     }
     // Reads.
     learnt.observed = Box::pin(observe::cluster(context, instance)).await?;
+    // Writes a note on each pod that has not read its token file; before anything that can fail.
+    token_pods::tell(context, instance, &learnt.observed).await;
     if let Some(refusal) = bars_moves(context, instance, &mut learnt.observed).await? {
         return Ok(Ending::Refused(refusal));
     }
@@ -109,7 +111,6 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
         Applied::Refused(refusal) => return Ok(Ending::Refused(refusal)),
     }
     apply::prune(context, instance, &objects, observed).await?;
-    token_pods::tell(context, instance, observed).await;
     observe::still_leaving(&objects, &findings)?;
     observe::still_held(observed)?;
     Ok(Ending::Applied)
@@ -275,8 +276,16 @@ fn next(ending: &Ending, told: &Said, learnt: &Learnt) -> Action {
 
 /// The next deadline of a rotation, to the second: no watch reports it.
 fn rotation_due(learnt: &Learnt) -> Option<Duration> {
+    let Observed { hashes, distribution, .. } = &learnt.observed;
+    let is_new = |there: &Distribution| hashes.as_ref().is_some_and(|book| book.word != there.word);
+    if distribution.as_ref().is_some_and(is_new) {
+        // What was just written is to be told to every pod.
+        return Some(SOONEST);
+    }
     let consumers = learnt.resolved.as_ref()?.consumers.iter();
-    let at = look_again(consumers.map(|consumer| &consumer.outlook))?;
+    let rotates = look_again(consumers.map(|consumer| &consumer.outlook));
+    let lags = distribution.as_ref().and_then(|there| there.next);
+    let at = [rotates, lags].into_iter().flatten().min()?;
     let micros = at.as_micros().saturating_sub(learnt.observed.at.as_micros());
     Some(Duration::from_micros(u64::try_from(micros).unwrap_or_default()).max(SOONEST))
 }

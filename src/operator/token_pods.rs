@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::StreamExt;
-use jam_domain::TokenId;
 use jam_domain::token::TokenHash;
+use jam_domain::{Timestamp, TokenId};
+use jam_plan::crd::Consumer;
 use jam_plan::names::{self, Component};
-use jam_plan::rotation::{Plain, PodAnswer, Stage, stage};
+use jam_plan::observed::HashBook;
+use jam_plan::rotation::{Distribution, Plain, PodAnswer, Reader, Stage, distribution, stage};
 use jam_plan::tokens::{Surroundings, consumers};
 use jam_plan::{JamInstance, Observed};
 use k8s_openapi::api::core::v1::Pod;
@@ -28,34 +30,103 @@ const AT_ONCE: usize = 16;
 /// The tokens that pods must refuse, by their hashes. Without Debug: they are tokens.
 pub type Retired = BTreeMap<TokenHash, Plain>;
 
-/// Fills in what each pod says, when a rotation has to know.
+/// Fills in what each pod says, when a rotation has to know or not every pod is known to have read its file.
 pub async fn look(
     context: &Context,
     instance: &JamInstance,
     retired: &Retired,
     observed: &mut Observed,
 ) -> Result<(), Error> {
-    let waits = {
-        let surroundings = Surroundings::of(instance, observed, context.defaults.pace);
-        let stages = consumers(&instance.spec).into_iter().map(|consumer| {
-            let (_, holding) = surroundings.holding(&consumer.name);
-            stage(&holding, &surroundings.hashes(&consumer.name))
-        });
-        stages.into_iter().any(|stage| match stage {
+    let surroundings = Surroundings::of(instance, observed, context.defaults.pace);
+    let waits = consumers(&instance.spec).into_iter().any(|consumer| {
+        let (_, holding) = surroundings.holding(&consumer.name);
+        match stage(&holding, &surroundings.hashes(&consumer.name)) {
             Stage::Verify | Stage::Prove => true,
             Stage::Idle | Stage::Lost | Stage::Distribute | Stage::Overlap | Stage::Retire => false,
-        })
-    };
-    if !waits {
+        }
+    });
+    let key = Key::of(instance);
+    if observed.api.is_none() && !waits {
+        let is_lost = |consumer: Consumer| !surroundings.holding(&consumer.name).0;
+        if observed.hashes.is_some() && consumers(&instance.spec).into_iter().any(is_lost) {
+            // Somebody deleted both: pods that run on accept what they have read.
+            observed.pods_remain = !api_pods(context, &key).await?.is_empty();
+        }
         return Ok(());
     }
-    let settings = instance.spec.runtime.jam.clone().resolve(instance.spec.profile);
-    let by_request = settings.is_ok_and(|settings| settings.auth_required);
-    let pods = api_pods(context, &Key::of(instance)).await?;
+    let book = observed.hashes.clone().unwrap_or_default();
+    let read_by = context.memory.readers(&key, &book.word).or(observed.hashes.is_none().then_some(0));
+    if let Some(pods) = read_by.filter(|_| !waits) {
+        observed.distribution = Some(Distribution::settled(book.word, pods));
+        return Ok(());
+    }
+    let pods = api_pods(context, &key).await?;
+    let mut readers: Vec<Reader> = pods.iter().map(reader).collect();
+    if waits {
+        let settings = instance.spec.runtime.jam.clone().resolve(instance.spec.profile);
+        let by_request = settings.is_ok_and(|settings| settings.auth_required);
+        observed.pod_answers = ask_all(context, &pods, retired, by_request, &mut readers).await;
+    } else {
+        ask_readers(context, &pods, &book, &mut readers).await;
+    }
+    let there = match &observed.hashes {
+        Some(book) => distribution(book, &readers, observed.at, context.defaults.pace.kubelet_sync),
+        None => Distribution::default(),
+    };
+    if there.is_settled() {
+        context.memory.read(&key, there.word.clone(), there.pods);
+    }
+    observed.distribution = Some(there);
+    Ok(())
+}
+
+/// Every pod is asked for all that a rotation has to know.
+async fn ask_all(
+    context: &Context,
+    pods: &[Pod],
+    retired: &Retired,
+    by_request: bool,
+    readers: &mut [Reader],
+) -> Vec<PodAnswer> {
     let asked = pods.iter().map(|pod| ask(context, pod, retired, by_request));
     let answers: Vec<Option<PodAnswer>> = futures::stream::iter(asked).buffered(AT_ONCE).collect().await;
-    observed.pod_answers = answers.into_iter().flatten().collect();
-    Ok(())
+    for (reader, answer) in readers.iter_mut().zip(&answers) {
+        reader.accepts = answer.as_ref().and_then(|answer| answer.accepts.clone());
+        // One that is on its way out and does not answer serves nobody.
+        reader.runs &= answer.is_some();
+    }
+    answers.into_iter().flatten().collect()
+}
+
+/// Those pods are asked what they accept that may have read another content of the Secret.
+async fn ask_readers(context: &Context, pods: &[Pod], book: &HashBook, readers: &mut [Reader]) {
+    let mut asked = Vec::new();
+    for (pod, reader) in pods.iter().zip(readers.iter()) {
+        asked.push(ask_unless(!reader.runs || (reader.is_younger(book) && reader.knows(book)), context, pod));
+    }
+    let answers: Vec<_> = futures::stream::iter(asked).buffered(AT_ONCE).collect().await;
+    for (reader, answer) in readers.iter_mut().zip(answers) {
+        let Some(answer) = answer else { continue };
+        reader.runs = answer.is_some();
+        reader.accepts = answer.and_then(|answer| answer.accepts);
+    }
+}
+
+/// What is known of a pod as a reader before it is asked.
+fn reader(pod: &Pod) -> Reader {
+    let status = pod.status.as_ref();
+    let containers = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    let starts =
+        containers.iter().all(|container| container.state.as_ref().is_some_and(|state| state.running.is_none()));
+    let waits =
+        status.and_then(|status| status.phase.as_deref()) != Some("Running") || (!containers.is_empty() && starts);
+    Reader {
+        pod: pod.name_any(),
+        accepts: None,
+        told: pod.annotations().get(names::TOKENS_TOLD).cloned(),
+        begun: pod.metadata.creation_timestamp.as_ref().map(|time| Timestamp::from_jiff(time.0)),
+        runs: !waits,
+    }
 }
 
 /// The pods that may serve. One that has no node yet will mount what is in the Secret then.
@@ -72,6 +143,11 @@ async fn api_pods(context: &Context, instance: &Key) -> Result<Vec<Pod>, Error> 
         !matches!(phase, Some("Succeeded" | "Failed")) && (placed || addressed)
     });
     Ok(found)
+}
+
+/// Which tokens one pod accepts, where that is to be known.
+async fn ask_unless(known: bool, context: &Context, pod: &Pod) -> Option<Option<PodAnswer>> {
+    if known { None } else { Some(ask(context, pod, &Retired::new(), false).await) }
 }
 
 /// What one pod says; `None` for one that is on its way out and serves nobody any more.
@@ -122,26 +198,18 @@ async fn is_refused(context: &Context, address: &str, token: &Plain) -> bool {
 ///
 /// Each pod is told once for each content of the Secret of hashes. Not being able to tell costs only that minute.
 pub async fn tell(context: &Context, instance: &JamInstance, observed: &Observed) {
-    let Some(book) = &observed.hashes else { return };
-    let wanted: BTreeSet<TokenId> = book.entries.iter().map(|(_, hash)| hash.id()).collect();
-    let (word, pods_untold) = untold(&wanted, &observed.pod_answers);
+    let Some(Distribution { word, untold, .. }) = &observed.distribution else { return };
     let key = Key::of(instance);
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &key.namespace);
-    for pod in pods_untold {
-        let body = json!({"metadata": {"annotations": {names::TOKENS_TOLD: word}}});
-        if let Err(error) = pods.patch_metadata(pod, &PatchParams::default(), &Patch::Merge(&body)).await {
-            tracing::debug!(instance = %key, pod, error = chain(&error), "the pod cannot be told");
-        }
-    }
+    let body = json!({"metadata": {"annotations": {names::TOKENS_TOLD: word}}});
+    let told: Vec<_> = untold.iter().map(|pod| tell_one(&pods, &key, pod, &body)).collect();
+    futures::stream::iter(told).buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
 }
 
-/// The word for this content, and the pods that accept something else and have not been told.
-fn untold<'a>(wanted: &BTreeSet<TokenId>, answers: &'a [PodAnswer]) -> (String, Vec<&'a str>) {
-    let word = names::short_hash(wanted.iter().map(|id| id.as_str().as_bytes()));
-    let is_untold =
-        |pod: &&PodAnswer| pod.accepts.as_ref() != Some(wanted) && pod.told.as_deref() != Some(word.as_str());
-    let pods = answers.iter().filter(is_untold).map(|pod| pod.pod.as_str()).collect();
-    (word, pods)
+async fn tell_one(pods: &Api<Pod>, instance: &Key, pod: &str, body: &Value) {
+    if let Err(error) = pods.patch_metadata(pod, &PatchParams::default(), &Patch::Merge(body)).await {
+        tracing::debug!(%instance, pod, error = chain(&error), "the pod cannot be told");
+    }
 }
 
 #[cfg(test)]
@@ -157,25 +225,15 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_is_told_once_for_each_content_and_one_that_agrees_or_was_told_is_not() {
-        let ids = |all: &[&str]| all.iter().map(|id| id.parse().unwrap()).collect::<BTreeSet<TokenId>>();
-        let pod = |name: &str, accepts: Option<&[&str]>, told: Option<&str>| PodAnswer {
-            pod: name.into(),
-            accepts: accepts.map(ids),
-            refused: BTreeSet::new(),
-            told: told.map(str::to_owned),
+    fn only_a_pod_in_which_a_container_runs_or_may_run_is_waited_for() {
+        let runs = |status: Value| reader(&serde_json::from_value(json!({"status": status})).unwrap()).runs;
+        assert!(runs(json!({"phase": "Running"})), "the kubelet has said no more yet");
+        let with = |state: Value| {
+            json!({"phase": "Running", "containerStatuses": [{"name": "jam", "image": "", "imageID": "",
+            "ready": false, "restartCount": 1, "state": state}]})
         };
-        let (old, new) = (["0a1b2c3d", "ffffffff"], ["0a1b2c3d"]);
-        let (word, _) = untold(&ids(&new), &[]);
-        assert_ne!(word, untold(&ids(&old), &[]).0, "another content is another word");
-        let pods = [
-            pod("agrees", Some(&new), None),
-            pod("old", Some(&old), None),
-            pod("was-told-of-another", Some(&old), Some("0123456789")),
-            pod("was-told", Some(&old), Some(&word)),
-            pod("says-nothing", None, None),
-        ];
-        assert_eq!(untold(&ids(&new), &pods), (word, vec!["old", "was-told-of-another", "says-nothing"]));
+        assert!(runs(with(json!({"running": {}}))));
+        assert!(!runs(with(json!({"waiting": {"reason": "CrashLoopBackOff"}}))) && !runs(json!({"phase": "Pending"})));
     }
 
     #[test]

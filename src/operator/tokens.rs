@@ -60,7 +60,8 @@ pub fn moves(context: &Context, instance: &JamInstance, observed: &Observed) -> 
 pub async fn make(context: &Context, instance: &JamInstance, observed: &mut Observed) -> Result<Minted, Error> {
     let (mut minted, mut moved) = (Minted::default(), Vec::new());
     for task in work(instance, observed, context.defaults.pace) {
-        if observed.foreign.iter().any(|foreign| foreign.object.name == task.secret) {
+        let is_taken = observed.foreign.iter().any(|foreign| foreign.object.name == task.secret);
+        if is_taken || observed.leaving.contains(&task.consumer) {
             continue;
         }
         let fresh = if task.change.needs_fresh(&task.before) { Some(random()?) } else { None };

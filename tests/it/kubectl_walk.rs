@@ -139,7 +139,7 @@ async fn tokens_are_rotated_and_revoked_and_the_wait_ends_when_every_pod_has_fol
     apply(&client, ns, "main", spec(&json!([{"name": "demo"}, {"name": "other"}]))).await;
     condition(&client, ns, "main", "Ready", "True", "Serving").await;
     refused(plane, ns, &["rotate", "main", "--consumer", "dmeo"], 3, &["no consumer dmeo; it has demo, other"]).await;
-    refused(plane, ns, &["revoke", "main", "0badc0de"], 3, &["nothing is revoked", "demo, other"]).await;
+    refused(plane, ns, &["revoke", "main", "dmeo"], 3, &["nothing is revoked", "demo, other"]).await;
 
     let before = key(&client, ns, "demo", "id").await.unwrap();
     let other = key(&client, ns, "other", "id").await.unwrap();

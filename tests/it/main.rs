@@ -98,6 +98,7 @@ mod receipts_vectors;
 mod rotation_cluster;
 mod rotation_consumers;
 mod rotation_support;
+mod rotation_told;
 mod runbooks;
 mod shape;
 mod store_admin;

@@ -30,6 +30,7 @@ use crate::resolve::{Resolved, Rollout};
 pub use evidence::evidence;
 pub use prune::prunable;
 pub use revision::Revision;
+pub(crate) use secrets::token_word;
 
 /// The kinds of children, in the order they are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

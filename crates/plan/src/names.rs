@@ -57,6 +57,10 @@ pub const REFUSED: &str = "jam.network/refused";
 pub const TOKEN_GENERATIONS: &str = "jam.network/token-generations";
 /// On the Secret of hashes: the value of [`REVOKE`] that was carried out last for each consumer, as JSON.
 pub const TOKEN_REVOCATIONS: &str = "jam.network/token-revocations";
+/// Annotation of the Secret of hashes: the value of [`ROTATE`] that was looked at last, and whom it meant, as JSON.
+pub const TOKEN_ROTATION: &str = "jam.network/token-rotation";
+/// Annotation of the Secret of hashes: the ids that it listed last and lists no longer, as `name id,name id`.
+pub const ENDED_TOKENS: &str = "jam.network/ended-tokens";
 /// Annotation of a consumer's Secret: when what the API pods are to accept of it last changed.
 pub const TOKENS_CHANGED_AT: &str = "jam.network/tokens-changed-at";
 /// Annotation of an API pod: the hashes that it was last told to read. A change makes the kubelet bring them at once.

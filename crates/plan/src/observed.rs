@@ -21,7 +21,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use crate::desired::Revision;
 use crate::names;
 use crate::resolve::BLOB_KEYS;
-use crate::rotation::PodAnswer;
+use crate::rotation::{Distribution, PodAnswer};
 
 pub use token_secrets::{HashBook, OwnTokens, TokenSecret};
 
@@ -55,6 +55,12 @@ pub struct Observed {
     pub admin_tokens: Option<OwnTokens>,
     /// What each API pod says about tokens, while a rotation has to know.
     pub pod_answers: Vec<PodAnswer>,
+    /// Whether API pods are there without a Deployment: they serve until they are gone.
+    pub pods_remain: bool,
+    /// Consumers whose Secret an instance of the same name has left to the garbage collector.
+    pub leaving: BTreeSet<String>,
+    /// How far what the Secret of hashes says has come; `None` where no API runs that could have read it.
+    pub distribution: Option<Distribution>,
     /// The migration Jobs of this instance that are there.
     pub migration_jobs: Vec<MigrationJob>,
     /// What keeps the pod of the migration that runs from its end, where anybody says so.
@@ -117,6 +123,9 @@ impl Observed {
             own_tokens: None,
             admin_tokens: None,
             pod_answers: Vec::new(),
+            pods_remain: false,
+            leaving: BTreeSet::new(),
+            distribution: None,
             migration_jobs: Vec::new(),
             migration_trouble: None,
             migration_pods: Vec::new(),

@@ -29,7 +29,7 @@ use crate::rollout::Course;
 use crate::rotation::Pace;
 
 pub use blobs::{BLOB_KEYS, ResolvedBlobs, blob_secret};
-pub use consumers::ResolvedConsumer;
+pub use consumers::{Remembered, ResolvedConsumer};
 pub use egress::port_of_url;
 pub use migration::{MigrationPlan, MigrationStep, Preview};
 pub use refuse::is_own_variable;
@@ -90,8 +90,8 @@ pub struct Resolved {
     pub own_tokens: Vec<(String, TokenHash)>,
     /// The tokens of administrators: the key of each and its hash.
     pub admin_tokens: Vec<(String, TokenHash)>,
-    /// What `jam.network/revoke` names and nobody knows.
-    pub unknown_revocations: Vec<String>,
+    /// What is remembered of tokens that were, and of what was asked.
+    pub remembered: Remembered,
     /// How the schema is moved forward.
     pub migrations: Migrations,
     /// The migration that this image and database need.
@@ -221,7 +221,7 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
         consumers: consumers::consumers(instance, observed, defaults.pace)?,
         own_tokens: own_tokens::of_callers(instance, observed)?,
         admin_tokens: own_tokens::of_administrators(instance, observed)?,
-        unknown_revocations: crate::rotation::Asks::of(instance).strangers(),
+        remembered: consumers::remembered(instance, observed),
         migrations: spec.migrations.clone(),
         service: spec.service.clone(),
         ingress: spec.ingress.clone().filter(|ingress| ingress.enabled),

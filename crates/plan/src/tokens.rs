@@ -70,7 +70,8 @@ pub struct Surroundings<'a> {
 impl<'a> Surroundings<'a> {
     /// Of an instance.
     pub fn of(instance: &JamInstance, observed: &'a Observed, pace: Pace) -> Self {
-        Self { observed, asks: Asks::of(instance), policy: Policy::of(&instance.spec, pace) }
+        let asks = Asks::of(instance).remembering(observed.hashes.as_ref());
+        Self { observed, asks, policy: Policy::of(&instance.spec, pace) }
     }
 
     /// The hashes of a consumer that are in the cluster.
@@ -85,7 +86,7 @@ impl<'a> Surroundings<'a> {
             hashes,
             known: self.known(consumer),
             revoked: self.revoked(consumer),
-            serving: self.observed.api.is_some(),
+            serving: self.observed.api.is_some() || self.observed.pods_remain,
             pods: &self.observed.pod_answers,
             policy: self.policy,
             consumer,

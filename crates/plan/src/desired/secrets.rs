@@ -12,10 +12,13 @@ use serde::Serialize;
 use super::{Desired, Kind, Write, identity};
 use crate::crd::{DeletionPolicy, Scope};
 use crate::names::{self, Component};
+use crate::observed::HashBook;
 use crate::resolve::{Resolved, ResolvedConsumer};
 
 /// Where Kubernetes looks for words about an object.
 const DESCRIPTION: &str = "kubernetes.io/description";
+/// Tokens that are remembered after they were listed: those of the last rotations and revocations.
+const REMEMBERED: usize = 64;
 
 /// An entry of the token file, as the server reads it.
 #[derive(Serialize)]
@@ -79,21 +82,13 @@ fn kept(instance: &str, consumer: &str) -> String {
     )
 }
 
-/// The Secret that the API pods mount: hashes only. It has one name for good, so that a new token rolls no pod.
-fn hashes(resolved: &Resolved) -> Desired {
-    let name = names::token_hashes(&resolved.name);
-    let mut entries: Vec<Entry> = Vec::new();
-    let mut generations = BTreeMap::new();
-    let mut revocations = BTreeMap::new();
-    for ResolvedConsumer { name, secret: _, accepted, outlook, scopes, services, revoked, held: _ } in
+/// Both files: the tokens of callers, and those of administrators. That one is there also when it is empty: pods of an earlier
+/// revision that read it then know nobody any more, instead of going on with what they read last.
+fn files(resolved: &Resolved) -> [Vec<Entry>; 2] {
+    let (mut callers, mut administrators) = (Vec::new(), Vec::new());
+    for ResolvedConsumer { name, secret: _, accepted, outlook: _, scopes, services, revoked: _, held: _ } in
         &resolved.consumers
     {
-        if let Some(revoked) = revoked {
-            revocations.insert(name.as_str(), revoked.as_str());
-        }
-        if outlook.generation > 0 {
-            generations.insert(name.as_str(), outlook.generation);
-        }
         for hash in accepted {
             let entry = Entry {
                 id: hash.id(),
@@ -102,29 +97,66 @@ fn hashes(resolved: &Resolved) -> Desired {
                 scopes: (!scopes.is_empty()).then(|| scopes.clone()),
                 services: (!services.is_empty()).then(|| services.clone()),
             };
-            add(&mut entries, entry);
+            add(&mut callers, entry);
         }
     }
-    for entry in own(&resolved.own_tokens) {
-        add(&mut entries, entry);
+    own(&resolved.own_tokens).into_iter().for_each(|entry| add(&mut callers, entry));
+    // A file of its own: being in it is what makes an administrator.
+    own(&resolved.admin_tokens).into_iter().for_each(|entry| add(&mut administrators, entry));
+    [callers, administrators]
+}
+
+fn text(entries: &[Entry]) -> Vec<u8> {
+    serde_json::to_vec_pretty(entries).expect("token entries are JSON")
+}
+
+/// The word for what pods are to read, as [`HashBook`] has it for what is in the cluster.
+pub(crate) fn token_word(resolved: &Resolved) -> String {
+    let [callers, administrators] = files(resolved).map(|entries| text(&entries));
+    HashBook::word_of([&callers, &administrators])
+}
+
+/// The ids that were listed and are no longer, the latest at the end: a pod that accepts one of them has not read the file.
+fn ended(resolved: &Resolved, listed: &[Entry]) -> Option<String> {
+    let mut ended: Vec<String> = Vec::new();
+    for (name, id) in resolved.remembered.listed.iter().filter(|(_, id)| listed.iter().all(|entry| entry.id != *id)) {
+        let words = format!("{name} {id}");
+        if !ended.contains(&words) {
+            ended.push(words);
+        }
     }
-    let text = |entries: &[Entry]| ByteString(serde_json::to_vec_pretty(entries).expect("token entries are JSON"));
-    // A file of its own: being in it is what makes an administrator. It is there also when it is empty: pods of an earlier
-    // revision that read it then know nobody any more, instead of going on with what they read last.
-    let mut administrators = Vec::new();
-    for entry in own(&resolved.admin_tokens) {
-        add(&mut administrators, entry);
+    let old = ended.len().saturating_sub(REMEMBERED);
+    (!ended.is_empty()).then(|| ended[old..].join(","))
+}
+
+/// The Secret that the API pods mount: hashes only. It has one name for good, so that a new token rolls no pod.
+fn hashes(resolved: &Resolved) -> Desired {
+    let name = names::token_hashes(&resolved.name);
+    let (mut generations, mut revocations) = (BTreeMap::new(), BTreeMap::new());
+    for consumer in &resolved.consumers {
+        if let Some(revoked) = &consumer.revoked {
+            revocations.insert(consumer.name.as_str(), revoked.as_str());
+        }
+        if consumer.outlook.generation > 0 {
+            generations.insert(consumer.name.as_str(), consumer.outlook.generation);
+        }
     }
-    let files = [(names::TOKENS_KEY, text(&entries)), (names::ADMIN_TOKENS_KEY, text(&administrators))];
-    let data = files.map(|(key, file)| (key.to_owned(), file)).into();
+    let [callers, administrators] = files(resolved);
+    let data = [(names::TOKENS_KEY, &callers), (names::ADMIN_TOKENS_KEY, &administrators)];
+    let data = data.map(|(key, entries)| (key.to_owned(), ByteString(text(entries)))).into();
     let mut metadata = identity::metadata(resolved, &name, Component::Tokens);
-    if !generations.is_empty() {
-        let text = serde_json::to_string(&generations).expect("names and numbers are JSON");
-        metadata.annotations = Some(identity::annotation(names::TOKEN_GENERATIONS, &text));
-    }
-    if !revocations.is_empty() {
-        let text = serde_json::to_string(&revocations).expect("names and words are JSON");
-        metadata.annotations.get_or_insert_default().insert(names::TOKEN_REVOCATIONS.into(), text);
+    let json = |all: serde_json::Result<String>| all.expect("names, numbers and words are JSON");
+    let notes = [
+        (names::TOKEN_GENERATIONS, (!generations.is_empty()).then(|| json(serde_json::to_string(&generations)))),
+        (names::TOKEN_REVOCATIONS, (!revocations.is_empty()).then(|| json(serde_json::to_string(&revocations)))),
+        (
+            names::TOKEN_ROTATION,
+            resolved.remembered.answered.as_ref().map(|answered| json(serde_json::to_string(answered))),
+        ),
+        (names::ENDED_TOKENS, ended(resolved, &callers)),
+    ];
+    for (key, text) in notes.into_iter().filter_map(|(key, text)| Some((key, text?))) {
+        metadata.annotations.get_or_insert_default().insert(key.into(), text);
     }
     let secret = Secret { metadata, type_: Some("Opaque".into()), data: Some(data), ..Secret::default() };
     Desired::new(resolved, Kind::Secret, name, Write::Apply, &secret)

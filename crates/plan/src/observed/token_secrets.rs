@@ -1,14 +1,15 @@
 //! What the Secrets with tokens say: hashes, never tokens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jam_domain::token::TokenHash;
+use jam_domain::{Timestamp, TokenId};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 
 use super::noted;
 use crate::names;
-use crate::rotation::{Holding, is_usable};
+use crate::rotation::{Answered, Holding, is_usable};
 
 /// A consumer's Secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +36,14 @@ pub struct HashBook {
     pub generations: BTreeMap<String, u64>,
     /// The revocation of each consumer that was carried out last.
     pub revocations: BTreeMap<String, String>,
+    /// A word for what its files hold, in whatever order: what pods are told to read.
+    pub word: String,
+    /// The ids that it listed last and lists no longer, each with its name, the latest at the end.
+    pub ended: Vec<(String, TokenId)>,
+    /// The forced rotation that was looked at last, and whom it meant.
+    pub answered: Option<Answered>,
+    /// When the operator wrote it last.
+    pub written_at: Option<Timestamp>,
 }
 
 impl HashBook {
@@ -49,17 +58,64 @@ impl HashBook {
         let read = |name| noted(secret.metadata.annotations.as_ref(), name);
         let generations = read(names::TOKEN_GENERATIONS).and_then(|text| serde_json::from_str(&text).ok());
         let revocations = read(names::TOKEN_REVOCATIONS).and_then(|text| serde_json::from_str(&text).ok());
+        let file = |key| secret.data.as_ref().and_then(|data| data.get(key)).map_or(&[][..], |ByteString(bytes)| bytes);
+        let ended = read(names::ENDED_TOKENS);
         Self {
             entries: listed.iter().filter_map(entry).collect(),
             generations: generations.unwrap_or_default(),
             revocations: revocations.unwrap_or_default(),
+            word: Self::word_of([file(names::TOKENS_KEY), file(names::ADMIN_TOKENS_KEY)]),
+            ended: ended.unwrap_or_default().split(',').filter_map(ended_of).collect(),
+            answered: read(names::TOKEN_ROTATION).and_then(|text| serde_json::from_str(&text).ok()),
+            written_at: written_at(secret),
         }
+    }
+
+    /// The word for these two files. Lines that only change places say the same as before, and no pod is told of them.
+    pub(crate) fn word_of(files: [&[u8]; 2]) -> String {
+        let lines = |file: &[u8]| -> Vec<String> {
+            let listed: Option<Vec<serde_json::Value>> = serde_json::from_slice(file).ok();
+            let mut lines: Vec<_> = listed.unwrap_or_default().iter().map(ToString::to_string).collect();
+            lines.sort_unstable();
+            lines
+        };
+        let files = files.map(|file| lines(file).join("\n"));
+        names::short_hash(files.iter().map(String::as_bytes))
+    }
+
+    /// The consumers that it knows of, also those that are gone.
+    pub(crate) fn names(&self) -> BTreeSet<String> {
+        self.known().map(|(name, _)| name).chain(self.generations.keys().cloned()).collect()
+    }
+
+    /// Those of the ids that it lists no longer which are meant.
+    pub(crate) fn ended_of(&self, is_meant: impl Fn(&TokenId) -> bool) -> Vec<(String, TokenId)> {
+        self.ended.iter().filter(|(_, id)| is_meant(id)).cloned().collect()
+    }
+
+    /// Everything that was ever listed in it, as far as it remembers.
+    pub(crate) fn known(&self) -> impl Iterator<Item = (String, TokenId)> {
+        let listed = self.entries.iter().map(|(name, hash)| (name.clone(), hash.id()));
+        self.ended.iter().cloned().chain(listed)
     }
 
     /// The hashes of one consumer.
     pub fn of_consumer(&self, consumer: &str) -> Vec<TokenHash> {
         self.entries.iter().filter(|(name, _)| name == consumer).map(|(_, hash)| *hash).collect()
     }
+}
+
+/// `name id`.
+fn ended_of(words: &str) -> Option<(String, TokenId)> {
+    let (name, id) = words.split_once(' ')?;
+    Some((name.to_owned(), id.parse().ok()?))
+}
+
+/// When the operator's own fields were written last. Without that it is unknown, and then no pod counts as begun after it.
+fn written_at(secret: &Secret) -> Option<Timestamp> {
+    let ours = secret.metadata.managed_fields.iter().flatten();
+    let ours = ours.filter(|entry| entry.manager.as_deref() == Some(names::FIELD_MANAGER));
+    ours.filter_map(|entry| super::instant(entry.time.as_ref())).max()
 }
 
 /// A Secret with the user's own tokens.

@@ -1,13 +1,15 @@
 //! The consumers with what the API accepts from each: also of one whose Secret cannot be written.
 
-use jam_domain::ServiceId;
+use std::collections::BTreeSet;
+
 use jam_domain::token::TokenHash;
+use jam_domain::{ServiceId, TokenId};
 
 use super::name_of;
 use crate::crd::{JamInstance, Scope};
-use crate::observed::{Held, Observed};
+use crate::observed::{Held, Observed, OwnTokens};
 use crate::reason::{Reason, Refusal};
-use crate::rotation::{Outlook, Pace, is_revoked, outlook};
+use crate::rotation::{Answered, Asks, Outlook, Pace, Slots, is_revoked, outlook};
 use crate::{names, tokens};
 
 /// A consumer with the hash of its token.
@@ -29,6 +31,48 @@ pub struct ResolvedConsumer {
     pub revoked: Option<String>,
     /// Why its Secret cannot be written, which is nobody else's trouble.
     pub held: Option<Held>,
+}
+
+/// What the Secret of hashes remembers, and what people ask of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// The tokens that it has listed so far, each by its name and id.
+    pub listed: Vec<(String, TokenId)>,
+    /// Those of them that were revoked by id and are listed no longer.
+    pub revoked: Vec<(String, TokenId)>,
+    /// The forced rotation that was looked at last, and whom it meant.
+    pub answered: Option<Answered>,
+    /// What `jam.network/revoke` names and nobody knows.
+    pub strangers: Vec<String>,
+    /// The ids that it names and no token has or had.
+    pub unmatched: Vec<String>,
+}
+
+pub(super) fn remembered(instance: &JamInstance, observed: &Observed) -> Remembered {
+    let book = observed.hashes.as_ref();
+    let asks = Asks::of(instance).remembering(book);
+    Remembered {
+        listed: book.map(|book| book.known().collect()).unwrap_or_default(),
+        revoked: book.map(|book| book.ended_of(|id| asks.revokes(id))).unwrap_or_default(),
+        answered: asks.answer(),
+        strangers: asks.strangers(),
+        unmatched: asks.unmatched(&known_ids(observed)),
+    }
+}
+
+/// The ids of every token that is or was there, as far as anything remembers it.
+fn known_ids(observed: &Observed) -> BTreeSet<TokenId> {
+    let of_secret = |secret: &crate::observed::TokenSecret| {
+        let Slots { token, next, previous, retired } = &secret.holding.slots;
+        let displaced = secret.holding.notes.displaced.iter().map(|displaced| &displaced.hash);
+        let hashes = [token, next, previous].into_iter().flatten().chain(retired).chain(displaced);
+        let proven = secret.holding.notes.proof.iter().flat_map(|proof| &proof.ids).cloned();
+        hashes.map(TokenHash::id).chain(proven).collect::<Vec<_>>()
+    };
+    let of_users = |own: &OwnTokens| own.hashes.iter().map(|(_, hash)| hash.id()).collect::<Vec<_>>();
+    let own = [&observed.own_tokens, &observed.admin_tokens].into_iter().flatten().flat_map(of_users);
+    let listed = observed.hashes.iter().flat_map(|book| book.known().map(|(_, id)| id).collect::<Vec<_>>());
+    observed.tokens.iter().flat_map(of_secret).chain(own).chain(listed).collect()
 }
 
 pub(super) fn consumers(

@@ -6,6 +6,7 @@ use super::namespace_of;
 use crate::crd::JamInstance;
 use crate::observed::{Observed, OwnTokens};
 use crate::reason::{Reason, Refusal};
+use crate::rotation::Asks;
 use crate::tokens;
 
 /// A key of the user's Secret and the hash of the token under it.
@@ -14,7 +15,9 @@ pub(super) type Listed = Vec<(String, TokenHash)>;
 /// The tokens of callers.
 pub(super) fn of_callers(instance: &JamInstance, observed: &Observed) -> Result<Listed, Refusal> {
     match tokens::own_tokens(&instance.spec) {
-        Some((field, secret)) => listed(instance, field, secret, observed.own_tokens.as_ref()),
+        Some((field, secret)) => {
+            Ok(unrevoked(listed(instance, field, secret, observed.own_tokens.as_ref())?, instance))
+        }
         None => Ok(Vec::new()),
     }
 }
@@ -22,9 +25,18 @@ pub(super) fn of_callers(instance: &JamInstance, observed: &Observed) -> Result<
 /// The tokens of administrators.
 pub(super) fn of_administrators(instance: &JamInstance, observed: &Observed) -> Result<Listed, Refusal> {
     match tokens::admin_tokens(&instance.spec) {
-        Some((field, secret)) => listed(instance, field, secret, observed.admin_tokens.as_ref()),
+        Some((field, secret)) => {
+            Ok(unrevoked(listed(instance, field, secret, observed.admin_tokens.as_ref())?, instance))
+        }
         None => Ok(Vec::new()),
     }
+}
+
+/// A token of the user's own that leaked ends at once, whatever its Secret says until somebody replaces it there.
+fn unrevoked(mut listed: Listed, instance: &JamInstance) -> Listed {
+    let asks = Asks::of(instance);
+    listed.retain(|(_, hash)| !asks.revokes(&hash.id()));
+    listed
 }
 
 fn listed(instance: &JamInstance, field: &str, secret: &str, found: Option<&OwnTokens>) -> Result<Listed, Refusal> {

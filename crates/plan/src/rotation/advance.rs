@@ -145,6 +145,7 @@ fn notes(
         Move::Create => {
             notes.rotated.clone_from(&around.asks.rotate);
             notes.revoked.clone_from(&around.asks.revoke);
+            notes.displaced.extend(lost);
         }
         Move::Issue => {
             notes.rotated.clone_from(&around.asks.rotate);
@@ -164,7 +165,10 @@ fn notes(
             notes.proof = Some(Proof { ids, at: now, pods: around.pods.len() });
         }
         Move::Revoke => {
-            notes.revoked.clone_from(&around.asks.revoke);
+            // Where the token is lost, what the hashes still list of it is yet to end: the next move looks at them.
+            if before.slots.token.is_some() {
+                notes.revoked.clone_from(&around.asks.revoke);
+            }
             let all = around.asks.revokes_all_of(around.consumer);
             notes.displaced.retain(|displaced| !all && !around.asks.revokes(&displaced.hash.id()));
             notes.previous_until = notes.previous_until.filter(|_| slots.previous.is_some());

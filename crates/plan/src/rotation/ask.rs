@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 
 use jam_domain::TokenId;
 use jam_domain::token::TokenHash;
+use serde::{Deserialize, Serialize};
 
 use crate::crd::JamInstance;
 use crate::names;
+use crate::observed::HashBook;
 
 /// The annotations of an instance that ask something of its tokens.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -17,6 +19,19 @@ pub struct Asks {
     pub revoke: Option<String>,
     /// The consumers there are.
     pub consumers: BTreeSet<String>,
+    /// Names of consumers that there were: a value that names one of them never means the others.
+    pub former: BTreeSet<String>,
+    /// The value of `jam.network/rotate` that was looked at last, and whom it meant then.
+    pub answered: Option<Answered>,
+}
+
+/// A value of `jam.network/rotate` that was looked at. It goes on meaning whom it meant, whoever comes, goes or is renamed (adr/0046).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Answered {
+    /// The value.
+    pub value: String,
+    /// The consumers that it meant.
+    pub meant: BTreeSet<String>,
 }
 
 /// The words of a value: names, ids, and whatever makes it new.
@@ -40,6 +55,11 @@ fn shown(word: &str) -> String {
     if word.chars().count() > 16 { format!("{}…", word.chars().take(4).collect::<String>()) } else { word.to_owned() }
 }
 
+/// Whether it has the form of a key id.
+fn is_id(word: &str) -> bool {
+    word.len() == 8 && word.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 impl Asks {
     /// What an instance asks.
     pub fn of(instance: &JamInstance) -> Self {
@@ -48,14 +68,37 @@ impl Asks {
             notes.get(key).filter(|value| !value.trim().is_empty()).cloned()
         };
         let consumers = crate::tokens::consumers(&instance.spec).into_iter().map(|consumer| consumer.name).collect();
-        Self { rotate: note(names::ROTATE), revoke: note(names::REVOKE), consumers }
+        Self { rotate: note(names::ROTATE), revoke: note(names::REVOKE), consumers, ..Self::default() }
     }
 
-    /// Whether a new token is asked for this consumer. Where the value names no consumer it means all of them.
+    #[cfg(test)]
+    pub(super) fn asking(rotate: Option<&str>, revoke: Option<&str>) -> Self {
+        Self { rotate: rotate.map(str::to_owned), revoke: revoke.map(str::to_owned), ..Self::default() }
+    }
+
+    /// The same with what the Secret of hashes remembers.
+    #[must_use]
+    pub fn remembering(mut self, book: Option<&HashBook>) -> Self {
+        self.answered = book.and_then(|book| book.answered.clone());
+        self.former = book.map(HashBook::names).unwrap_or_default();
+        self
+    }
+
+    /// Whether a new token is asked for this consumer.
     pub fn rotates(&self, consumer: &str) -> bool {
-        let Some(value) = &self.rotate else { return false };
-        let mut named = words(value).filter(|word| self.consumers.contains(*word)).peekable();
-        named.peek().is_none() || named.any(|word| word == consumer)
+        self.rotate.is_some() && self.answer().is_some_and(|answer| answer.meant.contains(consumer))
+    }
+
+    /// Whom the value means, looked at once: those that it names, or all where it names nobody who is or was a consumer.
+    pub fn answer(&self) -> Option<Answered> {
+        let Some(value) = &self.rotate else { return self.answered.clone() };
+        if let Some(answered) = self.answered.as_ref().filter(|answered| answered.value == *value) {
+            return Some(answered.clone());
+        }
+        let is_name = |word: &&str| self.consumers.contains(*word) || self.former.contains(*word);
+        let named: BTreeSet<String> = words(value).filter(is_name).map(str::to_owned).collect();
+        let meant = if named.is_empty() { self.consumers.clone() } else { named };
+        Some(Answered { value: value.clone(), meant })
     }
 
     /// Whether every token of this consumer is to end.
@@ -69,10 +112,17 @@ impl Asks {
         self.revoke.as_deref().is_some_and(|value| words(value).any(is_it))
     }
 
+    /// Ids of a revocation that none of these has: the token that leaked may be another one, or somebody else's.
+    pub fn unmatched(&self, known: &BTreeSet<TokenId>) -> Vec<String> {
+        let ids = words(self.revoke.as_deref().unwrap_or_default()).filter(|word| is_id(word));
+        let unmatched =
+            ids.filter(|word| !self.consumers.contains(*word) && known.iter().all(|id| id.as_str() != *word));
+        unmatched.map(str::to_owned).collect()
+    }
+
     /// Words of a revocation that look like neither a consumer nor a key id, nor only make it new: somebody mistyped, and
     /// believes a token dead.
     pub fn strangers(&self) -> Vec<String> {
-        let is_id = |word: &str| word.len() == 8 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
         let value = self.revoke.as_deref().unwrap_or_default();
         words(value)
             .filter(|word| !self.consumers.contains(*word) && !is_id(word) && !is_token(word) && !is_time(word))
@@ -87,7 +137,33 @@ mod tests {
 
     fn asks(rotate: &str, revoke: &str) -> Asks {
         let consumers = ["demo", "other"].map(str::to_owned).into();
-        Asks { rotate: Some(rotate.into()), revoke: Some(revoke.into()), consumers }
+        Asks { rotate: Some(rotate.into()), revoke: Some(revoke.into()), consumers, ..Asks::default() }
+    }
+
+    #[test]
+    fn a_value_is_looked_at_once_and_means_nobody_else_when_consumers_go_come_or_are_renamed() {
+        let first = asks("demo,1732190000", "");
+        let answered = first.answer();
+        let renamed = |answered| Asks {
+            consumers: ["renamed", "other"].map(str::to_owned).into(),
+            answered,
+            ..asks("demo,1732190000", "")
+        };
+        assert!(first.rotates("demo") && !first.rotates("other"));
+        let later = renamed(answered.clone());
+        assert_eq!(["renamed", "other"].map(|consumer| later.rotates(consumer)), [false, false]);
+        let unseen = Asks { former: ["demo".to_owned()].into(), ..renamed(None) };
+        assert_eq!(
+            ["renamed", "other"].map(|consumer| unseen.rotates(consumer)),
+            [false, false],
+            "it was renamed first"
+        );
+        let everybody =
+            Asks { answered: asks("*", "").answer(), consumers: ["late".to_owned()].into(), ..asks("*", "") };
+        assert!(!everybody.rotates("late"), "all that there were");
+        let again = Asks { rotate: Some("*,2".into()), ..everybody };
+        assert!(again.rotates("late"), "another value is looked at anew");
+        assert_eq!(Asks { rotate: None, ..later }.answer(), answered, "what was answered stays answered");
     }
 
     #[test]

@@ -8,11 +8,14 @@
 mod advance;
 mod ask;
 mod decide;
+mod distribution;
 mod outlook;
 mod policy;
 mod secret;
 mod table;
 
+#[cfg(test)]
+mod lost;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
@@ -26,8 +29,9 @@ use jam_domain::token::TokenHash;
 use jam_domain::{Timestamp, TokenId};
 
 pub use advance::{Change, advance};
-pub use ask::Asks;
+pub use ask::{Answered, Asks};
 pub use decide::{decide, displaced_by_loss, happened, is_revoked, stage};
+pub use distribution::{Distribution, Reader, distribution};
 pub use outlook::{Outlook, look_again, outlook};
 pub use policy::{Pace, Policy, refuse};
 pub(crate) use secret::is_usable;

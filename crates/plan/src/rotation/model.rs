@@ -34,6 +34,10 @@ fn lawful(world: &World) -> Result<(), String> {
     if let Some(dead) = world.ended.iter().find(alive) {
         return Err(format!("{} was proven dead and is accepted", dead.id()));
     }
+    let is_done = holding.notes.revoked.is_some();
+    if let Some(leaked) = holding.accepted().into_iter().find(|hash| is_done && world.leaked.contains(hash)) {
+        return Err(format!("{} was revoked and is accepted again", leaked.id()));
+    }
     let mut given = world.given.clone();
     given.sort_unstable();
     given.dedup();
@@ -149,4 +153,11 @@ fn pods_that_fall_silent_leave_and_come_at_any_moment_lock_nobody_out() {
     let (worlds, moves) = explore(Hands::Pods, 2);
     println!("{worlds} worlds");
     assert!(moves.contains(&Move::Promote) && moves.contains(&Move::Finish));
+}
+
+#[test]
+fn a_secret_emptied_and_a_consumer_revoked_at_any_moment_bring_back_nothing_that_leaked() {
+    let (worlds, moves) = explore(Hands::Emptying, 2);
+    println!("{worlds} worlds");
+    assert!(moves.contains(&Move::Revoke) && moves.contains(&Move::Issue));
 }

@@ -29,6 +29,8 @@ pub(super) enum Action {
     Jump(i64),
     /// Somebody deletes the consumer's Secret.
     Delete,
+    /// Somebody takes the token out of the Secret.
+    Empty,
     /// Somebody revokes the consumer by name.
     Revoke,
     /// Somebody types another token into the Secret.
@@ -52,6 +54,8 @@ pub(super) enum Hands {
     Nobody,
     /// Somebody who deletes and revokes.
     Deleting,
+    /// Somebody who takes the token out of the Secret and revokes.
+    Emptying,
     /// Somebody who edits, makes backups and brings them back.
     Restoring,
     /// Pods that fall silent, leave and come.
@@ -88,6 +92,8 @@ pub(super) struct World {
     pub(super) ended: Vec<TokenHash>,
     pub(super) deleted: bool,
     pub(super) revoked: bool,
+    /// What was accepted when the consumer was revoked.
+    pub(super) leaked: Vec<TokenHash>,
     /// A token that is handed out before every pod accepts it: only a revocation does that.
     pub(super) hurried: Option<TokenHash>,
     backup: Option<Holding>,
@@ -128,6 +134,7 @@ impl World {
             ended: Vec::new(),
             deleted: false,
             revoked: false,
+            leaked: Vec::new(),
             hurried: None,
             backup: None,
             edits: 0,
@@ -151,7 +158,7 @@ impl World {
 
     fn asks(&self) -> Asks {
         let consumers = [CONSUMER.to_owned()].into();
-        Asks { rotate: None, revoke: self.revoked.then(|| CONSUMER.to_owned()), consumers }
+        Asks { rotate: None, revoke: self.revoked.then(|| CONSUMER.to_owned()), consumers, ..Asks::default() }
     }
 
     /// What each pod says when it is asked now.
@@ -189,6 +196,11 @@ impl World {
                 all.extend((!self.deleted && self.secret.is_some()).then_some(Action::Delete));
                 all.extend((!self.revoked).then_some(Action::Revoke));
             }
+            Hands::Emptying => {
+                let there = self.secret.as_ref().is_some_and(|holding| holding.slots.token.is_some());
+                all.extend((!self.deleted && there).then_some(Action::Empty));
+                all.extend((!self.revoked).then_some(Action::Revoke));
+            }
             Hands::Restoring => {
                 all.extend((self.backup.is_none()).then_some(Action::Backup));
                 all.extend((self.edits == 0).then_some([Action::Edit, Action::Replace]).into_iter().flatten());
@@ -218,7 +230,15 @@ impl World {
             Action::Sync(pod) => next.pods[pod].clone_from(&self.hashes),
             Action::Jump(by) => next.now += by,
             Action::Delete => (next.secret, next.deleted) = (None, true),
-            Action::Revoke => next.revoked = true,
+            Action::Empty => {
+                next.deleted = true;
+                next.edits += 1;
+                next.secret.iter_mut().for_each(|holding| holding.slots.token = None);
+            }
+            Action::Revoke => {
+                next.revoked = true;
+                next.leaked = next.secret.iter().flat_map(Holding::accepted).chain(next.hashes.clone()).collect();
+            }
             Action::Edit => {
                 let mut edited = next.secret.clone().unwrap_or_default();
                 edited.slots.token = Some(token(100));

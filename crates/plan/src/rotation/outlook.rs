@@ -7,9 +7,9 @@ use super::table::Stage;
 use super::{Around, Holding, Proof};
 
 /// Fewest seconds until the next look while pods take in what they were given.
-const SOON: i64 = 1;
+pub(super) const SOON: i64 = 1;
 /// The same while a pod does not answer at all.
-const LATER: i64 = 5;
+pub(super) const LATER: i64 = 5;
 /// Most seconds until the next look. Pods that come, go or get ready call by themselves.
 const LONGEST: i64 = 300;
 
@@ -84,12 +84,12 @@ pub fn outlook(holding: &Holding, around: &Around<'_>) -> Outlook {
 
 /// How long to wait before pods are asked again: a quarter as long as they were waited for, so that one that never agrees is asked
 /// less and less. It follows from what is stored, and is the same after a restart.
-fn pause(waited: i64, least: i64) -> i64 {
+pub(super) fn pause(waited: i64, least: i64) -> i64 {
     (waited / 4).clamp(least, LONGEST)
 }
 
 /// Whole seconds from one moment to another; none where the clock went back.
-fn seconds(since: Timestamp, at: Timestamp) -> i64 {
+pub(super) fn seconds(since: Timestamp, at: Timestamp) -> i64 {
     (at.as_micros().saturating_sub(since.as_micros()) / 1_000_000).max(0)
 }
 

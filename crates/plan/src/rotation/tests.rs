@@ -32,7 +32,7 @@ fn given() -> Holding {
 }
 
 fn asks(rotate: Option<&str>, revoke: Option<&str>) -> Asks {
-    Asks { rotate: rotate.map(str::to_owned), revoke: revoke.map(str::to_owned), consumers: [DEMO.to_owned()].into() }
+    Asks { consumers: [DEMO.to_owned()].into(), ..Asks::asking(rotate, revoke) }
 }
 
 fn pod(name: &str, accepts: Option<&[TokenHash]>, refused: &[TokenHash]) -> PodAnswer {

@@ -372,7 +372,7 @@ fn tokens(instance: &JamInstance, resolved: Option<&Resolved>, verdict: Verdict<
             None => stored(instance, kind).unwrap_or_else(|| unknown(kind, Reason::NotAsked, "no token was made yet")),
         },
         Some(resolved) => {
-            let TokensSaid { ready, reason, message } = super::rotation::said(resolved);
+            let TokensSaid { ready, reason, message } = super::rotation::said(resolved, observed);
             Said { kind, status: if ready { "True" } else { "False" }, reason, message }
         }
     }

@@ -33,7 +33,7 @@ pub(super) fn of(resolved: &Resolved, observed: &Observed, before: &JamInstanceS
         store: Some(resolved.settings.store),
         selector: Some(names::written(&names::selector(&resolved.name, Component::Api))),
         tokens: rotation::tokens(resolved),
-        rotation: rotation::standing(resolved),
+        rotation: rotation::standing(resolved, observed, before.rotation.as_ref()),
         last_good,
         revision: Some(resolved.wanted.clone()),
         rollout: Some(resolved.rollout_status.clone()),

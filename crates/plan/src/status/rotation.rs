@@ -15,6 +15,8 @@ use crate::tokens::Surroundings;
 const NAMED: usize = 100;
 /// Pods that a message names at most.
 const SHOWN: usize = 5;
+/// Key ids that are told of a consumer at most.
+const MOST_IDS: usize = 16;
 
 /// What the condition TokensReady says.
 pub(super) struct TokensSaid {
@@ -40,11 +42,16 @@ pub(super) fn tokens(resolved: &Resolved) -> Vec<TokenStatus> {
 }
 
 /// Where a rotation stands; `None` where there is nobody whose tokens could be replaced.
-pub(super) fn standing(resolved: &Resolved) -> Option<RotationStatus> {
+pub(super) fn standing(
+    resolved: &Resolved,
+    observed: &Observed,
+    before: Option<&RotationStatus>,
+) -> Option<RotationStatus> {
     let busy = resolved.consumers.iter().find(|consumer| consumer.outlook.stage != Stage::Idle);
     let one = busy.or(resolved.consumers.first())?;
     let mut waiting_for: Vec<String> = Vec::new();
-    for pod in resolved.consumers.iter().flat_map(|consumer| in_the_way(&consumer.outlook)) {
+    let lagging = lagging(resolved, observed).map(|lag| lag.in_the_way).unwrap_or_default();
+    for pod in resolved.consumers.iter().flat_map(|consumer| in_the_way(&consumer.outlook)).chain(&lagging) {
         if !waiting_for.contains(pod) && waiting_for.len() < NAMED {
             waiting_for.push(pod.clone());
         }
@@ -54,7 +61,11 @@ pub(super) fn standing(resolved: &Resolved) -> Option<RotationStatus> {
         consumer: busy.map(|consumer| consumer.name.clone()),
         started_at: None,
         waiting_for,
-        refused: resolved.consumers.iter().filter_map(refused).collect(),
+        refused: resolved
+            .consumers
+            .iter()
+            .filter_map(|consumer| refused(consumer, resolved, observed, before))
+            .collect(),
     })
 }
 
@@ -72,19 +83,68 @@ pub(super) fn dated(
     Some(now)
 }
 
-fn refused(consumer: &ResolvedConsumer) -> Option<RefusedTokens> {
-    let Proof { ids, at, pods } = consumer.outlook.proof.as_ref()?;
-    Some(RefusedTokens {
-        consumer: consumer.name.clone(),
-        key_ids: ids.iter().take(16).map(ToString::to_string).collect(),
-        at: Time(whole_seconds(*at)),
-        pods: i32::try_from(*pods).unwrap_or(i32::MAX),
-    })
+/// The tokens of a consumer that every pod refuses: those that were sent to each, and those revoked by id that nobody has any more
+/// to send and that no pod accepts by its own words.
+fn refused(
+    consumer: &ResolvedConsumer,
+    resolved: &Resolved,
+    observed: &Observed,
+    before: Option<&RotationStatus>,
+) -> Option<RefusedTokens> {
+    let told = before.and_then(|before| before.refused.iter().find(|told| told.consumer == consumer.name));
+    let sent = consumer.outlook.proof.as_ref();
+    let ids = sent.map(|proof| proof.ids.as_slice()).unwrap_or_default();
+    let mut key_ids: Vec<String> = ids.iter().take(MOST_IDS).map(ToString::to_string).collect();
+    // What is being proven by request is not told before that.
+    let is_proving = matches!(consumer.outlook.stage, Stage::Retire | Stage::Prove);
+    let settled = lagging(resolved, observed).is_none() && !is_proving;
+    let was_told = |id: &String| told.is_some_and(|told| told.key_ids.contains(id));
+    let revoked =
+        resolved.remembered.revoked.iter().filter(|(name, _)| *name == consumer.name).map(|(_, id)| id.to_string());
+    for id in revoked.filter(|id| settled || was_told(id)) {
+        if !key_ids.contains(&id) && key_ids.len() < MOST_IDS {
+            key_ids.push(id);
+        }
+    }
+    if key_ids.is_empty() {
+        return None;
+    }
+    let (at, pods) = match sent {
+        Some(Proof { ids, at, pods }) if ids.len() >= key_ids.len() => (*at, *pods),
+        // Dated when it was first told, and by as many as were asked then.
+        Some(_) | None => match told.filter(|told| told.key_ids == key_ids) {
+            Some(told) => return Some(told.clone()),
+            None => (observed.at, observed.distribution.as_ref().map_or(0, |there| there.pods)),
+        },
+    };
+    let pods = i32::try_from(pods).unwrap_or(i32::MAX);
+    Some(RefusedTokens { consumer: consumer.name.clone(), key_ids, at: Time(whole_seconds(at)), pods })
 }
 
 /// What is to be said of the tokens of a resolved instance.
-pub(super) fn said(resolved: &Resolved) -> TokensSaid {
+pub(super) fn said(resolved: &Resolved, observed: &Observed) -> TokensSaid {
     let said = |ready, reason, message: String| TokensSaid { ready, reason, message: noted(resolved, message) };
+    let lag = lagging(resolved, observed);
+    if let Some(message) = unwritten(resolved).or_else(|| resolved.consumers.iter().find_map(held)) {
+        return said(false, Reason::RotationHeld, message);
+    }
+    if let Some(lag) = lag.as_ref().filter(|lag| lag.held) {
+        return said(false, Reason::RotationHeld, lag.message.clone());
+    }
+    if let Some(waiting) = resolved.consumers.iter().find(|consumer| consumer.outlook.key_id.is_none()) {
+        let message = format!("consumer {} gets its token when every pod accepts it", waiting.name);
+        return said(false, Reason::TokensPending, message);
+    }
+    // Where the step under way is that pods follow, its own words say so.
+    let is_followed = |consumer: &ResolvedConsumer| match consumer.outlook.stage {
+        Stage::Distribute | Stage::Verify | Stage::Retire | Stage::Prove => true,
+        Stage::Idle | Stage::Lost | Stage::Overlap => false,
+    };
+    let lag = lag.filter(|_| !resolved.consumers.iter().any(is_followed)).map(|lag| lag.message);
+    let moving: Vec<_> = resolved.consumers.iter().filter_map(step).chain(lag).collect();
+    if !moving.is_empty() {
+        return said(true, Reason::Rotating, moving.join("; "));
+    }
     if resolved.consumers.is_empty() {
         return match resolved.own_tokens.len() {
             0 => said(true, Reason::NotNeeded, "no consumer is named".into()),
@@ -92,27 +152,60 @@ pub(super) fn said(resolved: &Resolved) -> TokensSaid {
             n => said(true, Reason::TokensIssued, format!("{n} tokens of your own are accepted")),
         };
     }
-    let unwritten = resolved.consumers.iter().find_map(|consumer| Some((consumer, consumer.held.as_ref()?)));
-    if let Some((consumer, held)) = unwritten {
-        let message = format!(
-            "Secret {} of consumer {} cannot be written: {}; other consumers go on, and it is tried again",
-            consumer.secret, consumer.name, held.why
-        );
-        return said(false, Reason::RotationHeld, message);
-    }
-    if let Some(held) = resolved.consumers.iter().find_map(held) {
-        return said(false, Reason::RotationHeld, held);
-    }
-    if let Some(waiting) = resolved.consumers.iter().find(|consumer| consumer.outlook.key_id.is_none()) {
-        let message = format!("consumer {} gets its token when every pod accepts it", waiting.name);
-        return said(false, Reason::TokensPending, message);
-    }
-    let moving: Vec<_> = resolved.consumers.iter().filter_map(step).collect();
-    if !moving.is_empty() {
-        return said(true, Reason::Rotating, moving.join("; "));
-    }
     let names: Vec<_> = resolved.consumers.iter().map(|consumer| consumer.name.as_str()).collect();
     said(true, Reason::TokensIssued, format!("issued to {}", names.join(", ")))
+}
+
+/// The consumer whose Secret cannot be written, in words.
+fn unwritten(resolved: &Resolved) -> Option<String> {
+    let (consumer, held) = resolved.consumers.iter().find_map(|consumer| Some((consumer, consumer.held.as_ref()?)))?;
+    Some(format!(
+        "Secret {} of consumer {} cannot be written: {}; other consumers go on, and it is tried again",
+        consumer.secret, consumer.name, held.why
+    ))
+}
+
+/// That not every pod accepts just what it is to accept.
+struct Lag {
+    /// Whether that takes longer than it should, or cannot be known.
+    held: bool,
+    message: String,
+    /// The pods that it waits for.
+    in_the_way: Vec<String>,
+}
+
+/// What pods accept that is not what they are to accept; `None` when they agree, and where no API runs.
+fn lagging(resolved: &Resolved, observed: &Observed) -> Option<Lag> {
+    let there = observed.distribution.as_ref()?;
+    let wanted = crate::desired::token_word(resolved);
+    if observed.hashes.as_ref().is_none_or(|book| book.word != wanted) {
+        let secret = crate::names::token_hashes(&resolved.name);
+        let message = format!("Secret {secret} is not written yet: pods accept what it said before");
+        return Some(Lag { held: true, message, in_the_way: Vec::new() });
+    }
+    if there.word == wanted && there.is_settled() {
+        return None;
+    }
+    if there.word != wanted {
+        let message = "every pod is told to read which tokens it accepts".to_owned();
+        return Some(Lag { held: false, message, in_the_way: Vec::new() });
+    }
+    let late: &[String] = if there.overdue { &there.behind } else { &[] };
+    let in_the_way: Vec<String> = there.silent.iter().chain(late).cloned().collect();
+    let why = [
+        named(&there.silent, "does not say which tokens it accepts"),
+        named(&there.behind, "has not taken in yet which tokens it accepts"),
+    ];
+    let why: Vec<_> = why.into_iter().flatten().collect();
+    let message =
+        if why.is_empty() { "every pod is told to read which tokens it accepts".into() } else { why.join("; ") };
+    Some(Lag { held: !in_the_way.is_empty(), message, in_the_way })
+}
+
+/// A few pods, and what they do.
+fn named(pods: &[String], does: &str) -> Option<String> {
+    let (few, more) = (pods.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", "), pods.len() > SHOWN);
+    (!pods.is_empty()).then(|| format!("pod {few}{} {does}", if more { " …" } else { "" }))
 }
 
 /// What is said of a revocation that cannot be done while its instance is refused; `None` when none waits.
@@ -122,7 +215,11 @@ pub(super) fn revocation_waits(instance: &JamInstance, observed: &Observed, verd
     let waits = crate::tokens::consumers(&instance.spec).into_iter().find(|consumer| {
         let hashes = surroundings.hashes(&consumer.name);
         let (exists, holding) = surroundings.holding(&consumer.name);
-        exists && happened(RotationEvent::Revoked, &holding, &surroundings.around(&consumer.name, &hashes))
+        let around = surroundings.around(&consumer.name, &hashes);
+        // Moved already, but the hashes have not followed.
+        let accepted = holding.accepted();
+        let is_listed = around.asks.revoke.is_some() && hashes.iter().any(|hash| !accepted.contains(hash));
+        exists && (is_listed || happened(RotationEvent::Revoked, &holding, &around))
     })?;
     Some(format!(
         "the revocation for consumer {} waits, what it is to end is accepted still: it is done when the instance is no longer refused ({})",
@@ -136,11 +233,13 @@ fn noted(resolved: &Resolved, message: String) -> String {
         0 => message,
         n => format!("{message}; administrators have {n} {}", if n == 1 { "token" } else { "tokens" }),
     };
-    if resolved.unknown_revocations.is_empty() {
-        return message;
-    }
-    let words = resolved.unknown_revocations.join(", ");
-    format!("{message}; {} names {words}, which is neither a consumer nor a key id", crate::names::REVOKE)
+    let revoke = crate::names::REVOKE;
+    let said = |words: &[String], is: &str| {
+        if words.is_empty() { String::new() } else { format!("; {revoke} names {}, which is {is}", words.join(", ")) }
+    };
+    let strangers = said(&resolved.remembered.strangers, "neither a consumer nor a key id");
+    let unmatched = said(&resolved.remembered.unmatched, "the id of no token that is known");
+    format!("{message}{strangers}{unmatched}")
 }
 
 /// The pods that hold a stage: those that do not answer, and those that had their time.
@@ -153,10 +252,6 @@ fn in_the_way(outlook: &Outlook) -> impl Iterator<Item = &String> {
 fn held(consumer: &ResolvedConsumer) -> Option<String> {
     let outlook = &consumer.outlook;
     in_the_way(outlook).next()?;
-    let named = |pods: &[String], does: &str| {
-        let (few, more) = (pods.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", "), pods.len() > SHOWN);
-        (!pods.is_empty()).then(|| format!("pod {few}{} {does}", if more { " …" } else { "" }))
-    };
     let late = match outlook.stage {
         Stage::Prove => "has not refused the token before",
         Stage::Idle | Stage::Lost | Stage::Distribute | Stage::Verify | Stage::Overlap | Stage::Retire => {

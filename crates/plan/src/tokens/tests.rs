@@ -106,3 +106,26 @@ fn a_revoked_token_whose_secret_cannot_be_written_is_accepted_by_nobody_and_the_
     let (count, annotations) = listed(&instance, &observed);
     assert_eq!((count, &annotations["jam.network/token-revocations"]), (1, &json!(r#"{"demo":"demo,1"}"#)));
 }
+
+#[test]
+fn a_revoked_token_of_the_users_own_is_listed_no_longer_and_an_id_that_nobody_has_is_named() {
+    let hashes = ["a-token-of-my-own", "another-of-my-own"].map(TokenHash::of);
+    let instance = but(&in_memory(), json!({"tokens": {"consumers": [], "allowedTokensSecretRef": {"name": "mine"}}}));
+    let own = OwnTokens {
+        secret: "mine".into(),
+        exists: true,
+        hashes: vec![("a".into(), hashes[0]), ("b".into(), hashes[1])],
+        unusable: Vec::new(),
+    };
+    let observed = Observed { own_tokens: Some(own), ..cluster_for(&instance) };
+    let revoking = |value: &str| {
+        let mut instance = instance.clone();
+        instance.metadata.annotations.get_or_insert_default().insert(crate::names::REVOKE.into(), value.into());
+        resolved(&instance, &observed)
+    };
+    let ended = revoking(hashes[0].id().as_str());
+    assert_eq!(ended.own_tokens, [("b".to_owned(), hashes[1])]);
+    assert!(ended.remembered.unmatched.is_empty());
+    let missed = revoking("0a1b2c3d,1732190000");
+    assert_eq!((missed.own_tokens.len(), missed.remembered.unmatched), (2, vec!["0a1b2c3d".to_owned()]));
+}
