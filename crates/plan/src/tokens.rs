@@ -84,6 +84,7 @@ impl<'a> Surroundings<'a> {
             at: self.observed.at,
             hashes,
             known: self.known(consumer),
+            revoked: self.revoked(consumer),
             serving: self.observed.api.is_some(),
             pods: &self.observed.pod_answers,
             policy: self.policy,
@@ -97,7 +98,7 @@ impl<'a> Surroundings<'a> {
         if let Some(found) = self.observed.tokens.iter().find(|token| token.consumer == consumer) {
             return (true, found.holding.clone());
         }
-        let revoked = self.observed.hashes.as_ref().and_then(|book| book.revocations.get(consumer)).cloned();
+        let revoked = self.revoked(consumer).map(str::to_owned);
         (false, Holding::lost(self.known(consumer), &self.hashes(consumer), revoked))
     }
 
@@ -105,6 +106,12 @@ impl<'a> Surroundings<'a> {
     fn known(&self, consumer: &str) -> u64 {
         let book = self.observed.hashes.as_ref();
         book.and_then(|book| book.generations.get(consumer)).copied().unwrap_or_default()
+    }
+
+    /// Which revocation the Secret of hashes says was carried out for a consumer.
+    fn revoked(&self, consumer: &str) -> Option<&'a str> {
+        let book = self.observed.hashes.as_ref();
+        book.and_then(|book| book.revocations.get(consumer)).map(String::as_str)
     }
 
     /// What people ask for.

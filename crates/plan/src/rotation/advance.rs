@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jam_domain::token::TokenHash;
 use jam_domain::{Timestamp, TokenId};
 
-use super::decide::{is_replaced, is_revoked};
+use super::decide::{is_carried_out, is_replaced, is_revoked};
 use super::table::Move;
 use super::{Around, Displaced, Holding, Notes, Proof, Slots};
 
@@ -173,6 +173,10 @@ fn notes(
             notes.issued_at = Some(now);
             notes.generation += 1;
             notes.displaced.extend(lost);
+            // It was given after the revocation; what the cluster does not know may be what leaked.
+            if is_carried_out(around) && slots.token.is_some_and(|token| around.hashes.contains(&token)) {
+                notes.revoked.clone_from(&around.asks.revoke);
+            }
         }
         Move::Forget => notes.displaced.retain(|displaced| displaced.until > around.at),
         Move::Complete => complete(&mut notes, now, around.policy.overlap),

@@ -63,10 +63,16 @@ pub fn happened(event: Event, holding: &Holding, around: &Around<'_>) -> bool {
 }
 
 /// Whether a token is to end at once, wherever it still is: by its id, or with every other of the consumer where that was not
-/// carried out yet.
+/// carried out yet. A Secret that somebody replaced does not know what was: what the cluster accepts was given after it.
 pub fn is_revoked(hash: TokenHash, holding: &Holding, around: &Around<'_>) -> bool {
     let all = around.asks.revokes_all_of(around.consumer) && holding.notes.revoked != around.asks.revoke;
-    all || around.asks.revokes(&hash.id())
+    let later = is_carried_out(around) && around.hashes.contains(&hash);
+    (all && !later) || around.asks.revokes(&hash.id())
+}
+
+/// Whether what is asked to be revoked was, by the Secret of hashes.
+pub(super) fn is_carried_out(around: &Around<'_>) -> bool {
+    around.revoked.is_some() && around.revoked == around.asks.revoke.as_deref()
 }
 
 /// Whether somebody put another token beside what the operator noted.

@@ -156,6 +156,8 @@ pub struct Around<'a> {
     pub hashes: &'a [TokenHash],
     /// How many tokens the consumer had been given when that Secret was written.
     pub known: u64,
+    /// The revocation of the consumer that had been carried out when that Secret was written.
+    pub revoked: Option<&'a str>,
     /// Whether an API may be running.
     pub serving: bool,
     /// What each pod of it said.

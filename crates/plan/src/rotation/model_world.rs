@@ -267,6 +267,7 @@ impl World {
             at: at(self.now),
             hashes: &self.hashes,
             known: self.known_generation,
+            revoked: self.known_revoked.as_deref(),
             serving: true,
             pods: &pods,
             policy: POLICY,

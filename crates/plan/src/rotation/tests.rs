@@ -45,7 +45,7 @@ fn pod(name: &str, accepts: Option<&[TokenHash]>, refused: &[TokenHash]) -> PodA
 }
 
 fn around<'a>(now: i64, hashes: &'a [TokenHash], pods: &'a [PodAnswer], asks: &'a Asks) -> Around<'a> {
-    Around { at: at(now), hashes, known: 1, serving: true, pods, policy: policy(), consumer: DEMO, asks }
+    Around { at: at(now), hashes, known: 1, revoked: None, serving: true, pods, policy: policy(), consumer: DEMO, asks }
 }
 
 /// The Secret after what is to be done now, with the move.
@@ -232,6 +232,25 @@ fn a_secret_replaced_or_restored_from_a_backup_cuts_nobody_off_and_brings_back_n
     }
     let (_, after) = step(&bare, &Around { hashes: &[], known: 0, ..restored }).unwrap();
     assert_eq!((after.accepted(), after.notes.generation), (vec![hash(5)], 1), "one that nobody knew before");
+}
+
+#[test]
+fn a_revocation_that_was_carried_out_is_not_done_again_to_a_secret_that_somebody_replaced() {
+    let (hashes, asked) = ([hash(7)], asks(None, Some("demo,1")));
+    let done = Around { known: 5, revoked: Some("demo,1"), ..around(2000, &hashes, &[], &asked) };
+    let bare = |n: u8| Holding { slots: Slots { token: Some(hash(n)), ..Slots::default() }, ..Holding::default() };
+    let (_, after) = step(&bare(7), &done).unwrap();
+    let (kept, known) = ((after.accepted(), after.notes.revoked.as_deref()), after.notes.generation);
+    assert_eq!(kept, (vec![hash(7)], Some("demo,1")), "the token was given after the revocation");
+    assert_eq!(step(&after, &Around { known, at: at(2001), ..done }), None, "once");
+    // A backup may hold the token that leaked; a revocation that is not noted was not carried out.
+    for (n, revoked) in [(3, Some("demo,1")), (7, None), (7, Some("demo,0"))] {
+        let (_, after) = step(&bare(n), &Around { revoked, ..done }).unwrap();
+        let (known, followed) = (after.notes.generation, after.accepted());
+        for (hashes, revoked) in [(&hashes[..], revoked), (&followed[..], None)] {
+            assert_eq!(step(&after, &Around { hashes, known, revoked, ..done }).unwrap().0, Move::Revoke, "{n}");
+        }
+    }
 }
 
 #[test]
