@@ -8,7 +8,8 @@ use serde_json::Value;
 
 /// What stands where something was.
 pub const REDACTED: &str = "(redacted)";
-/// A shorter value would be found in words that have nothing to do with it; a token or DSN is longer.
+/// A shorter value would be found in words that have nothing to do with it; a token or DSN is longer. A shorter password of a
+/// DSN is taken out where it stands alone.
 const SHORTEST: usize = 4;
 /// Words at whose end the name of a secret is known.
 const NAMES: &str = r"(?:pass(?:word|wd|phrase)?|pwd|secret|token|dsn|authorization|credentials?|private[_-]?key|(?:api|access|signing)[_-]?key(?:[_-]?id)?)";
@@ -16,6 +17,8 @@ const NAMES: &str = r"(?:pass(?:word|wd|phrase)?|pwd|secret|token|dsn|authorizat
 /// Takes secrets out of texts and objects.
 pub struct Redactor {
     known: Vec<String>,
+    /// Passwords that are too short to be looked for within words.
+    short: Vec<String>,
     patterns: Vec<(Regex, Shape)>,
 }
 
@@ -32,11 +35,16 @@ enum Shape {
 impl Redactor {
     /// One that knows these values and every form in which they are usually written.
     pub fn knowing(secrets: impl IntoIterator<Item = String>) -> Self {
-        let mut known: Vec<String> = secrets.into_iter().flat_map(|secret| forms(&secret)).collect();
+        let secrets: Vec<String> = secrets.into_iter().collect();
+        let mut known: Vec<String> = secrets.iter().flat_map(|secret| forms(secret)).collect();
+        let short = secrets.iter().flat_map(|secret| passwords(secret));
+        let mut short: Vec<String> = short.filter(|one| (1..SHORTEST).contains(&one.len())).collect();
+        short.sort();
+        short.dedup();
         // The longest first: a DSN before the password in it.
         known.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         known.dedup();
-        Self { known, patterns: patterns() }
+        Self { known, short, patterns: patterns() }
     }
 
     /// The text without what is secret in it.
@@ -46,6 +54,9 @@ impl Redactor {
             if clean.contains(secret) {
                 clean = clean.replace(secret, REDACTED);
             }
+        }
+        for secret in &self.short {
+            clean = without_word(&clean, secret);
         }
         for (pattern, shape) in &self.patterns {
             let replaced = pattern.replace_all(&clean, |found: &Captures<'_>| {
@@ -93,6 +104,21 @@ impl Redactor {
     }
 }
 
+/// The text without this word where it is none of a longer one.
+fn without_word(text: &str, word: &str) -> String {
+    let is_part = |neighbour: Option<char>| neighbour.is_some_and(char::is_alphanumeric);
+    let (mut clean, mut from) = (String::with_capacity(text.len()), 0);
+    for (at, _) in text.match_indices(word) {
+        let end = at + word.len();
+        if !is_part(text[..at].chars().next_back()) && !is_part(text[end..].chars().next()) {
+            clean.push_str(&text[from..at]);
+            clean.push_str(REDACTED);
+            from = end;
+        }
+    }
+    clean + &text[from..]
+}
+
 fn patterns() -> Vec<(Regex, Shape)> {
     let quoted = r#"\\"[^"]*\\"|"(?:[^"\\]|\\.)*"|'[^']*'"#;
     [
@@ -135,18 +161,7 @@ fn forms(secret: &str) -> Vec<String> {
     let mut plain = vec![secret.to_owned(), secret.trim().to_owned()];
     plain.extend(secret.lines().map(|line| line.trim().to_owned()));
     let url = secret.contains("://") && secret.contains('@');
-    if let Some((userinfo, _)) = secret.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')) {
-        let password = userinfo.split_once(':').map_or("", |(_, password)| password);
-        plain.push(password.to_owned());
-        plain.push(percent_decode_str(password).decode_utf8_lossy().into_owned());
-    }
-    // libpq's other form, host=db password=hunter2, and a URL's parameter.
-    for word in secret.split(|c: char| c.is_whitespace() || matches!(c, '?' | '&')) {
-        if let Some(password) = word.strip_prefix("password=") {
-            plain.push(password.to_owned());
-            plain.push(percent_decode_str(password).decode_utf8_lossy().into_owned());
-        }
-    }
+    plain.extend(passwords(secret));
     let mut all: Vec<String> = plain
         .iter()
         .filter(|form| form.len() >= SHORTEST)
@@ -167,6 +182,16 @@ fn forms(secret: &str) -> Vec<String> {
     all.sort();
     all.dedup();
     all
+}
+
+/// The passwords in a DSN, as they stand there and decoded.
+fn passwords(secret: &str) -> Vec<String> {
+    let userinfo = secret.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')).map(|(userinfo, _)| userinfo);
+    let first = userinfo.and_then(|userinfo| Some(userinfo.split_once(':')?.1));
+    // libpq's other form, host=db password=hunter2, and a URL's parameter.
+    let words = secret.split(|c: char| c.is_whitespace() || matches!(c, '?' | '&'));
+    let written = first.into_iter().chain(words.filter_map(|word| word.strip_prefix("password=")));
+    written.flat_map(|one| [one.to_owned(), percent_decode_str(one).decode_utf8_lossy().into_owned()]).collect()
 }
 
 #[cfg(test)]
@@ -213,6 +238,18 @@ mod tests {
         }
         let encoded = STANDARD.encode("my \"own\" token");
         assert_eq!(redactor.text(&encoded), REDACTED);
+    }
+
+    #[test]
+    fn a_short_password_of_a_dsn_is_taken_out_where_it_stands_alone() {
+        for dsn in ["postgres://jam:a%2B1@db/jam", "host=db password=a+1 dbname=jam"] {
+            let clean = Redactor::knowing([dsn.to_owned()]).text("user jam with a+1, not \"a+1\": data+1 and a+12");
+            assert_eq!(clean, "user jam with (redacted), not \"(redacted)\": data+1 and a+12");
+        }
+        let of_others = Redactor::knowing(["db".to_owned()]);
+        assert_eq!(of_others.text("db does not answer"), "db does not answer", "a short value is no password");
+        let decoded = Redactor::knowing(["postgres://jam:ab@db/jam".to_owned()]);
+        assert_eq!(decoded.text("ab abc cab ab"), "(redacted) abc cab (redacted)");
     }
 
     #[test]

@@ -154,17 +154,28 @@ async fn cleaned(
     stop: &CancellationToken,
 ) -> Result<Cleaned, CleanupError> {
     let progress = Progress::default();
-    let mut work = pin!(store.clean(retention, dry_run, &progress));
+    stopped(store.clean(retention, dry_run, &progress), &progress, stop).await
+}
+
+/// What comes of the work, which is asked for its end when it is told to stop. What goes wrong in its last batch is told as well.
+async fn stopped(
+    work: impl Future<Output = Result<Cleaned, CleanupError>>,
+    progress: &Progress,
+    stop: &CancellationToken,
+) -> Result<Cleaned, CleanupError> {
+    let mut work = pin!(work);
     tokio::select! {
         ended = &mut work => return ended,
         () = stop.cancelled() => progress.end(),
     }
     match tokio::time::timeout(LAST_BATCH, work).await {
-        Ok(Err(CleanupError::Failed { .. })) | Err(_) => {
-            let error = StoreError::Unavailable("the cleanup was told to stop".into());
-            Err(CleanupError::Failed { error, cleaned: progress.cleaned() })
+        Ok(Err(CleanupError::Failed { error, cleaned })) if error != Progress::stopped() => {
+            let error =
+                StoreError::Unavailable(format!("the cleanup was told to stop, and its last batch failed: {error}"));
+            Err(CleanupError::Failed { error, cleaned })
         }
         Ok(ended) => ended,
+        Err(_) => Err(CleanupError::Failed { error: Progress::stopped(), cleaned: progress.cleaned() }),
     }
 }
 
@@ -293,4 +304,24 @@ impl Retained {
 /// Whether anything is ever archived under these settings.
 pub fn enabled(settings: &Settings, now: Timestamp) -> bool {
     Retention::is_on(&settings.retention(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_goes_wrong_in_the_last_batch_is_told_and_one_that_never_ends_was_told_to_stop() {
+        let (progress, stop) = (Progress::default(), CancellationToken::new());
+        let full = async {
+            stop.cancelled().await;
+            let error = StoreError::Unavailable("no space left on device".into());
+            Err(CleanupError::Failed { error, cleaned: Cleaned::default() })
+        };
+        stop.cancel();
+        let told = stopped(full, &progress, &stop).await.unwrap_err().to_string();
+        assert!(told.contains("told to stop, and") && told.contains("no space left on device"), "{told}");
+        let told = stopped(std::future::pending(), &progress, &stop).await.unwrap_err().to_string();
+        assert!(told.contains("told to stop"), "{told}");
+    }
 }

@@ -115,6 +115,7 @@ mod store_packages;
 mod store_preimages;
 mod store_processing;
 mod store_retention;
+mod store_stalls;
 mod store_statements;
 mod support;
 mod trace_support;

@@ -25,13 +25,18 @@ impl Progress {
         self.ending.store(true, Ordering::SeqCst);
     }
 
+    /// What ends a cleanup that was asked for its end.
+    pub fn stopped() -> StoreError {
+        StoreError::Unavailable("the cleanup was told to stop".into())
+    }
+
     pub(crate) fn add(&self, done: impl FnOnce(&mut Cleaned)) {
         done(&mut self.cleaned.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     pub(crate) fn go_on(&self) -> Stored<()> {
         if self.ending.load(Ordering::SeqCst) {
-            return Err(StoreError::Unavailable("the cleanup was told to stop".into()));
+            return Err(Self::stopped());
         }
         Ok(())
     }
