@@ -56,13 +56,13 @@ impl FromStr for Timestamp {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |_| format!("{text:?} is not an RFC 3339 time such as 2026-01-31T12:00:00Z");
+        let wrong = || format!("{text:?} is not an RFC 3339 time such as 2026-01-31T12:00:00Z");
         // The library also reads the zones of RFC 9557, which are not part of RFC 3339.
         if text.contains('[') {
-            return Err(wrong(()));
+            return Err(wrong());
         }
-        let read = text.parse::<jiff::Timestamp>();
-        read.map(Self::from_jiff).or_else(|_| beyond(text).ok_or(())).map_err(wrong)
+        let read = text.parse::<jiff::Timestamp>().ok().map(Self::from_jiff);
+        read.or_else(|| beyond(text)).ok_or_else(wrong)
     }
 }
 
