@@ -105,7 +105,7 @@ suite_e2e() {
 # the cluster's name
 END_TO_END=${JAM_E2E_NAME:-e2e}
 # modules of tests/e2e that need the cluster of dev/cluster
-OWN_CLUSTER=(alone bad_rollouts databases deletions last migrations network rollback rollouts rotation steady)
+OWN_CLUSTER=(alone bad_rollouts databases deletions last migrations network optional overrides repair rollback rollouts rotation steady)
 
 # Inside, no network is there to ask a registry.
 end_to_end_pass() {

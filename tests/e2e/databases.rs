@@ -13,7 +13,7 @@ use crate::traffic::{Load, PUT_OFF};
 /// Longer than a failing liveness probe takes to have a container restarted: 3 times 10 s.
 const LIVENESS: Duration = Duration::from_secs(35);
 /// How long a caller may have to come again while a password changes.
-const MOMENT: Duration = Duration::from_secs(10);
+pub const MOMENT: Duration = Duration::from_secs(10);
 
 /// The Secret that CloudNativePG writes for the owner of a cluster's database; nobody runs that operator here.
 fn app_secret(namespace: &str, host: &str, password: &str) -> Value {

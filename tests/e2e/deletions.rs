@@ -48,8 +48,8 @@ async fn in_a_namespace_that_hangs_in_its_end_nothing_is_made_again_and_other_in
         let change = json!({"metadata": {"finalizers": held}}).to_string();
         kubectl(&["-n", &going.namespace, "patch", kind, "jam", "--type", "merge", "-p", &change])
     };
-    let held = json!(["e2e.jam.network/hold"]);
-    assert!(hold("service", &held).status.success() && hold("jam", &held).status.success());
+    let holder = json!(["e2e.jam.network/hold"]);
+    assert!(hold("service", &holder).status.success() && hold("jam", &holder).status.success());
     let since = jiff::Timestamp::now();
     kubectl_ok(&["delete", "namespace", &going.namespace, "--wait=false"]);
     eventually("all but the Service and the instance, which are held", || async {

@@ -206,12 +206,11 @@ async fn asking(
             Err(error) => Some(format!("{error:?}")),
         };
         got.longest = got.longest.max(last.elapsed());
-        match what {
-            Some(what) => got.failed.push(Failed { client: name, after: began.elapsed(), what }),
-            None => {
-                got.good = good.fetch_add(1, Ordering::Relaxed) + 1;
-                last = Instant::now();
-            }
+        if let Some(what) = what {
+            got.failed.push(Failed { client: name, after: began.elapsed(), what });
+        } else {
+            got.good = good.fetch_add(1, Ordering::Relaxed) + 1;
+            last = Instant::now();
         }
         tokio::time::sleep(pause).await;
     }
