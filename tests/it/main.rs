@@ -85,6 +85,7 @@ mod operator_stalled;
 mod operator_status;
 mod operator_support;
 mod operator_waited;
+mod plan_aftermath;
 mod plan_applied;
 mod plan_diff;
 mod plan_fields;
