@@ -71,6 +71,7 @@ mod operator_incidents;
 mod operator_isolation;
 mod operator_kinds;
 mod operator_migrations;
+mod operator_objected;
 mod operator_optional;
 mod operator_overrides;
 mod operator_postgres;
