@@ -118,6 +118,7 @@ async fn preview(context: &Context, key: &Key, document: &Value) -> Result<Previ
         .notes
         .extend(ahead.migration.iter().map(|job| format!("migration Job {job} runs before any pod is replaced")));
     preview.notes.extend(ahead.waits.iter().map(|what| format!("pods stay as they are, they wait for {what}")));
+    preview.notes.extend(ahead.given_up);
     let objects = Objects { items: ahead.objects, keep: Vec::new() };
     let findings = observe::survey(context, &instance, &objects).await.map_err(told)?;
     for (desired, finding) in objects.items.iter().zip(findings) {

@@ -1,4 +1,4 @@
-//! `jam-operator plan --diff` of instances that were changed behind the operator's back.
+//! `jam-operator plan --diff` of instances that are not as they were applied: changed behind the operator's back, or rolled back.
 
 use jam::operator::difference::essence;
 use jam_plan::JamInstance;
@@ -7,6 +7,7 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
+use crate::kubelet::{FATE, LAST_WORDS};
 use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
 use crate::plan_diff::{QUIET, changes, live, manifest, plan, said};
 use crate::support::cluster::control_plane;
@@ -73,4 +74,29 @@ async fn what_an_apply_does_not_take_back_is_planned_as_the_second_write_takes_i
     assert_eq!(essence(secret)["metadata"], planned[0]["planned"]["metadata"]);
     let again = plan(plane, &text, &[]);
     assert!(again.status.success() && said(&again).contains("nothing would change"), "{}", said(&again));
+}
+
+#[tokio::test]
+async fn a_plan_of_a_spec_that_was_rolled_back_says_so_and_when_it_is_tried_again() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let hasty = ["--progress-deadline", "5"];
+    let operator = account.start(plane, &[QUIET, &hasty].concat());
+    let good = in_memory("Retain");
+    apply(&client, &namespace, "main", good.clone()).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let mut bad = good.clone();
+    bad["podTemplate"] = json!({"env": [{"name": FATE, "value": "crash"}]});
+    apply(&client, &namespace, "main", bad.clone()).await;
+    condition(&client, &namespace, "main", "Ready", "False", "RolledBack").await;
+    operator.quiet().await;
+    let same = plan(plane, &manifest(&namespace, "main", &bad), &hasty);
+    for words in ["nothing would change", "rolled back to generation 1", LAST_WORDS, "until the spec changes"] {
+        assert!(same.status.success() && said(&same).contains(words), "{words}: {}", said(&same));
+    }
+    bad["podTemplate"]["env"][0]["value"] = "fine".into();
+    let other = plan(plane, &manifest(&namespace, "main", &bad), &hasty);
+    assert!(other.status.code() == Some(1) && !said(&other).contains("rolled back"), "{}", said(&other));
 }

@@ -16,6 +16,8 @@ use crate::observed::Observed;
 use crate::reason::{Reason, Refusal};
 use crate::resolve::Resolved;
 
+pub(crate) use conditions::given_up;
+
 /// How a reconcile ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Verdict<'a> {

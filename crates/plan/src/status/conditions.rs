@@ -17,6 +17,8 @@ use crate::reason::{Reason, Refusal};
 use crate::resolve::{MigrationStep, Preview, Resolved};
 use crate::rollout::Course;
 
+pub(crate) use setback::given_up;
+
 /// Longest message, in characters; Kubernetes takes 32768 bytes, people read less.
 const MESSAGE: usize = 1024;
 /// What is said while the operator keeps its hands off.
@@ -255,7 +257,7 @@ fn pods(resolved: &Resolved, observed: &Observed) -> Standing {
             format!("the database does not answer: {}", probe.message),
         );
     }
-    if let Some((reason, why)) = setback::given_up(resolved) {
+    if let Some((reason, why)) = given_up(resolved) {
         return Standing::Stalled(reason, why);
     }
     let worker = observed.worker.as_ref().filter(|_| resolved.runs_workers());

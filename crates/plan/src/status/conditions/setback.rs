@@ -7,7 +7,7 @@ use crate::resolve::Resolved;
 use crate::rollout::Course;
 
 /// What is said of a rollout that is not tried any further.
-pub(super) fn given_up(resolved: &Resolved) -> Option<(Reason, String)> {
+pub(crate) fn given_up(resolved: &Resolved) -> Option<(Reason, String)> {
     let RolloutStatus { generation, message, evidence, .. } = &resolved.rollout_status;
     match &resolved.course {
         Course::Forward => None,
