@@ -162,14 +162,18 @@ async fn put_right(
     let params = PatchParams::apply(names::FIELD_MANAGER).force();
     let api = api_of(context, desired.object.kind, &Key::of(instance).namespace);
     let live = api.patch(&desired.object.name, &params, &Patch::Apply(&body)).await?;
-    // What others wrote is not taken back by an apply that says nothing of it, nor what a create wrote.
-    let strange = serde_json::to_value(&live).ok().and_then(|live| stranger::removal(&desired.body, &live));
-    let disowned = is_owned_unasked(instance, desired, &live.metadata).then(|| without_owner(instance, &live));
-    let Some(mut patch) = strange.or(disowned) else { return Ok(live) };
+    let Some(mut patch) = remainder(instance, desired, &live) else { return Ok(live) };
     patch["metadata"]["uid"] = uid.into();
     patch["metadata"]["resourceVersion"] = live.metadata.resource_version.clone().into();
     let params = PatchParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PatchParams::default() };
     api.patch(&desired.object.name, &params, &Patch::Merge(&patch)).await
+}
+
+/// The merge patch that is still to be written when an object of ours was applied and came to this: what others wrote is not
+/// taken back by an apply that says nothing of it, nor what a create wrote.
+pub fn remainder(instance: &JamInstance, desired: &Desired, applied: &DynamicObject) -> Option<Value> {
+    let strange = serde_json::to_value(applied).ok().and_then(|applied| stranger::removal(&desired.body, &applied));
+    strange.or_else(|| is_owned_unasked(instance, desired, &applied.metadata).then(|| without_owner(instance, applied)))
 }
 
 /// The owners without the instance.
@@ -181,7 +185,7 @@ fn without_owner(instance: &JamInstance, live: &DynamicObject) -> Value {
         .flatten()
         .filter(|owner| Some(&owner.uid) != instance.metadata.uid.as_ref())
         .collect();
-    json!({"metadata": {"ownerReferences": owners}})
+    json!({"metadata": {"ownerReferences": (!owners.is_empty()).then_some(owners)}})
 }
 
 /// Whether the instance still takes along what is to stay when it goes.

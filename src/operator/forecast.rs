@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::accepted::accepted;
+use super::apply;
 use super::children::Children;
 use super::client::{Ledger, connect};
 use super::context::Context;
@@ -117,6 +118,7 @@ async fn preview(context: &Context, key: &Key, document: &Value) -> Result<Previ
         .notes
         .extend(ahead.migration.iter().map(|job| format!("migration Job {job} runs before any pod is replaced")));
     preview.notes.extend(ahead.waits.iter().map(|what| format!("pods stay as they are, they wait for {what}")));
+    preview.notes.extend(ahead.given_up);
     let objects = Objects { items: ahead.objects, keep: Vec::new() };
     let findings = observe::survey(context, &instance, &objects).await.map_err(told)?;
     for (desired, finding) in objects.items.iter().zip(findings) {
@@ -192,7 +194,12 @@ async fn change(
     };
     let answer = api.patch(&desired.object.name, &params.dry_run(), &Patch::Apply(&body)).await;
     let answer = answer.map_err(|error| format!("{} would not be taken: {}", desired.object, chain(&error)))?;
-    let (mut live, mut planned) = (live, essence(json!(answer)));
+    let mut planned = json!(answer);
+    // The second write of the operator cannot be asked for: the first one was not made.
+    if let Some(patch) = apply::remainder(instance, desired, &answer) {
+        json_patch::merge(&mut planned, &patch);
+    }
+    let (mut live, mut planned) = (live, essence(planned));
     if live == planned {
         return Ok(None);
     }

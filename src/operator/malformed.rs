@@ -3,14 +3,15 @@
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::Action;
-use kube::{Api, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
 use serde_json::{Value, json};
 
-use jam_plan::{JamInstance, Reason, names};
+use jam_plan::{JamInstance, JamInstanceStatus, Reason, names};
 
 use super::context::Context;
 use super::error::Error;
 use super::key::Key;
+use super::publish;
 
 /// Longest message of a condition that is written here.
 const MESSAGE: usize = 1024;
@@ -35,8 +36,15 @@ pub async fn tell(context: &Context, invalid: &InvalidObject) -> Result<Action, 
         });
         let params = PatchParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PatchParams::default() };
         instances.patch_status(&key.name, &params, &Patch::Merge(&body)).await.map_err(Error::write(what()))?;
+        publish::tell(context, &key, &live.object_ref(&resource), &readable(&before), &readable(&now)).await;
     }
     Ok(Action::await_change())
+}
+
+/// The conditions as a status, to tell the transitions by.
+fn readable(conditions: &[Value]) -> JamInstanceStatus {
+    let conditions = conditions.iter().filter_map(|condition| serde_json::from_value(condition.clone()).ok());
+    JamInstanceStatus { conditions: conditions.collect(), ..JamInstanceStatus::default() }
 }
 
 /// The conditions with the three of kstatus set, dated anew where their status changes.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jam_plan::{EventType, JamInstance, JamInstanceStatus, Observed, Verdict, names, status, transitions};
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::events;
 use kube::{Api, Resource};
@@ -48,7 +49,7 @@ pub async fn outcome(
         return Ok(Said::Later(now, rest));
     }
     write(context, instance, &now).await?;
-    tell(context, instance, &before, &now).await;
+    tell(context, &Key::of(instance), &instance.object_ref(&()), &before, &now).await;
     Ok(Said::All(now))
 }
 
@@ -114,8 +115,13 @@ fn replacing(instance: &JamInstance, mut body: Value) -> Value {
 }
 
 /// An event for each transition. An event that is lost is not worth a retry: the status says it all.
-async fn tell(context: &Context, instance: &JamInstance, before: &JamInstanceStatus, now: &JamInstanceStatus) {
-    let reference = instance.object_ref(&());
+pub async fn tell(
+    context: &Context,
+    instance: &Key,
+    reference: &ObjectReference,
+    before: &JamInstanceStatus,
+    now: &JamInstanceStatus,
+) {
     for event in transitions(before, now) {
         let type_ = match event.kind {
             EventType::Normal => events::EventType::Normal,
@@ -124,8 +130,8 @@ async fn tell(context: &Context, instance: &JamInstance, before: &JamInstanceSta
         let note = Some(event.note.chars().take(1000).collect());
         let reason = event.reason.as_str().to_owned();
         let event = events::Event { type_, reason, note, action: "Reconcile".into(), secondary: None };
-        if let Err(error) = context.instruments.recorder.publish(&event, &reference).await {
-            tracing::warn!(instance = %Key::of(instance), reason = event.reason, error = chain(&error), "event lost");
+        if let Err(error) = context.instruments.recorder.publish(&event, reference).await {
+            tracing::warn!(%instance, reason = event.reason, error = chain(&error), "event lost");
         }
     }
 }

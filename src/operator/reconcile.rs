@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jam_plan::crd::JamInstance;
+use jam_plan::crd::{JamInstance, RolloutPhase};
 use jam_plan::resolve::MigrationStep;
+use jam_plan::rollout::Course;
 use jam_plan::rotation::{Distribution, look_again};
 use jam_plan::{Desired, Objects, Observed, Refusal, Resolved, Verdict, desired, resolve};
 use kube::core::DeserializeGuard;
@@ -52,6 +53,8 @@ enum Ending {
     Applied,
     /// The resource is refused.
     Refused(Refusal),
+    /// The API server refuses a child. What came before it in the order was applied, and goes its way.
+    Objected(Refusal),
     /// A rollout was given up: that is stored before anything is applied.
     GivenUp,
     /// It is paused.
@@ -108,7 +111,7 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
     let observed = &mut learnt.observed;
     match apply::all(context, instance, &objects, &findings, &minted, observed).await? {
         Applied::All => {}
-        Applied::Refused(refusal) => return Ok(Ending::Refused(refusal)),
+        Applied::Refused(refusal) => return Ok(Ending::Objected(refusal)),
     }
     apply::prune(context, instance, &objects, observed).await?;
     observe::still_leaving(&objects, &findings)?;
@@ -214,7 +217,8 @@ pub async fn reconcile(instance: Arc<Guarded>, context: Arc<Context>) -> Result<
     let text = ended.as_ref().err().map(|error| chain(error)).unwrap_or_default();
     let verdict = match (&ended, &learnt.resolved) {
         (Ok(Ending::Applied | Ending::GivenUp), Some(resolved)) => Verdict::Applied(resolved),
-        (Ok(Ending::Refused(refusal)), _) => Verdict::Refused(refusal),
+        (Ok(Ending::Objected(refusal)), Some(resolved)) => Verdict::Objected(resolved, refusal),
+        (Ok(Ending::Refused(refusal) | Ending::Objected(refusal)), _) => Verdict::Refused(refusal),
         (Ok(Ending::Paused), _) => Verdict::Paused,
         (Err(Error::Held { .. }), Some(resolved)) => Verdict::Held(resolved, &text),
         (Ok(Ending::Applied | Ending::GivenUp) | Err(_), resolved) => Verdict::Interrupted(resolved.as_ref(), &text),
@@ -239,7 +243,7 @@ fn result_of(ending: &Ending) -> &'static str {
     match ending {
         Ending::Applied => "applied",
         Ending::GivenUp => "given_up",
-        Ending::Refused(refusal) => refusal.reason.as_str(),
+        Ending::Refused(refusal) | Ending::Objected(refusal) => refusal.reason.as_str(),
         Ending::Paused => "paused",
     }
 }
@@ -255,6 +259,9 @@ fn next(ending: &Ending, told: &Said, learnt: &Learnt) -> Action {
         Ending::Refused(refusal) if refusal.heals_from_outside() => LOOK_OUTSIDE,
         Ending::Refused(refusal) if refusal.reason == jam_plan::Reason::TokensPending => SOON,
         Ending::GivenUp => AT_ONCE,
+        Ending::Objected(_) if is_judged(learnt) => LOOK_AGAIN,
+        // No deadline of a rotation waits for the refused child.
+        Ending::Objected(_) => return rotation_due(learnt).map_or_else(Action::await_change, Action::requeue),
         Ending::Paused | Ending::Refused(_) => return Action::await_change(),
         Ending::Applied if is("Ready") || is("Stalled") => RESYNC,
         Ending::Applied => match learnt.resolved.as_ref().map(|resolved| &resolved.migration.step) {
@@ -272,6 +279,13 @@ fn next(ending: &Ending, told: &Said, learnt: &Learnt) -> Action {
     };
     let overrides = if learnt.observed.overrides.is_some() { LOOK_AT_OVERRIDES } else { RESYNC };
     Action::requeue(pause.min(at_most).min(overrides).min(rotation_due(learnt).unwrap_or(RESYNC)))
+}
+
+/// Whether a rollout is under way whose pods may still be given up: that has a deadline.
+fn is_judged(learnt: &Learnt) -> bool {
+    let Learnt { observed, resolved: Some(resolved) } = learnt else { return false };
+    let runs = observed.api.as_ref().is_some_and(|api| api.revision.as_ref() == Some(&resolved.wanted.name));
+    runs && resolved.course == Course::Forward && resolved.rollout_status.phase == RolloutPhase::Progressing
 }
 
 /// The next deadline of a rotation, to the second: no watch reports it.

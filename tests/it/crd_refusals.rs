@@ -166,6 +166,10 @@ fn wrong_objects() -> Vec<Wrong> {
             &["spec.podTemplate.annotations", "the operator's own"],
         ),
         (
+            json!({"podTemplate": {"annotations": {"app.kubernetes.io/foo": "bar"}}}),
+            &["spec.podTemplate.annotations", "the operator's own"],
+        ),
+        (
             json!({"podTemplate": {"env": [{"name": "JAM_PG_DSN", "value": "postgres://secret"}]}}),
             &["spec.podTemplate.env", "set from the spec's own fields"],
         ),

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use kube::api::{DynamicObject, Patch, PatchParams};
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -55,9 +56,28 @@ fn definitions(client: &Client) -> Api<DynamicObject> {
     Api::all_with(client.clone(), &ApiResource::from_gvk(&kind))
 }
 
-/// An older definition: it does not know `paused`, and lets through any form of `replicas`.
-fn older() -> Value {
+/// Events of a reason about an instance, each with how often it was told.
+async fn events(client: &Client, namespace: &str, name: &str, reason: &str) -> Vec<Event> {
+    let events: Api<Event> = Api::namespaced(client.clone(), namespace);
+    let all = events.list(&ListParams::default()).await.unwrap().items;
+    let about = |event: &Event| {
+        event.regarding.as_ref().and_then(|object| object.name.as_deref()) == Some(name)
+            && event.reason.as_deref() == Some(reason)
+    };
+    all.into_iter().filter(about).collect()
+}
+
+/// A definition from before `status.renderRevision`.
+fn forgetful() -> Value {
     let mut crd = serde_json::to_value(jam_plan::crd::crd()).unwrap();
+    let status = crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/status/properties").unwrap();
+    status.as_object_mut().unwrap().remove("renderRevision").unwrap();
+    crd
+}
+
+/// The same, older still: it does not know `paused`, and lets through any form of `replicas`.
+fn older() -> Value {
+    let mut crd = forgetful();
     let version = crd.pointer_mut("/spec/versions/0").unwrap();
     version["schema"]["openAPIV3Schema"]["properties"]["spec"] = json!({
         "type": "object",
@@ -65,10 +85,6 @@ fn older() -> Value {
         "properties": {"replicas": {"x-kubernetes-preserve-unknown-fields": true}},
     });
     version["schema"]["openAPIV3Schema"].as_object_mut().unwrap().remove("x-kubernetes-validations");
-    version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
-        .as_object_mut()
-        .unwrap()
-        .remove("renderRevision");
     version.as_object_mut().unwrap().remove("selectableFields");
     version["subresources"] = json!({"status": {}});
     crd
@@ -109,6 +125,12 @@ async fn a_missing_resource_is_waited_for_an_older_one_is_said_and_one_malformed
     operator.quiet().await;
     let about = operator.writes().into_iter().filter(|asked| asked.name == "malformed").count();
     assert_eq!(about, 1, "once");
+    let poke = json!({"metadata": {"annotations": {"note": "hello"}}});
+    instances.patch("malformed", &PatchParams::default(), &Patch::Merge(poke)).await.unwrap();
+    operator.quiet().await;
+    let told = events(&client, &namespace, "malformed", "InvalidSettings").await;
+    assert_eq!((told.len(), told[0].type_.as_deref()), (1, Some("Warning")), "an event on the transition");
+    assert!(told[0].series.is_none() && told[0].note.as_deref().unwrap().contains("cannot read"), "{told:?}");
     let metrics = operator.answer("/metrics").await.1;
     assert!(metrics.contains("jam_operator_instances{condition=\"Readable\",status=\"False\"} 1"), "{metrics}");
 

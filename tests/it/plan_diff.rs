@@ -17,19 +17,20 @@ use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
 use crate::operator_support::{Account, Kubelet, Operator, apply, condition};
+use crate::plan_aftermath::meddle_while_paused;
 use crate::support::cluster::{ControlPlane, control_plane};
 
-const QUIET: &[&str] = &["--leader-election", "false"];
+pub const QUIET: &[&str] = &["--leader-election", "false"];
 /// Specs that are planned and applied one after the other, on two instances.
 const CASES: usize = 10;
 
-fn manifest(namespace: &str, name: &str, spec: &Value) -> String {
+pub fn manifest(namespace: &str, name: &str, spec: &Value) -> String {
     let metadata = json!({"name": name, "namespace": namespace});
     json!({"apiVersion": "jam.network/v1alpha1", "kind": "JamInstance", "metadata": metadata, "spec": spec}).to_string()
 }
 
 /// Runs `plan --diff` as the administrator of the control plane.
-fn plan(plane: &ControlPlane, text: &str, arguments: &[&str]) -> Output {
+pub fn plan(plane: &ControlPlane, text: &str, arguments: &[&str]) -> Output {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     Command::new(env!("CARGO_BIN_EXE_jam-operator"))
@@ -42,12 +43,12 @@ fn plan(plane: &ControlPlane, text: &str, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-fn said(output: &Output) -> String {
+pub fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// The changes of the only instance of a plan.
-fn changes(output: &Output) -> Vec<Value> {
+pub fn changes(output: &Output) -> Vec<Value> {
     let previews: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", said(output)));
     previews[0]["changes"].as_array().unwrap().clone()
 }
@@ -63,6 +64,7 @@ prop_compose! {
         variable in proptest::option::of("[xy]"),
         replicas in 1..=3_i32,
         workers in 0..=1_i32,
+        deletion in prop_oneof![Just("Retain"), Just("Delete")],
     ) -> Value {
         let consumers: Vec<Value> = others.iter().map(String::as_str).chain(["demo"]).map(|n| json!({"name": n})).collect();
         let mut spec = json!({
@@ -71,6 +73,8 @@ prop_compose! {
             "service": {"port": port},
             "replicas": replicas,
             "workers": {"replicas": workers},
+            "deletionPolicy": deletion,
+            "paused": false,
         });
         if exposed {
             spec["networkPolicy"] = json!({"enabled": true});
@@ -127,7 +131,7 @@ fn plural(kind: &str) -> String {
     all.filter(|(_, _, word, _)| *word == kind).map(|(_, _, _, plural)| plural.to_owned()).next().unwrap()
 }
 
-async fn live(client: &Client, namespace: &str, kind: &str, name: &str) -> Option<Value> {
+pub async fn live(client: &Client, namespace: &str, kind: &str, name: &str) -> Option<Value> {
     let kind = jam_plan::Kind::ALL.iter().find(|other| other.as_str() == kind).unwrap();
     let (group, version, word, plural) = kind.coordinates();
     let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, word), plural);
@@ -155,7 +159,9 @@ fn lasting(done: &BTreeSet<(bool, String, String)>, planned: &[Value]) -> BTreeS
     let both = |resource: &str, name: &str| {
         [false, true].into_iter().all(|gone| done.contains(&(gone, resource.to_owned(), name.to_owned())))
     };
-    let lasts = |one: &&(bool, String, String)| !(migrates && one.1 == "configmaps" && both(&one.1, &one.2));
+    // Settings are made for that while alone; a worker that is to go was there before.
+    let comes = |one: &&(bool, String, String)| one.1 == "configmaps" || !one.0;
+    let lasts = |one: &&(bool, String, String)| !(migrates && both(&one.1, &one.2) && comes(one));
     done.iter().filter(lasts).cloned().collect()
 }
 
@@ -167,6 +173,24 @@ async fn what_plan_says_is_what_the_operator_then_does() {
 #[tokio::test]
 async fn what_plan_says_is_what_the_operator_then_does_where_more_comes_and_goes() {
     plans_are_kept(further()).await;
+}
+
+fn text_of(change: &Value, key: &str) -> String {
+    change[key].as_str().unwrap().to_owned()
+}
+
+/// An object is as the plan said it would be.
+async fn came_true(client: &Client, namespace: &str, change: &Value, case: &str) {
+    let (kind, child) = (text_of(change, "kind"), text_of(change, "name"));
+    let mut now = live(client, namespace, &kind, &child).await.unwrap_or_default();
+    redact(&mut Value::Null, &mut now);
+    let mut planned = change["planned"].clone();
+    redact(&mut Value::Null, &mut planned);
+    if kind == "Secret" && change["action"] == "create" {
+        // Its token is made when it is written.
+        (now, planned) = (now["metadata"]["labels"].take(), planned["metadata"]["labels"].take());
+    }
+    assert_eq!(now, planned, "{kind} {child}: {case}");
 }
 
 async fn plans_are_kept(specs: impl Strategy<Value = Value>) {
@@ -181,9 +205,16 @@ async fn plans_are_kept(specs: impl Strategy<Value = Value>) {
     let operator = account.start(plane, QUIET);
     operator.ready().await;
     let mut runner = TestRunner::deterministic();
+    // What somebody puts into our container while nobody looks: one contradicts the spec, the other stays.
+    let specs = (specs, proptest::option::of(prop_oneof![Just("JAM_ENABLED"), Just("THEIRS")]));
     for case in 0..CASES {
         let name = if case % 2 == 0 { "pg" } else { "mem" };
-        let spec = stored(specs.new_tree(&mut runner).unwrap().current(), case % 2 == 0);
+        let (spec, variable) = specs.new_tree(&mut runner).unwrap().current();
+        let spec = stored(spec, case % 2 == 0);
+        if let Some(variable) = variable.filter(|_| case > 1) {
+            meddle_while_paused(&client, &namespace, name, (variable, &case.to_string())).await;
+            operator.quiet().await;
+        }
         let text = manifest(&namespace, name, &spec);
         let (since, before) = (operator.writes().len(), rollout(&client, &namespace, name).await);
         let here = ["--operator-namespace", namespace.as_str()];
@@ -195,7 +226,6 @@ async fn plans_are_kept(specs: impl Strategy<Value = Value>) {
         apply(&client, &namespace, name, spec.clone()).await;
         condition(&client, &namespace, name, "Ready", "True", "Serving").await;
         operator.quiet().await;
-        let text_of = |change: &Value, key: &str| change[key].as_str().unwrap().to_owned();
         let foretold: BTreeSet<_> = planned
             .iter()
             .map(|change| (change["action"] == "remove", plural(&text_of(change, "kind")), text_of(change, "name")))
@@ -210,16 +240,7 @@ async fn plans_are_kept(specs: impl Strategy<Value = Value>) {
         };
         assert_eq!(gist(lasting(&done(&operator, since), &planned)), gist(foretold), "case {case}: {spec}");
         for change in planned.iter().filter(|change| change["kind"] != "Job" && !salted) {
-            let (kind, child) = (text_of(change, "kind"), text_of(change, "name"));
-            let mut now = live(&client, &namespace, &kind, &child).await.unwrap_or_default();
-            redact(&mut Value::Null, &mut now);
-            let mut planned = change["planned"].clone();
-            redact(&mut Value::Null, &mut planned);
-            if kind == "Secret" && change["action"] == "create" {
-                // Its token is made when it is written.
-                (now, planned) = (now["metadata"]["labels"].take(), planned["metadata"]["labels"].take());
-            }
-            assert_eq!(now, planned, "case {case}: {kind} {child}: {spec}");
+            came_true(&client, &namespace, change, &format!("case {case}: {spec}")).await;
         }
         let foretold = planned.iter().any(|c| c["name"] == name && !c["restarts"].as_array().unwrap().is_empty());
         let restarted = before.is_some() && before != rollout(&client, &namespace, name).await;

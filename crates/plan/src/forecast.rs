@@ -22,12 +22,15 @@ pub struct Forecast {
     pub waits: Option<String>,
     /// The migration Job that runs before any pod is replaced.
     pub migration: Option<String>,
+    /// That this very spec was tried and given up: then the pods of before are what is wanted.
+    pub given_up: Option<String>,
 }
 
 /// Follows an instance through its migration and its rollout, when both go well.
 pub fn forecast(instance: &JamInstance, observed: &Observed, defaults: &Defaults) -> Result<Forecast, Refusal> {
     let first = resolve(instance, observed, defaults)?;
     let uid = instance.metadata.uid.as_deref().unwrap_or_default();
+    let given_up = crate::status::given_up(&first).map(|(_, why)| why);
     let (mut objects, mut last, mut migration, mut cluster) = (desired(&first).items, first, None, observed.clone());
     if let (MigrationStep::Run { job }, Some(told)) = (&last.migration.step, &last.migration.status) {
         migration = Some(job.clone());
@@ -47,7 +50,7 @@ pub fn forecast(instance: &JamInstance, observed: &Observed, defaults: &Defaults
     let after = JamInstance { status: Some(told), ..instance.clone() };
     let at_rest = desired(&resolve(&after, &rolled, defaults)?);
     let removed = prunable(&last.name, &at_rest, &rolled, uid).into_iter().cloned().collect();
-    Ok(Forecast { objects, removed, waits, migration })
+    Ok(Forecast { objects, removed, waits, migration, given_up })
 }
 
 fn waits_for(resolved: &Resolved) -> String {

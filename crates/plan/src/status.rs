@@ -16,6 +16,8 @@ use crate::observed::Observed;
 use crate::reason::{Reason, Refusal};
 use crate::resolve::Resolved;
 
+pub(crate) use conditions::given_up;
+
 /// How a reconcile ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Verdict<'a> {
@@ -23,6 +25,8 @@ pub enum Verdict<'a> {
     Applied(&'a Resolved),
     /// The resource is refused: children stay as they are.
     Refused(&'a Refusal),
+    /// The API server refuses one of the children; those before it were applied.
+    Objected(&'a Resolved, &'a Refusal),
     /// A write or a read failed and is tried again; the text is for people.
     Interrupted(Option<&'a Resolved>, &'a str),
     /// Everything but a consumer's Secret was applied; the text says which one is tried again, and why.
@@ -35,9 +39,10 @@ impl<'a> Verdict<'a> {
     /// What the resource came to, where that is known.
     fn resolved(self) -> Option<&'a Resolved> {
         match self {
-            Verdict::Applied(resolved) | Verdict::Held(resolved, _) | Verdict::Interrupted(Some(resolved), _) => {
-                Some(resolved)
-            }
+            Verdict::Applied(resolved)
+            | Verdict::Objected(resolved, _)
+            | Verdict::Held(resolved, _)
+            | Verdict::Interrupted(Some(resolved), _) => Some(resolved),
             Verdict::Refused(_) | Verdict::Interrupted(None, _) | Verdict::Paused => None,
         }
     }

@@ -136,8 +136,8 @@ const RULES: &[Rule] = &[
     },
     Rule {
         at: "spec.podTemplate",
-        holds: "!has(self.annotations) || self.annotations.all(k, !k.startsWith('jam.network/'))",
-        message: "annotations of jam.network/ are the operator's own",
+        holds: "!has(self.annotations) || self.annotations.all(k, !k.startsWith('jam.network/') && !k.startsWith('app.kubernetes.io/'))",
+        message: "annotations of jam.network/ and app.kubernetes.io/ are the operator's own",
         field: Some(".annotations"),
     },
     Rule {

@@ -140,7 +140,7 @@ fn of_blob_store(blobs: &ResolvedBlobs) -> Vec<EnvVar> {
 }
 
 /// The defaults, each replaced by the user's value of the same name. No CPU limit: throttling helps nobody. A default limit is
-/// never below what is requested: nobody could have both.
+/// never below what is requested, nor a default request above the limit: nobody could have both.
 fn resources(overrides: Option<&ResourceRequirements>) -> ResourceRequirements {
     let quantities = |pairs: &[(&str, &str)]| -> BTreeMap<String, Quantity> {
         pairs.iter().map(|(name, amount)| ((*name).to_owned(), Quantity((*amount).to_owned()))).collect()
@@ -148,13 +148,22 @@ fn resources(overrides: Option<&ResourceRequirements>) -> ResourceRequirements {
     let mut requests = quantities(&[("cpu", "50m"), ("memory", "64Mi"), ("ephemeral-storage", "64Mi")]);
     let mut limits = quantities(&[("memory", "512Mi"), ("ephemeral-storage", "2Gi")]);
     let overrides = overrides.cloned().unwrap_or_default();
+    let given = overrides.limits.unwrap_or_default();
+    for (name, request) in &mut requests {
+        let below = |limit: &&Quantity| {
+            thousandths(&limit.0).is_some_and(|limit| thousandths(&request.0).is_some_and(|request| limit < request))
+        };
+        if let Some(limit) = given.get(name).filter(below) {
+            request.clone_from(limit);
+        }
+    }
     requests.extend(overrides.requests.unwrap_or_default());
     for (name, limit) in &mut limits {
         if let Some(request) = requests.get(name).filter(|request| thousandths(&request.0) > thousandths(&limit.0)) {
             limit.clone_from(request);
         }
     }
-    limits.extend(overrides.limits.unwrap_or_default());
+    limits.extend(given);
     ResourceRequirements { claims: overrides.claims, limits: Some(limits), requests: Some(requests) }
 }
 

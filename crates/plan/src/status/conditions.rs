@@ -4,17 +4,20 @@ mod cleanup;
 mod database;
 mod optional;
 mod overridden;
+mod setback;
 
 use jam_domain::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::rotation::TokensSaid;
 use super::{Verdict, whole_seconds};
-use crate::crd::{ConditionType, JamInstance, RolloutPhase, RolloutStatus};
+use crate::crd::{ConditionType, JamInstance, RolloutPhase};
 use crate::observed::{DeploymentState, Observed};
 use crate::reason::{Reason, Refusal};
 use crate::resolve::{MigrationStep, Preview, Resolved};
 use crate::rollout::Course;
+
+pub(crate) use setback::given_up;
 
 /// Longest message, in characters; Kubernetes takes 32768 bytes, people read less.
 const MESSAGE: usize = 1024;
@@ -181,6 +184,7 @@ fn standing(instance: &JamInstance, verdict: Verdict<'_>, observed: &Observed) -
             Standing::UnderWay(Reason::TokensPending, message.clone())
         }
         Verdict::Refused(Refusal { reason, message }) => Standing::Stalled(*reason, message.clone()),
+        Verdict::Objected(resolved, refusal) => setback::objected(resolved, refusal),
         Verdict::Interrupted(_, message) => Standing::Interrupted(message.to_owned()),
         Verdict::Applied(resolved) | Verdict::Held(resolved, _)
             if resolved.migration.is_complete() && is_scaled(instance, resolved, observed) =>
@@ -254,8 +258,8 @@ fn pods(resolved: &Resolved, observed: &Observed) -> Standing {
             format!("the database does not answer: {}", probe.message),
         );
     }
-    if let Some(given_up) = given_up(resolved) {
-        return given_up;
+    if let Some((reason, why)) = given_up(resolved) {
+        return Standing::Stalled(reason, why);
     }
     let worker = observed.worker.as_ref().filter(|_| resolved.runs_workers());
     let worker_name = crate::names::worker(&resolved.name);
@@ -296,28 +300,6 @@ fn is_scaled(instance: &JamInstance, resolved: &Resolved, observed: &Observed) -
             let of_it = api.updated == api.replicas && api.stuck().is_none() && !api.is_settled();
             of_it && api.ready > 0 && api.ready >= told.min(api.wanted)
         })
-}
-
-/// What is said of a rollout that is not tried any further.
-fn given_up(resolved: &Resolved) -> Option<Standing> {
-    let RolloutStatus { generation, message, evidence, .. } = &resolved.rollout_status;
-    match &resolved.course {
-        Course::Forward => None,
-        // Without a good revision there is nothing to go back to: the Deployment's own words say it.
-        Course::NoWayBack(_) if resolved.rollout_status.from.is_none() => None,
-        Course::NoWayBack(why) => Some(Standing::Stalled(Reason::RollbackRefused, why.clone())),
-        Course::Back(good) => {
-            let (wanted, good_image) = (&resolved.wanted.image, good.image.as_deref().unwrap_or("an earlier image"));
-            let why = message.as_deref().unwrap_or("it did not become ready");
-            let evidence = evidence.as_deref().unwrap_or("none");
-            let message = format!(
-                "generation {generation} ({wanted}) was rolled back to generation {} ({good_image}): {why}; evidence in \
-                 ConfigMap {evidence}; it is not tried again until the spec changes",
-                good.generation.unwrap_or_default()
-            );
-            Some(Standing::Stalled(Reason::RolledBack, message))
-        }
-    }
 }
 
 /// What a Deployment that is not settled waits for; `None` when it is settled.

@@ -34,6 +34,7 @@ fn every_ending_is_what_kstatus_makes_of_it() {
         "Failed",     // not implemented
         "Failed",     // a Secret is missing
         "InProgress", // a token is being made
+        "Failed",     // a child is refused
         "InProgress", // a request failed
         "InProgress", // paused before anything was done
     ];

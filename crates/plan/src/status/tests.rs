@@ -58,6 +58,7 @@ pub(super) fn endings() -> Vec<JamInstanceStatus> {
         of(Verdict::Refused(&refusal(Reason::NotImplemented))),
         of(Verdict::Refused(&refusal(Reason::SecretMissing))),
         of(Verdict::Refused(&refusal(Reason::TokensPending))),
+        of(Verdict::Objected(&resolved(&postgres, &settled), &refusal(Reason::InvalidObject))),
         of(Verdict::Interrupted(None, "the API server did not answer")),
         status(&but(&postgres, json!({"paused": true})), Verdict::Paused, &settled, at(2000)),
     ]
@@ -76,6 +77,28 @@ fn a_consumer_that_is_held_makes_nothing_ready_or_unready_that_is_not() {
         let ready = &condition(&told, "Ready").message;
         assert!(!ready.contains("cannot be written"), "what is told of the pods: {ready}");
     }
+}
+
+#[test]
+fn a_refused_child_takes_no_other_word_out_of_the_status() {
+    let instance = on_postgres();
+    let settled = settled_cluster_for(&instance);
+    let (well, proven) = (applied(&instance, &settled, 2000), resolved(&instance, &settled));
+    let refusal = Refusal::new(Reason::InvalidObject, "Ingress main: bad key");
+    let told = status(&instance, Verdict::Objected(&proven, &refusal), &settled, at(2000));
+    for (kind, said) in [("Ready", "False"), ("Reconciling", "False"), ("Stalled", "True")] {
+        assert_eq!(condition(&told, kind).status, said);
+    }
+    assert_eq!(condition(&told, "Stalled").message, refusal.message);
+    assert_eq!(told.conditions[3..], well.conditions[3..]);
+    assert_eq!(JamInstanceStatus { conditions: well.conditions.clone(), ..told }, well);
+    // A rollout that was given up beside it is the graver word.
+    let course = Course::Back(LastGood { generation: Some(1), ..LastGood::default() });
+    let proven = crate::Resolved { course, ..proven };
+    let told = status(&instance, Verdict::Objected(&proven, &refusal), &settled, at(2000));
+    assert_eq!(short(&told, "Stalled"), pair("True", Reason::RolledBack));
+    let message = &condition(&told, "Ready").message;
+    assert!(message.contains("rolled back") && message.ends_with("InvalidObject: Ingress main: bad key"), "{message}");
 }
 
 #[test]

@@ -204,6 +204,23 @@ fn a_default_limit_is_never_below_what_is_requested() {
 }
 
 #[test]
+fn a_default_request_is_never_above_a_limit_that_is_given() {
+    let requests = |resources: Value| {
+        let pods = child(json!({"podTemplate": {"resources": resources}}), "Deployment main");
+        pods.pointer("/spec/template/spec/containers/0/resources/requests").unwrap().clone()
+    };
+    let less = requests(json!({"limits": {"cpu": "20m", "memory": "16Mi", "ephemeral-storage": "1Gi"}}));
+    assert_eq!(less, json!({"cpu": "20m", "memory": "16Mi", "ephemeral-storage": "64Mi"}));
+    let given = requests(json!({"requests": {"memory": "8Mi"}, "limits": {"memory": "16Mi"}}));
+    assert_eq!(given["memory"], "8Mi");
+    assert_eq!(
+        requests(json!({"limits": {"memory": "1e9"}}))["memory"],
+        "64Mi",
+        "what cannot be compared changes nothing"
+    );
+}
+
+#[test]
 fn servers_and_workers_are_told_where_spans_go_and_nobody_else_is() {
     let change = json!({
         "monitoring": {"otlpEndpoint": "http://otel:4318"}, "workers": {"replicas": 1}, "cleanup": {},

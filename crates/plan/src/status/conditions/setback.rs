@@ -1,0 +1,37 @@
+//! A rollout that was given up, alone and beside a child that the API server refuses.
+
+use super::Standing;
+use crate::crd::RolloutStatus;
+use crate::reason::{Reason, Refusal};
+use crate::resolve::Resolved;
+use crate::rollout::Course;
+
+/// What is said of a rollout that is not tried any further.
+pub(crate) fn given_up(resolved: &Resolved) -> Option<(Reason, String)> {
+    let RolloutStatus { generation, message, evidence, .. } = &resolved.rollout_status;
+    match &resolved.course {
+        Course::Forward => None,
+        // Without a good revision there is nothing to go back to: the Deployment's own words say it.
+        Course::NoWayBack(_) if resolved.rollout_status.from.is_none() => None,
+        Course::NoWayBack(why) => Some((Reason::RollbackRefused, why.clone())),
+        Course::Back(good) => {
+            let (wanted, good_image) = (&resolved.wanted.image, good.image.as_deref().unwrap_or("an earlier image"));
+            let why = message.as_deref().unwrap_or("it did not become ready");
+            let evidence = evidence.as_deref().unwrap_or("none");
+            let message = format!(
+                "generation {generation} ({wanted}) was rolled back to generation {} ({good_image}): {why}; evidence in \
+                 ConfigMap {evidence}; it is not tried again until the spec changes",
+                good.generation.unwrap_or_default()
+            );
+            Some((Reason::RolledBack, message))
+        }
+    }
+}
+
+/// What the API server refuses waits for a change; so does a rollout that was given up beside it, which is the graver word.
+pub(super) fn objected(resolved: &Resolved, Refusal { reason, message }: &Refusal) -> Standing {
+    match given_up(resolved) {
+        Some((graver, why)) => Standing::Stalled(graver, format!("{why}; {reason}: {message}")),
+        None => Standing::Stalled(*reason, message.clone()),
+    }
+}

@@ -1,0 +1,99 @@
+//! One child that the API server refuses: the pods beside it run, are told of and judged as without it.
+
+use jam_plan::JamInstance;
+use jam_plan::crd::RolloutPhase;
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+use crate::kubelet::{FATE, LAST_WORDS};
+use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
+use crate::support::cluster::control_plane;
+
+fn in_memory() -> Value {
+    json!({"runtime": {"jam": {"enabled": true, "store": "memory"}}})
+}
+
+/// The same with an Ingress that the API server will not have.
+fn refused() -> Value {
+    let mut spec = in_memory();
+    spec["ingress"] = json!({"enabled": true, "host": "jam.example", "annotations": {"bad key": "x"}});
+    spec
+}
+
+async fn template(client: &Client, namespace: &str) -> Value {
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    json!(deployments.get("main").await.unwrap().spec.unwrap().template)
+}
+
+#[tokio::test]
+async fn what_serves_beside_a_refused_child_is_told_as_without_it() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, &["--leader-election", "false"]);
+    apply(&client, &namespace, "main", refused()).await;
+    let told = condition(&client, &namespace, "main", "Stalled", "True", "InvalidObject").await;
+    assert!(told.contains("Ingress main") && told.contains("bad key"), "{told}");
+    let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
+    let status = eventually("its pods serve", async || {
+        instances.get("main").await.ok()?.status.filter(|status| status.last_good.is_some())
+    })
+    .await;
+    assert_eq!(status.endpoint, Some(format!("http://main.{namespace}.svc:80")));
+    assert_eq!((status.enabled, status.ready_replicas), (Some(true), Some(1)));
+    assert!(status.store.is_some() && status.selector.is_some() && status.revision.is_some(), "{status:?}");
+    assert_eq!(status.tokens.len(), 1);
+    for (kind, reason) in [("Migrated", "NotNeeded"), ("TokensReady", "TokensIssued")] {
+        condition(&client, &namespace, "main", kind, "True", reason).await;
+    }
+    operator.quiet().await;
+    let tried = operator.writes().iter().filter(|asked| asked.resource == "ingresses").count();
+    assert_eq!(tried, 1, "what would be refused again is not tried again");
+
+    let mended = json!({"spec": {"ingress": {"annotations": null}}});
+    instances.patch("main", &PatchParams::default(), &Patch::Merge(mended)).await.unwrap();
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+}
+
+#[tokio::test]
+async fn a_bad_rollout_beside_a_refused_child_goes_back_all_the_same() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, &["--leader-election", "false", "--progress-deadline", "5"]);
+    apply(&client, &namespace, "main", in_memory()).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    operator.quiet().await;
+    let before = template(&client, &namespace).await;
+
+    let mut bad = refused();
+    bad["podTemplate"] = json!({"env": [{"name": FATE, "value": "crash"}]});
+    apply(&client, &namespace, "main", bad).await;
+    condition(&client, &namespace, "main", "Stalled", "True", "InvalidObject").await;
+    let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
+    let status = instances.get("main").await.unwrap().status.unwrap();
+    let (rollout, good) = (status.rollout.unwrap(), status.last_good.unwrap());
+    assert_ne!(Some(&rollout.revision), good.revision.as_ref(), "the rollout that is under way is told");
+    assert_eq!((rollout.phase, rollout.from), (RolloutPhase::Progressing, Some(good)));
+    let told = condition(&client, &namespace, "main", "Ready", "False", "RolledBack").await;
+    assert!(told.contains(LAST_WORDS), "{told}");
+    eventually("the last good template is back", async || {
+        (template(&client, &namespace).await == before).then_some(())
+    })
+    .await;
+    operator.quiet().await;
+    let told = condition(&client, &namespace, "main", "Stalled", "True", "RolledBack").await;
+    assert!(told.contains("InvalidObject: Ingress main"), "both are told: {told}");
+    let writes = operator.writes();
+    let poke = json!({"metadata": {"annotations": {"note": "hello"}}});
+    instances.patch("main", &PatchParams::default(), &Patch::Merge(poke)).await.unwrap();
+    operator.quiet().await;
+    assert_eq!(operator.writes(), writes, "steady state costs no write");
+
+    apply(&client, &namespace, "main", in_memory()).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+}
