@@ -90,7 +90,7 @@ mod tests {
         Key::Token(id)
     }
 
-    async fn taken(room: &Room, caller: &Key, bytes: u64) -> Vec<Turn> {
+    fn taken(room: &Room, caller: &Key, bytes: u64) -> Vec<Turn> {
         let mut turns = Vec::new();
         // Unconstrained: the runtime lets a task that never waits believe that nothing is ready after a while.
         while let Some(turn) = unconstrained(room.turn(caller, bytes)).now_or_never() {
@@ -102,22 +102,22 @@ mod tests {
     #[tokio::test]
     async fn one_caller_holds_half_at_most_and_all_together_no_more_than_there_is() {
         let (blobs, json) = rooms(64 * MIB);
-        let first = taken(&blobs, &of("a"), MIB).await;
+        let first = taken(&blobs, &of("a"), MIB);
         assert_eq!(first.len(), 28);
-        assert_eq!(taken(&blobs, &of("b"), 10 * MIB).await.len(), 2, "the other half is there for another");
-        assert_eq!(taken(&json, &of("a"), MIB).await.len(), 4, "uploads take nothing from submissions");
-        let second = taken(&blobs, &of("b"), MIB).await;
+        assert_eq!(taken(&blobs, &of("b"), 10 * MIB).len(), 2, "the other half is there for another");
+        assert_eq!(taken(&json, &of("a"), MIB).len(), 4, "uploads take nothing from submissions");
+        let second = taken(&blobs, &of("b"), MIB);
         assert_eq!(second.len(), 28);
-        assert!(taken(&blobs, &of("c"), 1).await.is_empty(), "what is held in all is bounded");
+        assert!(taken(&blobs, &of("c"), 1).is_empty(), "what is held in all is bounded");
         drop(first);
-        assert_eq!(taken(&blobs, &of("c"), MIB).await.len(), 28);
+        assert_eq!(taken(&blobs, &of("c"), MIB).len(), 28);
     }
 
     #[tokio::test]
     async fn who_holds_nothing_is_forgotten() {
         let (blobs, _json) = rooms(64 * MIB);
         for caller in 0..1_000 {
-            drop(taken(&blobs, &of(&caller.to_string()), 10 * MIB).await);
+            drop(taken(&blobs, &of(&caller.to_string()), 10 * MIB));
         }
         assert!(blobs.shares.lock().unwrap().len() <= 1);
     }
@@ -126,8 +126,8 @@ mod tests {
     async fn a_body_larger_than_the_share_gets_it_whole_and_every_room_lets_one_in() {
         for bytes in [0, 1, 1024, 100_000, 4 * MIB] {
             let (blobs, json) = rooms(bytes);
-            assert_eq!(taken(&blobs, &of("a"), u64::MAX).await.len(), 1, "{bytes}");
-            assert_eq!(taken(&json, &of("a"), u64::MAX).await.len(), 1, "{bytes}");
+            assert_eq!(taken(&blobs, &of("a"), u64::MAX).len(), 1, "{bytes}");
+            assert_eq!(taken(&json, &of("a"), u64::MAX).len(), 1, "{bytes}");
         }
     }
 }

@@ -90,7 +90,7 @@ fn kstatus_decides_by_its_published_rules_in_their_order() {
     assert_eq!(of(&json!(-1), &[]), "InProgress", "as the schema's default says");
     assert_eq!(of(&silent, std::slice::from_ref(&ready)), "Current", "it asks for no generation that is not told");
     assert_eq!(of(&silent, &[]), "Current", "what tells it nothing is finished");
-    assert_eq!(of(&seen, &[unready.clone()]), "InProgress");
+    assert_eq!(of(&seen, std::slice::from_ref(&unready)), "InProgress");
     assert_eq!(of(&seen, &[unknown]), "InProgress");
     assert_eq!(of(&seen, &[ready.clone(), reconciling.clone()]), "InProgress");
     assert_eq!(of(&seen, &[unready, stalled.clone()]), "Failed");

@@ -144,7 +144,7 @@ async fn the_version_is_the_last_before_the_first_migration_that_is_missing_unfi
                 assert_eq!(status.pending.iter().map(|step| step.version).collect::<Vec<_>>(), [third]);
             }
             Err(refused) => {
-                assert_eq!((refusal, refused.permanent()), (Some(refused.code()), true), "{sql}: {refused}")
+                assert_eq!((refusal, refused.permanent()), (Some(refused.code()), true), "{sql}: {refused}");
             }
         }
     }

@@ -100,9 +100,13 @@ fn files(resolved: &Resolved) -> [Vec<Entry>; 2] {
             add(&mut callers, entry);
         }
     }
-    own(&resolved.own_tokens).into_iter().for_each(|entry| add(&mut callers, entry));
+    for entry in own(&resolved.own_tokens) {
+        add(&mut callers, entry);
+    }
     // A file of its own: being in it is what makes an administrator.
-    own(&resolved.admin_tokens).into_iter().for_each(|entry| add(&mut administrators, entry));
+    for entry in own(&resolved.admin_tokens) {
+        add(&mut administrators, entry);
+    }
     [callers, administrators]
 }
 
