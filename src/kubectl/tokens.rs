@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Read as _;
 
-use jam_domain::TokenId;
 use jam_domain::token::TokenHash;
 use jam_plan::crd::TokenStatus;
 use jam_plan::names::{REVOKE, ROTATE};
@@ -84,7 +83,7 @@ pub async fn revoke(cluster: &Cluster, args: &RevokeArgs) -> Result<String, Faul
         ids.filter(|id| token.consumer == wanted || *id == wanted).collect::<Vec<_>>()
     };
     let mut ids: Vec<String> = tokens.iter().flat_map(of).collect();
-    if ids.is_empty() && wanted.parse::<TokenId>().is_ok() {
+    if ids.is_empty() && is_id(&wanted) {
         // Status names the current tokens and those before; one that was typed over in its Secret is accepted for a while as well.
         ids.push(wanted.clone());
     }
@@ -115,11 +114,16 @@ fn waits(instance: &Instance) -> bool {
 /// of its consumer once more, so it stays only where it may still wait.
 fn joined(before: Option<&String>, wanted: &str, waits: bool) -> String {
     let words = before.map(String::as_str).unwrap_or_default().split([',', ' ']).filter(|word| !word.is_empty());
-    let kept: Vec<&str> = words.filter(|word| *word != wanted && (waits || word.parse::<TokenId>().is_ok())).collect();
+    let kept: Vec<&str> = words.filter(|word| *word != wanted && (waits || is_id(word))).collect();
     let kept = &kept[kept.len().saturating_sub(MOST_KEPT)..];
     let value = kept.iter().copied().chain([wanted]).collect::<Vec<_>>().join(",");
     // The same word once more is no new value, the same word twice is.
     if before == Some(&value) { format!("{value},{wanted}") } else { value }
+}
+
+/// Whether a word has the form of a key id, as a consumer's name seldom has.
+fn is_id(word: &str) -> bool {
+    word.len() == 8 && word.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// How many pods refused all of these, once they did.

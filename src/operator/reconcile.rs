@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jam_plan::crd::{JamInstance, RolloutPhase};
-use jam_plan::resolve::MigrationStep;
+use jam_plan::resolve::{MigrationStep, Preview};
 use jam_plan::rollout::Course;
-use jam_plan::rotation::{Distribution, look_again};
+use jam_plan::rotation::{Distribution, Stage, look_again};
 use jam_plan::{Desired, Objects, Observed, Refusal, Resolved, Verdict, desired, resolve};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
@@ -263,6 +263,7 @@ fn next(ending: &Ending, told: &Said, learnt: &Learnt) -> Action {
         // No deadline of a rotation waits for the refused child.
         Ending::Objected(_) => return rotation_due(learnt).map_or_else(Action::await_change, Action::requeue),
         Ending::Paused | Ending::Refused(_) => return Action::await_change(),
+        Ending::Applied if asks_what_to_approve(learnt) => LOOK_AGAIN,
         Ending::Applied if is("Ready") || is("Stalled") => RESYNC,
         Ending::Applied => match learnt.resolved.as_ref().map(|resolved| &resolved.migration.step) {
             Some(MigrationStep::Retry { at }) => until(*at, learnt.observed.at),
@@ -281,6 +282,12 @@ fn next(ending: &Ending, told: &Said, learnt: &Learnt) -> Action {
     Action::requeue(pause.min(at_most).min(overrides).min(rotation_due(learnt).unwrap_or(RESYNC)))
 }
 
+/// Whether a dry run is to say what a migration would apply: nothing but its pod says why it cannot begin.
+fn asks_what_to_approve(learnt: &Learnt) -> bool {
+    let step = learnt.resolved.as_ref().map(|resolved| &resolved.migration.step);
+    matches!(step, Some(MigrationStep::AwaitApproval { key: _, preview: Preview::Asks { .. } }))
+}
+
 /// Whether a rollout is under way whose pods may still be given up: that has a deadline.
 fn is_judged(learnt: &Learnt) -> bool {
     let Learnt { observed, resolved: Some(resolved) } = learnt else { return false };
@@ -296,9 +303,11 @@ fn rotation_due(learnt: &Learnt) -> Option<Duration> {
         // What was just written is to be told to every pod.
         return Some(SOONEST);
     }
-    let consumers = learnt.resolved.as_ref()?.consumers.iter();
-    let rotates = look_again(consumers.map(|consumer| &consumer.outlook));
-    let lags = distribution.as_ref().and_then(|there| there.next);
+    let consumers = &learnt.resolved.as_ref()?.consumers;
+    let rotates = look_again(consumers.iter().map(|consumer| &consumer.outlook));
+    // A rotation that waits for the same pods looks at its own pace, ever less often.
+    let asks = consumers.iter().any(|consumer| matches!(consumer.outlook.stage, Stage::Verify | Stage::Prove));
+    let lags = distribution.as_ref().filter(|_| !asks).and_then(|there| there.next);
     let at = [rotates, lags].into_iter().flatten().min()?;
     let micros = at.as_micros().saturating_sub(learnt.observed.at.as_micros());
     Some(Duration::from_micros(u64::try_from(micros).unwrap_or_default()).max(SOONEST))

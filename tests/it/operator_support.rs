@@ -334,14 +334,20 @@ fn agrees_with_kstatus(instance: &JamInstance) {
 /// Waits until a condition of an instance is as given, for its newest generation, and returns its message.
 pub async fn condition(client: &Client, namespace: &str, name: &str, kind: &str, status: &str, reason: &str) -> String {
     let api: Api<JamInstance> = Api::namespaced(client.clone(), namespace);
-    let what = format!("{name}: {kind}={status} {reason}");
-    eventually(&what, async || {
-        let instance = api.get(name).await.ok()?;
-        agrees_with_kstatus(&instance);
-        let said = instance.status?;
-        let current = said.observed_generation == instance.metadata.generation;
-        let found = said.conditions.into_iter().find(|condition| condition.type_ == kind && current)?;
-        (found.status == status && found.reason == reason).then_some(found.message)
-    })
-    .await
+    let mut last = "nothing".to_owned();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Ok(instance) = api.get(name).await {
+            agrees_with_kstatus(&instance);
+            let said = instance.status.unwrap_or_default();
+            let current = said.observed_generation == instance.metadata.generation;
+            let found = said.conditions.into_iter().find(|condition| condition.type_ == kind);
+            if let Some(found) = found.filter(|found| current && found.status == status && found.reason == reason) {
+                return found.message;
+            }
+            last = format!("{:?}", api.get(name).await.ok().and_then(|now| now.status).map(|now| now.conditions));
+        }
+        assert!(Instant::now() < deadline, "not after {PATIENCE:?}: {name}: {kind}={status} {reason}; it says {last}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }

@@ -44,6 +44,13 @@ async fn process(address: &str, token: &str) -> u16 {
     request.send().await.map_or(0, |answer| answer.status().as_u16())
 }
 
+/// A spec with these consumers, whose old tokens are accepted for long.
+fn wanted(consumers: &Value) -> Value {
+    let mut wanted = spec(consumers);
+    wanted["tokens"]["rotation"]["overlapHours"] = json!(600);
+    wanted
+}
+
 /// A kubelet that looks after a pod's files only when the pod changes: what reaches the pods here was told to them.
 #[tokio::test]
 async fn whatever_changes_what_pods_accept_is_told_to_each_of_them_and_is_done_when_they_say_so() {
@@ -53,12 +60,7 @@ async fn whatever_changes_what_pods_accept_is_told_to_each_of_them_and_is_done_w
     let node = Node::sluggish(&client, &namespace, "main");
     let account = Account::new(plane, &client, &namespace, "operator").await;
     let operator = account.start(plane, SECONDS);
-    let wanted = |consumers: Value| {
-        let mut wanted = spec(&consumers);
-        wanted["tokens"]["rotation"]["overlapHours"] = json!(600);
-        wanted
-    };
-    apply(&client, &namespace, "main", wanted(json!([{"name": "demo"}, {"name": "other"}]))).await;
+    apply(&client, &namespace, "main", wanted(&json!([{"name": "demo"}, {"name": "other"}]))).await;
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
     condition(&client, &namespace, "main", "TokensReady", "True", "TokensIssued").await;
     let (leaked, other) = (
@@ -84,7 +86,7 @@ async fn whatever_changes_what_pods_accept_is_told_to_each_of_them_and_is_done_w
     everywhere(&node, typed, 200).await;
 
     // Fewer scopes have the same ids, and a consumer that is gone is in no book of its own.
-    apply(&client, &namespace, "main", wanted(json!([{"name": "demo", "scopes": ["read"]}]))).await;
+    apply(&client, &namespace, "main", wanted(&json!([{"name": "demo", "scopes": ["read"]}]))).await;
     everywhere(&node, &other, 401).await;
     for address in node.addresses().into_values() {
         eventually("the scope counts", async || (process(&address, typed).await == 403).then_some(())).await;
@@ -101,7 +103,7 @@ async fn whatever_changes_what_pods_accept_is_told_to_each_of_them_and_is_done_w
     // A pod that nobody brings its file is named, and nothing is called done.
     let deaf = node.addresses().into_keys().next().unwrap();
     node.leave_alone(&deaf);
-    let mut own = wanted(json!([]));
+    let mut own = wanted(&json!([]));
     own["tokens"] = json!({"allowedTokensSecretRef": {"name": "mine"}});
     put(&client, &namespace, "mine", json!({"a": "a-token-of-my-own-1", "b": "a-token-of-my-own-2"})).await;
     apply(&client, &namespace, "main", own).await;
@@ -119,6 +121,7 @@ async fn hashes_that_an_admission_policy_refuses_are_named_and_written_when_it_i
     let account = Account::new(plane, &client, &namespace, "operator").await;
     let _operator = account.start(plane, SECONDS);
     apply(&client, &namespace, "main", spec(&json!([{"name": "demo"}]))).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
     condition(&client, &namespace, "main", "TokensReady", "True", "TokensIssued").await;
     let leaked = key(&client, &namespace, "demo", "token").await.unwrap();
     let (policies, bindings): (Api<ValidatingAdmissionPolicy>, Api<ValidatingAdmissionPolicyBinding>) =

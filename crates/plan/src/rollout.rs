@@ -232,16 +232,12 @@ pub(crate) fn scene<'a>(
     let told = stored.and_then(|status| status.ready_replicas).unwrap_or_default();
     let stuck = both().find_map(DeploymentState::stuck).map(|why| observed.trouble.as_deref().unwrap_or(why));
     let trouble = observed.trouble.as_deref().filter(|_| both().any(|deployment| !deployment.is_settled()));
-    // How many workers were ready is not told: once they all were.
-    let worker_lost = observed.worker_lapsed
-        && worker.is_some_and(|worker| worker.rolled_out && worker.has_lost_readiness(worker.wanted));
-    let api_lost = observed.lapsed && observed.api.as_ref().is_some_and(|api| api.has_lost_readiness(told));
-    let lost = api_lost || worker_lost;
+    let lost = has_lost(observed, worker, told);
     let good = stored.and_then(|status| status.last_good.as_ref());
     let found = observed.pod_schema.and_then(|schema| schema.found);
     // What is stored was read before the migration of another image: it says nothing about what that one left.
-    let migration = stored.and_then(|status| status.migration.as_ref());
-    let complete = migration.filter(|told| told.state == MigrationState::Complete);
+    let complete =
+        stored.and_then(|status| status.migration.as_ref()).filter(|told| told.state == MigrationState::Complete);
     let migrated = complete.is_some_and(|told| good.is_some_and(|good| good.image.as_ref() != Some(&told.image)));
     let remembered = stored.filter(|_| !migrated).and_then(|status| status.version.as_ref()?.schema);
     // A worker that crashes again and again is ready in between, but never for long enough to count.
@@ -278,6 +274,14 @@ pub(crate) fn scene<'a>(
         good,
         before: stored.and_then(|status| status.rollout.as_ref()),
     }
+}
+
+/// Whether a pod that was ready is not any more, where so many API pods were told to be.
+fn has_lost(observed: &Observed, worker: Option<&DeploymentState>, told: i32) -> bool {
+    // How many workers were ready is not told: once they all were.
+    let worker = observed.worker_lapsed
+        && worker.is_some_and(|worker| worker.rolled_out && worker.has_lost_readiness(worker.wanted));
+    worker || (observed.lapsed && observed.api.as_ref().is_some_and(|api| api.has_lost_readiness(told)))
 }
 
 /// Hash of a spec without its toggle. Who turns that has mended nothing.

@@ -142,12 +142,7 @@ fn notes(
     }
     notes.written = slots.token.map(|token| token.id());
     match change.then {
-        Move::Create => {
-            notes.rotated.clone_from(&around.asks.rotate);
-            notes.revoked.clone_from(&around.asks.revoke);
-            notes.displaced.extend(lost);
-        }
-        Move::Issue => {
+        Move::Create | Move::Issue => {
             notes.rotated.clone_from(&around.asks.rotate);
             // A Secret made again owes nothing to what was asked before it was there.
             if before.slots.token.is_none() {
@@ -155,10 +150,10 @@ fn notes(
             }
             notes.displaced.extend(lost);
         }
-        Move::Promote if before.slots.token.is_some() => {
-            notes.previous_until = Some(now.plus_seconds(around.policy.overlap));
+        Move::Promote => {
+            let until = before.slots.token.map(|_| now.plus_seconds(around.policy.overlap));
+            notes.previous_until = until.or(notes.previous_until);
         }
-        Move::Promote => {}
         Move::Retire => notes.previous_until = None,
         Move::Finish => {
             let ids = before.slots.retired.iter().map(TokenHash::id).collect();
