@@ -102,7 +102,7 @@ async fn ask_all(
 async fn ask_readers(context: &Context, pods: &[Pod], book: &HashBook, readers: &mut [Reader]) {
     let mut asked = Vec::new();
     for (pod, reader) in pods.iter().zip(readers.iter()) {
-        asked.push(ask_unless(!reader.runs || (reader.is_younger(book) && reader.knows(book)), context, pod));
+        asked.push(ask_unless(!reader.runs || (reader.is_surely_younger(book) && reader.knows(book)), context, pod));
     }
     let answers: Vec<_> = futures::stream::iter(asked).buffered(AT_ONCE).collect().await;
     for (reader, answer) in readers.iter_mut().zip(answers) {

@@ -78,9 +78,10 @@ impl Node {
             let secrets: Api<Secret> = Api::namespaced(client, &namespace);
             let (mut number, mut seen) = (0, BTreeMap::new());
             loop {
+                // As the kubelet does: what a pod was told is seen first, then what the Secret says.
+                let listed = pods.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
                 let hashes = secrets.get_opt(&format!("{instance}-token-hashes")).await.ok().flatten();
                 let files = hashes.and_then(|secret| secret.data);
-                let listed = pods.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
                 let names: BTreeSet<String> = listed.iter().map(ResourceExt::name_any).collect();
                 known.lock().unwrap().retain(|name, _| names.contains(name));
                 for pod in listed.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {

@@ -25,10 +25,17 @@ pub struct Reader {
 impl Reader {
     /// Whether it was told of this content, or was made after it and so has never read another.
     pub fn knows(&self, book: &HashBook) -> bool {
-        self.told.as_ref().map_or_else(|| self.is_younger(book), |told| *told == book.word)
+        let says_so = || self.accepts.as_ref().is_none_or(|ids| agrees(book, ids));
+        let unasked = || self.is_younger(book) && (self.is_surely_younger(book) || says_so());
+        self.told.as_ref().map_or_else(unasked, |told| *told == book.word)
     }
 
-    /// Whether it was made after the Secret was last written.
+    /// Whether it was made in a later second than the Secret was last written: the API server's clock tells no more.
+    pub fn is_surely_younger(&self, book: &HashBook) -> bool {
+        matches!((self.begun, book.written_at), (Some(begun), Some(written)) if begun > written)
+    }
+
+    /// Whether it was made after the Secret was last written, as far as the API server tells.
     pub fn is_younger(&self, book: &HashBook) -> bool {
         matches!((self.begun, book.written_at), (Some(begun), Some(written)) if begun >= written)
     }
@@ -127,10 +134,14 @@ mod tests {
             reader("was-told-of-another", Some(&["old"]), Some("then"), 1),
             reader("says-nothing", None, None, 1),
             reader("was-made-after-it", None, None, 100),
+            reader("has-read-it-in-its-first-second", Some(&["new"]), None, 100),
+            reader("has-read-another-in-that-second", Some(&["old"]), None, 100),
+            reader("was-made-later", Some(&["old"]), None, 101),
         ];
         let there = distribution(&book(), &pods, at(101), 10);
-        assert_eq!(there.untold, ["accepts-the-same-ids", "was-told-of-another", "says-nothing"]);
-        assert_eq!(there.behind, ["accepts-the-same-ids", "was-told-of-another"]);
+        let another = "has-read-another-in-that-second";
+        assert_eq!(there.untold, ["accepts-the-same-ids", "was-told-of-another", "says-nothing", another]);
+        assert_eq!(there.behind, ["accepts-the-same-ids", "was-told-of-another", another, "was-made-later"]);
         assert_eq!(there.silent, ["says-nothing"]);
         assert_eq!(there.next, Some(at(106)), "soon");
     }
