@@ -88,12 +88,18 @@ async fn write(context: &Context, instance: &JamInstance, now: &JamInstanceStatu
         "metadata": {"name": key.name, "uid": instance.metadata.uid},
         "status": now,
     });
-    let params = PatchParams::apply(names::FIELD_MANAGER).force();
-    let written = match instances.patch_status(&key.name, &params, &Patch::Apply(&body)).await {
+    let apply = PatchParams::apply(names::FIELD_MANAGER).force();
+    let merge = PatchParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PatchParams::default() };
+    let written = match instances.patch_status(&key.name, &apply, &Patch::Apply(&body)).await {
         // The definition in the cluster is older: better a status without its new fields than none.
         Err(kube::Error::Api(status)) if status.message.contains(UNKNOWN_FIELD) => {
-            let params = PatchParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PatchParams::default() };
-            instances.patch_status(&key.name, &params, &Patch::Merge(replacing(instance, body))).await
+            let patch = Patch::Merge(replacing(instance.status.as_ref(), body));
+            instances.patch_status(&key.name, &merge, &patch).await
+        }
+        // Such a merge owns what it wrote beside the apply, which then takes nothing out any more.
+        Ok(written) if written.status.as_ref() != Some(now) => {
+            let patch = Patch::Merge(replacing(written.status.as_ref(), body));
+            instances.patch_status(&key.name, &merge, &patch).await
         }
         answer => answer,
     };
@@ -103,8 +109,8 @@ async fn write(context: &Context, instance: &JamInstance, now: &JamInstanceStatu
 }
 
 /// A merge that leaves nothing of the status before: what is not said any more is null.
-fn replacing(instance: &JamInstance, mut body: Value) -> Value {
-    let before = json!(instance.status);
+fn replacing(before: Option<&JamInstanceStatus>, mut body: Value) -> Value {
+    let before = json!(before);
     let now = &mut body["status"];
     for key in before.as_object().into_iter().flat_map(serde_json::Map::keys) {
         if now.get(key).is_none() {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use jam_plan::JamInstance;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -139,4 +140,47 @@ async fn a_missing_resource_is_waited_for_an_older_one_is_said_and_one_malformed
     condition(&client, &namespace, "malformed", "Ready", "True", "Serving").await;
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+#[tokio::test]
+async fn what_was_said_under_an_older_definition_goes_once_it_is_not_so_any_more() {
+    let plane = plane_of_its_own("since");
+    let (client, namespace) = plane.namespace().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let force = PatchParams::apply(TESTER).force();
+    definitions(&client).patch("jaminstances.jam.network", &force, &Patch::Apply(forgetful())).await.unwrap();
+    let account = Account::new(&plane, &client, &namespace, "operator").await;
+    let operator = account.start(&plane, &["--leader-election", "false"]);
+    operator.ready().await;
+    let spec = |consumers: &[&str]| {
+        let consumers: Vec<Value> = consumers.iter().map(|name| json!({"name": name})).collect();
+        json!({"runtime": {"jam": {"enabled": true, "store": "memory"}}, "tokens": {"consumers": consumers}})
+    };
+    apply(&client, &namespace, "main", spec(&["one", "two"])).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    operator.quiet().await;
+
+    plane.with_crd().await;
+    let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
+    let probe = json!({"apiVersion": "jam.network/v1alpha1", "kind": "JamInstance",
+        "metadata": {"name": "main"}, "status": {"renderRevision": 1}});
+    eventually("the definition of this build is served", async || {
+        instances.patch_status("main", &PatchParams::apply("probe").force().dry_run(), &Patch::Apply(&probe)).await.ok()
+    })
+    .await;
+    apply(&client, &namespace, "main", spec(&["one"])).await;
+    eventually("the consumer that is gone is not told of any more", async || {
+        let instance = instances.get("main").await.unwrap();
+        let status = instance.status?;
+        let of: Vec<_> = status.tokens.iter().map(|token| token.consumer.as_str()).collect();
+        (of == ["one"] && status.render_revision.is_some()).then_some(())
+    })
+    .await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    operator.quiet().await;
+    let before = operator.writes();
+    let poke = json!({"metadata": {"annotations": {"note": "hello"}}});
+    instances.patch("main", &PatchParams::default(), &Patch::Merge(poke)).await.unwrap();
+    operator.quiet().await;
+    assert_eq!(operator.writes(), before, "steady state costs no write");
 }
