@@ -114,6 +114,19 @@ impl Model {
         if self.blobs.contains_key(&blob) { answer(200, self.blob(blob)) } else { refusal(404, "jam_not_found") }
     }
 
+    /// Only an administrator's, and only while nobody refers to it.
+    pub fn delete(&mut self, blob: u8) -> Expected {
+        match (self.who, self.blobs.get(&blob).map(|blob| blob.refcount)) {
+            (Who::Anybody | Who::Bound, _) => refusal(403, "jam_auth_forbidden"),
+            (Who::Admin, None) => refusal(404, "jam_not_found"),
+            (Who::Admin, Some(0)) => {
+                self.blobs.remove(&blob);
+                answer(204, Value::Null)
+            }
+            (Who::Admin, Some(_)) => refusal(409, "jam_conflict"),
+        }
+    }
+
     fn blob(&self, blob: u8) -> Value {
         let Blob { by, refcount } = &self.blobs[&blob];
         json!({"hash": format!("B{blob}"), "refcount": refcount, "size": size_of(blob),

@@ -5,14 +5,16 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::Value;
 
 use crate::api_support::{World, file, token_file};
-use crate::model_state::{CAP, Expected, Model, answer, refusal};
+use crate::model_state::{CAP, Expected, Model, answer};
 use crate::model_words::{Draft, Expiry, Part, Way, When, Who};
-use crate::model_world::{BOUND, Paging, Seen};
+use crate::model_world::{ADMIN, BOUND, Paging, Seen};
 
 /// Cases by default, so that the law costs seconds; `JAM_MODEL_CASES` raises them.
-const CASES: u32 = 6;
+const CASES: u32 = 15;
 /// Calls of one case.
 const CALLS: std::ops::Range<usize> = 20..60;
+/// What an administrator's token may do.
+const ALL: [&str; 4] = ["read", "submit", "process", "admin"];
 const STATUSES: [&str; 4] = ["pending", "refined", "disputed", "applied"];
 
 #[derive(Debug, Clone)]
@@ -67,7 +69,7 @@ fn when() -> impl Strategy<Value = Option<When>> {
 }
 
 fn who() -> impl Strategy<Value = Who> {
-    prop_oneof![3 => Just(Who::Anybody), 1 => Just(Who::Bound)]
+    prop_oneof![3 => Just(Who::Anybody), 1 => Just(Who::Bound), 2 => Just(Who::Admin)]
 }
 
 fn paging() -> impl Strategy<Value = Paging> {
@@ -84,7 +86,7 @@ fn call() -> impl Strategy<Value = Call> {
         3 => (0..10_usize, 0..3_u8, 1..3_u64).prop_map(|(n, worker, weight)| Call::Attest(n, worker, weight)),
         1 => (0..5_u8).prop_map(Call::Meta),
         3 => (0..5_u8, part(), any::<bool>()).prop_map(|(n, part, head)| Call::Bytes(n, part, head)),
-        1 => (0..5_u8).prop_map(Call::Delete),
+        4 => (0..5_u8).prop_map(Call::Delete),
         1 => (0..12_usize).prop_map(Call::Read),
         1 => (0..12_usize).prop_map(Call::Report),
         1 => (0..12_usize).prop_map(Call::Attestations),
@@ -103,7 +105,7 @@ fn foretold(model: &mut Model, call: &Call) -> Option<Expected> {
         Call::Upload(n, way) => model.upload(*n, *way),
         Call::Meta(n) => model.meta(*n),
         Call::Bytes(n, part, head) => model.bytes(*n, *part, *head),
-        Call::Delete(_) => refusal(403, "jam_auth_forbidden"),
+        Call::Delete(n) => model.delete(*n),
         Call::Submit(draft) => model.submit(draft),
         Call::Process(limit) => model.process(*limit),
         Call::Read(n) => model.read(*n),
@@ -175,7 +177,8 @@ async fn listed(seen: &mut Seen, model: &Model, call: &Call) {
             if refused(seen, model, *service, &path).await {
                 return;
             }
-            let (packages, receipts) = model.list(*service, named(status), *when);
+            let (packages, mut receipts) = model.list(*service, named(status), *when);
+            receipts.retain(|_| !seen.legacy);
             (packages, receipts, seen.list(&path, paging, model).await, paging)
         }
         Call::Reports(service, status, paging) => {
@@ -207,16 +210,18 @@ async fn listed(seen: &mut Seen, model: &Model, call: &Call) {
     assert_eq!(got.2, receipts, "{call:?}");
 }
 
-async fn walk(threshold: u64, calls: &[(Who, Call)]) {
+async fn walk(threshold: u64, legacy: bool, calls: &[(Who, Call)]) {
     let (threshold_text, cap) = (threshold.to_string(), CAP.to_string());
-    let (_tokens, bound) = file("tokens.json", &token_file(&[(BOUND, None, Some(&["s0"]))]));
+    let (_tokens, bound) = file("tokens.json", &token_file(&[(BOUND, None, Some(&["s0"])), (ADMIN, Some(&ALL), None)]));
     let settings = [
         ("JAM_ATTESTATION_THRESHOLD", threshold_text.as_str()),
         ("JAM_MAX_PENDING_PACKAGES", cap.as_str()),
         ("JAM_TOKENS_FILE", bound.to_str().unwrap()),
+        ("JAM_LEGACY_LIST_RESPONSE", if legacy { "true" } else { "false" }),
     ];
     let postgres = World::postgres().await;
-    let mut worlds = [Seen::new(World::memory().with(&settings).await), Seen::new(postgres.with(&settings).await)];
+    let servers = [World::memory().with(&settings).await, postgres.with(&settings).await];
+    let mut worlds = servers.map(|server| Seen::new(server, legacy));
     let mut model = Model::new(threshold);
     for (n, (who, call)) in calls.iter().chain(&last_look()).enumerate() {
         model.who = *who;
@@ -240,7 +245,10 @@ fn last_look() -> Vec<(Who, Call)> {
         vec![Call::Status(None), Call::Packages(None, None, None, paging()), Call::Reports(None, None, paging())];
     calls.extend((0..4).map(Call::Meta));
     calls.extend((0..3).map(|service| Call::Receipts(service, true, paging())));
-    [Who::Anybody, Who::Bound].iter().flat_map(|who| calls.iter().map(|call| (*who, call.clone()))).collect()
+    [Who::Anybody, Who::Bound, Who::Admin]
+        .iter()
+        .flat_map(|who| calls.iter().map(|call| (*who, call.clone())))
+        .collect()
 }
 
 #[test]
@@ -249,9 +257,9 @@ fn memory_postgres_and_a_simple_model_answer_every_sequence_of_calls_alike() {
         .map_or(CASES, |text| text.to_str().and_then(|text| text.parse().ok()).expect("JAM_MODEL_CASES is a number"));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let config = Config { cases, max_shrink_iters: 60, failure_persistence: None, ..Config::default() };
-    let sequences = (1..3_u64, prop::collection::vec((who(), call()), CALLS));
-    let outcome = TestRunner::new(config).run(&sequences, |(threshold, calls)| {
-        runtime.block_on(walk(threshold, &calls));
+    let sequences = (1..3_u64, prop::bool::weighted(0.3), prop::collection::vec((who(), call()), CALLS));
+    let outcome = TestRunner::new(config).run(&sequences, |(threshold, legacy, calls)| {
+        runtime.block_on(walk(threshold, legacy, &calls));
         Ok::<(), TestCaseError>(())
     });
     if let Err(failure) = outcome {

@@ -1,16 +1,17 @@
 //! The words of which calls are made: numbers into small pools instead of ids, hashes and times.
 
-/// Whose token a call carries: one for everything, or one that is bound to the first service.
+/// Whose token a call carries: one for everything but what administrators do, one that is bound to the first service, or an administrator's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Who {
     Anybody,
     Bound,
+    Admin,
 }
 
 impl Who {
     pub fn sees(self, service: u8) -> bool {
         match self {
-            Self::Anybody => true,
+            Self::Anybody | Self::Admin => true,
             Self::Bound => service == 0,
         }
     }
@@ -20,6 +21,7 @@ impl Who {
         match self {
             Self::Anybody => "<token>",
             Self::Bound => "<bound>",
+            Self::Admin => "<admin>",
         }
     }
 }

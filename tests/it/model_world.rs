@@ -20,6 +20,9 @@ pub struct Paging {
 /// The token that is bound to the first service.
 pub const BOUND: &str = "a-token-of-one-service";
 
+/// The token of an administrator.
+pub const ADMIN: &str = "a-token-of-an-administrator";
+
 /// A server and the symbols of what it made.
 pub struct Seen {
     server: Server,
@@ -29,6 +32,8 @@ pub struct Seen {
     created: Vec<String>,
     /// Who makes the next call.
     pub who: Who,
+    /// Whether lists are the bare arrays of old clients.
+    pub legacy: bool,
 }
 
 pub fn blob(n: u8) -> Vec<u8> {
@@ -40,18 +45,19 @@ fn hash_of(n: u8) -> String {
 }
 
 impl Seen {
-    pub fn new(server: Server) -> Self {
+    pub fn new(server: Server, legacy: bool) -> Self {
         let mut symbols: HashMap<String, String> = (0..8).map(|n| (hash_of(n), format!("B{n}"))).collect();
-        for (token, who) in [(TOKEN, Who::Anybody), (BOUND, Who::Bound)] {
+        for (token, who) in [(TOKEN, Who::Anybody), (BOUND, Who::Bound), (ADMIN, Who::Admin)] {
             symbols.insert(jam_domain::token::TokenHash::of(token).id().to_string(), who.symbol().into());
         }
-        Self { server, symbols, packages: Vec::new(), created: Vec::new(), who: Who::Anybody }
+        Self { server, symbols, packages: Vec::new(), created: Vec::new(), who: Who::Anybody, legacy }
     }
 
     fn request(&self, method: &str, path: &str) -> RequestBuilder {
         let token = match self.who {
             Who::Anybody => TOKEN,
             Who::Bound => BOUND,
+            Who::Admin => ADMIN,
         };
         self.server.bare(method, path).bearer_auth(token)
     }
@@ -202,6 +208,19 @@ impl Seen {
         loop {
             let page = send(self.request("GET", &format!("{path}&limit={}{start}", paging.limit))).await;
             let page = page.expect(200).json();
+            if self.legacy {
+                let page = page.as_array().expect("a bare array");
+                // An old client reads on until a page is not full.
+                if !page.is_empty() || sizes.is_empty() {
+                    sizes.push(page.len());
+                }
+                items.extend(page.iter().cloned());
+                start = format!("&offset={}", items.len());
+                if page.len() < paging.limit {
+                    break;
+                }
+                continue;
+            }
             let list = |key: &str| page[key].as_array().cloned().unwrap_or_default();
             sizes.push(list("items").len());
             items.extend(list("items"));
