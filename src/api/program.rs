@@ -230,9 +230,10 @@ fn load(args: &SettingsArgs, purpose: Purpose) -> Result<Loaded, Ending> {
     }
 }
 
-/// The names in the environment that are text: another is no setting of ours.
-fn variables() -> impl Iterator<Item = String> {
-    std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())
+/// The environment, as far as its names are text: another is no setting of ours.
+fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
 }
 
 /// The variables that any command of this program reads.

@@ -30,7 +30,8 @@ pub struct Turn {
 /// Two rooms of so many bytes in all: for blobs, and a smaller one for JSON, so that a submission never waits for uploads.
 pub fn rooms(bytes: u64) -> (Room, Room) {
     let kib = |bytes: u64| u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).max(1);
-    let json = (bytes / 8).max(MAX_JSON).min(bytes / 2);
+    // Twice the largest body at least: a share holds one whole.
+    let json = (bytes / 8).max(2 * MAX_JSON).min(bytes / 2);
     (Room::of(kib(bytes - json)), Room::of(kib(json)))
 }
 

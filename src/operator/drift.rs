@@ -37,6 +37,8 @@ pub fn is_taken(wanted: &Value, live: &Value) -> bool {
 fn lacks_a_list(wanted: &Value, fields: &Value) -> bool {
     wanted.as_object().into_iter().flatten().any(|(key, value)| match (value, fields.get(format!("f:{key}"))) {
         (Value::Array(items), None) => !items.is_empty(),
+        // Owned as a whole, such as a required node affinity: nothing within is accounted for.
+        (Value::Object(_), Some(Value::Object(fields))) if fields.is_empty() => false,
         (Value::Object(_), Some(fields)) => lacks_a_list(value, fields),
         (_, _) => false,
     })
@@ -136,12 +138,12 @@ mod tests {
 
     #[test]
     fn a_list_that_is_not_ours_any_more_is_found() {
-        let wanted = json!({"spec": {"rules": [{"a": 1}], "none": [], "inner": {"items": [1]}, "mode": "x"}});
+        let wanted = json!({"spec": {"rules": [{"a": 1}], "none": [], "inner": {"items": [1], "on": true}, "whole": {"terms": [1]}, "mode": "x"}});
         let live = |fields: Value, manager: &str, operation: &str| {
             let entry = json!({"manager": manager, "operation": operation, "fieldsV1": {"f:spec": fields}});
             json!({"metadata": {"managedFields": [entry]}})
         };
-        let all = json!({"f:rules": {}, "f:mode": {}, "f:inner": {"f:items": {}}});
+        let all = json!({"f:rules": {}, "f:mode": {}, "f:inner": {"f:items": {}, "f:on": {}}, "f:whole": {}});
         let taken = |fields: &Value| is_taken(&wanted, &live(fields.clone(), FIELD_MANAGER, "Apply"));
         assert!(!taken(&all));
         for path in ["/f:rules", "/f:inner/f:items"] {

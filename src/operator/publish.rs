@@ -110,14 +110,15 @@ async fn write(context: &Context, instance: &JamInstance, now: &JamInstanceStatu
 
 /// A merge that leaves nothing of the status before: what is not said any more is null.
 fn replacing(before: Option<&JamInstanceStatus>, mut body: Value) -> Value {
-    let before = json!(before);
-    let now = &mut body["status"];
-    for key in before.as_object().into_iter().flat_map(serde_json::Map::keys) {
-        if now.get(key).is_none() {
-            now[key.as_str()] = Value::Null;
-        }
-    }
+    clear(&json!(before), &mut body["status"]);
     body
+}
+
+fn clear(before: &Value, now: &mut Value) {
+    let (Some(before), Some(now)) = (before.as_object(), now.as_object_mut()) else { return };
+    for (key, old) in before {
+        clear(old, now.entry(key.as_str()).or_insert(Value::Null));
+    }
 }
 
 /// An event for each transition. An event that is lost is not worth a retry: the status says it all.

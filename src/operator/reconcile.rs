@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jam_plan::crd::{JamInstance, RolloutPhase};
+use jam_plan::observed::DeploymentState;
 use jam_plan::resolve::{MigrationStep, Preview};
 use jam_plan::rollout::Course;
 use jam_plan::rotation::{Distribution, Stage, look_again};
@@ -291,7 +292,8 @@ fn asks_what_to_approve(learnt: &Learnt) -> bool {
 /// Whether a rollout is under way whose pods may still be given up: that has a deadline.
 fn is_judged(learnt: &Learnt) -> bool {
     let Learnt { observed, resolved: Some(resolved) } = learnt else { return false };
-    let runs = observed.api.as_ref().is_some_and(|api| api.revision.as_ref() == Some(&resolved.wanted.name));
+    let runs = |api: &DeploymentState| api.wanted > 0 && api.revision.as_ref() == Some(&resolved.wanted.name);
+    let runs = observed.api.as_ref().is_some_and(runs);
     runs && resolved.course == Course::Forward && resolved.rollout_status.phase == RolloutPhase::Progressing
 }
 

@@ -4,7 +4,7 @@
 mod tests;
 
 use jam_domain::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::crd::{ConditionType, JamInstance, LastGood, MigrationState, RolloutPhase, RolloutStatus};
 use crate::names;
@@ -241,9 +241,11 @@ pub(crate) fn scene<'a>(
     let migrated = complete.is_some_and(|told| good.is_some_and(|good| good.image.as_ref() != Some(&told.image)));
     let remembered = stored.filter(|_| !migrated).and_then(|status| status.version.as_ref()?.schema);
     // A worker that crashes again and again is ready in between, but never for long enough to count.
-    let none_ready = observed.api.as_ref().is_some_and(|api| api.ready == 0)
+    let none_ready = observed.api.as_ref().is_some_and(|api| api.wanted > 0 && api.ready == 0)
         || worker.is_some_and(|worker| worker.wanted > 0 && worker.available == 0);
-    let unready = conditions.iter().find(|told| told.type_ == ConditionType::Ready.as_str() && told.status == "False");
+    // Beside a refused child it is not ready for another reason, and since another time.
+    let of_pods = |told: &&Condition| told.status == "False" && told.reason != Reason::InvalidObject.as_str();
+    let unready = conditions.iter().find(|told| told.type_ == ConditionType::Ready.as_str()).filter(of_pods);
     Scene {
         at: observed.at,
         generation: instance.metadata.generation.unwrap_or_default(),

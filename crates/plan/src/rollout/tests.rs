@@ -90,6 +90,24 @@ fn a_worker_that_crashes_after_it_began_has_lost_readiness() {
     );
 }
 
+#[test]
+fn no_pod_is_missed_where_none_is_wanted_or_a_refused_child_makes_the_instance_unready() {
+    let down = |reason: &str, wanted: i32| {
+        let instance = on_postgres();
+        let mut cluster = settled_cluster_for(&instance);
+        let mut told = applied_status(&instance, &cluster);
+        for condition in told.conditions.iter_mut().filter(|condition| condition.type_ == "Ready") {
+            (condition.status, condition.reason) = ("False".into(), reason.into());
+        }
+        let api = cluster.api.as_mut().unwrap();
+        (api.wanted, api.ready) = (wanted, 0);
+        let instance = JamInstance { status: Some(told), ..instance };
+        super::scene(&instance, &cluster, ("wanted", "toggled", "spec"), false, 300).down_since.is_some()
+    };
+    assert!(down("PodsNotReady", 2));
+    assert!(!down("InvalidObject", 2) && !down("PodsNotReady", 0));
+}
+
 /// Pods of `new` are there and not ready, at second 1010.
 fn scene(before: &RolloutStatus) -> Scene<'_> {
     Scene {
