@@ -61,6 +61,8 @@ pub async fn look(
         return Ok(());
     }
     let pods = api_pods(context, &key).await?;
+    // Also where somebody deleted the Deployment: pods that run on accept what they have read.
+    observed.pods_remain = observed.api.is_none() && !pods.is_empty();
     let mut readers: Vec<Reader> = pods.iter().map(reader).collect();
     if waits {
         let settings = instance.spec.runtime.jam.clone().resolve(instance.spec.profile);

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use jam_store::{PostgresConfig, PostgresStore, Store, StoreError, SubmitError};
+use sqlx::{Connection as _, Executor as _};
 
 use crate::api_support::until;
 use crate::store_fixture::{engine, engine_that, package, put, verified_chain};
@@ -243,4 +244,26 @@ async fn a_full_server_is_unavailable_and_heals() {
     drop(held);
     let healed = async { while store.ping().await.is_err() {} };
     tokio::time::timeout(Duration::from_secs(10), healed).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_whose_beginning_fails_is_left_to_nobody() {
+    let dsn = postgres::migrated_database().await;
+    let statement_timeout = Duration::from_millis(300);
+    let config = PostgresConfig { max_connections: 1, statement_timeout, ..PostgresConfig::new(&dsn) };
+    let store = PostgresStore::connect(config).await.unwrap();
+    // Somebody else holds what submissions wait for.
+    let mut other = sqlx::PgConnection::connect(&dsn).await.unwrap();
+    other.execute("select pg_advisory_lock(5425451, 1)").await.unwrap();
+    for _ in 0..3 {
+        assert!(store.submit(package("s"), &engine()).await.is_err());
+        store.pending().await.expect("the only connection is in no transaction");
+    }
+    other.execute("select pg_advisory_unlock_all()").await.unwrap();
+    let kept = store.submit(package("s"), &engine()).await.unwrap().package.id;
+    other
+        .execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'jam-api'")
+        .await
+        .unwrap();
+    assert!(store.package(kept).await.unwrap().is_some(), "what was accepted is committed");
 }

@@ -12,6 +12,9 @@ use crate::reason::{Reason, Refusal};
 use crate::rotation::{Answered, Asks, Outlook, Pace, Slots, is_revoked, outlook};
 use crate::{names, tokens};
 
+/// Seconds until a Secret that is refused is tried again at the earliest.
+const TRIED_AGAIN: i64 = 10;
+
 /// A consumer with the hash of its token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResolvedConsumer {
@@ -101,6 +104,8 @@ pub(super) fn consumers(
         if held.is_some() {
             // A token that leaked ends in the Secret of hashes, whatever its own Secret still says.
             accepted.retain(|hash| !is_revoked(*hash, &holding, &around));
+            // Its deadline is past, or a second away, at every look.
+            outlook.next = outlook.next.map(|next| next.max(observed.at.plus_seconds(TRIED_AGAIN)));
         }
         Ok(ResolvedConsumer {
             secret: names::consumer_secret(&name, &consumer.name),

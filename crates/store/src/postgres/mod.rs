@@ -24,6 +24,7 @@ mod receipts;
 mod reports;
 mod submit;
 mod sweep;
+mod transaction;
 mod upload;
 mod value;
 mod writer;

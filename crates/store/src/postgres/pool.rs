@@ -4,10 +4,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgTransaction};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use super::PostgresConfig;
 use super::error::{Cause, Failure};
+use super::transaction::Transaction;
 use crate::innermost;
 
 /// How often a transaction that stood in another's way is done again.
@@ -104,10 +105,10 @@ pub(super) fn lazy(config: &PostgresConfig) -> Result<PgPool, String> {
 }
 
 /// Begins a transaction. Connections that died while they lay in the pool are replaced here, unnoticed by the caller.
-pub(super) async fn begin(pool: &PgPool, begin: Begin) -> Result<PgTransaction<'static>, Failure> {
+pub(super) async fn begin(pool: &PgPool, begin: Begin) -> Result<Transaction, Failure> {
     let mut stale = pool.options().get_max_connections();
     loop {
-        match pool.begin_with(begin.statement()).await.map_err(Failure::from) {
+        match Transaction::begin(pool, begin).await.map_err(Failure::from) {
             Err(failure) if failure.cause() == Cause::Connection && stale > 0 => stale -= 1,
             other => return other,
         }

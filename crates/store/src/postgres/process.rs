@@ -9,12 +9,13 @@ use jam_domain::refine::{Attested, Engine, reached};
 use jam_domain::{
     Attestation, PackageId, PackageStatus, Receipt, ReportId, ServiceId, Timestamp, WorkPackage, WorkReport,
 };
-use sqlx::postgres::{PgConnection, PgTransaction};
+use sqlx::postgres::PgConnection;
 use tokio::time::{Instant, timeout};
 
 use super::PostgresStore;
 use super::error::Failure;
 use super::pool::{Begin, begin};
+use super::transaction::Transaction;
 use super::{disputes, packages, receipts, reports};
 use crate::work::{reported, work};
 use crate::{Attest, Processed, ReportBundle, StoreError};
@@ -55,21 +56,21 @@ async fn claim(
     store: &PostgresStore,
     limit: u32,
     visible: &Visible,
-) -> Result<(PgTransaction<'static>, Vec<WorkPackage>), Failure> {
+) -> Result<(Transaction, Vec<WorkPackage>), Failure> {
     let mut transaction = begin(&store.pool, Begin::Process(store.claim_timeout)).await?;
     let packages = packages::claim(&mut transaction, limit, visible).await?;
     Ok((transaction, packages))
 }
 
 /// A claim of which nothing is heard is taken back: a processor may be frozen for ever, and its packages with it.
-async fn sign_of_life(transaction: &mut PgTransaction<'static>) -> Result<(), Failure> {
+async fn sign_of_life(transaction: &mut Transaction) -> Result<(), Failure> {
     sqlx::query("select 1").execute(&mut **transaction).await?;
     Ok(())
 }
 
 async fn write(
     store: &PostgresStore,
-    mut transaction: PgTransaction<'static>,
+    mut transaction: Transaction,
     packages: &[WorkPackage],
     outcomes: Vec<Result<Attested, String>>,
     engine: &Engine,
