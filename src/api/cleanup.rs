@@ -315,6 +315,8 @@ mod tests {
         let (progress, stop) = (Progress::default(), CancellationToken::new());
         let full = async {
             stop.cancelled().await;
+            // Its last batch goes on when it was asked for its end.
+            tokio::task::yield_now().await;
             let error = StoreError::Unavailable("no space left on device".into());
             Err(CleanupError::Failed { error, cleaned: Cleaned::default() })
         };
