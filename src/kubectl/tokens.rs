@@ -7,6 +7,7 @@ use std::io::Read as _;
 use jam_domain::token::TokenHash;
 use jam_plan::crd::TokenStatus;
 use jam_plan::names::{REVOKE, ROTATE};
+use jam_plan::rotation::is_id;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
@@ -119,11 +120,6 @@ fn joined(before: Option<&String>, wanted: &str, waits: bool) -> String {
     let value = kept.iter().copied().chain([wanted]).collect::<Vec<_>>().join(",");
     // The same word once more is no new value, the same word twice is.
     if before == Some(&value) { format!("{value},{wanted}") } else { value }
-}
-
-/// Whether a word has the form of a key id, as a consumer's name seldom has.
-fn is_id(word: &str) -> bool {
-    word.len() == 8 && word.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// How many pods refused all of these, once they did.

@@ -89,18 +89,17 @@ async fn write(context: &Context, instance: &JamInstance, now: &JamInstanceStatu
         "status": now,
     });
     let apply = PatchParams::apply(names::FIELD_MANAGER).force();
-    let merge = PatchParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PatchParams::default() };
+    let params = PatchParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PatchParams::default() };
+    let merge = async |before: Option<&JamInstanceStatus>| {
+        instances.patch_status(&key.name, &params, &Patch::Merge(replacing(before, body.clone()))).await
+    };
     let written = match instances.patch_status(&key.name, &apply, &Patch::Apply(&body)).await {
         // The definition in the cluster is older: better a status without its new fields than none.
         Err(kube::Error::Api(status)) if status.message.contains(UNKNOWN_FIELD) => {
-            let patch = Patch::Merge(replacing(instance.status.as_ref(), body));
-            instances.patch_status(&key.name, &merge, &patch).await
+            merge(instance.status.as_ref()).await
         }
         // Such a merge owns what it wrote beside the apply, which then takes nothing out any more.
-        Ok(written) if written.status.as_ref() != Some(now) => {
-            let patch = Patch::Merge(replacing(written.status.as_ref(), body));
-            instances.patch_status(&key.name, &merge, &patch).await
-        }
+        Ok(written) if written.status.as_ref() != Some(now) => merge(written.status.as_ref()).await,
         answer => answer,
     };
     let written = written.map_err(Error::write(format_args!("status of JamInstance {key}")))?;

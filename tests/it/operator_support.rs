@@ -341,11 +341,11 @@ pub async fn condition(client: &Client, namespace: &str, name: &str, kind: &str,
             agrees_with_kstatus(&instance);
             let said = instance.status.unwrap_or_default();
             let current = said.observed_generation == instance.metadata.generation;
-            let found = said.conditions.into_iter().find(|condition| condition.type_ == kind);
+            let found = said.conditions.iter().find(|condition| condition.type_ == kind);
             if let Some(found) = found.filter(|found| current && found.status == status && found.reason == reason) {
-                return found.message;
+                return found.message.clone();
             }
-            last = format!("{:?}", api.get(name).await.ok().and_then(|now| now.status).map(|now| now.conditions));
+            last = format!("{:?}", said.conditions);
         }
         assert!(Instant::now() < deadline, "not after {PATIENCE:?}: {name}: {kind}={status} {reason}; it says {last}");
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -27,6 +27,7 @@ pub use token_secrets::{HashBook, OwnTokens, TokenSecret};
 
 pub use cleanup::{CleanupOutcome, CleanupRun, CleanupState};
 pub use deployment::DeploymentState;
+pub(crate) use last_words::end_of;
 pub use last_words::{LastWords, left_out};
 pub(crate) use owned::owned_template;
 pub use preview::{MigrationPreview, PreviewSaid, applies_nothing};

@@ -21,6 +21,14 @@ impl LastWords {
     }
 }
 
+/// Letters of last words that status keeps.
+const KEPT: usize = 2048;
+
+/// As much of last words as status keeps: the end says what went wrong, the beginning what was tried.
+pub(crate) fn end_of(words: &str) -> String {
+    words.chars().skip(words.chars().count().saturating_sub(KEPT)).collect()
+}
+
 /// What is told instead of the words of a pod.
 pub fn left_out(exit_code: Option<i32>, why: &str) -> String {
     let ended = exit_code.map(|code| format!("exit code {code}; ")).unwrap_or_default();

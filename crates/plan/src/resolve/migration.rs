@@ -10,11 +10,9 @@ use kube::ResourceExt;
 use super::{ResolvedDatabase, ResolvedImage, name_of};
 use crate::crd::{JamInstance, MigrationMode, MigrationState, MigrationStatus};
 use crate::names;
-use crate::observed::{JobState, MigrationJob, Observed, PodSchema, PreviewSaid, applies_nothing};
+use crate::observed::{JobState, MigrationJob, Observed, PodSchema, PreviewSaid, applies_nothing, end_of};
 use crate::status::whole_seconds;
 
-/// Longest last words that are kept.
-const MESSAGE: usize = 2048;
 /// Seconds before the second Job of a key; doubled for each further one.
 const FIRST_DELAY: i64 = 30;
 /// Most seconds between two Jobs of a key.
@@ -222,9 +220,9 @@ fn await_approval(instance: &str, observed: &Observed, told: MigrationStatus) ->
     let job = names::migration_preview(instance, &told.key);
     let asked = observed.migration_previews.iter().find(|preview| preview.job == job);
     let preview = match (asked.map(|preview| &preview.said), &told.would_apply) {
-        (Some(PreviewSaid::Would(what)), _) => Preview::Told { what: clipped(what) },
+        (Some(PreviewSaid::Would(what)), _) => Preview::Told { what: end_of(what) },
         (_, Some(what)) => Preview::Told { what: what.clone() },
-        (Some(PreviewSaid::Failed(why)), None) => Preview::Failed { job, why: clipped(why) },
+        (Some(PreviewSaid::Failed(why)), None) => Preview::Failed { job, why: end_of(why) },
         (Some(PreviewSaid::Nothing) | None, None) => {
             Preview::Asks { job, trouble: asked.and_then(|preview| preview.trouble.clone()) }
         }
@@ -266,8 +264,8 @@ fn told_by(job: &MigrationJob, image: &str, generation: Option<i64>) -> Migratio
     let (state, message) = match &job.state {
         JobState::Running => (MigrationState::Running, None),
         JobState::Complete => (MigrationState::Complete, None),
-        JobState::Failed { exit_code: Some(3), message } => (MigrationState::Impossible, Some(clipped(message))),
-        JobState::Failed { exit_code: _, message } => (MigrationState::Failed, Some(clipped(message))),
+        JobState::Failed { exit_code: Some(3), message } => (MigrationState::Impossible, Some(end_of(message))),
+        JobState::Failed { exit_code: _, message } => (MigrationState::Failed, Some(end_of(message))),
     };
     let retry_at = match (state, job.finished_at) {
         (MigrationState::Failed, Some(at)) if job.state.lacks_database() => {
@@ -296,10 +294,4 @@ fn told_by(job: &MigrationJob, image: &str, generation: Option<i64>) -> Migratio
 fn delay(attempt: i32) -> i64 {
     let doublings = u32::try_from(attempt.clamp(0, 16)).unwrap_or_default();
     (FIRST_DELAY << doublings).min(LONGEST_DELAY)
-}
-
-fn clipped(text: &str) -> String {
-    // The last words say what went wrong; the first ones say what was tried.
-    let skipped = text.chars().count().saturating_sub(MESSAGE);
-    text.chars().skip(skipped).collect()
 }

@@ -15,9 +15,7 @@ pub(super) type Listed = Vec<(String, TokenHash)>;
 /// The tokens of callers.
 pub(super) fn of_callers(instance: &JamInstance, observed: &Observed) -> Result<Listed, Refusal> {
     match tokens::own_tokens(&instance.spec) {
-        Some((field, secret)) => {
-            Ok(unrevoked(listed(instance, field, secret, observed.own_tokens.as_ref())?, instance))
-        }
+        Some((field, secret)) => listed(instance, field, secret, observed.own_tokens.as_ref()),
         None => Ok(Vec::new()),
     }
 }
@@ -25,18 +23,9 @@ pub(super) fn of_callers(instance: &JamInstance, observed: &Observed) -> Result<
 /// The tokens of administrators.
 pub(super) fn of_administrators(instance: &JamInstance, observed: &Observed) -> Result<Listed, Refusal> {
     match tokens::admin_tokens(&instance.spec) {
-        Some((field, secret)) => {
-            Ok(unrevoked(listed(instance, field, secret, observed.admin_tokens.as_ref())?, instance))
-        }
+        Some((field, secret)) => listed(instance, field, secret, observed.admin_tokens.as_ref()),
         None => Ok(Vec::new()),
     }
-}
-
-/// A token of the user's own that leaked ends at once, whatever its Secret says until somebody replaces it there.
-fn unrevoked(mut listed: Listed, instance: &JamInstance) -> Listed {
-    let asks = Asks::of(instance);
-    listed.retain(|(_, hash)| !asks.revokes(&hash.id()));
-    listed
 }
 
 fn listed(instance: &JamInstance, field: &str, secret: &str, found: Option<&OwnTokens>) -> Result<Listed, Refusal> {
@@ -52,5 +41,7 @@ fn listed(instance: &JamInstance, field: &str, secret: &str, found: Option<&OwnT
     if own.hashes.is_empty() {
         return Err(Refusal::new(Reason::SecretKeyMissing, format!("{at} is empty; put one token under each key")));
     }
-    Ok(own.hashes.clone())
+    // A token of the user's own that leaked ends at once, whatever its Secret says until somebody replaces it there.
+    let asks = Asks::of(instance);
+    Ok(own.hashes.iter().filter(|(_, hash)| !asks.revokes(&hash.id())).cloned().collect())
 }

@@ -55,8 +55,8 @@ fn shown(word: &str) -> String {
     if word.chars().count() > 16 { format!("{}…", word.chars().take(4).collect::<String>()) } else { word.to_owned() }
 }
 
-/// Whether it has the form of a key id.
-fn is_id(word: &str) -> bool {
+/// Whether a word has the form of a key id, as a consumer's name seldom has.
+pub fn is_id(word: &str) -> bool {
     word.len() == 8 && word.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 

@@ -5,12 +5,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::rotation;
 use crate::crd::{CleanupStatus, JamInstanceStatus, LastGood, MigrationState, VersionStatus};
 use crate::names::{self, Component};
-use crate::observed::{CleanupOutcome, DeploymentState, Observed};
+use crate::observed::{CleanupOutcome, DeploymentState, Observed, end_of};
 use crate::resolve::{Resolved, Timetable};
 use crate::rollout::Course;
-
-/// Letters of a cleanup's last words that are kept.
-const WORDS: usize = 2048;
 
 /// The facts about a resolved instance.
 pub(super) fn of(resolved: &Resolved, observed: &Observed, before: &JamInstanceStatus) -> JamInstanceStatus {
@@ -126,11 +123,6 @@ pub(super) fn last_cleanup(observed: &Observed, before: &JamInstanceStatus) -> O
         deleted,
         ..same
     })
-}
-
-/// As much of last words as status holds: their end says what went wrong.
-fn end_of(words: &str) -> String {
-    words.chars().skip(words.chars().count().saturating_sub(WORDS)).collect()
 }
 
 /// Where the API is reached inside the cluster.

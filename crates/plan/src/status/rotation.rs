@@ -50,8 +50,9 @@ pub(super) fn standing(
     let busy = resolved.consumers.iter().find(|consumer| consumer.outlook.stage != Stage::Idle);
     let one = busy.or(resolved.consumers.first())?;
     let mut waiting_for: Vec<String> = Vec::new();
-    let lagging = lagging(resolved, observed).map(|lag| lag.in_the_way).unwrap_or_default();
-    for pod in resolved.consumers.iter().flat_map(|consumer| in_the_way(&consumer.outlook)).chain(&lagging) {
+    let lag = lagging(resolved, observed);
+    let lagging = lag.iter().flat_map(|lag| &lag.in_the_way);
+    for pod in resolved.consumers.iter().flat_map(|consumer| in_the_way(&consumer.outlook)).chain(lagging) {
         if !waiting_for.contains(pod) && waiting_for.len() < NAMED {
             waiting_for.push(pod.clone());
         }
@@ -64,7 +65,7 @@ pub(super) fn standing(
         refused: resolved
             .consumers
             .iter()
-            .filter_map(|consumer| refused(consumer, resolved, observed, before))
+            .filter_map(|consumer| refused(consumer, resolved, observed, before, lag.is_none()))
             .collect(),
     })
 }
@@ -84,12 +85,13 @@ pub(super) fn dated(
 }
 
 /// The tokens of a consumer that every pod refuses: those that were sent to each, and those revoked by id that nobody has any more
-/// to send and that no pod accepts by its own words.
+/// to send and that no pod accepts by its own words, once every pod has `agreed` to what it is to accept.
 fn refused(
     consumer: &ResolvedConsumer,
     resolved: &Resolved,
     observed: &Observed,
     before: Option<&RotationStatus>,
+    agreed: bool,
 ) -> Option<RefusedTokens> {
     let told = before.and_then(|before| before.refused.iter().find(|told| told.consumer == consumer.name));
     let sent = consumer.outlook.proof.as_ref();
@@ -97,7 +99,7 @@ fn refused(
     let mut key_ids: Vec<String> = ids.iter().take(MOST_IDS).map(ToString::to_string).collect();
     // What is being proven by request is not told before that.
     let is_proving = matches!(consumer.outlook.stage, Stage::Retire | Stage::Prove);
-    let settled = lagging(resolved, observed).is_none() && !is_proving;
+    let settled = agreed && !is_proving;
     let was_told = |id: &String| told.is_some_and(|told| told.key_ids.contains(id));
     let revoked =
         resolved.remembered.revoked.iter().filter(|(name, _)| *name == consumer.name).map(|(_, id)| id.to_string());

@@ -30,15 +30,18 @@ impl Transaction {
     }
 
     /// Makes it last.
-    pub(super) async fn commit(mut self) -> Result<(), sqlx::Error> {
-        (&mut *self).execute("commit").await?;
-        self.0 = None;
-        Ok(())
+    pub(super) async fn commit(self) -> Result<(), sqlx::Error> {
+        self.end("commit").await
     }
 
     /// Takes it back.
-    pub(super) async fn rollback(mut self) -> Result<(), sqlx::Error> {
-        (&mut *self).execute("rollback").await?;
+    pub(super) async fn rollback(self) -> Result<(), sqlx::Error> {
+        self.end("rollback").await
+    }
+
+    async fn end(mut self, how: &'static str) -> Result<(), sqlx::Error> {
+        (&mut *self).execute(how).await?;
+        // From here on the connection is like any other.
         self.0 = None;
         Ok(())
     }
