@@ -372,9 +372,12 @@ impl Foreign {
             Some((_, controller)) if controller == uid => return None,
             Some((who, _)) => who,
             None if labelled || (written && unlabelled) => return None,
-            None => match label(names::MANAGED_BY.0) {
-                Some(manager) => format!("{manager}, by its label"),
-                None => "nobody that it names".into(),
+            None => match (label(names::MANAGED_BY.0), label(names::INSTANCE)) {
+                (Some(manager), Some(other)) if manager == names::MANAGED_BY.1 => {
+                    format!("JamInstance {other}, by its label {}", names::INSTANCE)
+                }
+                (Some(manager), _) => format!("{manager}, by its label"),
+                (None, _) => "nobody that it names".into(),
             },
         };
         Some(Self { object: object.clone(), owner })

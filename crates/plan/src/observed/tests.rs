@@ -188,7 +188,10 @@ fn an_object_is_ours_by_its_controller_and_a_kept_one_by_its_labels() {
         judge(json!({"ownerReferences": owner("uid-2"), "labels": labels("main")})),
         Some("JamInstance main".into())
     );
-    assert_eq!(judge(json!({"labels": labels("other")})), Some("jam-operator, by its label".into()));
+    assert_eq!(
+        judge(json!({"labels": labels("other")})),
+        Some("JamInstance other, by its label jam.network/instance".into())
+    );
     assert_eq!(judge(json!({"labels": {"app.kubernetes.io/managed-by": "Helm"}})), Some("Helm, by its label".into()));
     assert_eq!(judge(json!({})), Some("nobody that it names".into()));
 }
