@@ -10,6 +10,8 @@ use crate::fixtures::{but, cluster_for, defaults, in_memory, resolved};
 use crate::observed::{Held, Observed, OwnTokens};
 use crate::reason::{Reason, Refusal};
 use crate::resolve;
+use crate::rotation::Move;
+use crate::tokens::work;
 
 fn refusal(instance: &JamInstance, observed: &Observed) -> Refusal {
     resolve(instance, observed, &defaults()).expect_err("it is refused")
@@ -128,4 +130,19 @@ fn a_revoked_token_of_the_users_own_is_listed_no_longer_and_an_id_that_nobody_ha
     assert!(ended.remembered.unmatched.is_empty());
     let missed = revoking("0a1b2c3d,1732190000");
     assert_eq!((missed.own_tokens.len(), missed.remembered.unmatched), (2, vec!["0a1b2c3d".to_owned()]));
+}
+
+#[test]
+fn a_secret_that_is_lost_while_pods_run_on_without_their_deployment_is_handed_out_when_they_accept_it() {
+    let instance = but(&in_memory(), json!({"tokens": {"consumers": [{"name": "demo"}, {"name": "other"}]}}));
+    let mut observed = cluster_for(&instance);
+    observed.tokens.retain(|token| token.consumer != "demo");
+    observed.api = None;
+    let moved = |observed: &Observed| {
+        let work = work(&instance, observed, defaults().pace);
+        work.into_iter().map(|task| (task.consumer, task.change.then)).collect::<Vec<_>>()
+    };
+    assert_eq!(moved(&observed), [("demo".to_owned(), Move::Create)], "nobody serves, nobody has to be asked");
+    observed.pods_remain = true;
+    assert_eq!(moved(&observed), [("demo".to_owned(), Move::Issue)]);
 }
