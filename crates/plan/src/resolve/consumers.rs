@@ -9,7 +9,7 @@ use super::name_of;
 use crate::crd::{JamInstance, Scope};
 use crate::observed::{Held, Observed, OwnTokens};
 use crate::reason::{Reason, Refusal};
-use crate::rotation::{Answered, Asks, Outlook, Pace, Slots, is_revoked, outlook};
+use crate::rotation::{Answered, Asks, Outlook, Pace, Slots, is_replaced, is_revoked, outlook};
 use crate::{names, tokens};
 
 /// Seconds until a Secret that is refused is tried again at the earliest.
@@ -95,6 +95,7 @@ pub(super) fn consumers(
         let around = surroundings.around(&consumer.name, &hashes);
         let mut outlook = outlook(&holding, &around);
         let mut accepted = holding.accepted();
+        let mut revoked = holding.notes.revoked.clone();
         let held = observed.held.get(&consumer.name).cloned();
         if held.as_ref().is_some_and(|held| !held.made) {
             // Nobody has the token that was prepared, and the next look prepares another one. What a lost Secret held goes on.
@@ -107,6 +108,11 @@ pub(super) fn consumers(
             // Its deadline is past, or a second away, at every look.
             outlook.next = outlook.next.map(|next| next.max(observed.at.plus_seconds(TRIED_AGAIN)));
         }
+        if held.is_some() && is_replaced(&holding, &around) {
+            // It does not know what was, and cannot be told: the Secret of hashes goes on knowing it.
+            outlook.generation = outlook.generation.max(around.known);
+            revoked = around.revoked.map(str::to_owned);
+        }
         Ok(ResolvedConsumer {
             secret: names::consumer_secret(&name, &consumer.name),
             accepted,
@@ -114,7 +120,7 @@ pub(super) fn consumers(
             name: consumer.name,
             scopes: consumer.scopes,
             services: consumer.services,
-            revoked: holding.notes.revoked,
+            revoked,
             held,
         })
     };

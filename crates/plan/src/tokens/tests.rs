@@ -7,10 +7,11 @@ use serde_json::json;
 use crate::crd::JamInstance;
 use crate::desired::{Desired, desired};
 use crate::fixtures::{but, cluster_for, defaults, in_memory, resolved};
-use crate::observed::{Held, Observed, OwnTokens};
+use crate::names;
+use crate::observed::{HashBook, Held, Observed, OwnTokens};
 use crate::reason::{Reason, Refusal};
 use crate::resolve;
-use crate::rotation::Move;
+use crate::rotation::{Move, Notes};
 use crate::tokens::work;
 
 fn refusal(instance: &JamInstance, observed: &Observed) -> Refusal {
@@ -130,6 +131,34 @@ fn a_revoked_token_of_the_users_own_is_listed_no_longer_and_an_id_that_nobody_ha
     assert!(ended.remembered.unmatched.is_empty());
     let missed = revoking("0a1b2c3d,1732190000");
     assert_eq!((missed.own_tokens.len(), missed.remembered.unmatched), (2, vec!["0a1b2c3d".to_owned()]));
+}
+
+#[test]
+fn a_replaced_secret_that_cannot_be_written_keeps_the_token_that_was_given_after_the_revocation() {
+    let mut instance = but(&in_memory(), json!({"tokens": {"consumers": [{"name": "demo"}]}}));
+    instance.metadata.annotations.get_or_insert_default().insert(names::REVOKE.into(), "demo,1".into());
+    let mut observed = cluster_for(&instance);
+    let notes = &mut observed.tokens[0].holding.notes;
+    (notes.generation, notes.revoked) = (5, Some("demo,1".into()));
+    // A tool puts it back without its notes, so that nobody can write it.
+    let book = |observed: &Observed| {
+        let all = desired(&resolved(&instance, observed)).items;
+        let secret = all.into_iter().find(|item| item.object.name == "main-token-hashes").unwrap();
+        HashBook::of(&serde_json::from_value(secret.body).unwrap())
+    };
+    let written = book(&observed);
+    observed.tokens[0].holding.notes = Notes::default();
+    observed.held.insert("demo".into(), Held { why: "immutable".into(), made: true });
+    observed.hashes = Some(written.clone());
+    for look in 1..=2 {
+        let next = book(&observed);
+        let said = |book: &HashBook| (book.entries.clone(), book.generations.clone(), book.revocations.clone());
+        assert_eq!(said(&next), said(&written), "look {look}");
+        observed.hashes = Some(next);
+    }
+    let other = TokenHash::of("one-of-a-backup-that-may-have-leaked");
+    observed.tokens[0].holding.slots.token = Some(other);
+    assert!(book(&observed).entries.iter().all(|(_, hash)| *hash != other), "what the cluster did not accept");
 }
 
 #[test]
