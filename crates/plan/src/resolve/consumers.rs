@@ -9,7 +9,7 @@ use super::name_of;
 use crate::crd::{JamInstance, Scope};
 use crate::observed::{Held, Observed, OwnTokens};
 use crate::reason::{Reason, Refusal};
-use crate::rotation::{Answered, Asks, Outlook, Pace, Slots, is_replaced, is_revoked, outlook};
+use crate::rotation::{Answered, Asks, Outlook, Pace, Slots, displaced_by_loss, is_replaced, is_revoked, outlook};
 use crate::{names, tokens};
 
 /// Seconds until a Secret that is refused is tried again at the earliest.
@@ -103,6 +103,8 @@ pub(super) fn consumers(
             (outlook.generation, outlook.key_id) = (around.known, None);
         }
         if held.is_some() {
+            // What somebody threw out of a Secret that nobody can write cannot be noted in it, and goes on as well.
+            accepted.extend(displaced_by_loss(&holding, &around).iter().map(|displaced| displaced.hash));
             // A token that leaked ends in the Secret of hashes, whatever its own Secret still says.
             accepted.retain(|hash| !is_revoked(*hash, &holding, &around));
             // Its deadline is past, or a second away, at every look.

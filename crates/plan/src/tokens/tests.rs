@@ -156,9 +156,32 @@ fn a_replaced_secret_that_cannot_be_written_keeps_the_token_that_was_given_after
         assert_eq!(said(&next), said(&written), "look {look}");
         observed.hashes = Some(next);
     }
-    let other = TokenHash::of("one-of-a-backup-that-may-have-leaked");
-    observed.tokens[0].holding.slots.token = Some(other);
-    assert!(book(&observed).entries.iter().all(|(_, hash)| *hash != other), "what the cluster did not accept");
+    observed.tokens[0].holding.slots.token = Some(TokenHash::of("one-of-a-backup-that-may-have-leaked"));
+    assert_eq!(book(&observed).entries, written.entries, "it is not let in, nor the present one cut off");
+}
+
+#[test]
+fn a_secret_that_somebody_changed_and_nobody_can_write_cuts_nobody_off() {
+    let instance = but(&in_memory(), json!({"tokens": {"consumers": [{"name": "demo"}]}}));
+    let mut observed = cluster_for(&instance);
+    let holding = &mut observed.tokens[0].holding;
+    let given = holding.slots.token.unwrap();
+    holding.notes.written = Some(given.id());
+    observed.hashes = Some(HashBook { entries: vec![("demo".into(), given)], ..HashBook::default() });
+    observed.held.insert("demo".into(), Held { why: "admission says no".into(), made: true });
+    let another = TokenHash::of("typed-by-hand-0123456789");
+    let book = |token: Option<TokenHash>, notes: &Notes| {
+        let mut observed = observed.clone();
+        let holding = &mut observed.tokens[0].holding;
+        (holding.slots.token, holding.notes) = (token, notes.clone());
+        resolved(&instance, &observed).consumers[0].accepted.clone()
+    };
+    let noted = &observed.tokens[0].holding.notes;
+    assert_eq!(book(Some(given), noted), [given]);
+    for notes in [noted, &Notes::default()] {
+        assert_eq!(book(Some(another), notes), [another, given], "{notes:?}");
+        assert_eq!(book(None, notes), [given], "{notes:?}");
+    }
 }
 
 #[test]
