@@ -198,10 +198,7 @@ impl World {
             Action::Sync(pod) if self.listed => next.pods[pod] = self.pods[pod].as_ref().map(|_| self.hashes.clone()),
             Action::Sync(_) => {}
             Action::Jump(by) => next.now += by,
-            Action::Delete => {
-                next.owe();
-                (next.secret, next.deleted) = (None, true);
-            }
+            Action::Delete => next.delete(),
             Action::Empty => {
                 next.deleted = true;
                 next.edits += 1;
@@ -268,6 +265,11 @@ impl World {
             self.known_revoked = holding.notes.revoked;
             (self.listed, self.deployed) = (true, true);
         }
+    }
+
+    fn delete(&mut self) {
+        self.owe();
+        (self.secret, self.deleted) = (None, true);
     }
 
     /// What the consumer has is owed to it for an overlap, where every pod accepts it.
