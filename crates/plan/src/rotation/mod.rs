@@ -19,6 +19,8 @@ mod lost;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod model_hands;
+#[cfg(test)]
 mod model_world;
 #[cfg(test)]
 mod tests;
