@@ -1,8 +1,8 @@
 //! Which revision is in force: rendered now, pinned by status, or the last good one after a bad rollout.
 
-use super::{Resolved, ResolvedBlobs, ResolvedDatabase, Rollout};
+use super::{BLOB_KEYS, Resolved, ResolvedBlobs, ResolvedDatabase, Rollout};
 use crate::crd::{ConditionType, JamInstance, LastGood, RevisionStatus, RolloutPhase, RolloutStatus};
-use crate::desired::Revision;
+use crate::desired::{DSN, Revision};
 use crate::names;
 use crate::observed::Observed;
 use crate::reason::Reason;
@@ -179,16 +179,14 @@ fn pin(resolved: &Resolved, wanted: &Revision) -> RevisionStatus {
     }
 }
 
-/// The good pods, but never with a password or keys that do not count any more, nor with a toggle that somebody has turned.
+/// The good pods, but never with a password or keys that do not count any more, nor with a toggle that somebody has turned. What
+/// they take from another Secret than the spec names now is as it was: a new hash would restart them, and change nothing.
 fn up_to_date(good: Revision, resolved: &Resolved) -> Revision {
-    let good = match &resolved.database {
-        Some(database) => {
-            let keys = resolved.blobs.as_ref().map(|blobs| blobs.hash.as_str());
-            good.with_secrets(&resolved.name, &database.dsn_hash, keys)
-        }
-        None => good,
-    };
-    good.with_enabled(&resolved.name, resolved.settings.enabled)
+    let [id, ..] = BLOB_KEYS;
+    let dsn = resolved.database.as_ref().filter(|now| good.takes(DSN, (&now.secret, &now.key)));
+    let keys = resolved.blobs.as_ref().filter(|now| now.secret.as_ref().is_some_and(|now| good.takes(id, (now, id))));
+    let (dsn, keys) = (dsn.map(|now| now.dsn_hash.as_str()), keys.map(|now| now.hash.as_str()));
+    good.with_secrets(&resolved.name, dsn, keys).with_enabled(&resolved.name, resolved.settings.enabled)
 }
 
 /// Keeps what serves as it is to be, though what the spec wants of it now waits for a migration, perhaps for days until somebody
