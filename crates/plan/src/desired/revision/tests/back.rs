@@ -95,3 +95,89 @@ fn a_password_and_keys_that_the_good_pods_take_from_the_same_secrets_reach_serve
     assert_eq!(now.revision.image(), "registry.example/jam-api:1.0.0");
     assert_ne!(made, of_pods(&before));
 }
+
+/// The same instance once its good pods are back, and the good revision.
+fn gone_back() -> (JamInstance, Observed, Revision) {
+    let (before, bad, mut cluster) = given_up(json!({"image": {"tag": "bad"}}), "dsn-hash-1", "id-1");
+    let good = stored(&before);
+    cluster.worker.as_mut().unwrap().revision = Some(good.name().into());
+    let api = cluster.api.as_mut().unwrap();
+    (api.revision, api.updated, api.replicas, api.deadline_exceeded) = (Some(good.name().into()), 2, 2, None);
+    cluster.trouble = None;
+    let instance = told(&bad, &cluster, &defaults());
+    cluster.revisions.clear();
+    (instance, cluster, good)
+}
+
+/// As Kubernetes writes it.
+fn in_other_words(good: &Revision) -> Revision {
+    let mut api = good.api.clone();
+    *api.pointer_mut("/spec/containers/0/resources/requests/cpu").unwrap() = "0.05".into();
+    Revision { name: super::name("main", &good.config, &api, good.worker.as_ref()), api, ..good.clone() }
+}
+
+fn ready(instance: &JamInstance) -> (String, String) {
+    let conditions = &instance.status.as_ref().unwrap().conditions;
+    let ready = conditions.iter().find(|told| told.type_ == "Ready").unwrap();
+    (ready.reason.clone(), ready.message.clone())
+}
+
+#[test]
+fn a_good_revision_whose_record_is_gone_is_recorded_again_from_what_runs() {
+    let (instance, cluster, good) = gone_back();
+    let off = but(&instance, json!({"runtime": {"jam": {"enabled": false}}}));
+    for (instance, runs, kept) in [
+        (&instance, good.clone(), good.clone()),
+        (&instance, in_other_words(&good), in_other_words(&good)),
+        (&off, good.clone(), good.clone().with_enabled("main", false)),
+    ] {
+        let cluster = Observed { adoptable: Some(runs), ..cluster.clone() };
+        let decided = resolved(instance, &cluster);
+        let objects = desired(&decided);
+        assert_eq!((&decided.revision, &stored(&objects)), (&kept, &kept));
+        are_of(&objects, &kept, 2);
+        let after = told(instance, &cluster, &defaults());
+        assert_eq!(ready(&after).0, Reason::RolledBack.as_str());
+        let status = after.status.clone().unwrap();
+        for named in [status.rollout.unwrap().from, status.last_good] {
+            assert_eq!(named.unwrap().revision.as_deref(), Some(kept.name()), "it is found by this name from now on");
+        }
+        let read = Observed { adoptable: None, revisions: vec![kept.clone()], ..cluster.clone() };
+        assert_eq!(resolved(&after, &read).revision, kept);
+        assert_eq!(told(&after, &read, &defaults()), after, "and there it stays");
+    }
+}
+
+#[test]
+fn a_good_revision_that_nothing_is_left_of_is_told_and_what_runs_is_left_alone() {
+    let (instance, cluster, good) = gone_back();
+    let bad = instance.status.as_ref().unwrap().rollout.as_ref().unwrap().revision.clone();
+    let adoptable = Some(good.clone());
+    let others = |change: &dyn Fn(&mut Observed)| {
+        let mut cluster = Observed { adoptable: adoptable.clone(), ..cluster.clone() };
+        change(&mut cluster);
+        cluster
+    };
+    for cluster in [
+        others(&|cluster| cluster.adoptable = None),
+        others(&|cluster| (cluster.adoptable, cluster.api) = (None, None)),
+        others(&|cluster| cluster.api.as_mut().unwrap().revision = Some(bad.clone())),
+        others(&|cluster| cluster.worker.as_mut().unwrap().revision = None),
+        others(&|cluster| {
+            cluster.adoptable = Some(Revision { worker: None, ..in_other_words(&good) });
+        }),
+        others(&|cluster| {
+            *cluster.adoptable.as_mut().unwrap().api.pointer_mut("/spec/containers/0/image").unwrap() = "other".into();
+        }),
+    ] {
+        let made = of_pods(&desired(&resolved(&instance, &cluster)));
+        assert!(made.is_empty(), "{made:?}");
+        let after = told(&instance, &cluster, &defaults());
+        let (reason, why) = ready(&after);
+        assert_eq!(reason, Reason::RollbackRefused.as_str(), "{why}");
+        assert!(why.contains(good.name()) && why.contains("until the spec changes"), "{why}");
+        assert_eq!(after.status.as_ref().unwrap().rollout, instance.status.as_ref().unwrap().rollout);
+        let restored = Observed { revisions: vec![good.clone()], ..cluster };
+        assert_eq!(resolved(&after, &restored).revision, good, "who puts it back has it back");
+    }
+}
