@@ -89,6 +89,7 @@ mod operator_stalled;
 mod operator_status;
 mod operator_support;
 mod operator_waited;
+mod operator_way_back;
 mod operator_words;
 mod plan_aftermath;
 mod plan_applied;

@@ -83,7 +83,7 @@ pub struct Observed {
     pub lapsed: bool,
     /// The same of a worker's pod.
     pub worker_lapsed: bool,
-    /// What runs, as a revision, where status pins none: a release from before revisions made it.
+    /// What runs, as a revision, where status pins none (a release from before revisions made it) or a rollout was given up.
     pub adoptable: Option<Revision>,
     /// The revisions that status refers to and that were read because they differ from what is rendered now.
     pub revisions: Vec<Revision>,
