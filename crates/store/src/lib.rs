@@ -306,6 +306,8 @@ pub trait Store: Administration + Send + Sync + 'static {
     async fn package_receipts(&self, ids: &[PackageId], archived: bool) -> Stored<Vec<Receipt>>;
     /// Receipts of the reports of these packages, or of these archived ones; none for a report that is not accumulated.
     async fn report_receipts(&self, packages: &[PackageId], archived: bool) -> Stored<Vec<Receipt>>;
+    /// Every worker's word for each of these reports, oldest first, in the order of the reports.
+    async fn attestations(&self, reports: &[ReportId]) -> Stored<Vec<Vec<Attestation>>>;
     /// Packages, newest first.
     async fn packages(
         &self,

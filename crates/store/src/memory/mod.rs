@@ -127,6 +127,12 @@ impl Store for MemoryStore {
         Ok(packages.iter().filter_map(|id| bundle(id)?.receipt).collect())
     }
 
+    async fn attestations(&self, reports: &[ReportId]) -> Stored<Vec<Vec<Attestation>>> {
+        let state = self.state();
+        let words = |id: &ReportId| state.stored_report(*id).map(|row| row.attestations.clone()).unwrap_or_default();
+        Ok(reports.iter().map(words).collect())
+    }
+
     async fn packages(
         &self,
         filter: &PackageFilter,
