@@ -210,12 +210,14 @@ pub struct SchemaVersion {
     pub wanted: i64,
     /// Of a later version: the version of the oldest build that it says it serves.
     pub oldest: Option<i64>,
+    /// Nothing of ours is there, and tables of another program are: a migration would be refused.
+    pub foreign: bool,
 }
 
 impl SchemaVersion {
     /// Whether this build can work on it: it is exactly what the build needs, or says itself that it still is.
     pub fn serves(self) -> bool {
-        let Self { found, wanted, oldest } = self;
+        let Self { found, wanted, oldest, foreign: _ } = self;
         let still = |found| found > wanted && oldest.is_some_and(|oldest| oldest <= wanted);
         found.is_some_and(|found| found == wanted || still(found))
     }

@@ -80,7 +80,7 @@ impl Store for MemoryStore {
     }
 
     async fn schema(&self) -> Stored<SchemaVersion> {
-        Ok(SchemaVersion { found: Some(0), wanted: 0, oldest: None })
+        Ok(SchemaVersion { found: Some(0), wanted: 0, oldest: None, foreign: false })
     }
 
     async fn put_preimage(&self, upload: Upload, body: UploadBody<'_>) -> Result<Put, PutError> {
