@@ -113,13 +113,26 @@ const PARAMETERS: [&str; 13] = [
 /// Other ways to write some of them.
 const ALIASES: [&str; 5] = ["ssl-mode", "ssl-root-cert", "ssl-ca", "ssl-cert", "ssl-key"];
 
+/// What tunes libpq's own waiting, or names what is always so here: without them nothing is less safe. The library warns of each.
+const HARMLESS: [&str; 9] = [
+    "connect_timeout",
+    "tcp_user_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_count",
+    "fallback_application_name",
+    "client_encoding",
+    "pgbouncer",
+];
+
 /// Refuses a parameter that nobody reads: `sslmod=require` would connect without TLS.
 fn known_parameters(dsn: &str) -> Result<(), String> {
     // What is no URL at all, the library refuses in its own words.
     let Ok(url) = reqwest::Url::parse(dsn) else { return Ok(()) };
     let known = |name: &str| {
         let setting = name.starts_with("options[") && name.ends_with(']');
-        setting || PARAMETERS.contains(&name) || ALIASES.contains(&name)
+        setting || [&PARAMETERS[..], &ALIASES, &HARMLESS].iter().any(|names| names.contains(&name))
     };
     let Some((name, value)) = url.query_pairs().find(|(name, _)| !known(name)) else { return Ok(()) };
     // Values are secrets, and so may be the end of one that has an `&` in it.
