@@ -78,9 +78,9 @@ fn has_star(field: &str) -> bool {
 }
 
 /// The numbers that a field allows.
-fn numbers(field: &str, least: u8, most: u8, names: &[&str]) -> Option<BTreeSet<u8>> {
+fn numbers(field: &str, least: u8, most: u8, words: &[&str]) -> Option<BTreeSet<u8>> {
     let number = |text: &str| -> Option<u8> {
-        let named = names.iter().position(|name| name.eq_ignore_ascii_case(text));
+        let named = words.iter().position(|word| word.eq_ignore_ascii_case(text));
         named.and_then(|at| u8::try_from(at).ok()).map(|at| at + least).or_else(|| text.parse().ok())
     };
     let mut all = BTreeSet::new();

@@ -127,7 +127,7 @@ impl World {
                 // A first token that is gone before the hashes are written has left nothing behind.
                 all.extend((!self.deleted && self.secret.is_some() && self.listed).then_some(Action::Delete));
                 all.extend((self.deployed && !self.undeployed).then_some(Action::Undeploy));
-                all.extend((0..self.pods.len()).flat_map(|pod| self.moved(pod)));
+                all.extend((0..self.pods.len()).filter_map(|pod| self.moved(pod)));
             }
         }
         all
