@@ -3,9 +3,9 @@
 use super::*;
 use crate::observed::BlobKeys;
 
-fn keys(id: &str) -> Option<BlobKeys> {
+fn keys(id: &str) -> BlobKeys {
     let present = |hash: &str| SecretKey::Present { hash: hash.into() };
-    Some(BlobKeys([present(id), present("key"), SecretKey::NoKey]))
+    BlobKeys([present(id), present("key"), SecretKey::NoKey])
 }
 
 fn with_everything() -> JamInstance {
@@ -17,7 +17,7 @@ fn with_everything() -> JamInstance {
 
 /// What is wanted while this instance serves, and the instance and its cluster after this change was given up.
 fn given_up(change: serde_json::Value, dsn: &str, id: &str) -> (Objects<Desired>, JamInstance, Observed) {
-    let mut cluster = Observed { blob_keys: keys("id-1"), ..settled_cluster_for(&on_postgres()) };
+    let mut cluster = Observed { blob_keys: Some(keys("id-1")), ..settled_cluster_for(&on_postgres()) };
     cluster.worker = cluster.api.clone();
     let rolled = |cluster: &mut Observed, instance: &JamInstance| {
         let name = resolved(instance, cluster).wanted.name;
@@ -30,7 +30,7 @@ fn given_up(change: serde_json::Value, dsn: &str, id: &str) -> (Objects<Desired>
     cluster.revisions = vec![stored(&before)];
     let first = told(&with_everything(), &cluster, &defaults());
     let second = but(&first, change);
-    (cluster.at, cluster.blob_keys) = (at(5000), keys(id));
+    (cluster.at, cluster.blob_keys) = (at(5000), Some(keys(id)));
     cluster.dsn = Some(SecretKey::Present { hash: dsn.into() });
     if !resolved(&second, &cluster).migration.is_complete() {
         cluster.migration_jobs.push(job(&second, &cluster, JobState::Complete));
@@ -86,7 +86,7 @@ fn after_a_bad_rollout_servers_workers_and_cleanup_are_what_they_were_whatever_t
 #[test]
 fn a_password_and_keys_that_the_good_pods_take_from_the_same_secrets_reach_servers_workers_and_cleanup() {
     let (before, bad, mut cluster) = given_up(json!({"image": {"tag": "bad"}}), "dsn-hash-1", "id-1");
-    (cluster.dsn, cluster.blob_keys) = (Some(SecretKey::Present { hash: "dsn-hash-2".into() }), keys("id-2"));
+    (cluster.dsn, cluster.blob_keys) = (Some(SecretKey::Present { hash: "dsn-hash-2".into() }), Some(keys("id-2")));
     cluster.migration_jobs.push(job(&bad, &cluster, JobState::Complete));
     let now = resolved(&bad, &cluster);
     let hash = now.blobs.clone().unwrap().hash;
