@@ -9,6 +9,7 @@ Exit code: 0 the chain is whole, 1 it is broken (where is printed), 2 it could n
 """
 
 import argparse
+import base64
 import hashlib
 import json
 import os
@@ -42,8 +43,19 @@ def hashed_bytes(receipt):
         str(receipt["seq"]),
         receipt["processed_at"],
     )
+    return parts(fields)
+
+
+def parts(fields):
     encoded = (field.encode("utf-8") for field in fields)
     return b"".join(len(field).to_bytes(4, "big") + field for field in encoded)
+
+
+def signed_bytes(report, word):
+    """What the worker in the server signs of its word for a report."""
+    report_hash = metadata_hash_of({**report, "status": "refined"})
+    texts = (word[name] for name in ("created_at", "engine", "engine_version"))
+    return parts(("jam-attestation-v2", report_hash, word["worker_id"], str(word["weight"]), *texts))
 
 
 def root_of(receipt):
@@ -201,8 +213,11 @@ def verify_vectors(name):
     """Recomputes every published vector whose hash the standard library has."""
     try:
         with open(name, encoding="utf-8") as file:
-            block = re.search(r"^```json vectors\n(.*?)^```$", file.read(), re.M | re.S)
-        vectors = json.loads(block.group(1))
+            text = file.read()
+        vectors, attestations = (
+            json.loads(re.search(rf"^```json {kind}\n(.*?)^```$", text, re.M | re.S).group(1))
+            for kind in ("vectors", "attestations")
+        )
     except (OSError, ValueError, AttributeError) as error:
         raise Unchecked(f"{name}: no vectors: {error}") from error
     checked = 0
@@ -217,6 +232,12 @@ def verify_vectors(name):
         if "record" in vector and metadata_hash_of(vector["record"]) != receipt["metadata_hash"]:
             raise Broken(f"vector {said}: the metadata_hash differs")
         checked += 1
+    for vector in attestations:
+        signed, word = signed_bytes(vector["report"], vector["attestation"]), vector["attestation"]
+        if vector["accumulator_hash"] == "sha256" and signed.hex() != vector["bytes"]:
+            raise Broken(f"attestation of {word['worker_id']}: the bytes differ")
+        if vector["accumulator_hash"] == "sha256" and base64.b64encode(hashlib.sha256(signed).digest()).decode() != word["signature"]:
+            raise Broken(f"attestation of {word['worker_id']}: the signature differs")
     print(f"{len(vectors)} vectors have the documented bytes, {checked} of them sha256 with the documented root")
 
 

@@ -118,9 +118,9 @@ impl Admitted<'_> {
         By { token_id: self.caller.id.clone(), at: self.now }
     }
 
-    /// Whether a list is to carry the receipts of its items, which the bare array of old clients cannot.
-    pub fn lists_receipts(&self) -> Result<bool, Refusal> {
-        Ok(self.query.flag("include_receipt")? && !self.settings.legacy_list_response)
+    /// Whether a list is to carry more than its items, as this flag asks; the bare array of old clients cannot.
+    pub fn lists(&self, flag: &str) -> Result<bool, Refusal> {
+        Ok(self.query.flag(flag)? && !self.settings.legacy_list_response)
     }
 
     /// Whether archived packages are asked for, which are for administrators only.

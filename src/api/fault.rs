@@ -11,7 +11,7 @@ use serde_json::json;
 use super::shapes::Problem;
 
 /// Seconds after which a client may ask a store again that did not answer.
-const STORE_RETRY: u32 = 2;
+pub const STORE_RETRY: u32 = 2;
 
 /// Which codes an answer speaks in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

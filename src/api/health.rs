@@ -150,7 +150,7 @@ fn log_change(before: Option<&Checks>, now: &Checks) {
     match (&now.store, now.schema) {
         (Err(reason), _) => tracing::warn!(reason, "not ready"),
         (Ok(()), Some(schema)) if !schema.serves() => {
-            tracing::warn!(found = schema.found, wanted = schema.wanted, "not ready: run `jam-api migrate`");
+            tracing::warn!(found = schema.found, wanted = schema.wanted, "not ready: {}", unserved(schema));
         }
         (Ok(()), _) if before.is_some() => tracing::info!("ready again"),
         (Ok(()), _) => {}
@@ -173,23 +173,30 @@ pub fn checked<R: Into<Value>>(problem: Option<R>) -> Value {
     }
 }
 
+/// Why a schema is none to work on, and what to do.
+fn unserved(SchemaVersion { found, wanted, oldest: _, foreign }: SchemaVersion) -> String {
+    match found {
+        None if foreign => {
+            "the database is another program's, and no migration is applied to it: name an empty one".into()
+        }
+        None => format!("the database has no schema yet, version {wanted} is needed: run `jam-api migrate`"),
+        Some(found) if found > wanted => {
+            format!("the schema has version {found} and serves no build that needs {wanted}: use the later release")
+        }
+        Some(found) => format!("the schema has version {found}, version {wanted} is needed: run `jam-api migrate`"),
+    }
+}
+
 /// The checks as `/readyz` shows them: `ok`, and a reason for each that is not.
 pub fn shown(checks: &Checks, draining: bool) -> Value {
     let one = checked::<String>;
-    let mut schema = match (checks.store, checks.schema) {
-        (_, Some(schema)) if schema.serves() => one(None),
-        (_, Some(SchemaVersion { found: None, wanted, oldest: _ })) => {
-            one(Some(format!("the database has no schema, version {wanted} is needed: run `jam-api migrate`")))
-        }
-        (_, Some(SchemaVersion { found: Some(found), wanted, oldest: _ })) if found > wanted => one(Some(format!(
-            "the schema has version {found} and serves no build that needs {wanted}: use the later release"
-        ))),
-        (_, Some(SchemaVersion { found: Some(found), wanted, oldest: _ })) => {
-            one(Some(format!("the schema has version {found}, version {wanted} is needed: run `jam-api migrate`")))
-        }
-        (_, None) => one(Some("not known while the store does not answer".into())),
-    };
-    if let (Some(SchemaVersion { found, wanted, oldest: _ }), Value::Object(fields)) = (checks.schema, &mut schema) {
+    let mut schema = one(match checks.schema {
+        Some(schema) => (!schema.serves()).then(|| unserved(schema)),
+        None => Some("not known while the store does not answer".into()),
+    });
+    if let (Some(SchemaVersion { found, wanted, oldest: _, foreign: _ }), Value::Object(fields)) =
+        (checks.schema, &mut schema)
+    {
         fields.insert("found".into(), found.into());
         fields.insert("wanted".into(), wanted.into());
     }

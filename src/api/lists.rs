@@ -1,20 +1,29 @@
 //! The shape of every list: an envelope with both ways of paging, or the bare array of old clients.
 
 use axum::response::Response;
-use jam_domain::Receipt;
 use jam_domain::page::{Page, PageRequest, Start};
+use jam_domain::{Attestation, Receipt};
 use serde::Serialize;
 use std::fmt::Display;
 
 use super::fault::ok;
 use super::shapes::Listed;
 
-/// The answer of a list. The envelope carries the receipts of its items where they were asked for.
+/// What a page carries beside its items, where it was asked for.
+#[derive(Default)]
+pub struct Beside {
+    /// Their receipts.
+    pub receipts: Option<Vec<Receipt>>,
+    /// The attestations of each report.
+    pub attestations: Option<Vec<Vec<Attestation>>>,
+}
+
+/// The answer of a list. The bare array has no place for what stands beside the items.
 pub fn list<T: Serialize, C: Display>(
     legacy: bool,
     asked: &PageRequest<C>,
     page: &Page<T, C>,
-    receipts: Option<Vec<Receipt>>,
+    beside: Beside,
 ) -> Response {
     if legacy {
         return ok(&page.items);
@@ -25,5 +34,6 @@ pub fn list<T: Serialize, C: Display>(
         (Start::Offset(_) | Start::After(_), _) => None,
     };
     let next_cursor = page.next.as_ref().map(ToString::to_string);
-    ok(&Listed { items: &page.items, next_offset, next_cursor, receipts })
+    let Beside { receipts, attestations } = beside;
+    ok(&Listed { items: &page.items, next_offset, next_cursor, receipts, attestations })
 }

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::admit::Admitted;
 use super::body::received;
 use super::fault::{Fault, json_response, not_found, ok};
-use super::lists::list;
+use super::lists::{Beside, list};
 use super::shapes::{Attestations, PackageWithReceipt, ReportBundle};
 use super::spans;
 use super::state::Api;
@@ -113,7 +113,7 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
         archived: admitted.archived()?,
     };
     let asked = query.page()?;
-    let with_receipts = admitted.lists_receipts()?;
+    let with_receipts = admitted.lists("include_receipt")?;
     filter.service_id.iter().try_for_each(|service| admitted.caller.may_touch(service))?;
     let page = api.store.packages(&filter, asked).await?;
     let receipts = if with_receipts {
@@ -122,7 +122,7 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
     } else {
         None
     };
-    Ok(list(admitted.settings.legacy_list_response, &asked, &page, receipts))
+    Ok(list(admitted.settings.legacy_list_response, &asked, &page, Beside { receipts, attestations: None }))
 }
 
 /// GET /jam/packages/{id}.

@@ -7,7 +7,7 @@ use jam_domain::{Code, Refusal};
 
 use super::admit::Admitted;
 use super::fault::{Fault, not_found, ok};
-use super::lists::list;
+use super::lists::{Beside, list};
 use super::state::Api;
 
 /// GET /jam/receipts.
@@ -31,7 +31,7 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
     let filter = ReceiptFilter { service_id, hash, ascending, visible: admitted.caller.services.clone() };
     let asked = query.page()?;
     let page = api.store.receipts(&filter, asked.clone()).await?;
-    Ok(list(admitted.settings.legacy_list_response, &asked, &page, None))
+    Ok(list(admitted.settings.legacy_list_response, &asked, &page, Beside::default()))
 }
 
 /// GET /jam/receipts/{hash}.

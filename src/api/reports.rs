@@ -11,7 +11,7 @@ use jam_store::{Attest, Dissent, ReportBundle};
 use super::admit::Admitted;
 use super::body::received;
 use super::fault::{Fault, json_response, not_found};
-use super::lists::list;
+use super::lists::{Beside, list};
 use super::shapes;
 use super::state::Api;
 
@@ -25,7 +25,8 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
         archived: admitted.archived()?,
     };
     let asked = query.page()?;
-    let with_receipts = admitted.lists_receipts()?;
+    let with_receipts = admitted.lists("include_receipt")?;
+    let with_attestations = admitted.lists("include_attestations")?;
     filter.service_id.iter().try_for_each(|service| admitted.caller.may_touch(service))?;
     let page = api.store.reports(&filter, asked).await?;
     let receipts = if with_receipts {
@@ -34,7 +35,13 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
     } else {
         None
     };
-    Ok(list(admitted.settings.legacy_list_response, &asked, &page, receipts))
+    let attestations = if with_attestations {
+        let ids: Vec<ReportId> = page.items.iter().map(|report| report.id).collect();
+        Some(api.store.attestations(&ids).await?)
+    } else {
+        None
+    };
+    Ok(list(admitted.settings.legacy_list_response, &asked, &page, Beside { receipts, attestations }))
 }
 
 /// POST /jam/reports/{id}/attestations.

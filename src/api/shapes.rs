@@ -279,6 +279,9 @@ pub struct Listed<'a, T> {
     /// Receipts of what stands on this page: lists of packages and of reports, with `include_receipt=true` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub receipts: Option<Vec<Receipt>>,
+    /// For each report of this page every worker's word, oldest first: lists of reports, with `include_attestations=true` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attestations: Option<Vec<Vec<Attestation>>>,
 }
 
 /// A package with its receipt.

@@ -1,12 +1,14 @@
 //! Health, version and status: what probes, people and dashboards ask.
 
 use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
 use axum::response::Response;
 use jam_domain::{Code, Settings, Timestamp};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::admit::Admitted;
-use super::fault::{Fault, json_response, ok};
+use super::fault::{Fault, STORE_RETRY, json_response, ok};
 use super::health::{checked, shown};
 use super::shapes::{Alive, Build, JamHealth, JamStatus, Readiness, SystemHealth, SystemJam, SystemStatus};
 use super::state::Api;
@@ -34,7 +36,7 @@ pub async fn readyz(api: &Api) -> Response {
         error: (!ready).then(|| format!("not ready: {reason}")),
         code: (!ready).then_some(Code::StoreUnavailable.as_str()),
     };
-    json_response(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
+    verdict(ready, &body)
 }
 
 /// GET /system/version.
@@ -82,7 +84,17 @@ pub async fn jam_healthz(api: &Api) -> Response {
         error: problem,
         code: problem.map(|_| Code::StoreUnavailable.as_str()),
     };
-    json_response(if problem.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
+    verdict(problem.is_none(), &body)
+}
+
+/// 200, or 503 with the time after which it makes sense to ask again.
+fn verdict<T: Serialize>(well: bool, body: &T) -> Response {
+    if well {
+        return ok(body);
+    }
+    let mut response = json_response(StatusCode::SERVICE_UNAVAILABLE, body);
+    response.headers_mut().insert(RETRY_AFTER, STORE_RETRY.into());
+    response
 }
 
 /// GET /jam/status: the settings, and the root of one chain or of all.

@@ -28,6 +28,8 @@ pub struct List {
     pub items: Vec<Value>,
     /// Receipts that came with them, when they were asked for.
     pub receipts: Option<Vec<Value>>,
+    /// The attestations of each of them, when they were asked for.
+    pub attestations: Option<Vec<Value>>,
     /// Whether the server answers bare arrays.
     pub bare: bool,
     /// Where the next page begins.
@@ -52,14 +54,15 @@ impl List {
             let items = items.clone();
             // A bare array says nothing of what follows: only an empty one is surely the end.
             let next = if items.is_empty() { Next::Nowhere } else { Next::Offset(offset + items.len() as u64) };
-            return Ok(Self { items, receipts: None, bare: true, next, raw });
+            return Ok(Self { items, receipts: None, attestations: None, bare: true, next, raw });
         }
         let list = |key: &str| raw.get(key).and_then(Value::as_array).cloned();
         let items = list("items").ok_or_else(|| wrong("the answer is neither a list nor has one in `items`"))?;
         let cursor = raw.get("next_cursor").and_then(Value::as_str).map(|cursor| Next::Cursor(cursor.to_owned()));
         let offset = || raw.get("next_offset").and_then(Value::as_u64).map(Next::Offset);
         let next = cursor.or_else(offset).unwrap_or_default();
-        Ok(Self { items, receipts: list("receipts"), bare: false, next, raw })
+        let (receipts, attestations) = (list("receipts"), list("attestations"));
+        Ok(Self { items, receipts, attestations, bare: false, next, raw })
     }
 
     /// The list as JSON, in the shape that the server uses.

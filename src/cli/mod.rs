@@ -17,6 +17,7 @@ mod progress;
 mod receipt;
 mod records;
 mod report;
+mod standing;
 mod status;
 mod verify;
 

@@ -156,6 +156,11 @@ impl Ledger {
         link.fits(own, || format!("this is the receipt of {id}, for which the server gives another or none"))
     }
 
+    /// The seq of a report's own receipt.
+    pub fn seq_of_report(&self, id: &str) -> Option<u64> {
+        self.reports.get(id).and_then(|at| self.links.get(*at)).map(|link| link.seq)
+    }
+
     fn link_of(&self, id: &str) -> Option<&Link> {
         self.packages.get(id).or_else(|| self.reports.get(id)).and_then(|at| self.links.get(*at))
     }
@@ -196,6 +201,7 @@ fn seq_of(receipt: &Value) -> Option<u64> {
     receipt.get("seq").and_then(Value::as_u64)
 }
 
-fn text<'v>(record: &'v Value, field: &str) -> &'v str {
+/// A field that is a text.
+pub fn text<'v>(record: &'v Value, field: &str) -> &'v str {
     record.get(field).and_then(Value::as_str).unwrap_or_default()
 }

@@ -1,9 +1,10 @@
-//! `jam verify`: recomputes a service's receipt chain from what the server stores, and compares the records it was made for.
+//! `jam verify`: recomputes a service's receipt chain from what the server stores, and compares the records it was made for and
+//! what was said for them.
 
 use std::fmt::Write as _;
 
 use jam_domain::receipt::{Chain, verify_next};
-use jam_domain::{AccumulatorRoot, Code, HashAlgorithm, Receipt, ServiceId};
+use jam_domain::{AccumulatorRoot, Code, EntryType, HashAlgorithm, Receipt, ServiceId};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
@@ -12,7 +13,8 @@ use crate::cli::args::VerifyArgs;
 use crate::cli::client::{Call, Client};
 use crate::cli::fault::Fault;
 use crate::cli::lists::{MAX_LIMIT, Pages, Query};
-use crate::cli::records::{Ledger, Mismatch, Wanted};
+use crate::cli::records::{Ledger, Mismatch, Wanted, text};
+use crate::cli::standing::{Asked, Doubt, Standing, Tally};
 use crate::cli::status;
 
 /// `jam verify`. Reads the head first: links that are added meanwhile come after it and are checked too. The records come last, so that
@@ -26,8 +28,9 @@ pub async fn run(client: &Client, args: VerifyArgs) -> Result<Answer, Fault> {
     let algorithm: HashAlgorithm = field(&status, "accumulator_hash")?;
     let head: Option<AccumulatorRoot> = field(&status, "accumulator_root")?;
     let Some(head) = head else { return Err(Fault::not_found(format!("service {service} has no receipts"))) };
-    let mut walk =
-        Walk { client, algorithm, chain: Chain::empty(service.clone()), ledger: Ledger::new(algorithm), head };
+    let threshold = status.get("attestation_threshold").and_then(Value::as_u64);
+    let (chain, ledger) = (Chain::empty(service.clone()), Ledger::new(algorithm));
+    let mut walk = Walk { client, algorithm, chain, ledger, standing: Standing::new(algorithm, threshold), head };
     match walk.whole(&service).await? {
         Ok(()) => Ok(sound(&service, &walk)),
         Err(problem) => Ok(broken(service, algorithm, problem)),
@@ -37,15 +40,13 @@ pub async fn run(client: &Client, args: VerifyArgs) -> Result<Answer, Fault> {
 /// How many of the records that are not listed are looked for, the last ones first: retention takes the oldest.
 const LOOKED_FOR: usize = 50;
 
-/// How one kind of record is compared.
-type Check = fn(&mut Ledger, &Value) -> Result<(), Mismatch>;
-
 /// A chain being checked.
 struct Walk<'c> {
     client: &'c Client,
     algorithm: HashAlgorithm,
     chain: Chain,
     ledger: Ledger,
+    standing: Standing,
     head: AccumulatorRoot,
 }
 
@@ -68,33 +69,67 @@ impl Walk<'_> {
         if let Err(problem) = self.links(service).await? {
             return Ok(Err(problem));
         }
-        for (name, check) in [("packages", Ledger::package as Check), ("reports", Ledger::report)] {
-            let filters = vec![("service_id", Some(service.to_string())), ("include_receipt", Some("true".into()))];
-            let mut pages = Pages::new(self.client, Query { name, filters }, MAX_LIMIT, 0);
-            while let Some(page) = pages.next_page().await? {
-                let fits = page.items.iter().try_for_each(|record| check(&mut self.ledger, record));
-                // A list of the old shape carries no receipts.
-                let given = page.receipts.iter().flat_map(|given| self.ledger.suspects(&page.items, given)).collect();
-                let fits = if fits.is_err() { fits } else { self.one_by_one(given).await? };
-                if let Err(mismatch) = fits {
-                    return Ok(Err(mismatch.into()));
-                }
+        for name in ["packages", "reports"] {
+            if let Err(mismatch) = self.records(service, name).await? {
+                return Ok(Err(mismatch.into()));
             }
         }
         // What stands under another service is not in the lists of this one.
         let missing = self.ledger.missing(LOOKED_FOR);
-        Ok(self.one_by_one(missing).await?.map_err(Problem::from))
+        if let Err(mismatch) = self.one_by_one(missing).await? {
+            return Ok(Err(mismatch.into()));
+        }
+        for doubt in self.standing.doubts(LOOKED_FOR) {
+            if let Err(mismatch) = self.settled(&doubt).await? {
+                return Ok(Err(mismatch.into()));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Compares a list of records, page by page.
+    async fn records(&mut self, service: &ServiceId, name: &'static str) -> Result<Result<(), Mismatch>, Fault> {
+        let asked = |flag: &'static str| (flag, Some("true".to_owned()));
+        let mut filters = vec![("service_id", Some(service.to_string())), asked("include_receipt")];
+        filters.extend((name == "reports").then(|| asked("include_attestations")));
+        let mut pages = Pages::new(self.client, Query { name, filters }, MAX_LIMIT, 0);
+        while let Some(page) = pages.next_page().await? {
+            for (at, record) in page.items.iter().enumerate() {
+                let fits = if name == "packages" {
+                    self.standing.package(record);
+                    self.ledger.package(record)
+                } else {
+                    let said = page.attestations.as_ref().and_then(|said| said.get(at));
+                    self.standing.report(record, said, self.ledger.seq_of_report(text(record, "id")));
+                    self.ledger.report(record)
+                };
+                if fits.is_err() {
+                    return Ok(fits);
+                }
+            }
+            // A list of the old shape carries no receipts.
+            let given = page.receipts.iter().flat_map(|given| self.ledger.suspects(&page.items, given)).collect();
+            let fits = self.one_by_one(given).await?;
+            if fits.is_err() {
+                return Ok(fits);
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// What is there under this path; nothing, and what the server says of that, when it is not there.
+    async fn found(&self, path: &[&str]) -> Result<Result<Value, Option<Value>>, Fault> {
+        match self.client.send(Call::get(path).include_receipt(true)).await {
+            Ok(reply) => reply.json().map(Ok),
+            Err(Fault::Refused(refused)) if refused.code == Code::NotFound.as_str() => Ok(Err(refused.details)),
+            Err(fault) => Err(fault),
+        }
     }
 
     async fn one_by_one(&mut self, records: Vec<Wanted>) -> Result<Result<(), Mismatch>, Fault> {
         for wanted in records {
             let (path, name) = (["jam", "packages", &wanted.package_id, "report"], ["package", "report"]);
-            let call = Call::get(&path[..if wanted.report { 4 } else { 3 }]).include_receipt(true);
-            let found: Value = match self.client.send(call).await {
-                Ok(reply) => reply.json()?,
-                Err(fault) if fault.code() == Code::NotFound.as_str() => continue,
-                Err(fault) => return Err(fault),
-            };
+            let Ok(found) = self.found(&path[..if wanted.report { 4 } else { 3 }]).await? else { continue };
             let Some(record) = found.get(name[usize::from(wanted.report)]) else { continue };
             let checked = self.ledger.answered(&wanted, record, found.get("receipt"));
             if checked.is_err() {
@@ -102,6 +137,18 @@ impl Walk<'_> {
             }
         }
         Ok(Ok(()))
+    }
+
+    /// Asks for a package in doubt, for its report, and for the package again: what it was both times, it was with this report.
+    async fn settled(&mut self, doubt: &Doubt) -> Result<Result<(), Mismatch>, Fault> {
+        let path = ["jam", "packages", &doubt.package_id, "report"];
+        let before = self.found(&path[..3]).await?;
+        let report = self.found(&path).await?;
+        let after = self.found(&path[..3]).await?;
+        let reason =
+            report.as_ref().is_err_and(|details| details.as_ref().is_some_and(|it| !text(it, "reason").is_empty()));
+        let (before, after) = (package_in(&before), package_in(&after));
+        Ok(self.standing.settle(doubt, &Asked { before, bundle: report.as_ref().ok(), reason, after }))
     }
 
     /// Checks link after link up to the head and beyond it.
@@ -141,23 +188,47 @@ impl Walk<'_> {
                 "seq {seq}: the server's root was updated at {updated_at}, the receipt at {made}"
             )));
         }
+        if receipt.entry_type == EntryType::Package {
+            self.standing.note(&receipt.hash, receipt.seq);
+        }
         Ok(self.ledger.note(receipt)?)
     }
 }
 
+/// The package of an answer.
+fn package_in(found: &Result<Value, Option<Value>>) -> Option<&Value> {
+    found.as_ref().ok()?.get("package")
+}
+
 fn sound(service: &ServiceId, walk: &Walk<'_>) -> Answer {
-    let Walk { client: _, algorithm, chain, ledger, head: _ } = walk;
+    let Walk { client: _, algorithm, chain, ledger, standing, head: _ } = walk;
     let (count, root, gone) = (chain.seq(), chain.root(), ledger.unseen());
+    let Tally { proven, unproven, unlisted, light, lightest_seq } = standing.tally();
     let json = json!({
         "service_id": service, "verified": true, "receipts": count, "root": root, "accumulator_hash": algorithm,
-        "records_gone": gone,
+        "records_gone": gone, "attestations_verified": proven, "attestations_not_covered": unproven,
+        "reports_without_attestations": unlisted, "reports_below_threshold": light, "first_below_threshold": lightest_seq,
     });
     let receipts = if count == 1 { "1 receipt".to_owned() } else { format!("{count} receipts") };
-    let mut text = format!("service {service}: {receipts} verified, root {root} ({algorithm})\n");
+    let mut said = format!("service {service}: {receipts} verified, root {root} ({algorithm})\n");
     if gone > 0 {
-        let _ = writeln!(text, "{gone} of their packages and reports are no longer listed: those were not compared");
+        let _ = writeln!(said, "{gone} of their packages and reports are no longer listed: those were not compared");
     }
-    Answer::json(json).with_text(text).with_names(vec![root.to_owned()])
+    if unlisted > 0 {
+        let _ = writeln!(said, "reports that are listed without attestations, which were not compared: {unlisted}");
+    }
+    if unproven > 0 {
+        let _ =
+            writeln!(said, "attestations by other workers or older releases, whose fields nothing proves: {unproven}");
+    }
+    if let Some(seq) = lightest_seq {
+        let _ = writeln!(
+            said,
+            "applied reports whose attestations weigh less than the threshold in force now: {light}, the first at seq {seq}; \
+             it was lower then, an administrator accepted them, or attestations are gone"
+        );
+    }
+    Answer::json(json).with_text(said).with_names(vec![root.to_owned()])
 }
 
 fn broken(service: ServiceId, algorithm: HashAlgorithm, problem: Problem) -> Answer {

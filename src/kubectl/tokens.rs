@@ -7,7 +7,7 @@ use std::io::Read as _;
 use jam_domain::token::TokenHash;
 use jam_plan::crd::TokenStatus;
 use jam_plan::names::{REVOKE, ROTATE};
-use jam_plan::rotation::is_id;
+use jam_plan::rotation::{is_id, without_tokens};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
@@ -112,14 +112,15 @@ fn waits(instance: &Instance) -> bool {
 }
 
 /// A new value beside what was asked before: an id that is named again ends nothing new, so ids stay; a name would end the tokens
-/// of its consumer once more, so it stays only where it may still wait.
+/// of its consumer once more, so it stays only where it may still wait. A token that somebody wrote stays as its id.
 fn joined(before: Option<&String>, wanted: &str, waits: bool) -> String {
-    let words = before.map(String::as_str).unwrap_or_default().split([',', ' ']).filter(|word| !word.is_empty());
+    let before = before.map(|value| without_tokens(value));
+    let words = before.as_deref().unwrap_or_default().split([',', ' ']).filter(|word| !word.is_empty());
     let kept: Vec<&str> = words.filter(|word| *word != wanted && (waits || is_id(word))).collect();
     let kept = &kept[kept.len().saturating_sub(MOST_KEPT)..];
     let value = kept.iter().copied().chain([wanted]).collect::<Vec<_>>().join(",");
     // The same word once more is no new value, the same word twice is.
-    if before == Some(&value) { format!("{value},{wanted}") } else { value }
+    if before.as_ref() == Some(&value) { format!("{value},{wanted}") } else { value }
 }
 
 /// How many pods refused all of these, once they did.
@@ -196,5 +197,8 @@ mod tests {
         assert_eq!(of(Some("demo"), "other", true), "demo,other", "while it is paused nothing was done");
         assert_eq!(of(Some("demo"), "demo", false), "demo,demo", "the same once more is a new value");
         assert_eq!(of(Some("demo,demo"), "demo", false), "demo");
+        let token = "0123456789abcdef".repeat(4);
+        let kept = format!("{},other", TokenHash::of(&token).id());
+        assert_eq!(of(Some(&token), "other", false), kept, "a token of the user's own would be accepted again");
     }
 }

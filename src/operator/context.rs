@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use jam_plan::Defaults;
 use kube::Client;
+use kube::runtime::reflector::Store;
 
 use super::children::Children;
 use super::instruments::Instruments;
 use super::memory::Memory;
+use super::reconcile::Guarded;
 
 /// What every reconcile is given.
 pub struct Context {
@@ -15,6 +17,8 @@ pub struct Context {
     pub client: Client,
     /// What the operator fills in where a resource says nothing.
     pub defaults: Defaults,
+    /// What the watch knows of the instances.
+    pub instances: Store<Guarded>,
     /// What the watches know of the children.
     pub children: Arc<Children>,
     /// What was proven and published.

@@ -10,7 +10,6 @@ use super::children::Children;
 use super::instruments::Instruments;
 use super::key::Key;
 use super::reconcile::Guarded;
-use super::watch::chain;
 
 /// Secrets that are named; the label finds the others.
 const NAMED: usize = 10;
@@ -23,9 +22,7 @@ pub fn say(instruments: &Arc<Instruments>, instance: &Guarded, children: &Childr
     tokio::spawn(async move {
         let (type_, reason) = (EventType::Normal, Reason::Deleting.as_str().to_owned());
         let event = Event { type_, reason, note: Some(note), action: "Delete".into(), secondary: None };
-        if let Err(error) = instruments.recorder.publish(&event, &reference).await {
-            tracing::debug!(instance = %key, error = chain(&error), "event lost");
-        }
+        instruments.say(&key, event, &reference).await;
     });
 }
 
@@ -45,8 +42,8 @@ fn note(key: &Key, children: &Children) -> Option<String> {
     let (listed, label) = (kept.join(", "), names::INSTANCE);
     (count > 0).then(|| {
         format!(
-            "deleted; deletionPolicy Retain keeps {count} token Secrets for the next instance of this name: {listed}. To remove them: \
-             kubectl -n {namespace} delete secret -l {label}={name}"
+            "deleted; deletionPolicy Retain keeps {count} token Secrets for the next instance of this name. To remove them: \
+             kubectl -n {namespace} delete secret -l {label}={name}. They are: {listed}"
         )
     })
 }
@@ -77,7 +74,7 @@ mod tests {
         children.seen(Kind::Secret, &secret("main-token-demo", false));
         let note = note(&key, &children).unwrap();
         assert!(note.contains("keeps 1 token Secrets") && note.contains("main-token-demo"), "{note}");
-        assert!(note.ends_with("kubectl -n jam delete secret -l jam.network/instance=main"), "{note}");
+        assert!(note.contains("kubectl -n jam delete secret -l jam.network/instance=main."), "{note}");
         assert!(!note.contains("hashes"), "{note}");
     }
 }

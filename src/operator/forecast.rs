@@ -10,6 +10,7 @@ use jam_plan::rotation::Pace;
 use jam_plan::{Defaults, Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Reason, Refusal, render, tokens};
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::store::Writer;
 use kube::{Client, Config};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -94,6 +95,7 @@ fn context(client: Client, defaults: Defaults) -> Result<Context, String> {
     Ok(Context {
         client,
         defaults,
+        instances: Writer::default().as_reader(),
         children: Arc::new(Children::default()),
         memory: Arc::default(),
         instruments: Arc::new(instruments),

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use kube::runtime::events::Recorder;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::runtime::events::{Event, Recorder};
 use tokio::time::Instant;
 
 use super::backoff::Retries;
@@ -13,9 +14,12 @@ use super::key::Key;
 use super::metrics::Metrics;
 use super::queue::Queue;
 use super::reconcile::LIMIT;
+use super::watch::chain;
 
 /// A reconcile that runs for so long is stuck: its own limits should have ended it.
 const STUCK: Duration = LIMIT.saturating_mul(3);
+/// Bytes of a note: the API server refuses an event with more than 1024.
+const NOTE: usize = 1000;
 
 /// What reconciles are counted, queued and told with.
 pub struct Instruments {
@@ -69,6 +73,14 @@ impl Instruments {
         }
     }
 
+    /// Writes an event. One that is lost is not worth a retry: the status, or what is left, says it all.
+    pub async fn say(&self, instance: &Key, mut event: Event, about: &ObjectReference) {
+        event.note = event.note.map(cut);
+        if let Err(error) = self.recorder.publish(&event, about).await {
+            tracing::warn!(%instance, reason = event.reason, error = chain(&error), "event lost");
+        }
+    }
+
     /// The instance whose reconcile is stuck.
     pub fn stuck(&self) -> Option<Key> {
         self.lock().iter().find(|(_, since)| since.elapsed() > STUCK).map(|(key, _)| key.clone())
@@ -76,5 +88,22 @@ impl Instruments {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Instant>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// As much of a note as the API server takes.
+fn cut(mut note: String) -> String {
+    note.truncate(note.floor_char_boundary(NOTE));
+    note
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_note_is_cut_to_what_the_api_server_takes_in_bytes() {
+        let (short, long) = ("deleted", "ü".repeat(700));
+        assert_eq!(super::cut(short.into()), short);
+        let cut = super::cut(format!("x{long}"));
+        assert!(cut.len() <= super::NOTE && cut.len() > super::NOTE - 4 && cut.starts_with("xü"), "{}", cut.len());
     }
 }

@@ -160,23 +160,24 @@ pub async fn of_job(context: &Context, instance: &Key, job: &str, discretion: &D
 pub async fn all_of_job(context: &Context, instance: &Key, job: &str, discretion: &Discretion<'_>) -> Vec<LastWords> {
     let mut all = Vec::new();
     for pod in pods_of_job(context, instance, job).await.unwrap_or_default() {
-        let Some((exit_code, text)) = ended(&pod) else { continue };
+        let Some((exit_code, text, ended_at)) = ended(&pod) else { continue };
         let silence = match &text {
             Some(_) => discretion.silence(&pod).await,
             None => None,
         };
-        all.push(LastWords { exit_code: Some(exit_code), text, silence });
+        all.push(LastWords { exit_code: Some(exit_code), text, silence, ended_at });
     }
     all
 }
 
-/// How our container of a pod ended: its exit code and its termination message, which is the end of its log by the Job's
-/// termination message policy.
-fn ended(pod: &Pod) -> Option<(i32, Option<String>)> {
+/// How our container of a pod ended: its exit code, its termination message, which is the end of its log by the Job's
+/// termination message policy, and when.
+fn ended(pod: &Pod) -> Option<(i32, Option<String>, Option<Timestamp>)> {
     let own = containers(pod).find(|(_, other)| other.is_none()).map(|(container, _)| container)?;
     let ended = [&own.state, &own.last_state].into_iter().flatten().find_map(|state| state.terminated.as_ref())?;
     let text = ended.message.as_deref().map(|text| whole_lines(text).trim().to_owned());
-    Some((ended.exit_code, text.filter(|text| !text.is_empty())))
+    let ended_at = ended.finished_at.as_ref().map(|at| Timestamp::from_jiff(at.0));
+    Some((ended.exit_code, text.filter(|text| !text.is_empty()), ended_at))
 }
 
 /// Without the line in whose middle the kubelet cut a log: half a secret is not known for one.
@@ -271,7 +272,11 @@ mod tests {
         assert_eq!(told(&[pod(&status)], 0).unwrap(), "pod main-1: container prepare: CrashLoopBackOff: back-off 10s");
         let both = json!({"containerStatuses": [container("mesh", false, &ended, &none),
             container("jam", false, &json!({"terminated": {"exitCode": 3, "message": "ours\n"}}), &none)]});
-        assert_eq!(super::ended(&pod(&both)), Some((3, Some("ours".into()))), "the Job is ours, its exit code as well");
+        assert_eq!(
+            super::ended(&pod(&both)),
+            Some((3, Some("ours".into()), None)),
+            "the Job is ours, its exit code as well"
+        );
         let alone = json!({"containerStatuses": [container("mesh", false, &ended, &none)]});
         assert_eq!(super::ended(&pod(&alone)), None);
     }

@@ -92,11 +92,11 @@ fn described(pod: &Pod) -> String {
 }
 
 async fn migration(context: &Context, instance: &Key, job: &Job, discretion: &Discretion<'_>) -> MigrationJob {
-    let told = MigrationJob::of(job, None, None);
+    let told = MigrationJob::of(job, None);
     match told.state {
         JobState::Failed { .. } => {
             let words = last_words::of_job(context, instance, &told.name, discretion).await;
-            MigrationJob::of(job, words.exit_code, words.told().as_deref())
+            MigrationJob::of(job, Some(&words))
         }
         JobState::Running | JobState::Complete => told,
     }
@@ -114,7 +114,7 @@ async fn preview(context: &Context, instance: &Key, job: &Job, discretion: &Disc
             match (words.silence.is_some(), words.told()) {
                 // Nobody approves what is left out: it is asked for again.
                 (true, Some(why)) => MigrationPreview { said: PreviewSaid::Failed(why), ..told },
-                (_, words) => MigrationPreview::of(job, words.as_deref()),
+                (_, _) => MigrationPreview::of(job, Some(&words)),
             }
         }
     }

@@ -42,6 +42,7 @@ mod served;
 mod stranger;
 mod token_pods;
 mod tokens;
+mod turn;
 mod watch;
 mod watches;
 mod words;

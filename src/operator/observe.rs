@@ -169,14 +169,14 @@ pub async fn revisions(context: &Context, instance: &JamInstance, names: &[Strin
     Ok(found.iter().flatten().filter_map(|map| Revision::of(map, &key.name)).collect())
 }
 
-/// What runs, as a revision, where a release that stored none has made it.
+/// What runs, as a revision, where none may be stored that says it.
 async fn adoptable(
     context: &Context,
     instance: &JamInstance,
     api: Option<&Deployment>,
     worker: Option<&Deployment>,
 ) -> Result<Option<Revision>, Error> {
-    let Some(api) = api.filter(|_| resolve::is_applied_without_revision(instance)) else { return Ok(None) };
+    let Some(api) = api.filter(|_| resolve::may_be_adopted(instance)) else { return Ok(None) };
     let Some(name) = DeploymentState::of(api).config else { return Ok(None) };
     let key = Key::of(instance);
     let maps: Api<ConfigMap> = Api::namespaced(context.client.clone(), &key.namespace);

@@ -13,7 +13,6 @@ use tokio::time::Instant;
 use super::context::Context;
 use super::error::Error;
 use super::key::Key;
-use super::watch::chain;
 
 /// Numbers and words that change while the same thing goes on are said this often, not at every step of a rollout.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -133,12 +132,9 @@ pub async fn tell(
             EventType::Normal => events::EventType::Normal,
             EventType::Warning => events::EventType::Warning,
         };
-        let note = Some(event.note.chars().take(1000).collect());
-        let reason = event.reason.as_str().to_owned();
+        let (note, reason) = (Some(event.note), event.reason.as_str().to_owned());
         let event = events::Event { type_, reason, note, action: "Reconcile".into(), secondary: None };
-        if let Err(error) = context.instruments.recorder.publish(&event, reference).await {
-            tracing::warn!(%instance, reason = event.reason, error = chain(&error), "event lost");
-        }
+        context.instruments.say(instance, event, reference).await;
     }
 }
 

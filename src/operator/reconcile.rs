@@ -20,7 +20,7 @@ use super::key::Key;
 use super::observe::{self, Finding};
 use super::publish::{self, Said};
 use super::watch::chain;
-use super::{evidence, malformed, migrations, token_pods, tokens};
+use super::{evidence, malformed, migrations, token_pods, tokens, turn};
 
 /// How long one reconcile may take; every single request is bounded as well.
 pub const LIMIT: Duration = Duration::from_secs(90);
@@ -203,7 +203,9 @@ fn foreign(findings: &[Finding]) -> Vec<jam_plan::observed::Foreign> {
 /// One reconcile: the walk, then what is to be said about its end, also when it failed.
 pub async fn reconcile(instance: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
     let key = Key::of(&*instance);
-    let _running = context.instruments.begin(&key);
+    let (_running, Some(instance)) = turn::begin(&context.instruments, &context.instances, &instance) else {
+        return Ok(Action::await_change());
+    };
     let instance = match &instance.0 {
         Ok(instance) => context.memory.freshest(instance),
         Err(invalid) => return malformed::tell(&context, invalid).await,

@@ -189,6 +189,7 @@ impl Work {
         let context = Arc::new(Context {
             client: self.client,
             defaults: self.defaults,
+            instances: sight.store.clone(),
             children: Arc::clone(&sight.children),
             memory: Arc::clone(&sight.memory),
             instruments: Arc::clone(&sight.instruments),

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use super::context::Context;
 use super::error::Error;
 use super::key::Key;
+use super::last_words::is_ours;
 use super::watch::chain;
 
 /// How long a pod may take to answer: more than it waits itself for a database that hangs before it says what it accepts.
@@ -118,10 +119,10 @@ async fn ask_readers(context: &Context, pods: &[Pod], book: &HashBook, readers: 
 fn reader(pod: &Pod) -> Reader {
     let status = pod.status.as_ref();
     let containers = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
-    let starts =
-        containers.iter().all(|container| container.state.as_ref().is_some_and(|state| state.running.is_none()));
-    let waits =
-        status.and_then(|status| status.phase.as_deref()) != Some("Running") || (!containers.is_empty() && starts);
+    // What is injected beside ours runs on while ours does not, and reads no file.
+    let own = containers.iter().find(|container| is_ours(container)).and_then(|own| own.state.as_ref());
+    let waits = status.and_then(|status| status.phase.as_deref()) != Some("Running")
+        || own.is_some_and(|state| state.running.is_none());
     Reader {
         pod: pod.name_any(),
         accepts: None,
@@ -230,12 +231,14 @@ mod tests {
     fn only_a_pod_in_which_a_container_runs_or_may_run_is_waited_for() {
         let runs = |status: Value| reader(&serde_json::from_value(json!({"status": status})).unwrap()).runs;
         assert!(runs(json!({"phase": "Running"})), "the kubelet has said no more yet");
-        let with = |state: Value| {
-            json!({"phase": "Running", "containerStatuses": [{"name": "jam", "image": "", "imageID": "",
-            "ready": false, "restartCount": 1, "state": state}]})
-        };
-        assert!(runs(with(json!({"running": {}}))));
-        assert!(!runs(with(json!({"waiting": {"reason": "CrashLoopBackOff"}}))) && !runs(json!({"phase": "Pending"})));
+        let container = |name: &str, state: &Value| json!({"name": name, "image": "", "imageID": "", "ready": false, "restartCount": 1, "state": state});
+        let with = |all: &[Value]| json!({"phase": "Running", "containerStatuses": all});
+        let (running, waiting) = (json!({"running": {}}), json!({"waiting": {"reason": "CrashLoopBackOff"}}));
+        assert!(runs(with(&[container("jam", &running)])));
+        assert!(!runs(with(&[container("jam", &waiting)])) && !runs(json!({"phase": "Pending"})));
+        assert!(!runs(with(&[container("mesh", &running), container("jam", &waiting)])), "a neighbour reads no tokens");
+        assert!(runs(with(&[container("mesh", &waiting), container("jam", &running)])));
+        assert!(runs(with(&[container("mesh", &waiting)])), "of ours nothing is said yet");
     }
 
     #[test]

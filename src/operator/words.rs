@@ -20,9 +20,6 @@ use super::observe;
 use super::watch::chain;
 use crate::redact::Redactor;
 
-/// The variable with the DSN.
-const DSN: &str = "JAM_PG_DSN";
-
 /// Cleans every word that a pod has said.
 pub async fn clean(discretion: &Discretion<'_>, observed: &mut Observed) -> Result<(), Error> {
     let mut words = said(observed);
@@ -97,8 +94,8 @@ struct Known {
     blob_keys: Option<String>,
     /// When each Secret with tokens that clients send was last written.
     tokens: BTreeMap<String, Timestamp>,
-    /// The same of the Secrets that the spec has variables from.
-    variables: BTreeMap<String, Timestamp>,
+    /// The same of each key of a Secret that pods have a variable from: the DSN, those of the blob store, and what the spec names.
+    variables: BTreeMap<(String, String), Timestamp>,
 }
 
 impl Known {
@@ -124,17 +121,17 @@ impl Known {
             let at = all.iter().position(|(name, _)| name == wanted);
             at.and_then(|at| found.get(at)?.as_ref())
         };
-        let dated = |names: Vec<&String>| {
-            names.into_iter().filter_map(|name| Some((name.clone(), written(of(name)?)?))).collect::<BTreeMap<_, _>>()
-        };
-        let present = dsn.map(|(name, key)| SecretKey::of(of(&name), &key, salt));
+        let since = |name: &str| written(of(name)?);
+        let of_blobs = blobs.iter().flat_map(|name| resolve::BLOB_KEYS.map(|key| (name.clone(), key.to_owned())));
+        let named = dsn.clone().into_iter().chain(variables).chain(of_blobs);
+        let present = dsn.as_ref().map(|(name, key)| SecretKey::of(of(name), key, salt));
         let values = all.iter().zip(&found).flat_map(|((_, wanted), secret)| secret_values(secret.as_ref(), wanted));
         Ok(Self {
             redactor: Redactor::knowing(values),
             dsn: present.as_ref().and_then(SecretKey::hash).map(str::to_owned),
-            blob_keys: blobs.and_then(|name| BlobKeys::of(of(&name), salt).hash()),
-            tokens: dated(own.iter().collect()),
-            variables: dated(variables.iter().map(|(name, _)| name).collect()),
+            blob_keys: blobs.as_ref().and_then(|name| BlobKeys::of(of(name), salt).hash()),
+            tokens: own.iter().filter_map(|name| Some((name.clone(), since(name)?))).collect(),
+            variables: named.filter_map(|from| Some((from.clone(), since(&from.0)?))).collect(),
         })
     }
 
@@ -142,25 +139,22 @@ impl Known {
         let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
         let own = containers.filter(|container| container.name == names::CONTAINER);
         let variables = own.flat_map(|container| container.env.iter().flatten());
-        let mut from: Vec<(&str, &str)> =
-            variables.filter_map(|one| Some((one.name.as_str(), reference(one)?.name.as_str()))).collect();
-        for (annotation, present, what, names) in [
-            (names::DSN_HASH, &self.dsn, "the DSN", [DSN].as_slice()),
-            (names::BLOB_KEYS_HASH, &self.blob_keys, "the keys to the blob store", &resolve::BLOB_KEYS),
+        for (annotation, present, what) in [
+            (names::DSN_HASH, &self.dsn, "the DSN"),
+            (names::BLOB_KEYS_HASH, &self.blob_keys, "the keys to the blob store"),
         ] {
-            let Some(given) = pod.annotations().get(annotation) else { continue };
-            if present.as_ref() != Some(given) {
+            if pod.annotations().get(annotation).is_some_and(|given| present.as_ref() != Some(given)) {
                 return Some(format!("what it was given as {what} may not be the present"));
             }
-            from.retain(|(variable, _)| !names.contains(variable));
         }
         let began = pod.metadata.creation_timestamp.as_ref().map(|at| Timestamp::from_jiff(at.0));
         let is_older = |written: &Timestamp| began.is_none_or(|began| began < *written);
-        let mut given = from.iter().map(|(_, secret)| *secret);
-        let changed = given.find(|name| self.variables.get(*name).is_none_or(is_older));
+        // Also one with the values that it was given: between two writes of them a container that began again has read others.
+        let mut given = variables.filter_map(|one| reference(one).map(|from| (from.name.clone(), from.key.clone())));
+        let changed = given.find(|from| self.variables.get(from).is_none_or(is_older)).map(|(secret, _)| secret);
         let serves = pod.labels().get(names::COMPONENT).map(String::as_str) == Some(Component::Api.as_str());
         let heard =
-            || self.tokens.iter().find(|(_, written)| serves && is_older(written)).map(|(name, _)| name.as_str());
+            || self.tokens.iter().find(|(_, written)| serves && is_older(written)).map(|(name, _)| name.clone());
         let secret = changed.or_else(heard)?;
         Some(format!("Secret {secret} may have held something else when it began"))
     }
@@ -210,15 +204,22 @@ mod tests {
         Timestamp::from_jiff("2026-01-01T00:00:00Z".parse().unwrap()).plus_seconds(seconds)
     }
 
+    /// The key that a pod's variables are from.
+    fn key_of(secret: &str) -> (String, String) {
+        (secret.to_owned(), "k".to_owned())
+    }
+
     fn known() -> Known {
         Known {
             redactor: Redactor::knowing([]),
             dsn: Some("d1".into()),
             blob_keys: None,
             tokens: BTreeMap::from([("own".into(), at(-60))]),
-            variables: BTreeMap::from([("vars".into(), at(-60))]),
+            variables: ["vars", "db", "blobs"].map(|name| (key_of(name), at(-60))).into(),
         }
     }
+
+    const DSN: &str = "JAM_PG_DSN";
 
     /// A pod that began at the hour, of this part, with these annotations and with variables from these Secrets.
     fn pod(part: &str, annotations: &Value, variables: &[(&str, &str)]) -> Pod {
@@ -237,7 +238,9 @@ mod tests {
         };
         assert!(!given(json!({names::DSN_HASH: "d1"})), "the present one is known and is taken out");
         assert!(given(json!({names::DSN_HASH: "d0"})));
-        assert!(given(json!({})), "somebody took away what says which one it was given");
+        assert!(!given(json!({})), "nothing else was there since it began");
+        let another = Known { variables: BTreeMap::from([(("db".into(), "other".into()), at(-60))]), ..known() };
+        assert!(another.silence(&pod("api", &json!({}), &[(DSN, "db")])).is_some(), "the spec names another key of it");
         assert!(given(json!({names::DSN_HASH: "d1", names::BLOB_KEYS_HASH: "b0"})));
         let keys = Known { blob_keys: Some("b0".into()), ..known() };
         let both = json!({names::DSN_HASH: "d1", names::BLOB_KEYS_HASH: "b0"});
@@ -248,6 +251,20 @@ mod tests {
     }
 
     #[test]
+    fn a_dsn_or_keys_that_were_changed_and_changed_back_silence_pods_that_may_know_the_ones_between() {
+        let given = json!({names::DSN_HASH: "d1", names::BLOB_KEYS_HASH: "b1"});
+        let pod = pod("api", &given, &[(DSN, "db"), ("AWS_ACCESS_KEY_ID", "blobs")]);
+        let known = || Known { blob_keys: Some("b1".into()), ..known() };
+        assert_eq!(known().silence(&pod), None, "one that began after the last write has read what is there");
+        for name in ["db", "blobs"] {
+            let mut back = known();
+            back.variables.insert(key_of(name), at(1));
+            let silence = back.silence(&pod).unwrap();
+            assert_eq!(silence, format!("Secret {name} may have held something else when it began"));
+        }
+    }
+
+    #[test]
     fn a_pod_that_began_before_a_secret_was_written_whose_values_it_may_know_is_not_repeated() {
         let bare = json!({});
         let later = |name: &str| BTreeMap::from([(name.to_owned(), at(1))]);
@@ -255,7 +272,7 @@ mod tests {
         let silence = tokens.silence(&pod("api", &bare, &[])).unwrap();
         assert_eq!(silence, "Secret own may have held something else when it began");
         assert_eq!(tokens.silence(&pod("worker", &bare, &[])), None, "no client sends it a token");
-        let variables = Known { variables: later("vars"), ..known() };
+        let variables = Known { variables: BTreeMap::from([(key_of("vars"), at(1))]), ..known() };
         let mine = [("MINE", "vars")];
         assert!(variables.silence(&pod("worker", &bare, &mine)).is_some());
         assert_eq!(known().silence(&pod("worker", &bare, &mine)), None);

@@ -50,7 +50,8 @@ fn essence(mut child: Value) -> Value {
     if let Some(labels) = labels.as_object_mut() {
         labels.remove("their");
     }
-    child["metadata"] = labels;
+    let owners = child["metadata"]["ownerReferences"].clone();
+    child["metadata"] = json!({"labels": labels, "ownerReferences": owners});
     child
 }
 

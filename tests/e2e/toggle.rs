@@ -15,22 +15,17 @@ async fn a_disabled_instance_answers_404_without_a_failed_request_and_comes_back
     instance.apply(&postgres_spec());
     instance.wait_ready().await;
     first_package(&instance).await;
-    let endpoint = instance.endpoint();
     let load = Load::beside_jam(&instance).await;
 
     instance.patch(&json!({"spec": {"runtime": {"jam": {"enabled": false}}}}));
     instance.is_told("InProgress").await;
     settled(&instance, 404).await;
-    let status: Value = client()
-        .get(format!("{endpoint}/system/status"))
-        .bearer_auth(instance.token())
-        .send()
-        .await
-        .expect("the other paths answer")
-        .json()
-        .await
-        .expect("a status is JSON");
-    assert_eq!(status["jam"]["enabled"], false);
+    for pod in instance.pods() {
+        let url = format!("http://{}:8080/system/status", pod["status"]["podIP"].as_str().expect("it is ready"));
+        let answer = client().get(url).bearer_auth(instance.token()).send().await.expect("the other paths answer");
+        let status: Value = answer.json().await.expect("a status is JSON");
+        assert_eq!(status["jam"]["enabled"], false, "{pod}");
+    }
 
     instance.patch(&json!({"spec": {"runtime": {"jam": {"enabled": true}}}}));
     instance.is_told("InProgress").await;

@@ -48,6 +48,7 @@ async fn a_processed_package_has_a_report_an_attestation_and_receipts(world: Wor
     assert_eq!(server.get("/jam/reports?service_id=s&status=applied").await.json()["items"], json!([report]));
     let listed = server.get("/jam/reports?include_receipt=true").await.expect(200).json();
     assert_eq!((&listed["items"][0], &listed["receipts"]), (report, &json!([bundle["receipt"]])));
+    assert_eq!(listed.get("attestations"), None);
     let hash = report["refine_output_hash"].as_str().unwrap();
     assert_eq!(server.get(&format!("/jam/receipts/{hash}")).await.expect(200).json(), bundle["receipt"]);
     let root = server.get("/jam/status?service_id=s").await.json()["accumulator_root"].clone();

@@ -103,6 +103,9 @@ async fn migrate_applies_once_says_what_and_exits_3_when_it_never_can() {
     assert!(jam_plan::observed::applies_nothing(&out), "the operator knows by this that nobody has to approve: {out}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), out);
     assert_eq!(migrate(&["migrate", "--status"]).await.0, 0);
+    postgres::execute(&dsn, "delete from _sqlx_migrations where version = 3").await;
+    let (code, out, _) = migrate(&["migrate", "--status"]).await;
+    assert!(code == 1 && out.contains("schema version 2,") && out.contains("is pending: 3 "), "{code} {out}");
     postgres::execute(&dsn, "update _sqlx_migrations set version = 999 where version = 1").await;
     let (code, _, err) = migrate(&["migrate"]).await;
     assert_eq!(code, 3, "{err}");
@@ -165,13 +168,40 @@ async fn a_schema_that_is_not_exactly_ours_is_not_ready_until_it_is_migrated() {
     let dsn = postgres::fresh_database().await;
     let settings = [("JAM_STORE", "postgres"), ("JAM_PG_DSN", dsn.as_str())];
     let server = Server::with(&settings).await;
-    let unready = answer(server.bare("GET", "/readyz")).await.expect(503).json();
+    let unready = answer(server.bare("GET", "/readyz")).await.expect(503);
+    assert_eq!(unready.header("retry-after"), "2");
+    let unready = unready.json();
     assert_eq!((&unready["checks"]["store"]["ok"], &unready["checks"]["schema"]["ok"]), (&json!(true), &json!(false)));
     assert!(unready["checks"]["schema"]["reason"].as_str().unwrap().contains("jam-api migrate"), "{unready}");
     server.get("/jam/packages").await.refused(503, "jam_store_unavailable");
-    assert_eq!(ran(&["migrate"], &settings).await.0, 0);
+    let [first, second] = [ran(&["migrate"], &settings).await, ran(&["migrate"], &settings).await];
+    assert_eq!((first.0, second.0), (0, 0));
+    assert!(!second.2.contains("already exists"), "a second run says nothing of what is there: {}", second.2);
     until("readiness", async || (answer(server.bare("GET", "/readyz")).await.status == 200).then_some(())).await;
     server.submit("s", "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_tells_a_database_of_another_program_from_an_empty_one() {
+    for (sql, reason) in [
+        ("select 1", "the database has no schema yet, version "),
+        ("create table customers (id int)", "the database is another program's, and no migration is applied to it: name an empty one"),
+        (
+            "create table _sqlx_migrations (version bigint primary key, description text not null, success boolean not null,
+                checksum bytea not null); insert into _sqlx_migrations values (20240101, 'init', true, 'x')",
+            "the database is another program's, ",
+        ),
+    ] {
+        let dsn = postgres::fresh_database().await;
+        postgres::execute(&dsn, sql).await;
+        let settings = [("JAM_STORE", "postgres"), ("JAM_PG_DSN", dsn.as_str())];
+        let server = Server::with(&settings).await;
+        let schema = answer(server.bare("GET", "/readyz")).await.expect(503).json()["checks"]["schema"].take();
+        assert!(schema["reason"].as_str().unwrap().starts_with(reason), "{sql}: {schema}");
+        assert_eq!((schema["ok"].clone(), schema["found"].clone()), (json!(false), json!(null)), "{sql}");
+        let says = if reason.contains("no schema") { 0 } else { 3 };
+        assert_eq!(ran(&["migrate"], &settings).await.0, says, "{sql}: migrate does what readiness says");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -299,5 +299,6 @@ async fn faults(book: &mut Book) {
     for path in ["/readyz", "/jam/healthz"] {
         let answered = book.try_one(&format!("GET {path}"), subject.request("GET", path)).await;
         assert_eq!(answered.json()["code"], "jam_store_unavailable", "{path}");
+        assert_eq!(answered.header("retry-after"), "2", "{path}");
     }
 }

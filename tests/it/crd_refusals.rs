@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::cluster::{TESTER, control_plane};
 
 /// Schedules that Kubernetes takes.
-const SCHEDULES: [&str; 12] = [
+const SCHEDULES: [&str; 16] = [
     "00-59 9-10,03-03 09-31 01-dec sun-6",
     "0/15 ? 1-1/2 * 0-0",
     "17 3 * * *",
@@ -21,6 +21,10 @@ const SCHEDULES: [&str; 12] = [
     "0 22 * * MON-FRI",
     "0 0 1-7 * 0",
     "5 4 * JAN-MAR *",
+    "0 0 29 2 *",
+    "0 0 30 2 0",
+    "0 0 30 2,3 *",
+    "0 0 31 4-5 *",
 ];
 
 /// Time zones that it takes.
@@ -218,6 +222,8 @@ fn wrong_fields() -> Vec<Wrong> {
         (json!({"cleanup": {"schedule": "0 22-6 * * *"}}), &["spec.cleanup.schedule"]),
         (json!({"cleanup": {"schedule": "0 3 * * 0,fri-mon"}}), &["spec.cleanup.schedule"]),
         (json!({"cleanup": {"schedule": "0 3 * JUN-FEB *"}}), &["spec.cleanup.schedule"]),
+        (json!({"cleanup": {"schedule": "0 0 30 2 *"}}), &["spec.cleanup.schedule", "never comes"]),
+        (json!({"cleanup": {"schedule": "0 0 31-31,31/2 Feb,jun,09 */1"}}), &["spec.cleanup.schedule", "never comes"]),
         (json!({"cleanup": {"timeZone": "Local"}}), &["spec.cleanup.timeZone", "Local"]),
         (
             json!({"podTemplate": {"annotations": {"container.apparmor.security.beta.kubernetes.io/jam": "unconfined"}}}),

@@ -61,8 +61,13 @@ async fn an_instance_that_is_not_there_is_refused_with_the_names_that_are_near()
     let late = jam(plane, ns, &waits).await;
     assert_eq!(late.code, 1);
     says(&late.err, &["waited 1 s for spec.runtime.jam.enabled=false to be in force, in vain", "(timeout)"]);
-    apply(&client, ns, "other", json!({"tokens": {"allowedTokensSecretRef": {"name": "mine"}}})).await;
-    refused(plane, ns, &["rotate", "other"], 1, &["your own, in Secret mine"]).await;
+    for (field, secret) in [("allowedTokensSecretRef", "mine"), ("globalTokensSecretRef", "ours")] {
+        apply(&client, ns, "other", json!({"tokens": {field: {"name": secret}}})).await;
+        let words = [&format!("its tokens are your own, in Secret {secret}; change them there"), "(refused)"];
+        for arguments in [&["rotate", "other"][..], &["revoke", "other", "0a1b2c3d"]] {
+            refused(plane, ns, arguments, 1, &words).await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use crate::model_words::{Draft, Expiry, Part, Way, When, Who};
 
 const DENIED: &str = "jam_authz_service_denied";
+/// The output of the workers who got another one than the report says.
+pub const OTHER: &str = "abababababababababababababababababababababababababababababababab";
 /// Packages that may be pending at once: low, so that the cap is met often.
 pub const CAP: usize = 4;
 
@@ -37,6 +39,8 @@ struct Package {
 #[derive(Debug)]
 struct Report {
     words: Vec<(String, u64)>,
+    /// Of workers who got [`OTHER`].
+    rival: Vec<(String, u64)>,
     receipt: Option<usize>,
 }
 
@@ -235,7 +239,7 @@ impl Model {
         let taken: Vec<usize> = (0..self.packages.len()).filter(pending).take(limit).collect();
         for n in &taken {
             self.packages[*n].status = "refined";
-            self.packages[*n].report = Some(Report { words: Vec::new(), receipt: None });
+            self.packages[*n].report = Some(Report { words: Vec::new(), rival: Vec::new(), receipt: None });
             self.say(*n, "local", 1);
         }
         if taken.is_empty() {
@@ -248,7 +252,7 @@ impl Model {
         let Some(report) = &mut self.packages[n].report else { return };
         report.words.push((worker.to_owned(), weight));
         let total: u64 = report.words.iter().map(|(_, weight)| weight).sum();
-        if total < self.threshold || report.receipt.is_some() {
+        if total < self.threshold || self.packages[n].status != "refined" {
             return;
         }
         let (service, content) = (self.packages[n].draft.service, self.content(n));
@@ -260,16 +264,25 @@ impl Model {
         }
     }
 
-    pub fn attest(&mut self, n: usize, worker: &str, weight: u64) -> Expected {
-        let seen = self.packages.get(n).filter(|package| self.who.sees(package.draft.service));
-        let Some(Some(report)) = seen.map(|package| &package.report) else {
+    pub fn attest(&mut self, n: usize, worker: &str, weight: u64, other: bool) -> Expected {
+        let seen = self.packages.get_mut(n).filter(|package| self.who.sees(package.draft.service));
+        let Some(Package { draft, status, report: Some(report), .. }) = seen else {
             return refusal(404, "jam_not_found");
         };
-        if report.words.iter().any(|(earlier, _)| earlier == worker) {
+        let mut earlier = report.words.iter().chain(&report.rival);
+        if earlier.any(|(earlier, _)| earlier == worker) || (other && *status == "applied") {
             return refusal(409, "jam_conflict");
         }
-        self.say(n, worker, weight);
-        answer(201, self.bundle(n))
+        if !other {
+            self.say(n, worker, weight);
+            return answer(201, self.bundle(n));
+        }
+        report.rival.push((worker.to_owned(), weight));
+        *status = "disputed";
+        let (id, words) = (format!("V{n}"), words_of(&format!("V{n}"), &report.rival));
+        let rival = json!({"id": id, "package_id": format!("P{n}"), "service_id": format!("s{}", draft.service),
+            "refine_output_hash": OTHER, "refine_output_compact": "<compact>", "created_at": "<time>", "status": status});
+        answer(201, json!({"report": rival, "attestations": words, "receipt": null}))
     }
 
     pub fn report(&self, n: usize) -> Expected {
@@ -294,13 +307,7 @@ impl Model {
 
     fn words(&self, n: usize) -> Vec<Value> {
         let words = self.packages[n].report.as_ref().map(|report| &report.words[..]).unwrap_or_default();
-        let word = |(worker, weight): &(String, u64)| {
-            let (engine, version) =
-                if worker == "local" { ("hash-refiner", "<version>") } else { ("unknown", "unknown") };
-            json!({"report_id": format!("R{n}"), "worker_id": worker, "signature": "<signature>", "weight": weight,
-                "created_at": "<time>", "engine": engine, "engine_version": version})
-        };
-        words.iter().map(word).collect()
+        words_of(&format!("R{n}"), words)
     }
 
     pub fn attestations(&self, n: usize) -> Expected {
@@ -363,4 +370,14 @@ impl Model {
     pub fn heads(&self) -> Vec<Value> {
         self.chains.keys().filter(|service| self.who.sees(**service)).map(|service| self.head(*service)).collect()
     }
+}
+
+/// What was said for a report.
+fn words_of(report: &str, words: &[(String, u64)]) -> Vec<Value> {
+    let word = |(worker, weight): &(String, u64)| {
+        let (engine, version) = if worker == "local" { ("hash-refiner", "<version>") } else { ("unknown", "unknown") };
+        json!({"report_id": report, "worker_id": worker, "signature": "<signature>", "weight": weight,
+            "created_at": "<time>", "engine": engine, "engine_version": version})
+    };
+    words.iter().map(word).collect()
 }

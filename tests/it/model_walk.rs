@@ -28,7 +28,7 @@ enum Call {
     Read(usize),
     Report(usize),
     Attestations(usize),
-    Attest(usize, u8, u64),
+    Attest(usize, u8, u64, bool),
     Packages(Option<u8>, Option<usize>, Option<When>, Paging),
     Reports(Option<u8>, Option<usize>, Paging),
     Receipts(u8, bool, Paging),
@@ -83,7 +83,8 @@ fn call() -> impl Strategy<Value = Call> {
         4 => (0..4_u8, way()).prop_map(|(n, way)| Call::Upload(n, way)),
         8 => draft().prop_map(Call::Submit),
         4 => (1..4_usize).prop_map(Call::Process),
-        3 => (0..10_usize, 0..3_u8, 1..3_u64).prop_map(|(n, worker, weight)| Call::Attest(n, worker, weight)),
+        3 => (0..10_usize, 0..3_u8, 1..3_u64, prop::bool::weighted(0.3))
+            .prop_map(|(n, worker, weight, other)| Call::Attest(n, worker, weight, other)),
         1 => (0..5_u8).prop_map(Call::Meta),
         3 => (0..5_u8, part(), any::<bool>()).prop_map(|(n, part, head)| Call::Bytes(n, part, head)),
         4 => (0..5_u8).prop_map(Call::Delete),
@@ -111,7 +112,7 @@ fn foretold(model: &mut Model, call: &Call) -> Option<Expected> {
         Call::Read(n) => model.read(*n),
         Call::Report(n) => model.report(*n),
         Call::Attestations(n) => model.attestations(*n),
-        Call::Attest(n, worker, weight) => model.attest(*n, &worker_of(*worker), *weight),
+        Call::Attest(n, worker, weight, other) => model.attest(*n, &worker_of(*worker), *weight, *other),
         Call::Latest(n, report) => model.latest(&hash_of(model, *n, *report)),
         Call::Status(service) => model.denied(*service).unwrap_or_else(|| {
             answer(200, service.map_or_else(|| model.heads().into(), |service| model.head(service)))
@@ -141,7 +142,7 @@ async fn answered(seen: &mut Seen, model: &Model, call: &Call) -> Expected {
         Call::Read(n) => seen.of_package(*n, "?include_receipt=true", model).await,
         Call::Report(n) => seen.of_package(*n, "/report?include_receipt=true", model).await,
         Call::Attestations(n) => seen.of_package(*n, "/attestations", model).await,
-        Call::Attest(n, worker, weight) => seen.attest(*n, &worker_of(*worker), *weight, model).await,
+        Call::Attest(n, worker, weight, other) => seen.attest(*n, &worker_of(*worker), (*weight, *other), model).await,
         Call::Latest(n, report) => seen.latest(*n, &hash_of(model, *n, *report), model).await,
         Call::Status(service) => {
             let query = service.map(|service| format!("?service_id=s{service}")).unwrap_or_default();

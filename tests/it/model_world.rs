@@ -7,7 +7,7 @@ use reqwest::{Body, RequestBuilder};
 use serde_json::{Map, Value, json};
 
 use crate::api_support::{Answer, Server, TOKEN, answer as send};
-use crate::model_state::{Expected, Model, answer};
+use crate::model_state::{Expected, Model, OTHER, answer};
 use crate::model_words::{Draft, Expiry, Part, Way, When, Who};
 
 /// How a list is read to its end.
@@ -173,11 +173,14 @@ impl Seen {
         self.shown(&got, model)
     }
 
-    pub async fn attest(&mut self, n: usize, worker: &str, weight: u64, model: &Model) -> Expected {
+    pub async fn attest(&mut self, n: usize, worker: &str, (weight, other): (u64, bool), model: &Model) -> Expected {
         let found = self.server.get(&format!("/jam/packages/{}/report", self.id(n))).await;
         let report = if found.status == 200 { found.json()["report"]["id"].clone() } else { json!("no-such-report") };
         let path = format!("/jam/reports/{}/attestations", report.as_str().unwrap());
-        let said = json!({"worker_id": worker, "signature": "c2ln", "weight": weight});
+        let mut said = json!({"worker_id": worker, "signature": "c2ln", "weight": weight});
+        if other {
+            said["refine_output_hash"] = json!(OTHER);
+        }
         let got = send(self.request("POST", &path).body(said.to_string())).await;
         self.shown(&got, model)
     }
@@ -287,6 +290,9 @@ impl Seen {
         let report = text(told, "report_id").or_else(|| text(fields, "id"));
         let (Some(package), Some(report), Some(hash)) = (text(told, "package_id"), report, hash) else { return };
         let n = self.packages.iter().position(|id| *id == package).expect("a package that was submitted");
+        if hash == OTHER {
+            return self.name(&report, &format!("V{n}"));
+        }
         self.name(&report, &format!("R{n}"));
         self.name(&hash, &model.content(n));
     }

@@ -65,6 +65,17 @@ fn every_block_of_commands_is_tried() {
     assert!(page.matches("kubectl").count() > 20 && !page.contains("slctl"), "kubectl alone");
 }
 
+#[test]
+fn no_command_waits_for_ever() {
+    let waits = |line: &&str| line.contains(" wait ") || line.contains("rollout status");
+    let sections = sections(&page());
+    let lines: Vec<&str> = sections.iter().flat_map(|(_, commands)| commands.lines()).collect();
+    let endless: Vec<_> = lines.iter().filter(|line| waits(line) && !line.contains(" --timeout=")).collect();
+    let loops: Vec<_> = lines.iter().filter(|line| line.contains("; do ") || line.contains(" -w")).collect();
+    assert!(endless.is_empty() && loops.is_empty(), "{endless:?} {loops:?}");
+    assert!(lines.iter().filter(|line| waits(line)).count() > 20, "there are waits");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rotate_and_revoke_work_as_they_are_written() {
     let plane = control_plane();

@@ -1,6 +1,7 @@
 //! What is told of pods: what keeps a dry run from its beginning; nothing that they said with a password that is known no more.
 
 use jam_plan::JamInstance;
+use jam_plan::crd::MigrationState;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::api::events::v1::Event;
@@ -120,5 +121,34 @@ async fn a_dry_run_that_cannot_begin_says_why_while_its_migration_waits_for_appr
         })
         .await;
     }
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+#[tokio::test]
+async fn a_second_pod_that_the_deadline_of_its_job_cuts_short_is_told_of_with_the_time_that_it_had() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let kubelet = Kubelet::play(&client, &namespace, 137, "applying 4 admin");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, &["--leader-election", "false"]);
+    let mut spec = on_postgres(&client, &namespace).await;
+    spec["migrations"] = json!({"timeoutSeconds": 20, "backoffLimit": 3});
+    apply(&client, &namespace, "main", spec).await;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    eventually("the first pod is lost", async || {
+        let all = pods.list(&ListParams::default()).await.ok()?.items;
+        let ended = |pod: &Pod| pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Failed"));
+        all.iter().any(ended).then_some(())
+    })
+    .await;
+    // The Job makes a second one, of which nobody hears again.
+    drop(kubelet);
+    let told = condition(&client, &namespace, "main", "Migrated", "False", "MigrationFailed").await;
+    let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
+    let migration = instances.get("main").await.unwrap().status.unwrap().migration.unwrap();
+    assert!(told.contains(&migration.job) && told.contains("deadline of 20 s; its last pod had "), "{told}");
+    assert!(told.ends_with("s of that and left no words; a pod before it said: applying 4 admin"), "{told}");
+    assert_eq!(migration.state, MigrationState::Failed, "the next Job has the whole time");
+    assert!(migration.retry_at > migration.finished_at, "and begins by itself");
     assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
 }

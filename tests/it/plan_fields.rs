@@ -7,9 +7,6 @@ use serde_json::{Value, json};
 
 use crate::plan_snapshots::{defaults, manifests};
 
-/// Fields that nothing implements yet, with their issue. They are refused by name; the list can only become shorter.
-const NOT_BUILT: [(&str, u8); 0] = [];
-
 /// Kubernetes' own types: the field as a whole is one wish.
 const BORROWED: [&str; 7] =
     ["affinity", "tolerations", "topologySpreadConstraints", "env", "resources", "podSelector", "namespaceSelector"];
@@ -124,32 +121,7 @@ fn documents() -> BTreeMap<String, Value> {
 #[test]
 fn every_field_of_the_spec_is_shown_in_a_manifest_and_decides_its_plan() {
     let documents = documents();
-    let excused = |path: &str| NOT_BUILT.iter().any(|(field, _)| field == &path);
-    let silent: Vec<String> = spec_fields()
-        .into_iter()
-        .filter(|path| !excused(path) && !documents.values().any(|document| decides(document, path)))
-        .collect();
+    let silent: Vec<String> =
+        spec_fields().into_iter().filter(|path| !documents.values().any(|document| decides(document, path))).collect();
     assert!(silent.is_empty(), "no manifest's plan changes with {silent:#?}");
-}
-
-#[test]
-fn what_is_not_built_is_a_field_and_is_refused_by_name() {
-    let fields = spec_fields();
-    for (path, _) in NOT_BUILT {
-        assert!(fields.iter().any(|field| field == path), "{path} is no field of the spec");
-    }
-    let base = documents()["postgres"].clone();
-    for (path, issue) in NOT_BUILT {
-        let mut document = base.clone();
-        let mut here = &mut document["spec"];
-        let parts: Vec<&str> = path.split('.').collect();
-        for part in &parts[..parts.len() - 1] {
-            here = &mut here[*part];
-        }
-        here[parts[parts.len() - 1]] = json!("s3://bucket");
-        // What is accepted is built by now: its issue takes it out of the list and shows it in a manifest.
-        let Err(told) = plan(&document) else { continue };
-        let (told, named) = (told.to_string(), path.split('.').next().unwrap());
-        assert!(told.contains("NotImplemented") && told.contains(named), "#{issue} {path}: {told}");
-    }
 }

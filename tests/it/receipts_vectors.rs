@@ -3,12 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use jam_domain::digest::HashAlgorithm;
 use jam_domain::receipt::{Chain, DOMAIN, Entry, root_of};
-use jam_domain::{EntryType, PackageStatus, Receipt, Timestamp, WorkPackage, WorkReport};
+use jam_domain::refine::Engine;
+use jam_domain::{EntryType, PackageStatus, Receipt, Timestamp, WorkPackage, WorkReport, attestation, canonical};
 use serde_json::{Value, json};
 
 const OPEN: &str = "```json vectors\n";
+const OPEN_ATTESTATIONS: &str = "```json attestations\n";
 const CLOSE: &str = "\n```\n";
 
 pub fn page() -> PathBuf {
@@ -102,18 +106,46 @@ fn vectors() -> Vec<Value> {
         .collect()
 }
 
-#[test]
-fn the_published_vectors_are_what_the_code_computes() {
-    let lines: Vec<String> = vectors().iter().map(ToString::to_string).collect();
+/// One word of the worker in the server for each hash, with the bytes that are signed, laid out as the page tells it.
+fn attestations() -> Vec<Value> {
+    let of = |algorithm: HashAlgorithm| {
+        let mut engine = Engine::hash_refiner(algorithm, 1, true);
+        let report = WorkReport { status: PackageStatus::Refined, ..report() };
+        let mut word = engine.attestors.remove(0).attest(&report, Timestamp::from_micros(1_769_860_801_000_002));
+        // A release of our own must not change what is published.
+        word.engine_version = "0.1.0".into();
+        word.signature = attestation::signature(algorithm, &json!(report), &word);
+        let (shown, report_hash) = (json!(word), hex::encode(algorithm.hash(&canonical::bytes(&report))));
+        let text = |name: &str| shown[name].as_str().unwrap().to_owned();
+        let (weight, created_at) = (shown["weight"].to_string(), text("created_at"));
+        let last = [text("worker_id"), weight, created_at, text("engine"), text("engine_version")];
+        let fields = [&["jam-attestation-v2".to_owned(), report_hash][..], &last].concat();
+        let part = |field: &String| [&u32::try_from(field.len()).unwrap().to_be_bytes()[..], field.as_bytes()].concat();
+        let bytes: Vec<u8> = fields.iter().flat_map(part).collect();
+        assert_eq!(word.signature, BASE64.encode(algorithm.hash(&bytes)));
+        json!({"accumulator_hash": algorithm, "report": report, "attestation": word, "bytes": hex::encode(bytes)})
+    };
+    [HashAlgorithm::Sha256, HashAlgorithm::Blake3].map(of).into()
+}
+
+/// Compares a block of the page with these values, or writes them.
+fn published(open: &str, values: &[Value]) {
+    let lines: Vec<String> = values.iter().map(ToString::to_string).collect();
     let text = std::fs::read_to_string(page()).unwrap();
-    let (before, rest) = text.split_once(OPEN).unwrap();
+    let (before, rest) = text.split_once(open).unwrap();
     let (published, after) = rest.split_once(CLOSE).unwrap();
     let computed = format!("[\n{}\n]", lines.join(",\n"));
     if std::env::var_os("JAM_BLESS").is_some() {
-        std::fs::write(page(), [before, OPEN, &computed, CLOSE, after].concat()).unwrap();
+        std::fs::write(page(), [before, open, &computed, CLOSE, after].concat()).unwrap();
         return;
     }
-    assert_eq!(published, computed, "JAM_BLESS=1 writes them again; but a change breaks every stored chain");
+    assert_eq!(published, computed, "JAM_BLESS=1 writes them again; but a change breaks what is stored");
+}
+
+#[test]
+fn the_published_vectors_are_what_the_code_computes() {
+    published(OPEN, &vectors());
+    published(OPEN_ATTESTATIONS, &attestations());
 }
 
 #[test]
@@ -150,4 +182,15 @@ fn python_finds_a_wrong_vector() {
     let (code, _, err) = python(&["--vectors", copy.to_str().unwrap()], "");
     assert_eq!(code, 1, "{err}");
     assert!(err.contains("a byte in hash"), "{err}");
+    let changed = text.replacen("\"weight\":1", "\"weight\":2", 1);
+    assert_ne!(changed, text);
+    std::fs::write(&copy, changed).unwrap();
+    let (code, _, err) = python(&["--vectors", copy.to_str().unwrap()], "");
+    assert_eq!(
+        (code, err.as_str()),
+        (
+            1,
+            "the chain of service None is broken: attestation of local: the bytes differ\n0 receipts verified up to the break\n"
+        )
+    );
 }

@@ -214,13 +214,14 @@ async fn a_revoked_token_is_refused_by_every_pod_at_once_and_other_consumers_kee
     let operator = account.start(plane, &["--leader-election", "false"]);
     apply(&client, &namespace, "main", spec(&json!([{"name": "demo"}, {"name": "other"}]))).await;
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
-    let leaked = key(&client, &namespace, "demo", "token").await.unwrap();
     let others = key(&client, &namespace, "other", "token").await.unwrap();
-    let id = jam_domain::token::TokenHash::of(&leaked).id().to_string();
-    for value in ["demo", id.as_str()] {
+    for by in ["its consumer", "its id", "itself"] {
         let leaked = key(&client, &namespace, "demo", "token").await.unwrap();
-        let value =
-            if value == "demo" { value.to_owned() } else { jam_domain::token::TokenHash::of(&leaked).id().to_string() };
+        let value = match by {
+            "its consumer" => "demo".to_owned(),
+            "its id" => jam_domain::token::TokenHash::of(&leaked).id().to_string(),
+            _ => leaked.clone(),
+        };
         annotate(&client, &namespace, "jam.network/revoke", &value).await;
         for address in node.addresses().into_values() {
             eventually("it is refused", async || (answer(&address, &leaked).await == 401).then_some(())).await;
@@ -234,6 +235,17 @@ async fn a_revoked_token_is_refused_by_every_pod_at_once_and_other_consumers_kee
         for address in node.addresses().into_values() {
             assert_eq!(answer(&address, &fresh).await, 200);
         }
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+        for secret in secrets.list(&ListParams::default()).await.unwrap() {
+            assert!(
+                !format!("{:?}", secret.metadata).contains(&leaked),
+                "{by}: noted as its id: {:?}",
+                secret.metadata
+            );
+        }
+        // The annotation is whose who wrote it.
+        annotate(&client, &namespace, "jam.network/revoke", "").await;
+        assert!(!emitted(&client, &namespace).await.contains(&leaked) && !operator.logged().contains(&leaked), "{by}");
     }
     annotate(&client, &namespace, "jam.network/revoke", "dmeo").await;
     eventually("a mistyped revocation is told", async || {

@@ -1,11 +1,14 @@
 //! Consumers come, go and change while pods serve; administrators' tokens are kept apart from theirs.
 
+use std::time::Duration;
+
 use jam_domain::token::{TokenBook, TokenEntry, TokenHash};
 use jam_plan::JamInstance;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ResourceQuota, Secret};
+use k8s_openapi::api::events::v1::Event;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use crate::operator_support::{Account, apply, condition, eventually};
@@ -185,6 +188,73 @@ async fn a_consumer_whose_secret_cannot_be_written_is_named_and_holds_up_nobody_
     }
     condition(&client, &namespace, "main", "TokensReady", "True", "TokensIssued").await;
     assert!(operator.forbidden().iter().all(|asked| asked.resource == "secrets"), "{:?}", operator.forbidden());
+}
+
+#[tokio::test]
+async fn a_secret_that_refuses_what_is_due_is_tried_again_with_pauses_and_goes_on_when_it_is_made_anew() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    database(&client, &namespace).await;
+    let _node = Node::running(&client, &namespace, "main");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, SECONDS);
+    apply(&client, &namespace, "main", spec(&json!([{"name": "demo"}]))).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let token = key(&client, &namespace, "demo", "token").await.unwrap();
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    let annotations = json!({"jam.network/issued-at": "2001-01-01T00:00:00Z"});
+    let due = json!({"metadata": {"annotations": annotations}, "immutable": true});
+    secrets.patch("main-token-demo", &PatchParams::default(), &Patch::Merge(due)).await.unwrap();
+    let told = condition(&client, &namespace, "main", "TokensReady", "False", "RotationHeld").await;
+    assert!(told.contains("Secret main-token-demo of consumer demo") && told.contains("immutable"), "{told}");
+    let tries =
+        || operator.writes().iter().filter(|asked| asked.name == "main-token-demo" && asked.code == 422).count();
+    let before = tries();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(before > 0 && tries() < before + 10, "{before}, and {} ten seconds later", tries());
+    assert_eq!(key(&client, &namespace, "demo", "token").await.unwrap(), token);
+    secrets.delete("main-token-demo", &DeleteParams::default()).await.unwrap();
+    let fresh = eventually("it is made anew", async || key(&client, &namespace, "demo", "token").await).await;
+    assert_ne!(fresh, token);
+    condition(&client, &namespace, "main", "TokensReady", "True", "TokensIssued").await;
+}
+
+#[tokio::test]
+async fn a_secret_that_goes_with_an_instance_of_before_is_waited_for_and_taken_for_nobody_elses() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    database(&client, &namespace).await;
+    let _node = Node::running(&client, &namespace, "main");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, SECONDS);
+    let mut wanted = spec(&json!([{"name": "demo"}]));
+    wanted["deletionPolicy"] = json!("Delete");
+    apply(&client, &namespace, "main", wanted.clone()).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let before = key(&client, &namespace, "demo", "token").await.unwrap();
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    let hold = async |finalizers: serde_json::Value| {
+        let body = Patch::Merge(json!({"metadata": {"finalizers": finalizers}}));
+        secrets.patch("main-token-demo", &PatchParams::default(), &body).await.unwrap();
+    };
+    // The garbage collector is never so slow that a test can rely on it.
+    hold(json!(["example.org/slowly"])).await;
+    let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
+    instances.delete("main", &DeleteParams::default()).await.unwrap();
+    eventually("the instance goes", async || instances.get_opt("main").await.ok()?.is_none().then_some(())).await;
+
+    apply(&client, &namespace, "main", wanted).await;
+    let told = condition(&client, &namespace, "main", "Reconciling", "True", "TokensPending").await;
+    assert!(told.contains("consumer demo"), "{told}");
+    assert_eq!(key(&client, &namespace, "demo", "token").await.as_ref(), Some(&before), "nobody touched it");
+    hold(json!(null)).await;
+    let fresh = async || key(&client, &namespace, "demo", "token").await.filter(|token| *token != before);
+    eventually("it is made when that one is gone", fresh).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let events: Api<Event> = Api::namespaced(client.clone(), &namespace);
+    let told = events.list(&ListParams::default()).await.unwrap().items;
+    assert!(told.iter().all(|event| event.reason.as_deref() != Some("NameTaken")), "{told:?}");
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
 }
 
 #[tokio::test]

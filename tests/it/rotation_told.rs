@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use jam_domain::token::TokenHash;
 use jam_plan::JamInstance;
 use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::operator_support::{Account, apply, condition, eventually};
-use crate::rotation_support::{Node, SECONDS, annotate, answer, database, key, spec};
+use crate::rotation_support::{Node, SECONDS, annotate, answer, at_stage, database, key, spec};
 use crate::support::cluster::control_plane;
 
 async fn put(client: &Client, namespace: &str, name: &str, tokens: Value) {
@@ -155,4 +156,33 @@ async fn hashes_that_an_admission_policy_refuses_are_named_and_written_when_it_i
     everywhere(&node, &leaked, 401).await;
     everywhere(&node, &fresh, 200).await;
     condition(&client, &namespace, "main", "TokensReady", "True", "TokensIssued").await;
+}
+
+#[tokio::test]
+async fn pods_whose_deployment_is_gone_are_asked_before_a_lost_token_is_handed_out_also_while_another_rotation_waits() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    database(&client, &namespace).await;
+    let node = Node::running(&client, &namespace, "main");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, SECONDS);
+    apply(&client, &namespace, "main", spec(&json!([{"name": "demo"}, {"name": "other"}]))).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    condition(&client, &namespace, "main", "TokensReady", "True", "TokensIssued").await;
+    let deaf = node.addresses().into_keys().next().unwrap();
+    node.leave_alone(&deaf);
+    annotate(&client, &namespace, "jam.network/rotate", "demo").await;
+    at_stage(&client, &namespace, "Verify").await;
+    operator.kill();
+
+    // All of it is seen at the first look: pods run on that nothing counts, one of them never takes in a token.
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
+    deployments.delete("main", &DeleteParams::orphan()).await.unwrap();
+    eventually("its pods are left", async || deployments.get_opt("main").await.ok()?.is_none().then_some(())).await;
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    secrets.delete("main-token-other", &DeleteParams::default()).await.unwrap();
+    let _operator = account.start(plane, SECONDS);
+    let again = async || secrets.get_opt("main-token-other").await.ok().flatten()?.data;
+    let held = eventually("the Secret is made again", again).await;
+    assert!(held.contains_key("next") && !held.contains_key("token"), "a pod may refuse it: {:?}", held.keys());
 }

@@ -68,6 +68,14 @@ async fn while_one_cleanup_runs_the_next_is_told_so_and_a_dry_one_is_not_in_its_
     assert_eq!(store.cleanup(&rule(7), false).await.unwrap().deleted_packages, 3);
 }
 
+#[tokio::test]
+async fn a_cleanup_that_has_ended_is_in_nobodys_way() {
+    let store = store_on(&postgres::migrated_database().await).await;
+    for run in 0..200 {
+        assert!(store.cleanup(&rule(0), false).await.is_ok(), "run {run}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_cleanup_keeps_what_it_did_and_the_next_one_finishes() {
     let dsn = postgres::migrated_database().await;

@@ -41,6 +41,7 @@ async fn an_empty_database_is_migrated_once_and_the_second_run_does_nothing() {
     assert_eq!(after.applied, before.pending);
     let store = PostgresStore::connect(config).await.unwrap();
     assert_eq!(store.schema().await.unwrap(), after.version);
+    assert!(!before.version.foreign && !after.version.foreign);
 }
 
 const TABLES: &str = "select count(*) from pg_tables where schemaname = 'public'";
@@ -158,6 +159,8 @@ async fn a_database_of_another_program_is_refused_and_left_alone() {
     assert!(matches!(&refused, MigrateError::Foreign(what) if what.contains("customers")), "{refused}");
     assert!(refused.permanent());
     assert_eq!(postgres::number(&dsn, TABLES).await, 1);
+    let store = PostgresStore::connect(PostgresConfig::new(&dsn)).await.unwrap();
+    assert!(store.schema().await.unwrap().foreign);
     // Another program that uses the same library has the same table of migrations, with other rows.
     let dsn = postgres::migrated_database().await;
     postgres::execute(&dsn, "update _sqlx_migrations set version = 20240101 + version, description = 'init'").await;
@@ -188,6 +191,7 @@ async fn what_can_be_put_right_outside_may_be_tried_again_and_a_statement_that_f
     postgres::execute(&dsn, "create view packages as select 1 as one").await;
     let failed = migrate::apply(&PostgresConfig::new(&dsn)).await.unwrap_err();
     assert!(matches!(failed, MigrateError::Failed { .. }) && failed.permanent(), "{failed}");
+    assert!(!failed.to_string().contains(" at line "), "no line of the database's own source: {failed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

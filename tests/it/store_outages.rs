@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use jam_store::{PostgresConfig, PostgresStore, Store, StoreError, SubmitError};
+use jam_store::{Administration as _, PostgresConfig, PostgresStore, Store, StoreError, SubmitError};
 use sqlx::{Connection as _, Executor as _};
 
 use crate::api_support::until;
-use crate::store_fixture::{engine, engine_that, package, put, verified_chain};
+use crate::store_fixture::{by, engine, engine_that, package, put, verified_chain};
 use crate::support::postgres::{self, Server};
 
 /// As soon as the database takes connections again, its callers get through.
@@ -246,15 +246,36 @@ async fn a_full_server_is_unavailable_and_heals() {
     tokio::time::timeout(Duration::from_secs(10), healed).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_whose_beginning_fails_is_left_to_nobody() {
+/// A store with one connection, and another connection that holds this lock.
+async fn one_connection_and_a_lock(lock: &'static str) -> (PostgresStore, sqlx::PgConnection) {
     let dsn = postgres::migrated_database().await;
     let statement_timeout = Duration::from_millis(300);
     let config = PostgresConfig { max_connections: 1, statement_timeout, ..PostgresConfig::new(&dsn) };
-    let store = PostgresStore::connect(config).await.unwrap();
-    // Somebody else holds what submissions wait for.
     let mut other = sqlx::PgConnection::connect(&dsn).await.unwrap();
-    other.execute("select pg_advisory_lock(5425451, 1)").await.unwrap();
+    other.execute(lock).await.unwrap();
+    (PostgresStore::connect(config).await.unwrap(), other)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_whose_beginning_nobody_waits_for_is_left_to_nobody() {
+    let (store, mut other) = one_connection_and_a_lock("select pg_advisory_lock(5425451, 4)").await;
+    let engine = engine();
+    for _ in 0..3 {
+        let by = by(jam_domain::Timestamp::now());
+        let resolved = store.resolve(jam_domain::PackageId::new(), None, &by, &engine);
+        tokio::time::timeout(Duration::from_millis(100), resolved).await.expect_err("it waits for the lock");
+        other.execute("select pg_advisory_unlock_all()").await.unwrap();
+        store.pending().await.expect("the only connection can be used");
+        let free: Result<bool, _> =
+            sqlx::query_scalar("select pg_try_advisory_lock(5425451, 4)").fetch_one(&mut other).await;
+        assert!(free.unwrap(), "a transaction that was given up while it began holds nothing");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_whose_beginning_fails_is_left_to_nobody() {
+    // Somebody else holds what submissions wait for.
+    let (store, mut other) = one_connection_and_a_lock("select pg_advisory_lock(5425451, 1)").await;
     for _ in 0..3 {
         assert!(store.submit(package("s"), &engine()).await.is_err());
         store.pending().await.expect("the only connection is in no transaction");
@@ -262,7 +283,7 @@ async fn a_transaction_whose_beginning_fails_is_left_to_nobody() {
     other.execute("select pg_advisory_unlock_all()").await.unwrap();
     let kept = store.submit(package("s"), &engine()).await.unwrap().package.id;
     other
-        .execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'jam-api'")
+        .execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'jam-api' and datname = current_database()")
         .await
         .unwrap();
     assert!(store.package(kept).await.unwrap().is_some(), "what was accepted is committed");

@@ -1,5 +1,6 @@
 //! The rules of JAM, as words and pure functions: no IO, no async, no clock; time is an argument.
 
+pub mod attestation;
 pub mod audit;
 pub mod byte_range;
 pub mod canonical;

@@ -174,13 +174,18 @@ pub fn root_of(algorithm: HashAlgorithm, receipt: &Receipt) -> String {
         &seq,
         &processed_at,
     ];
+    hex::encode(algorithm.hash(&parts(&fields)))
+}
+
+/// Texts one after the other, each preceded by its length: no two different lists of texts have the same bytes.
+pub(crate) fn parts(fields: &[&str]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(384);
     for field in fields {
-        let length = u32::try_from(field.len()).expect("fields of a receipt are shorter than 4 GiB");
+        let length = u32::try_from(field.len()).expect("what is hashed is shorter than 4 GiB");
         bytes.extend_from_slice(&length.to_be_bytes());
         bytes.extend_from_slice(field.as_bytes());
     }
-    hex::encode(algorithm.hash(&bytes))
+    bytes
 }
 
 #[cfg(test)]

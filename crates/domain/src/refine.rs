@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
+use crate::attestation::{LOCAL_WORKER, signature};
 use crate::canonical;
 use crate::digest::HashAlgorithm;
 use crate::names::{PackageId, ReportId};
@@ -145,26 +146,19 @@ struct LocalAttestor {
     algorithm: HashAlgorithm,
 }
 
-/// The worker id of the attestor built into the server.
-pub const LOCAL_WORKER: &str = "local";
-
 impl Attestor for LocalAttestor {
     fn attest(&self, report: &WorkReport, now: Timestamp) -> Attestation {
-        let said = canonical::bytes(&json!({
-            "domain": "jam-attestation-v1",
-            "report_id": report.id,
-            "refine_output_hash": report.refine_output_hash,
-            "worker_id": LOCAL_WORKER,
-        }));
-        Attestation {
+        let mut word = Attestation {
             report_id: report.id,
             worker_id: LOCAL_WORKER.into(),
-            signature: BASE64.encode(self.algorithm.hash(&said)),
+            signature: String::new(),
             weight: 1,
             created_at: now,
             engine: "hash-refiner".into(),
             engine_version: env!("CARGO_PKG_VERSION").into(),
-        }
+        };
+        word.signature = signature(self.algorithm, &json!(report), &word);
+        word
     }
 }
 

@@ -28,6 +28,7 @@ use crate::names;
 use crate::resolve::{Resolved, Rollout};
 
 pub use evidence::evidence;
+pub(crate) use pod::DSN;
 pub use prune::prunable;
 pub use revision::Revision;
 pub(crate) use secrets::token_word;

@@ -4,6 +4,7 @@ mod child;
 mod cleanup;
 mod deployment;
 mod last_words;
+mod migration;
 mod owned;
 mod preview;
 mod schema;
@@ -15,7 +16,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jam_domain::Timestamp;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
@@ -31,6 +31,7 @@ pub use cleanup::{CleanupOutcome, CleanupRun, CleanupState};
 pub use deployment::DeploymentState;
 pub(crate) use last_words::end_of;
 pub use last_words::{LastWords, left_out};
+pub use migration::{JobState, MigrationJob};
 pub(crate) use owned::owned_template;
 pub use preview::{MigrationPreview, PreviewSaid, applies_nothing};
 pub use schema::PodSchema;
@@ -84,7 +85,7 @@ pub struct Observed {
     pub lapsed: bool,
     /// The same of a worker's pod.
     pub worker_lapsed: bool,
-    /// What runs, as a revision, where status pins none: a release from before revisions made it.
+    /// What runs, as a revision, where status pins none (a release from before revisions made it) or a rollout was given up.
     pub adoptable: Option<Revision>,
     /// The revisions that status refers to and that were read because they differ from what is rendered now.
     pub revisions: Vec<Revision>,
@@ -215,21 +216,6 @@ impl BlobKeys {
     }
 }
 
-/// A migration Job.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MigrationJob {
-    /// Its name.
-    pub name: String,
-    /// What it migrates.
-    pub key: String,
-    /// How many failed before it.
-    pub attempt: i32,
-    /// Where it stands.
-    pub state: JobState,
-    /// When it ended.
-    pub finished_at: Option<Timestamp>,
-}
-
 /// Why a consumer's Secret could not be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
@@ -237,79 +223,6 @@ pub struct Held {
     pub why: String,
     /// Whether the Secret is there, as it was before.
     pub made: bool,
-}
-
-/// Where a Job stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum JobState {
-    /// It has not ended.
-    Running,
-    /// It ended well.
-    Complete,
-    /// It failed for good.
-    Failed {
-        /// The exit code of its last pod, where known; 3 means that it can never succeed.
-        exit_code: Option<i32>,
-        /// Its last words.
-        message: String,
-    },
-}
-
-impl JobState {
-    /// Whether a migration failed only because its database did not answer: `jam-api migrate` exits with 1 for nothing else.
-    pub fn lacks_database(&self) -> bool {
-        match self {
-            Self::Failed { exit_code, message: _ } => *exit_code == Some(1),
-            Self::Running | Self::Complete => false,
-        }
-    }
-}
-
-impl MigrationJob {
-    /// What a Job says. `exit_code` and `last_words` come from its last pod.
-    pub fn of(job: &Job, exit_code: Option<i32>, last_words: Option<&str>) -> Self {
-        let conditions = job.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-        let met =
-            |kind: &str| conditions.iter().find(|condition| condition.type_ == kind && condition.status == "True");
-        let (state, finished_at) = match (met("Complete"), met("Failed")) {
-            (Some(complete), _) => (JobState::Complete, instant(complete.last_transition_time.as_ref())),
-            (None, Some(failed)) => {
-                let said = [&failed.reason, &failed.message].into_iter().flatten().cloned().collect::<Vec<_>>();
-                let said = said.join(": ");
-                let message = match (last_words, failed.reason.as_deref()) {
-                    (None, _) => said,
-                    // The pod that the deadline ended is gone with its words; these are of one before it.
-                    (Some(words), Some("DeadlineExceeded")) => format!("{said}; a pod before it said: {words}"),
-                    (Some(words), _) => words.to_owned(),
-                };
-                // The Job's own words about its pod stay when that is gone.
-                let exit_code = match failed.reason.as_deref() {
-                    Some("PodFailurePolicy") => exit_code.or_else(|| Some(policed(failed.message.as_deref()))),
-                    Some("DeadlineExceeded") => None,
-                    Some(_) | None => exit_code,
-                };
-                (JobState::Failed { exit_code, message }, instant(failed.last_transition_time.as_ref()))
-            }
-            (None, None) => (JobState::Running, None),
-        };
-        Self {
-            name: job.metadata.name.clone().unwrap_or_default(),
-            key: noted(job.metadata.labels.as_ref(), names::MIGRATION_KEY).unwrap_or_default(),
-            attempt: noted(job.metadata.annotations.as_ref(), names::MIGRATION_ATTEMPT)
-                .and_then(|text| text.parse().ok())
-                .unwrap_or_default(),
-            state,
-            finished_at,
-        }
-    }
-}
-
-/// The exit code at which a Job's failure policy ended it: "Container jam for pod jam/x failed with exit code 124 matching FailJob
-/// rule at index 1". The policies of earlier operators had one code, 3.
-fn policed(message: Option<&str>) -> i32 {
-    let named = message.and_then(|message| message.split_once("exit code "));
-    let digits = named.map(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default());
-    digits.and_then(|digits| digits.parse().ok()).unwrap_or(3)
 }
 
 /// Whether something answers.
@@ -346,9 +259,12 @@ impl Foreign {
             Some((_, controller)) if controller == uid => return None,
             Some((who, _)) => who,
             None if labelled || (written && unlabelled) => return None,
-            None => match label(names::MANAGED_BY.0) {
-                Some(manager) => format!("{manager}, by its label"),
-                None => "nobody that it names".into(),
+            None => match (label(names::MANAGED_BY.0), label(names::INSTANCE)) {
+                (Some(manager), Some(other)) if manager == names::MANAGED_BY.1 => {
+                    format!("JamInstance {other}, by its label {}", names::INSTANCE)
+                }
+                (Some(manager), _) => format!("{manager}, by its label"),
+                (None, _) => "nobody that it names".into(),
             },
         };
         Some(Self { object: object.clone(), owner })

@@ -34,7 +34,7 @@ pub(crate) use egress::ports_in;
 pub use egress::{Egress, narrows, port_of_url};
 pub use migration::{MigrationPlan, MigrationStep, Preview};
 pub use refuse::is_own_variable;
-pub use revision::is_applied_without_revision;
+pub use revision::may_be_adopted;
 pub use timetable::Timetable;
 
 /// The revision of this crate's rendering: raised when the same spec renders other pods.

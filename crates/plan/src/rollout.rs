@@ -157,8 +157,13 @@ impl Scene<'_> {
 /// and has mended nothing: it is no reason to try the rest again.
 fn stays_given_up(scene: &Scene<'_>, before: &RolloutStatus) -> bool {
     let same = before.generation == scene.generation && before.revision == scene.wanted;
-    let same = same || before.spec.as_deref() == Some(scene.spec);
-    before.phase == RolloutPhase::RolledBack && (same || before.revision == scene.toggled)
+    let same = same
+        || match before.spec.as_deref() {
+            Some(spec) => spec == scene.spec,
+            // A release before this one did not keep it.
+            None => before.revision == scene.toggled,
+        };
+    before.phase == RolloutPhase::RolledBack && same
 }
 
 /// A rollout of this revision that begins now, whatever was decided before.

@@ -210,12 +210,14 @@ pub struct SchemaVersion {
     pub wanted: i64,
     /// Of a later version: the version of the oldest build that it says it serves.
     pub oldest: Option<i64>,
+    /// Nothing of ours is there, and tables of another program are: a migration would be refused.
+    pub foreign: bool,
 }
 
 impl SchemaVersion {
     /// Whether this build can work on it: it is exactly what the build needs, or says itself that it still is.
     pub fn serves(self) -> bool {
-        let Self { found, wanted, oldest } = self;
+        let Self { found, wanted, oldest, foreign: _ } = self;
         let still = |found| found > wanted && oldest.is_some_and(|oldest| oldest <= wanted);
         found.is_some_and(|found| found == wanted || still(found))
     }
@@ -306,6 +308,8 @@ pub trait Store: Administration + Send + Sync + 'static {
     async fn package_receipts(&self, ids: &[PackageId], archived: bool) -> Stored<Vec<Receipt>>;
     /// Receipts of the reports of these packages, or of these archived ones; none for a report that is not accumulated.
     async fn report_receipts(&self, packages: &[PackageId], archived: bool) -> Stored<Vec<Receipt>>;
+    /// Every worker's word for each of these reports, oldest first, in the order of the reports.
+    async fn attestations(&self, reports: &[ReportId]) -> Stored<Vec<Vec<Attestation>>>;
     /// Packages, newest first.
     async fn packages(
         &self,

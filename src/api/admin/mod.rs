@@ -16,7 +16,7 @@ use percent_encoding::percent_decode_str;
 
 use super::admit::Admitted;
 use super::fault::Fault;
-use super::lists::list;
+use super::lists::{Beside, list};
 use super::state::Api;
 
 /// GET /jam/admin/audit.
@@ -24,7 +24,7 @@ pub async fn audit(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault
     admitted.caller.may_touch_all()?;
     let asked = admitted.query.page()?;
     let page = api.store.audit(asked).await?;
-    Ok(list(admitted.settings.legacy_list_response, &asked, &page, None))
+    Ok(list(admitted.settings.legacy_list_response, &asked, &page, Beside::default()))
 }
 
 /// The service that the path names, when the administrator may touch it.

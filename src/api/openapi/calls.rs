@@ -166,6 +166,7 @@ fn reports() -> Call {
         .takes(service_id("Reports of this service."))
         .takes(status())
         .takes(Parameter::flag("include_receipt", "Add the receipts of the reports of this page under `receipts`."))
+        .takes(Parameter::flag("include_attestations", "Add the attestations of each report under `attestations`."))
         .takes(Parameter::flag("archived", "The reports of archived packages and only those; needs the scope `admin`."))
         .takes_all(paging())
         .answers(listed::<WorkReport>())

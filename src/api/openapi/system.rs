@@ -1,6 +1,7 @@
 //! Health, version, status and the document itself, in words.
 
 use jam_domain::Code;
+use serde_json::json;
 
 use super::call::{Answer, Call, Content};
 use super::calls::service_id;
@@ -22,7 +23,12 @@ pub(super) fn readyz() -> Call {
         "The store answers within 2 seconds, its schema is exactly the one that this build needs, and no stop was asked for.",
     )
     .answers(Answer::json::<Readiness>(200, "Yes."))
-    .answers(Answer::json::<Readiness>(503, "No; each check says why."))
+    .answers(later(Answer::json::<Readiness>(503, "No; each check says why.")))
+}
+
+/// The same answer, which says when it makes sense to ask again.
+fn later(answer: Answer) -> Answer {
+    answer.header("Retry-After", "Whole seconds, at least 1.", json!({"type": "integer", "minimum": 1}))
 }
 
 pub(super) fn version() -> Call {
@@ -56,7 +62,7 @@ pub(super) fn docs() -> Call {
 pub(super) fn jam_healthz() -> Call {
     Call::new(HEALTH, "Is JAM healthy", "Needs no token while `health_public` is true (the default).")
         .answers(Answer::json::<JamHealth>(200, "It is."))
-        .answers(Answer::json::<JamHealth>(503, "It is not; each check says why."))
+        .answers(later(Answer::json::<JamHealth>(503, "It is not; each check says why.")))
 }
 
 pub(super) fn jam_status() -> Call {

@@ -224,6 +224,25 @@ fn a_dsn_that_no_database_can_have_is_refused_in_one_line_without_its_password()
 }
 
 #[test]
+fn a_parameter_of_the_dsn_that_nobody_reads_is_refused_with_those_that_there_are() {
+    let told = |parameters: &str| {
+        let dsn = format!("postgres://u:hush@h/x?{parameters}");
+        mistakes(&args(&["--store", "postgres", "--allowed-tokens", "a", "--pg-dsn", &dsn]))
+    };
+    for typo in ["sslmod=require", "sslmode=require&SSLMODE=require", "channel_binding=require", "passwrod=hush"] {
+        let name = typo.rsplit('&').next().unwrap().split('=').next().unwrap();
+        let [line] = &told(typo)[..] else { panic!("one mistake: {typo}") };
+        let named = format!("pg_dsn can't be read: \"{name}\" is none of its parameters: sslmode, sslrootcert, ");
+        assert!(line.starts_with(&named) && !line.contains("hush"), "{line}");
+    }
+    // What may be the end of a secret is not repeated.
+    let [line] = &told("password=a&hush")[..] else { panic!("one mistake") };
+    assert!(line.contains("it has a parameter that is none: sslmode") && !line.contains("hush"), "{line}");
+    let known = "sslmode=disable&ssl-root-cert=/x&options[search_path]=jam&options=-c%20work_mem%3D4MB&user=u&application_name=x";
+    assert_eq!(told(known), Vec::<String>::new());
+}
+
+#[test]
 fn a_blob_store_needs_postgres_and_a_url_that_names_a_place() {
     let mistakes_of = |more: &[&str]| {
         let postgres = ["--allowed-tokens", "a", "--pg-dsn", "postgres://h/d"];

@@ -16,6 +16,8 @@ struct Rule<'a> {
 /// What is said about a schedule that is none.
 const NO_SCHEDULE: &str = "must be five cron fields (minute 0-59, hour 0-23, day of month 1-31, month 1-12, day of week 0-6, names allowed), such as 17 3 * * *, or one of @hourly, @daily, @weekly, @monthly, @yearly; the time zone stands in timeZone";
 
+/// What is said about a day that is in no calendar.
+const NO_DAY: &str = "never comes: no month that it names has such a day";
 /// What is said about a range that runs backwards.
 const NO_RANGE: &str = "a range runs backwards, such as 50-10: write two, 50-59,0-10";
 
@@ -181,6 +183,7 @@ pub(super) fn install(schema: &mut Value) {
     let rules = [
         (format!("self.matches(r'{}')", cron()), NO_SCHEDULE),
         (format!("!self.matches(r'{}')", backwards()), NO_RANGE),
+        (format!("!self.matches(r'{}')", never()), NO_DAY),
     ];
     let rules = rules.map(|(rule, message)| json!({"rule": rule, "message": message, "reason": "FieldValueInvalid"}));
     property(schema, "spec.cleanup.schedule")["x-kubernetes-validations"] = json!(rules);
@@ -238,4 +241,14 @@ fn backwards() -> String {
     let names = [schedule::MONTHS.as_slice(), &schedule::DAYS].into_iter();
     let names = names.flat_map(|all| (1..all.len()).map(|at| format!("{}-({})", all[at], all[..at].join("|"))));
     format!("(^|[ ,])(?i:{})([/, ]|$)", numbers.chain(names).collect::<Vec<_>>().join("|"))
+}
+
+/// A day that no month of a schedule has, such as the 30th of February, as a regular expression. What is hidden in steps and ranges of
+/// months is refused by [`schedule::never_comes`] alone.
+fn never() -> String {
+    let list = |item: &str| format!("({item})(,({item}))*");
+    let days = |first: &str| list(&format!("{first}(-{first})?(/[0-9]+)?"));
+    let february = list("0?2|(?i:feb)");
+    let short = list("0?[2469]|11|(?i:feb|apr|jun|sep|nov)");
+    format!("^[^ ]+ [^ ]+ ({} {february}|{} {short}) [*?](/1)?$", days("3[01]"), days("31"))
 }

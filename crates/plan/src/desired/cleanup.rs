@@ -3,8 +3,9 @@
 use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, JobSpec, JobTemplateSpec, PodFailurePolicy};
 use k8s_openapi::api::core::v1::{ConfigMapVolumeSource, PodSpec, PodTemplateSpec, Volume, VolumeMount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::Value;
 
-use super::{Desired, Kind, Write, config, identity, pod};
+use super::{Desired, Kind, Write, config, deployment, identity, pod};
 use crate::crd::Cleanup;
 use crate::names::{self, Component};
 use crate::resolve::Resolved;
@@ -18,6 +19,11 @@ const DEADLINE: i64 = 6 * 3600;
 const SPARE: i64 = 300;
 /// Ended runs of each outcome that are kept, for their logs.
 const KEPT: i32 = 3;
+
+/// What a pod of the cleanup has of the API pods' template: where it runs, and with whose leave.
+const OF_POD: [&str; 5] = ["imagePullSecrets", "nodeSelector", "affinity", "tolerations", "priorityClassName"];
+/// The same of its container, beside its variables, which are the database and the bucket.
+const OF_CONTAINER: [&str; 3] = ["image", "imagePullPolicy", "resources"];
 
 /// The CronJob, when the spec has a cleanup and there is a database to clean.
 pub(super) fn cron_job(resolved: &Resolved) -> Option<Desired> {
@@ -46,14 +52,16 @@ pub(super) fn cron_job(resolved: &Resolved) -> Option<Desired> {
                     // A pod that is still on its way out counts: two never clean at once.
                     pod_replacement_policy: Some("Failed".into()),
                     pod_failure_policy: Some(PodFailurePolicy { rules: vec![pod::ends_at(pod::LATE)] }),
-                    template: template(resolved, *dry_run),
+                    template: PodTemplateSpec::default(),
                     ..JobSpec::default()
                 }),
             },
         }),
         status: None,
     };
-    Some(Desired::new(resolved, Kind::CronJob, name, Write::Apply, &job))
+    let mut body = serde_json::to_value(job).expect("a Kubernetes object is JSON");
+    body["spec"]["jobTemplate"]["spec"]["template"] = template(resolved, *dry_run);
+    Some(Desired::new(resolved, Kind::CronJob, name, Write::Apply, &body))
 }
 
 /// Seconds after the last good run from which `/jam/healthz` calls the next one overdue; `None`: nobody has planned one, or it is
@@ -71,23 +79,21 @@ pub(super) fn alarm_after(resolved: &Resolved) -> Option<i64> {
 }
 
 /// The pod knows the settings and the database. It has no token and no hash of one: nobody calls it.
-fn template(resolved: &Resolved, dry_run: bool) -> PodTemplateSpec {
+///
+/// Whatever the spec says by now, it is the pods in force that it cleans up after: their image, settings file, database and
+/// bucket, on nodes like theirs. After a bad rollout that is the good release.
+fn template(resolved: &Resolved, dry_run: bool) -> Value {
     let mut container = pod::container(resolved);
-    // After a bad rollout the good release cleans as well, with its own settings file.
-    container.image = Some(resolved.revision.image().to_owned());
     let mut arguments = vec!["cleanup".to_owned(), "--config".into(), pod::CONFIG_FILE.into()];
     arguments.extend(dry_run.then(|| "--dry-run".to_owned()));
     container.args = Some(arguments);
-    // What was done becomes the termination message, where the operator finds it; after a failure it is the log's end.
-    let variables = container.env.get_or_insert_default();
-    variables.insert(0, pod::variable("JAM_CLEANUP_RESULT_FILE", "/dev/termination-log"));
-    variables.insert(1, pod::variable("JAM_CLEANUP_TIMEOUT", &format!("{}s", DEADLINE - SPARE)));
     container.volume_mounts.get_or_insert_default().push(VolumeMount {
         name: "config".into(),
         mount_path: pod::CONFIG_DIR.into(),
         read_only: Some(true),
         ..VolumeMount::default()
     });
+    // What was done becomes the termination message, where the operator finds it; after a failure it is the log's end.
     container.termination_message_policy = Some("FallbackToLogsOnError".into());
     let settings = config::name(&resolved.name, resolved.revision.config());
     let config = Volume {
@@ -95,20 +101,50 @@ fn template(resolved: &Resolved, dry_run: bool) -> PodTemplateSpec {
         config_map: Some(ConfigMapVolumeSource { name: settings, ..ConfigMapVolumeSource::default() }),
         ..Volume::default()
     };
-    let mut spec = PodSpec {
+    let spec = PodSpec {
         containers: vec![container],
         restart_policy: Some("Never".into()),
         termination_grace_period_seconds: Some(30),
         volumes: Some(vec![config, pod::scratch()]),
         ..pod::base(resolved)
     };
-    pod::schedule(&mut spec, &resolved.pod_template);
-    PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(pod::labels(resolved, Component::Cleanup)),
-            annotations: pod::annotations(resolved),
-            ..ObjectMeta::default()
-        }),
-        spec: Some(spec),
+    let template = PodTemplateSpec { metadata: Some(ObjectMeta::default()), spec: Some(spec) };
+    let mut template = serde_json::to_value(template).expect("a Kubernetes object is JSON");
+    inherit(&mut template, resolved);
+    template
+}
+
+/// Gives the template of the cleanup what the API pods in force have.
+fn inherit(template: &mut Value, resolved: &Resolved) {
+    let api = resolved.revision.api();
+    let (pod, container) = (&api["spec"], &api["spec"]["containers"][0]);
+    take(&mut template["spec"], pod, &OF_POD);
+    let mine = &mut template["spec"]["containers"][0];
+    take(mine, container, &OF_CONTAINER);
+    let theirs = |variable: &&Value| !deployment::OWN_VARIABLES.iter().any(|name| variable["name"] == *name);
+    let own = [
+        pod::variable("JAM_CLEANUP_RESULT_FILE", "/dev/termination-log"),
+        pod::variable("JAM_CLEANUP_TIMEOUT", &format!("{}s", DEADLINE - SPARE)),
+    ];
+    let own = own.iter().map(|variable| serde_json::to_value(variable).expect("a Kubernetes object is JSON"));
+    let env = container["env"].as_array().into_iter().flatten().filter(theirs).cloned();
+    mine["env"] = own.chain(env).collect();
+    take(&mut template["metadata"], &api["metadata"], &["labels", "annotations"]);
+    for (name, value) in names::labels(&resolved.name, Component::Cleanup) {
+        template["metadata"]["labels"][name] = value.into();
+    }
+    if let Some(annotations) = template.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
+        annotations.remove(names::RENDER_REVISION);
+    }
+}
+
+/// Makes these fields what they are there, or none where there are none.
+fn take(mine: &mut Value, theirs: &Value, fields: &[&str]) {
+    let Some(mine) = mine.as_object_mut() else { return };
+    for field in fields {
+        match theirs.get(field) {
+            Some(value) => mine.insert((*field).to_owned(), value.clone()),
+            None => mine.remove(*field),
+        };
     }
 }

@@ -19,6 +19,13 @@ const UNHEARD: i64 = 5;
 /// Seconds that a pod has in all: unheard, 30 to finish what is in flight, and a margin.
 const GRACE: i64 = 45;
 
+/// After how many seconds without a cleanup a server says so.
+const STALE_AFTER: &str = "JAM_CLEANUP_STALE_AFTER";
+/// Where spans go.
+const SPANS: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+/// Variables of servers that say nothing to other programs.
+pub(super) const OWN_VARIABLES: [&str; 2] = [STALE_AFTER, SPANS];
+
 /// Seconds that a worker runs before it counts: nobody calls it, so it says nothing of itself but that it did not crash.
 const PROVEN: i32 = 15;
 
@@ -43,7 +50,7 @@ pub(super) fn api_template(resolved: &Resolved, file: &str) -> Value {
     container.ports.get_or_insert_default().insert(0, port("http", pod::HTTP_PORT));
     if resolved.database.is_some() {
         let stale = cleanup::stale_after(resolved).unwrap_or_default().to_string();
-        container.env.get_or_insert_default().insert(0, pod::variable("JAM_CLEANUP_STALE_AFTER", &stale));
+        container.env.get_or_insert_default().insert(0, pod::variable(STALE_AFTER, &stale));
     }
     container.startup_probe = Some(Probe { period_seconds: Some(1), failure_threshold: Some(60), ..probe("/healthz") });
     container.liveness_probe =
@@ -70,7 +77,7 @@ fn serving(resolved: &Resolved, arguments: Vec<String>) -> Container {
     let mut container = pod::container(resolved);
     container.args = Some(arguments);
     if let Some(endpoint) = &resolved.monitoring.otlp_endpoint {
-        container.env.get_or_insert_default().push(pod::variable("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint));
+        container.env.get_or_insert_default().push(pod::variable(SPANS, endpoint));
     }
     container.ports = Some(vec![port("metrics", pod::METRICS_PORT)]);
     // The last log lines of a container that crashed become its termination message, which says why without a right to logs.

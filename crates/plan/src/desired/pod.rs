@@ -31,6 +31,8 @@ pub(super) const ADMIN_TOKENS_FILE: &str = "/etc/jam/tokens/admin-tokens.json";
 /// The exit code of `jam-api migrate` and `cleanup` that says: its time was up. The Job's is nearly, too: another pod would be cut
 /// short.
 pub(super) const LATE: i32 = 124;
+/// The variable with the DSN.
+pub(crate) const DSN: &str = "JAM_PG_DSN";
 /// The user and group of every process.
 const NOBODY: i64 = 65_532;
 
@@ -109,7 +111,7 @@ pub(super) fn variable(name: &str, value: &str) -> EnvVar {
 fn environment(resolved: &Resolved) -> Vec<EnvVar> {
     let mut variables = Vec::new();
     if let Some(database) = &resolved.database {
-        variables.push(secret("JAM_PG_DSN", &database.secret, &database.key, false));
+        variables.push(secret(DSN, &database.secret, &database.key, false));
         variables.push(variable("JAM_PG_MAX_CONNECTIONS", &database.max_connections.to_string()));
     }
     variables.extend(resolved.blobs.iter().flat_map(of_blob_store));

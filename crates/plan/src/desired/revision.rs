@@ -74,10 +74,20 @@ impl Revision {
         Some(Self { name: name(instance, &config, &api, worker.as_ref()), config, api, worker })
     }
 
+    /// Whether its pods take this variable from this key of this Secret.
+    pub(crate) fn takes(&self, variable: &str, (secret, key): (&str, &str)) -> bool {
+        let variables = self.api.pointer("/spec/containers/0/env").and_then(Value::as_array).into_iter().flatten();
+        let mut of_it = variables.filter(|told| told["name"] == variable);
+        of_it.any(|told| {
+            let reference = &told["valueFrom"]["secretKeyRef"];
+            reference["name"] == secret && reference["key"] == key
+        })
+    }
+
     /// The same pods with another DSN, and other keys to the blob store: nothing else about them is decided anew.
-    pub(crate) fn with_secrets(mut self, instance: &str, dsn: &str, blob_keys: Option<&str>) -> Self {
+    pub(crate) fn with_secrets(mut self, instance: &str, dsn: Option<&str>, blob_keys: Option<&str>) -> Self {
         for template in [Some(&mut self.api), self.worker.as_mut()].into_iter().flatten() {
-            for (place, hash) in [(DSN_HASH, Some(dsn)), (BLOB_KEYS_HASH, blob_keys)] {
+            for (place, hash) in [(DSN_HASH, dsn), (BLOB_KEYS_HASH, blob_keys)] {
                 if let (Some(told), Some(hash)) = (template.pointer_mut(place), hash) {
                     *told = hash.into();
                 }

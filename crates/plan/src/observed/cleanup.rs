@@ -162,7 +162,7 @@ impl CleanupRun {
     }
 
     fn of(job: &Job) -> Option<Self> {
-        let told = MigrationJob::of(job, None, None);
+        let told = MigrationJob::of(job, None);
         let failure = match told.state {
             JobState::Running => return None,
             JobState::Complete => None,

@@ -1,5 +1,7 @@
 //! How a pod ended, and what it said last, where that may be repeated.
 
+use jam_domain::Timestamp;
+
 /// How the container of a pod ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LastWords {
@@ -9,6 +11,8 @@ pub struct LastWords {
     pub text: Option<String>,
     /// Why that is not to be repeated, where it is not.
     pub silence: Option<String>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
 }
 
 impl LastWords {

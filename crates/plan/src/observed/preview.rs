@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::batch::v1::Job;
 
-use super::{JobState, MigrationJob};
+use super::{JobState, LastWords, MigrationJob};
 
 /// Whether these words of a dry run say that the schema is the one that its image needs: `jam-api migrate --dry-run` says so in
 /// one line.
@@ -33,13 +33,16 @@ pub enum PreviewSaid {
 }
 
 impl MigrationPreview {
-    /// What a Job says. `last_words` come from its last pod.
-    pub fn of(job: &Job, last_words: Option<&str>) -> Self {
-        let MigrationJob { name, state, key: _, attempt: _, finished_at: _ } = MigrationJob::of(job, None, last_words);
+    /// What a Job says, and its last pod.
+    pub fn of(job: &Job, pod: Option<&LastWords>) -> Self {
+        let MigrationJob { name, state, key: _, attempt: _, finished_at: _ } = MigrationJob::of(job, pod);
         let said = match state {
             JobState::Running => PreviewSaid::Nothing,
             // An image of an older release leaves no words.
-            JobState::Complete => PreviewSaid::Would(last_words.unwrap_or("it does not say what").to_owned()),
+            JobState::Complete => {
+                let words = pod.and_then(LastWords::told);
+                PreviewSaid::Would(words.unwrap_or_else(|| "it does not say what".to_owned()))
+            }
             JobState::Failed { exit_code: _, message } => PreviewSaid::Failed(message),
         };
         Self { job: name, said, trouble: None }

@@ -1,6 +1,7 @@
 //! Laws of reading: what Kubernetes objects say, and that no secret is kept.
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
 use serde_json::{Value, json};
 
 use super::deployment::is_scaled_by_others;
@@ -63,13 +64,13 @@ fn a_job_is_over_when_a_condition_says_so() {
         json!([{"type": kind, "status": "True", "reason": "BackoffLimitExceeded", "message": "too many",
         "lastTransitionTime": "1970-01-01T00:00:07Z"}])
     };
-    assert_eq!(MigrationJob::of(&job(json!([])), None, None).state, JobState::Running);
+    assert_eq!(MigrationJob::of(&job(json!([])), None).state, JobState::Running);
     // A Job whose pods are still ending is not over: another one must not start.
-    assert_eq!(MigrationJob::of(&job(ended("FailureTarget")), None, None).state, JobState::Running);
-    let complete = MigrationJob::of(&job(ended("Complete")), None, None);
+    assert_eq!(MigrationJob::of(&job(ended("FailureTarget")), None).state, JobState::Running);
+    let complete = MigrationJob::of(&job(ended("Complete")), None);
     assert_eq!((complete.state, complete.attempt, complete.key.as_str()), (JobState::Complete, 2, "k"));
     assert_eq!(complete.finished_at, Some(Timestamp::from_micros(7_000_000)));
-    let failed = |words| MigrationJob::of(&job(ended("Failed")), Some(1), words).state;
+    let failed = |words: Option<&str>| MigrationJob::of(&job(ended("Failed")), Some(&pod(1, words, None))).state;
     assert_eq!(failed(None), JobState::Failed { exit_code: Some(1), message: "BackoffLimitExceeded: too many".into() });
     assert_eq!(failed(Some("no route")), JobState::Failed { exit_code: Some(1), message: "no route".into() });
 }
@@ -84,27 +85,52 @@ fn a_job_that_its_failure_policy_ended_is_final_also_when_its_pod_is_gone() {
         }))
         .unwrap()
     };
-    for (reason, code) in [("PodFailurePolicy", Some(3)), ("DeadlineExceeded", None), ("BackoffLimitExceeded", None)] {
-        let state = MigrationJob::of(&ended(reason), None, None).state;
+    for (reason, code) in [("PodFailurePolicy", Some(3)), ("BackoffLimitExceeded", None)] {
+        let state = MigrationJob::of(&ended(reason), None).state;
         assert_eq!(state, JobState::Failed { exit_code: code, message: format!("{reason}: code 3") });
     }
     let mut late = ended("PodFailurePolicy");
     let told = "Container jam for pod jam/x failed with exit code 124 matching FailJob rule at index 1";
     late.status.as_mut().unwrap().conditions.as_mut().unwrap()[0].message = Some(told.into());
-    let state = MigrationJob::of(&late, None, None).state;
+    let state = MigrationJob::of(&late, None).state;
     assert!(matches!(state, JobState::Failed { exit_code: Some(124), message: _ }), "its time was up: {state:?}");
 }
 
+fn pod(exit_code: i32, words: Option<&str>, ended: Option<i64>) -> LastWords {
+    let ended_at = ended.map(|at| Timestamp::from_micros(at * 1_000_000));
+    LastWords { exit_code: Some(exit_code), text: words.map(str::to_owned), silence: None, ended_at }
+}
+
 #[test]
-fn what_a_pod_said_before_the_one_that_the_deadline_ended_is_not_taken_for_the_last_word() {
-    let job: Job = serde_json::from_value(json!({
-        "metadata": {"name": "j"},
-        "status": {"conditions": [{"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": "too long"}]},
-    }))
-    .unwrap();
-    let message = "DeadlineExceeded: too long; a pod before it said: no route".to_owned();
-    let state = MigrationJob::of(&job, Some(1), Some("no route")).state;
-    assert_eq!(state, JobState::Failed { exit_code: None, message });
+fn a_job_that_its_deadline_ended_tells_how_much_of_the_time_its_last_pod_had_and_no_word_of_another_as_its_own() {
+    let job = |failed: i32| -> Job {
+        serde_json::from_value(json!({
+            "metadata": {"name": "j"},
+            "spec": {"activeDeadlineSeconds": 600, "template": {}},
+            "status": {"startTime": "1970-01-01T00:01:40Z", "failed": failed, "conditions": [{"type": "Failed", "status": "True",
+                "reason": "DeadlineExceeded", "message": "Job was active longer than specified deadline"}]},
+        }))
+        .unwrap()
+    };
+    let told = |failed: i32, pod: Option<LastWords>| match MigrationJob::of(&job(failed), pod.as_ref()).state {
+        JobState::Failed { exit_code: None, message } => message,
+        other => panic!("{other:?}"),
+    };
+    let said = "DeadlineExceeded: Job was active longer than specified deadline of 600 s";
+    for (failed, pod, rest) in [
+        (1, None, "its last pod left no words"),
+        (2, None, "its last pod left no words, nor did one before it"),
+        (2, Some(pod(1, Some("no route"), None)), "its last pod left no words; a pod before it said: no route"),
+        (
+            2,
+            Some(pod(1, Some("no route"), Some(460))),
+            "its last pod had 240 s of that and left no words; a pod before it said: no route",
+        ),
+        (2, Some(pod(137, None, Some(460))), "its last pod had 240 s of that and left no words, nor did one before it"),
+        (1, Some(pod(143, Some("told to stop"), Some(701))), "its pod said: told to stop"),
+    ] {
+        assert_eq!(told(failed, pod), format!("{said}; {rest}"));
+    }
 }
 
 #[test]
@@ -116,7 +142,7 @@ fn a_dry_run_says_what_would_be_applied_or_why_it_could_not() {
         }))
         .unwrap()
     };
-    let said = |kind: &str, words| MigrationPreview::of(&job(kind), words).said;
+    let said = |kind: &str, words: Option<&str>| MigrationPreview::of(&job(kind), Some(&pod(0, words, None))).said;
     assert_eq!(said("Suspended", None), PreviewSaid::Nothing);
     assert_eq!(said("Complete", Some("would apply: 4 x")), PreviewSaid::Would("would apply: 4 x".into()));
     assert_eq!(said("Failed", Some("no route")), PreviewSaid::Failed("no route".into()));
@@ -188,7 +214,10 @@ fn an_object_is_ours_by_its_controller_and_a_kept_one_by_its_labels() {
         judge(json!({"ownerReferences": owner("uid-2"), "labels": labels("main")})),
         Some("JamInstance main".into())
     );
-    assert_eq!(judge(json!({"labels": labels("other")})), Some("jam-operator, by its label".into()));
+    assert_eq!(
+        judge(json!({"labels": labels("other")})),
+        Some("JamInstance other, by its label jam.network/instance".into())
+    );
     assert_eq!(judge(json!({"labels": {"app.kubernetes.io/managed-by": "Helm"}})), Some("Helm, by its label".into()));
     assert_eq!(judge(json!({})), Some("nobody that it names".into()));
 }

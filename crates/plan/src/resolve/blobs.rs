@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(one.migration, two.migration);
         let without = resolved(&on_postgres(), &migrated_cluster_for(&on_postgres()));
         assert_eq!(without.wanted.inputs, "dsn-hash-1", "an instance without one is as it was");
-        let moved = one.revision.clone().with_secrets("main", "dsn-hash-1", Some(&two.blobs.unwrap().hash));
+        let moved = one.revision.clone().with_secrets("main", Some("dsn-hash-1"), Some(&two.blobs.unwrap().hash));
         assert_eq!(moved.name(), two.wanted.name, "a good revision that is gone back to takes the new keys as well");
     }
 

@@ -9,7 +9,7 @@ use super::name_of;
 use crate::crd::{JamInstance, Scope};
 use crate::observed::{Held, Observed, OwnTokens};
 use crate::reason::{Reason, Refusal};
-use crate::rotation::{Answered, Asks, Outlook, Pace, Slots, is_revoked, outlook};
+use crate::rotation::{Answered, Asks, Outlook, Pace, Slots, displaced_by_loss, is_replaced, is_revoked, outlook};
 use crate::{names, tokens};
 
 /// Seconds until a Secret that is refused is tried again at the earliest.
@@ -95,6 +95,7 @@ pub(super) fn consumers(
         let around = surroundings.around(&consumer.name, &hashes);
         let mut outlook = outlook(&holding, &around);
         let mut accepted = holding.accepted();
+        let mut revoked = holding.notes.revoked.clone();
         let held = observed.held.get(&consumer.name).cloned();
         if held.as_ref().is_some_and(|held| !held.made) {
             // Nobody has the token that was prepared, and the next look prepares another one. What a lost Secret held goes on.
@@ -102,10 +103,17 @@ pub(super) fn consumers(
             (outlook.generation, outlook.key_id) = (around.known, None);
         }
         if held.is_some() {
+            // What somebody threw out of a Secret that nobody can write cannot be noted in it, and goes on as well.
+            accepted.extend(displaced_by_loss(&holding, &around).iter().map(|displaced| displaced.hash));
             // A token that leaked ends in the Secret of hashes, whatever its own Secret still says.
             accepted.retain(|hash| !is_revoked(*hash, &holding, &around));
             // Its deadline is past, or a second away, at every look.
             outlook.next = outlook.next.map(|next| next.max(observed.at.plus_seconds(TRIED_AGAIN)));
+        }
+        if held.is_some() && is_replaced(&holding, &around) {
+            // It does not know what was, and cannot be told: the Secret of hashes goes on knowing it.
+            outlook.generation = outlook.generation.max(around.known);
+            revoked = around.revoked.map(str::to_owned);
         }
         Ok(ResolvedConsumer {
             secret: names::consumer_secret(&name, &consumer.name),
@@ -114,7 +122,7 @@ pub(super) fn consumers(
             name: consumer.name,
             scopes: consumer.scopes,
             services: consumer.services,
-            revoked: holding.notes.revoked,
+            revoked,
             held,
         })
     };

@@ -1,8 +1,8 @@
 //! Which revision is in force: rendered now, pinned by status, or the last good one after a bad rollout.
 
-use super::{Resolved, ResolvedBlobs, ResolvedDatabase, Rollout};
+use super::{BLOB_KEYS, Resolved, ResolvedBlobs, ResolvedDatabase, Rollout};
 use crate::crd::{ConditionType, JamInstance, LastGood, RevisionStatus, RolloutPhase, RolloutStatus};
-use crate::desired::Revision;
+use crate::desired::{DSN, Revision};
 use crate::names;
 use crate::observed::Observed;
 use crate::reason::Reason;
@@ -48,7 +48,7 @@ fn adopted<'a>(
 }
 
 /// Whether status pins no revision although the spec was applied as it is: what it says then speaks of the pods.
-pub fn is_applied_without_revision(instance: &JamInstance) -> bool {
+fn is_applied_without_revision(instance: &JamInstance) -> bool {
     const OF_PODS: [Reason; 6] = [
         Reason::Serving,
         Reason::ScaledToZero,
@@ -61,6 +61,13 @@ pub fn is_applied_without_revision(instance: &JamInstance) -> bool {
     let ready = status.conditions.iter().find(|told| told.type_ == ConditionType::Ready.as_str());
     status.observed_generation == instance.metadata.generation
         && ready.is_some_and(|told| OF_PODS.iter().any(|reason| reason.as_str() == told.reason))
+}
+
+/// Whether what runs may be needed as a revision: status pins none, or the good one that was gone back to is lost by now.
+pub fn may_be_adopted(instance: &JamInstance) -> bool {
+    let rollout = instance.status.as_ref().and_then(|status| status.rollout.as_ref());
+    let went_back = rollout.is_some_and(|told| told.phase == RolloutPhase::RolledBack);
+    went_back || is_applied_without_revision(instance)
 }
 
 /// The image in force where that is not what the spec and this release's defaults say: it decides which migration is needed.
@@ -129,6 +136,7 @@ pub(super) fn choose(mut resolved: Resolved, instance: &JamInstance, observed: &
     resolved.revision = wanted;
     if let Course::Back(good) = step.course.clone() {
         let found = good.revision.as_deref().and_then(&mut stored);
+        let found = found.or_else(|| as_it_runs(&resolved, observed, &mut step, &good));
         go_back(&mut resolved, &scene, &mut step, &good, found);
     }
     let Step { mut status, course, given_up } = step;
@@ -145,6 +153,27 @@ pub(super) fn choose(mut resolved: Resolved, instance: &JamInstance, observed: &
     resolved.known.push(resolved.revision.clone());
     (resolved.course, resolved.rollout_status, resolved.given_up, resolved.lacks) = (course, status, given_up, lacks);
     resolved
+}
+
+/// The good revision as its pods are made, where the ConfigMap that held it is gone. Kubernetes may write it in other words, and
+/// it may have followed a toggle or a password since: then it has another name, by which it is stored from now on.
+fn as_it_runs(resolved: &Resolved, observed: &Observed, step: &mut Step, good: &LastGood) -> Option<Revision> {
+    let found = observed.adoptable.as_ref().filter(|_| !step.given_up)?;
+    let says = |proves: &dyn Fn(&str) -> bool| {
+        let mut both = observed.api.iter().chain(&observed.worker);
+        both.all(|deployment| deployment.revision.as_deref().is_some_and(proves))
+    };
+    // Nothing may have been carried out yet of the decision to go back.
+    let is_back = says(&|name| name != step.status.revision) && Some(found.image()) == good.image.as_deref();
+    let is_whole = says(&|name| name == found.name()) || found.has_workers() == resolved.runs_workers();
+    if !is_back || !is_whole {
+        return None;
+    }
+    let now = up_to_date(found.clone(), resolved);
+    let good = LastGood { revision: Some(now.name().to_owned()), ..good.clone() };
+    step.status.from = Some(good.clone());
+    step.course = Course::Back(good);
+    Some(now)
 }
 
 /// Puts the good revision in place of the wanted one.
@@ -165,8 +194,11 @@ fn go_back(resolved: &mut Resolved, scene: &Scene<'_>, step: &mut Step, good: &L
             (step.course, step.given_up) = (Course::NoWayBack(lost(good, &step.status)), false);
             step.status = scene.before.cloned().unwrap_or_else(|| step.status.clone());
         }
-        // Its pods run; nothing is left to make them from, and what was given up is not tried again.
-        None => resolved.rollout = Rollout::LeaveAlone,
+        // Its pods run as long as they do: nothing is left to make them from, and what was given up is not tried again.
+        None => {
+            resolved.rollout = Rollout::LeaveAlone;
+            step.course = Course::NoWayBack(lost_since(good, &step.status));
+        }
     }
 }
 
@@ -179,16 +211,14 @@ fn pin(resolved: &Resolved, wanted: &Revision) -> RevisionStatus {
     }
 }
 
-/// The good pods, but never with a password or keys that do not count any more, nor with a toggle that somebody has turned.
+/// The good pods, but never with a password or keys that do not count any more, nor with a toggle that somebody has turned. What
+/// they take from another Secret than the spec names now is as it was: a new hash would restart them, and change nothing.
 fn up_to_date(good: Revision, resolved: &Resolved) -> Revision {
-    let good = match &resolved.database {
-        Some(database) => {
-            let keys = resolved.blobs.as_ref().map(|blobs| blobs.hash.as_str());
-            good.with_secrets(&resolved.name, &database.dsn_hash, keys)
-        }
-        None => good,
-    };
-    good.with_enabled(&resolved.name, resolved.settings.enabled)
+    let [id, ..] = BLOB_KEYS;
+    let dsn = resolved.database.as_ref().filter(|now| good.takes(DSN, (&now.secret, &now.key)));
+    let keys = resolved.blobs.as_ref().filter(|now| now.secret.as_ref().is_some_and(|now| good.takes(id, (now, id))));
+    let (dsn, keys) = (dsn.map(|now| now.dsn_hash.as_str()), keys.map(|now| now.hash.as_str()));
+    good.with_secrets(&resolved.name, dsn, keys).with_enabled(&resolved.name, resolved.settings.enabled)
 }
 
 /// Keeps what serves as it is to be, though what the spec wants of it now waits for a migration, perhaps for days until somebody
@@ -222,4 +252,13 @@ fn lost(good: &LastGood, status: &RolloutStatus) -> String {
     let why = status.message.as_deref().unwrap_or("it is bad");
     let name = good.revision.as_deref().unwrap_or_default();
     format!("{why}; not rolled back: ConfigMap {name} with the last good revision is gone")
+}
+
+fn lost_since(good: &LastGood, status: &RolloutStatus) -> String {
+    let why = status.message.as_deref().unwrap_or("it is bad");
+    let (name, image) = (good.revision.as_deref().unwrap_or_default(), good.image.as_deref().unwrap_or_default());
+    format!(
+        "{why}; rolled back to {image}, but ConfigMap {name} with that revision is gone since: its pods are left as they are \
+         and none is made again until the spec changes"
+    )
 }

@@ -267,6 +267,24 @@ fn the_toggle_alone_is_no_reason_to_try_again_what_was_given_up() {
 }
 
 #[test]
+fn what_changes_beside_the_toggle_is_tried_after_the_toggle_as_well() {
+    let (before, last) = (RolloutStatus { spec: Some("spec".into()), ..rolled_back() }, good("old"));
+    let turned = Scene { generation: 3, wanted: "off", toggled: "new", good: Some(&last), ..scene(&before) };
+    let now = step(&turned);
+    assert_eq!((now.course, now.given_up), (Course::Back(good("old")), false));
+    // The pods of the toggled spec and those of what was given up differ in the toggle only, whatever else changes.
+    for before in [before.clone(), now.status] {
+        for (wanted, toggled) in [("off", "new"), ("new", "off")] {
+            let next =
+                Scene { generation: 4, spec: "another", wanted, toggled, before: Some(&before), ..turned.clone() };
+            let Step { status, course, given_up } = step(&next);
+            let tried = (Course::Forward, false, RolloutPhase::Progressing, wanted);
+            assert_eq!((course, given_up, status.phase, status.revision.as_str()), tried);
+        }
+    }
+}
+
+#[test]
 fn a_changed_spec_is_tried_even_when_its_pods_are_the_same() {
     let (before, last) = (rolled_back(), good("old"));
     for wanted in ["new", "newer"] {

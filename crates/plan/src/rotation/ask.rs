@@ -10,7 +10,7 @@ use crate::crd::JamInstance;
 use crate::names;
 use crate::observed::HashBook;
 
-/// The annotations of an instance that ask something of its tokens.
+/// The annotations of an instance that ask something of its tokens, without any token.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Asks {
     /// The value of `jam.network/rotate`.
@@ -45,9 +45,14 @@ fn is_time(word: &str) -> bool {
     is_count || word.parse::<jiff::Timestamp>().is_ok()
 }
 
-/// Whether it has the form of a token of ours.
-fn is_token(word: &str) -> bool {
-    word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit())
+/// A value with the key id of each token of ours that somebody wrote into it: the value is noted and told, a token never.
+pub fn without_tokens(value: &str) -> String {
+    let ends = |letter: char| !letter.is_ascii_hexdigit();
+    let told = |piece: &str| {
+        let (word, rest) = piece.split_at(piece.trim_end_matches(ends).len());
+        if word.len() == 64 { format!("{}{rest}", TokenHash::of(word).id()) } else { piece.to_owned() }
+    };
+    value.split_inclusive(ends).map(told).collect()
 }
 
 /// A word as it may be told: what is long may be a secret.
@@ -65,7 +70,7 @@ impl Asks {
     pub fn of(instance: &JamInstance) -> Self {
         let note = |key: &str| {
             let notes = instance.metadata.annotations.as_ref()?;
-            notes.get(key).filter(|value| !value.trim().is_empty()).cloned()
+            notes.get(key).filter(|value| !value.trim().is_empty()).map(|value| without_tokens(value))
         };
         let consumers = crate::tokens::consumers(&instance.spec).into_iter().map(|consumer| consumer.name).collect();
         Self { rotate: note(names::ROTATE), revoke: note(names::REVOKE), consumers, ..Self::default() }
@@ -106,10 +111,9 @@ impl Asks {
         self.revoke.as_deref().is_some_and(|value| words(value).any(|word| word == consumer))
     }
 
-    /// Whether the token with this id is to end: by its id, or because somebody gave the leaked token itself.
+    /// Whether the token with this id is to end.
     pub fn revokes(&self, id: &TokenId) -> bool {
-        let is_it = |word: &str| word == id.as_str() || (is_token(word) && TokenHash::of(word).id() == *id);
-        self.revoke.as_deref().is_some_and(|value| words(value).any(is_it))
+        self.revoke.as_deref().is_some_and(|value| words(value).any(|word| word == id.as_str()))
     }
 
     /// Ids of a revocation that none of these has: the token that leaked may be another one, or somebody else's.
@@ -125,7 +129,7 @@ impl Asks {
     pub fn strangers(&self) -> Vec<String> {
         let value = self.revoke.as_deref().unwrap_or_default();
         words(value)
-            .filter(|word| !self.consumers.contains(*word) && !is_id(word) && !is_token(word) && !is_time(word))
+            .filter(|word| !self.consumers.contains(*word) && !is_id(word) && !is_time(word))
             .map(shown)
             .collect()
     }
@@ -134,6 +138,7 @@ impl Asks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::in_memory;
 
     fn asks(rotate: &str, revoke: &str) -> Asks {
         let consumers = ["demo", "other"].map(str::to_owned).into();
@@ -190,12 +195,34 @@ mod tests {
             assert!(value.revokes_all_of("demo") && !value.revokes_all_of("other"));
             assert!(value.strangers().is_empty(), "{value:?}: a time only makes it new");
         }
-        let (token, other) = ("0123456789abcdef".repeat(4), "some-long-secret-of-a-user");
-        assert!(asks("", &token).revokes(&TokenHash::of(&token).id()) && !asks("", &token).revokes(&id));
         assert_eq!(
-            asks("", &format!("{token},{other}")).strangers(),
+            asks("", "some-long-secret-of-a-user").strangers(),
             ["some…"],
             "nothing that may be a secret is told"
         );
+    }
+
+    #[test]
+    fn a_token_that_somebody_wrote_is_its_key_id_wherever_it_stands_and_is_repeated_nowhere() {
+        let token = "0123456789abcdef".repeat(4);
+        let id = TokenHash::of(&token).id();
+        let of = |value: &str| {
+            let mut instance = in_memory();
+            let notes = instance.metadata.annotations.get_or_insert_default();
+            notes.extend([names::REVOKE, names::ROTATE].map(|key| (key.to_owned(), value.to_owned())));
+            Asks::of(&instance)
+        };
+        for value in
+            [token.clone(), format!("demo,{token}"), format!("{token}\n1732190000 other"), format!("\"{token}\"")]
+        {
+            let asked = of(&value);
+            let told = format!("{asked:?} {:?} {:?}", asked.answer(), asked.strangers());
+            assert!(!told.contains(&token) && told.contains(id.as_str()), "{told}");
+        }
+        assert!(of(&format!("demo,{token}")).revokes(&id) && of(&token).strangers().is_empty());
+        assert_eq!(of(&token).unmatched(&BTreeSet::new()), [id.to_string()], "perhaps it is somebody else's");
+        for other in ["demo, 0a1b2c3d\n1732190000", &token[1..], &format!("{token}0")] {
+            assert_eq!(without_tokens(other), other);
+        }
     }
 }

@@ -82,7 +82,7 @@ fn is_typed(holding: &Holding) -> bool {
 }
 
 /// Whether somebody put another Secret in the place of the operator's: one without its notes, or an earlier state of it.
-pub(super) fn is_replaced(holding: &Holding, around: &Around<'_>) -> bool {
+pub(crate) fn is_replaced(holding: &Holding, around: &Around<'_>) -> bool {
     let Holding { slots, notes, .. } = holding;
     slots.token.is_some() && (notes.written.is_none() || notes.generation < around.known)
 }

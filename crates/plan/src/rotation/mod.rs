@@ -19,6 +19,8 @@ mod lost;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod model_hands;
+#[cfg(test)]
 mod model_world;
 #[cfg(test)]
 mod tests;
@@ -29,7 +31,8 @@ use jam_domain::token::TokenHash;
 use jam_domain::{Timestamp, TokenId};
 
 pub use advance::{Change, advance};
-pub use ask::{Answered, Asks, is_id};
+pub use ask::{Answered, Asks, is_id, without_tokens};
+pub(crate) use decide::is_replaced;
 pub use decide::{decide, displaced_by_loss, happened, is_revoked, stage};
 pub use distribution::{Distribution, Reader, distribution};
 pub use outlook::{Outlook, look_again, outlook};

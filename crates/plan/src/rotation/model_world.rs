@@ -1,9 +1,12 @@
 //! The world of the model test: one consumer (each is decided about alone), two pods whose files lag behind, that fall silent,
-//! leave and come, an operator that dies between any two writes, and people.
+//! leave and come, an operator that dies between any two writes, and what people did.
+
+use std::sync::LazyLock;
 
 use jam_domain::TokenId;
 use jam_domain::token::TokenHash;
 
+use super::model_hands::Action;
 use super::*;
 use crate::fixtures::at;
 
@@ -12,63 +15,13 @@ pub(super) const POLICY: Policy = Policy { interval: Some(10), overlap: 5, kubel
 /// The consumer.
 const CONSUMER: &str = "demo";
 
-/// What can happen next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
-    /// The operator reads everything and decides.
-    Observe,
-    /// It writes the consumer's Secret, or finds that it changed meanwhile.
-    Write,
-    /// It writes the Secret of hashes.
-    WriteHashes,
-    /// It dies, or the API server refuses its write: what it had in mind is gone.
-    Crash,
-    /// The kubelet brings the hashes to a pod.
-    Sync(usize),
-    /// The clock moves by so many seconds, also backwards.
-    Jump(i64),
-    /// Somebody deletes the consumer's Secret.
-    Delete,
-    /// Somebody takes the token out of the Secret.
-    Empty,
-    /// Somebody revokes the consumer by name.
-    Revoke,
-    /// Somebody types another token into the Secret.
-    Edit,
-    /// Somebody makes a backup of the Secret.
-    Backup,
-    /// Somebody brings the backup back.
-    Restore,
-    /// Somebody replaces the Secret by one with another token and without notes.
-    Replace,
-    /// The first pod answers no longer, or again.
-    Hush,
-    /// The second pod goes, or comes back with the file of the moment.
-    Move,
-}
-
-/// Who is at work beside the operator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hands {
-    /// Nobody; the clock goes back and forth.
-    Nobody,
-    /// Somebody who deletes and revokes.
-    Deleting,
-    /// Somebody who takes the token out of the Secret and revokes.
-    Emptying,
-    /// Somebody who edits, makes backups and brings them back.
-    Restoring,
-    /// Pods that fall silent, leave and come.
-    Pods,
-}
-
 /// What the operator has in mind.
 #[allow(clippy::large_enum_variant, reason = "cloned by the thousand; a box would cost more than it saves")]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Mind {
+pub(super) enum Mind {
     Nothing,
-    /// What it saw, after how many edits, and what it wants to write.
-    Decided(Option<Holding>, u8, Option<(Move, Holding)>),
+    /// What it saw, at which stage, after how many edits, and what it wants to write.
+    Decided(Option<Holding>, Stage, u8, Option<(Move, Holding)>),
     /// The Secret of hashes is to follow from this.
     Wrote(Holding),
 }
@@ -81,8 +34,9 @@ pub(super) struct World {
     pub(super) hashes: Vec<TokenHash>,
     known_generation: u64,
     known_revoked: Option<String>,
-    pub(super) pods: [Vec<TokenHash>; 2],
-    mind: Mind,
+    /// The files of the pods; none of one that is not there.
+    pub(super) pods: [Option<Vec<TokenHash>>; 2],
+    pub(super) mind: Mind,
     made: u8,
     /// The highest generation that the consumer's token ever had.
     pub(super) highest: u64,
@@ -91,26 +45,44 @@ pub(super) struct World {
     /// Tokens that were proven dead.
     pub(super) ended: Vec<TokenHash>,
     pub(super) deleted: bool,
-    pub(super) revoked: bool,
-    /// What was accepted when the consumer was revoked.
+    /// The value of `jam.network/revoke`.
+    pub(super) revoke: Option<String>,
+    /// Whether a new token was asked for.
+    pub(super) rotate: bool,
+    /// What was accepted when the consumer was revoked, or the token whose id was.
     pub(super) leaked: Vec<TokenHash>,
     /// A token that is handed out before every pod accepts it: only a revocation does that.
     pub(super) hurried: Option<TokenHash>,
-    backup: Option<Holding>,
-    edits: u8,
+    pub(super) backup: Option<Holding>,
+    pub(super) edits: u8,
     /// Tokens that somebody threw out of the Secret, and until when each must be accepted.
     pub(super) owed: Vec<(TokenHash, i64)>,
     /// Whether that happened while the Secret of hashes lagged behind: nothing then tells of the state that is gone.
     pub(super) unseen: bool,
     /// Whether the first pod does not answer.
     silent: bool,
-    /// Whether the second pod is not there.
-    pub(super) away: bool,
-    moves: u8,
+    pub(super) moves: u8,
+    /// Whether the Secret of hashes is there.
+    pub(super) listed: bool,
+    /// Whether somebody deleted it.
+    pub(super) unlisted: bool,
+    /// The entry that somebody took out of it.
+    pub(super) taken_out: Option<TokenHash>,
+    /// The same until every pod accepts it again, where it had been handed out: nobody can help that pods read so before the operator.
+    pub(super) cut: Option<TokenHash>,
+    /// The entry that somebody put into it.
+    pub(super) foreign: Option<TokenHash>,
+    /// Whether the Deployment is there.
+    pub(super) deployed: bool,
+    /// Whether somebody deleted it.
+    pub(super) undeployed: bool,
 }
 
+static TOKENS: LazyLock<Vec<TokenHash>> =
+    LazyLock::new(|| (0..=101_u8).map(|n| hex::encode([n; 32]).parse().expect("64 digits")).collect());
+
 fn token(n: u8) -> TokenHash {
-    hex::encode([n; 32]).parse().expect("64 digits")
+    TOKENS[usize::from(n)]
 }
 
 impl World {
@@ -126,14 +98,15 @@ impl World {
             hashes: vec![first],
             known_generation: 1,
             known_revoked: None,
-            pods: [vec![first], vec![first]],
+            pods: [Some(vec![first]), Some(vec![first])],
             mind: Mind::Nothing,
             made: 1,
             highest: 1,
             given: vec![first],
             ended: Vec::new(),
             deleted: false,
-            revoked: false,
+            revoke: None,
+            rotate: false,
             leaked: Vec::new(),
             hurried: None,
             backup: None,
@@ -141,9 +114,27 @@ impl World {
             owed: Vec::new(),
             unseen: false,
             silent: false,
-            away: false,
             moves: 0,
+            listed: true,
+            unlisted: false,
+            taken_out: None,
+            cut: None,
+            foreign: None,
+            deployed: true,
+            undeployed: false,
         }
+    }
+
+    /// A consumer that has nothing yet, of an instance without an API.
+    pub(super) fn unborn() -> Self {
+        let known =
+            Self { secret: None, hashes: Vec::new(), known_generation: 0, made: 0, highest: 0, ..Self::settled() };
+        Self { given: Vec::new(), pods: [None, None], listed: false, deployed: false, ..known }
+    }
+
+    /// A token that the operator never made.
+    pub(super) fn foreign() -> TokenHash {
+        token(101)
     }
 
     /// Whether somebody put another Secret there.
@@ -151,26 +142,35 @@ impl World {
         self.edits > 0
     }
 
-    /// The files of the pods that are there.
-    pub(super) fn files(&self) -> &[Vec<TokenHash>] {
-        if self.away { &self.pods[..1] } else { &self.pods }
+    /// Whether every pod that is there accepts a token.
+    pub(super) fn everywhere(&self, hash: TokenHash) -> bool {
+        self.pods.iter().flatten().all(|file| file.contains(&hash))
     }
 
-    fn asks(&self) -> Asks {
+    /// Whether a token is accepted by a pod, or by the next that comes.
+    pub(super) fn anywhere(&self, hash: TokenHash) -> bool {
+        self.hashes.contains(&hash) || self.pods.iter().flatten().any(|file| file.contains(&hash))
+    }
+
+    pub(super) fn asks(&self) -> Asks {
         let consumers = [CONSUMER.to_owned()].into();
-        Asks { rotate: None, revoke: self.revoked.then(|| CONSUMER.to_owned()), consumers, ..Asks::default() }
+        let rotate = self.rotate.then(|| format!("{CONSUMER},1"));
+        Asks { rotate, revoke: self.revoke.clone(), consumers, ..Asks::default() }
     }
 
     /// What each pod says when it is asked now.
     fn answers(&self) -> Vec<PodAnswer> {
         let retired = self.secret.as_ref().map(|holding| holding.slots.retired.clone()).unwrap_or_default();
-        let answer = |(n, file): (usize, &Vec<TokenHash>)| PodAnswer {
-            pod: format!("pod-{n}"),
-            accepts: (n > 0 || !self.silent).then(|| file.iter().map(TokenHash::id).collect()),
-            refused: retired.iter().filter(|hash| (n > 0 || !self.silent) && !file.contains(hash)).copied().collect(),
-            told: None,
+        let answer = |(n, file): (usize, &Option<Vec<TokenHash>>)| {
+            let (file, answers) = (file.as_ref()?, n > 0 || !self.silent);
+            Some(PodAnswer {
+                pod: format!("pod-{n}"),
+                accepts: answers.then(|| file.iter().map(TokenHash::id).collect()),
+                refused: retired.iter().filter(|hash| answers && !file.contains(hash)).copied().collect(),
+                told: None,
+            })
         };
-        self.files().iter().enumerate().map(answer).collect()
+        self.pods.iter().enumerate().filter_map(answer).collect()
     }
 
     /// The stage, as the operator would see it now.
@@ -178,38 +178,12 @@ impl World {
         self.secret.as_ref().map_or(Stage::Lost, |holding| stage(holding, &self.hashes))
     }
 
-    /// What can happen in this world.
-    pub(super) fn possible(&self, hands: Hands) -> Vec<Action> {
-        let mut all = match self.mind {
-            Mind::Nothing => vec![Action::Observe],
-            Mind::Decided(..) => vec![Action::Write, Action::Crash],
-            Mind::Wrote(_) => vec![Action::WriteHashes, Action::Crash],
-        };
-        all.extend((0..self.files().len()).filter(|pod| self.pods[*pod] != self.hashes).map(Action::Sync));
-        // Hands that delete and revoke multiply the worlds: the clock then only goes on, and not as far.
-        let alone = hands == Hands::Nobody;
-        let (clock, jumps) = if alone { (10..=45, &[5, -10][..]) } else { (20..=35, &[5][..]) };
-        all.extend(jumps.iter().filter(|by| clock.contains(&(self.now + **by))).map(|by| Action::Jump(*by)));
-        match hands {
-            Hands::Nobody => {}
-            Hands::Deleting => {
-                all.extend((!self.deleted && self.secret.is_some()).then_some(Action::Delete));
-                all.extend((!self.revoked).then_some(Action::Revoke));
-            }
-            Hands::Emptying => {
-                let there = self.secret.as_ref().is_some_and(|holding| holding.slots.token.is_some());
-                all.extend((!self.deleted && there).then_some(Action::Empty));
-                all.extend((!self.revoked).then_some(Action::Revoke));
-            }
-            Hands::Restoring => {
-                all.extend((self.backup.is_none()).then_some(Action::Backup));
-                all.extend((self.edits == 0).then_some([Action::Edit, Action::Replace]).into_iter().flatten());
-                let older = self.backup.is_some() && self.backup != self.secret;
-                all.extend((self.edits < 2 && older).then_some(Action::Restore));
-            }
-            Hands::Pods => all.extend((self.moves < 3).then_some([Action::Hush, Action::Move]).into_iter().flatten()),
+    /// The stage at which the operator decided about it, whatever became of the hashes meanwhile.
+    pub(super) fn stage_seen(&self) -> Stage {
+        match &self.mind {
+            Mind::Decided(_, stage, _, _) => *stage,
+            Mind::Nothing | Mind::Wrote(_) => self.stage(),
         }
-        all
     }
 
     /// The world after an action, and the move that was written.
@@ -219,26 +193,23 @@ impl World {
         match action {
             Action::Observe => next.mind = self.decided(),
             Action::Write => moved = next.write(),
-            Action::WriteHashes => {
-                if let Mind::Wrote(holding) = std::mem::replace(&mut next.mind, Mind::Nothing) {
-                    next.hashes = holding.accepted();
-                    next.known_generation = holding.notes.generation;
-                    next.known_revoked = holding.notes.revoked;
-                }
-            }
+            Action::WriteHashes => next.write_hashes(),
             Action::Crash => next.mind = Mind::Nothing,
-            Action::Sync(pod) => next.pods[pod].clone_from(&self.hashes),
+            Action::Sync(pod) if self.listed => next.pods[pod] = self.pods[pod].as_ref().map(|_| self.hashes.clone()),
+            Action::Sync(_) => {}
             Action::Jump(by) => next.now += by,
-            Action::Delete => (next.secret, next.deleted) = (None, true),
+            Action::Delete => next.delete(),
             Action::Empty => {
                 next.deleted = true;
                 next.edits += 1;
                 next.secret.iter_mut().for_each(|holding| holding.slots.token = None);
             }
             Action::Revoke => {
-                next.revoked = true;
+                next.revoke = Some(CONSUMER.to_owned());
                 next.leaked = next.secret.iter().flat_map(Holding::accepted).chain(next.hashes.clone()).collect();
             }
+            Action::RevokeId(hash) => (next.revoke, next.leaked) = (Some(hash.id().to_string()), vec![hash]),
+            Action::Rotate => next.rotate = true,
             Action::Edit => {
                 let mut edited = next.secret.clone().unwrap_or_default();
                 edited.slots.token = Some(token(100));
@@ -250,29 +221,72 @@ impl World {
                 let slots = Slots { token: Some(token(100)), ..Slots::default() };
                 next.put(Holding { slots, ..Holding::default() });
             }
-            Action::Hush => (next.silent, next.moves) = (!next.silent, next.moves + 1),
-            Action::Move => {
-                (next.away, next.moves) = (!next.away, next.moves + 1);
-                next.pods[1].clone_from(&next.hashes);
+            Action::DeleteHashes => {
+                (next.hashes, next.known_generation, next.known_revoked) = (Vec::new(), 0, None);
+                (next.listed, next.unlisted) = (false, true);
             }
+            Action::TakeOut(hash) => {
+                next.hashes.retain(|listed| *listed != hash);
+                // What the operator saw a moment ago it may hand out still.
+                let hurries = self.given.contains(&hash) || matches!(self.mind, Mind::Decided(..));
+                (next.taken_out, next.cut) = (Some(hash), hurries.then_some(hash));
+            }
+            Action::PutIn(hash) => {
+                next.hashes.push(hash);
+                next.foreign = Some(hash);
+                // It is alive by the word of whoever put it there, until the operator takes it out.
+                next.ended.retain(|over| *over != hash);
+            }
+            Action::Hush => (next.silent, next.moves) = (!next.silent, next.moves + 1),
+            Action::Leave(pod) => (next.pods[pod], next.moves) = (None, next.moves + 1),
+            Action::Come(pod) => next.pods[pod] = Some(next.hashes.clone()),
+            Action::Undeploy => (next.deployed, next.undeployed) = (false, true),
         }
-        let follows = |holding: &Holding| holding.notes.generation == next.known_generation;
-        let settled = next.secret.as_ref().is_some_and(follows);
-        if settled && next.hurried.is_some_and(|hash| next.files().iter().all(|file| file.contains(&hash))) {
-            next.hurried = None;
-        }
+        next.calm();
         (next, moved)
+    }
+
+    /// What is accepted everywhere is excused no longer.
+    fn calm(&mut self) {
+        let follows = |holding: &Holding| holding.notes.generation == self.known_generation;
+        let settled = self.secret.as_ref().is_some_and(follows);
+        if settled && self.hurried.is_some_and(|hash| self.everywhere(hash)) {
+            self.hurried = None;
+        }
+        if self.cut.is_some_and(|hash| self.hashes.contains(&hash) && self.everywhere(hash)) {
+            self.cut = None;
+        }
+    }
+
+    fn write_hashes(&mut self) {
+        if let Mind::Wrote(holding) = std::mem::replace(&mut self.mind, Mind::Nothing) {
+            self.hashes = holding.accepted();
+            self.known_generation = holding.notes.generation;
+            self.known_revoked = holding.notes.revoked;
+            (self.listed, self.deployed) = (true, true);
+        }
+    }
+
+    fn delete(&mut self) {
+        self.owe();
+        (self.secret, self.deleted) = (None, true);
+    }
+
+    /// What the consumer has is owed to it for an overlap, where every pod accepts it.
+    fn owe(&mut self) {
+        let Some(Holding { slots, notes, .. }) = &self.secret else { return };
+        let everywhere = |hash: &TokenHash| !self.unseen && self.everywhere(*hash);
+        let until = notes.previous_until.map(|until| until.as_micros() / 1_000_000);
+        let had = [(slots.token, Some(self.now + POLICY.overlap)), (slots.previous, until)];
+        let had = had.into_iter().filter_map(|(hash, until)| hash.filter(everywhere).zip(until));
+        self.owed.extend(had.collect::<Vec<_>>());
     }
 
     /// Puts another Secret there by hand. What the consumer had is owed to it for an overlap, when every pod accepts it.
     fn put(&mut self, other: Holding) {
-        let before = self.secret.take().unwrap_or_default();
-        self.unseen |= self.known_generation != before.notes.generation;
-        let everywhere = |hash: &TokenHash| !self.unseen && self.pods.iter().all(|file| file.contains(hash));
-        let until = before.notes.previous_until.map(|until| until.as_micros() / 1_000_000);
-        let had = [(before.slots.token, Some(self.now + POLICY.overlap)), (before.slots.previous, until)];
-        let had = had.into_iter().filter_map(|(hash, until)| hash.filter(everywhere).zip(until));
-        self.owed.extend(had.collect::<Vec<_>>());
+        let noted = self.secret.as_ref().map(|before| before.notes.generation).unwrap_or_default();
+        self.unseen |= self.known_generation != noted;
+        self.owe();
         // What is put there is alive again, by the word of whoever put it.
         let revived = other.accepted();
         self.ended.retain(|hash| !revived.contains(hash));
@@ -288,7 +302,7 @@ impl World {
             hashes: &self.hashes,
             known: self.known_generation,
             revoked: self.known_revoked.as_deref(),
-            serving: true,
+            serving: self.deployed || self.pods.iter().any(Option::is_some),
             pods: &pods,
             policy: POLICY,
             consumer: CONSUMER,
@@ -304,11 +318,11 @@ impl World {
             after.notes.changed_at = None;
             (then, after)
         });
-        Mind::Decided(self.secret.clone(), self.edits, wish)
+        Mind::Decided(self.secret.clone(), self.stage(), self.edits, wish)
     }
 
     fn write(&mut self) -> Option<Move> {
-        let Mind::Decided(seen, edits, wish) = std::mem::replace(&mut self.mind, Mind::Nothing) else { return None };
+        let Mind::Decided(seen, _, edits, wish) = std::mem::replace(&mut self.mind, Mind::Nothing) else { return None };
         if seen != self.secret || edits != self.edits {
             // The API server refuses: it changed since it was read. What was edited and put back as it was is written by the
             // operator, but with the time of a moment ago and not, as here, of seconds that are hours.
@@ -334,18 +348,13 @@ impl World {
         Some(then)
     }
 
-    /// The same with pods that answer again, all of them there.
+    /// The same with pods that answer again.
     pub(super) fn with_pods_that_answer(&self) -> Self {
-        let mut world = self.clone();
-        if world.away {
-            world = world.after(Action::Move).0;
-        }
-        world.silent = false;
-        world
+        Self { silent: false, ..self.clone() }
     }
 
     /// The ids that a pod accepts.
     pub(super) fn ids(&self, pod: usize) -> Vec<TokenId> {
-        self.pods[pod].iter().map(TokenHash::id).collect()
+        self.pods[pod].iter().flatten().map(TokenHash::id).collect()
     }
 }

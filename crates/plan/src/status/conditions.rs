@@ -14,7 +14,7 @@ use super::{Verdict, whole_seconds};
 use crate::crd::{ConditionType, JamInstance, RolloutPhase};
 use crate::observed::{DeploymentState, Observed};
 use crate::reason::{Reason, Refusal};
-use crate::resolve::{MigrationStep, Preview, Resolved};
+use crate::resolve::{MigrationStep, Preview, Resolved, Rollout};
 use crate::rollout::Course;
 
 pub(crate) use setback::given_up;
@@ -250,6 +250,9 @@ fn tail(words: &str) -> String {
 
 fn pods(resolved: &Resolved, observed: &Observed) -> Standing {
     let Some(api) = &observed.api else {
+        if let Some((reason, why)) = given_up(resolved).filter(|_| resolved.rollout == Rollout::LeaveAlone) {
+            return Standing::Stalled(reason, why);
+        }
         return Standing::UnderWay(Reason::RollingOut, format!("Deployment {} is being made", resolved.name));
     };
     if let Some(probe) = observed.database.as_ref().filter(|probe| !probe.reachable && api.ready < api.wanted) {

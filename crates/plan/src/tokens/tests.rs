@@ -7,9 +7,12 @@ use serde_json::json;
 use crate::crd::JamInstance;
 use crate::desired::{Desired, desired};
 use crate::fixtures::{but, cluster_for, defaults, in_memory, resolved};
-use crate::observed::{Held, Observed, OwnTokens};
+use crate::names;
+use crate::observed::{HashBook, Held, Observed, OwnTokens};
 use crate::reason::{Reason, Refusal};
 use crate::resolve;
+use crate::rotation::{Move, Notes};
+use crate::tokens::work;
 
 fn refusal(instance: &JamInstance, observed: &Observed) -> Refusal {
     resolve(instance, observed, &defaults()).expect_err("it is refused")
@@ -128,4 +131,70 @@ fn a_revoked_token_of_the_users_own_is_listed_no_longer_and_an_id_that_nobody_ha
     assert!(ended.remembered.unmatched.is_empty());
     let missed = revoking("0a1b2c3d,1732190000");
     assert_eq!((missed.own_tokens.len(), missed.remembered.unmatched), (2, vec!["0a1b2c3d".to_owned()]));
+}
+
+#[test]
+fn a_replaced_secret_that_cannot_be_written_keeps_the_token_that_was_given_after_the_revocation() {
+    let mut instance = but(&in_memory(), json!({"tokens": {"consumers": [{"name": "demo"}]}}));
+    instance.metadata.annotations.get_or_insert_default().insert(names::REVOKE.into(), "demo,1".into());
+    let mut observed = cluster_for(&instance);
+    let notes = &mut observed.tokens[0].holding.notes;
+    (notes.generation, notes.revoked) = (5, Some("demo,1".into()));
+    // A tool puts it back without its notes, so that nobody can write it.
+    let book = |observed: &Observed| {
+        let all = desired(&resolved(&instance, observed)).items;
+        let secret = all.into_iter().find(|item| item.object.name == "main-token-hashes").unwrap();
+        HashBook::of(&serde_json::from_value(secret.body).unwrap())
+    };
+    let written = book(&observed);
+    observed.tokens[0].holding.notes = Notes::default();
+    observed.held.insert("demo".into(), Held { why: "immutable".into(), made: true });
+    observed.hashes = Some(written.clone());
+    for look in 1..=2 {
+        let next = book(&observed);
+        let said = |book: &HashBook| (book.entries.clone(), book.generations.clone(), book.revocations.clone());
+        assert_eq!(said(&next), said(&written), "look {look}");
+        observed.hashes = Some(next);
+    }
+    observed.tokens[0].holding.slots.token = Some(TokenHash::of("one-of-a-backup-that-may-have-leaked"));
+    assert_eq!(book(&observed).entries, written.entries, "it is not let in, nor the present one cut off");
+}
+
+#[test]
+fn a_secret_that_somebody_changed_and_nobody_can_write_cuts_nobody_off() {
+    let instance = but(&in_memory(), json!({"tokens": {"consumers": [{"name": "demo"}]}}));
+    let mut observed = cluster_for(&instance);
+    let holding = &mut observed.tokens[0].holding;
+    let given = holding.slots.token.unwrap();
+    holding.notes.written = Some(given.id());
+    observed.hashes = Some(HashBook { entries: vec![("demo".into(), given)], ..HashBook::default() });
+    observed.held.insert("demo".into(), Held { why: "admission says no".into(), made: true });
+    let another = TokenHash::of("typed-by-hand-0123456789");
+    let book = |token: Option<TokenHash>, notes: &Notes| {
+        let mut observed = observed.clone();
+        let holding = &mut observed.tokens[0].holding;
+        (holding.slots.token, holding.notes) = (token, notes.clone());
+        resolved(&instance, &observed).consumers[0].accepted.clone()
+    };
+    let noted = &observed.tokens[0].holding.notes;
+    assert_eq!(book(Some(given), noted), [given]);
+    for notes in [noted, &Notes::default()] {
+        assert_eq!(book(Some(another), notes), [another, given], "{notes:?}");
+        assert_eq!(book(None, notes), [given], "{notes:?}");
+    }
+}
+
+#[test]
+fn a_secret_that_is_lost_while_pods_run_on_without_their_deployment_is_handed_out_when_they_accept_it() {
+    let instance = but(&in_memory(), json!({"tokens": {"consumers": [{"name": "demo"}, {"name": "other"}]}}));
+    let mut observed = cluster_for(&instance);
+    observed.tokens.retain(|token| token.consumer != "demo");
+    observed.api = None;
+    let moved = |observed: &Observed| {
+        let work = work(&instance, observed, defaults().pace);
+        work.into_iter().map(|task| (task.consumer, task.change.then)).collect::<Vec<_>>()
+    };
+    assert_eq!(moved(&observed), [("demo".to_owned(), Move::Create)], "nobody serves, nobody has to be asked");
+    observed.pods_remain = true;
+    assert_eq!(moved(&observed), [("demo".to_owned(), Move::Issue)]);
 }

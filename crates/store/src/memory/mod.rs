@@ -80,7 +80,7 @@ impl Store for MemoryStore {
     }
 
     async fn schema(&self) -> Stored<SchemaVersion> {
-        Ok(SchemaVersion { found: Some(0), wanted: 0, oldest: None })
+        Ok(SchemaVersion { found: Some(0), wanted: 0, oldest: None, foreign: false })
     }
 
     async fn put_preimage(&self, upload: Upload, body: UploadBody<'_>) -> Result<Put, PutError> {
@@ -125,6 +125,12 @@ impl Store for MemoryStore {
             state.bundle(state.packages.get(id)?.report?)
         };
         Ok(packages.iter().filter_map(|id| bundle(id)?.receipt).collect())
+    }
+
+    async fn attestations(&self, reports: &[ReportId]) -> Stored<Vec<Vec<Attestation>>> {
+        let state = self.state();
+        let words = |id: &ReportId| state.stored_report(*id).map(|row| row.attestations.clone()).unwrap_or_default();
+        Ok(reports.iter().map(words).collect())
     }
 
     async fn packages(

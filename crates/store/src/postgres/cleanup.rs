@@ -59,7 +59,7 @@ pub(super) async fn cleanup(
     let walked = run.walk().await;
     let cleaned = progress.cleaned();
     // What was done is done; a connection that breaks now is closed as well.
-    let _ = run.connection.close().await;
+    let _ = store.aside(leave(run.connection, dry_run)).await;
     walked.map(|()| cleaned).map_err(|error| failed(error, cleaned))
 }
 
@@ -73,6 +73,14 @@ async fn open(store: &PostgresStore, dry_run: bool) -> Result<(PgConnection, boo
         query_scalar("select pg_try_advisory_lock(5425451, 2)").fetch_one(&mut connection).await?
     };
     Ok((connection, alone))
+}
+
+/// Lets the next run begin before this one has ended: the database sees a closed connection some time later.
+async fn leave(mut connection: PgConnection, dry_run: bool) -> Result<(), Failure> {
+    if !dry_run {
+        query("select pg_advisory_unlock(5425451, 2)").execute(&mut connection).await?;
+    }
+    Ok(connection.close().await?)
 }
 
 impl Run<'_> {

@@ -8,7 +8,7 @@ use crate::StoreError;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// PostgreSQL, or the way to it.
-    #[error(transparent)]
+    #[error("{}", said(.0))]
     Sql(#[from] sqlx::Error),
     /// A stored value that can't be.
     #[error("{0}")]
@@ -51,6 +51,14 @@ impl Failure {
             }
             Self::Sql(_) | Self::Corrupt(_) | Self::Gone(_) => None,
         }
+    }
+}
+
+/// The library's words, without the line of PostgreSQL's own source that it adds.
+fn said(error: &sqlx::Error) -> String {
+    match error.as_database_error() {
+        Some(database) => format!("error returned from database: {}", database.message()),
+        None => error.to_string(),
     }
 }
 

@@ -138,7 +138,11 @@ pub(super) async fn version(pool: &PgPool) -> Result<SchemaVersion, Failure> {
         }
         None => None,
     };
-    Ok(SchemaVersion { found, wanted, oldest })
+    let foreign = match found {
+        None => stranger(&rows, &query_scalar(OTHERS).fetch_all(pool).await?).is_some(),
+        Some(_) => false,
+    };
+    Ok(SchemaVersion { found, wanted, oldest, foreign })
 }
 
 /// The version that the schema really has: the last one before the first that is missing, was not finished or is another
@@ -212,6 +216,8 @@ impl Session {
         let redaction = Redaction::of(&config.dsn);
         let unlimited = PostgresConfig { statement_timeout: Duration::ZERO, ..config.clone() };
         let options = pool::options(&unlimited).map_err(|error| MigrateError::Dsn(redaction.clean(&error)))?;
+        // A second run finds what is there already, as it should: the library would log a notice of the server for it.
+        let options = options.options([("client_min_messages", "warning")]);
         match timeout(CONNECT, options.connect()).await {
             Ok(Ok(connection)) => Ok(Self { connection, redaction }),
             Ok(Err(error)) => Err(words(&redaction, None, &error.into())),
@@ -292,7 +298,7 @@ impl Session {
         };
         let found = standing(&rows);
         Ok(Status {
-            version: SchemaVersion { found, wanted: wanted(), oldest: None },
+            version: SchemaVersion { found, wanted: wanted(), oldest: None, foreign: false },
             applied: steps(true),
             pending: steps(false),
         })
@@ -344,6 +350,12 @@ struct Applied {
     success: bool,
 }
 
+/// The first tables that are neither the migrations' nor an extension's.
+const OTHERS: &str = "select c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = current_schema() and c.relkind in ('r', 'p') and c.relname <> '_sqlx_migrations'
+        and not exists (select from pg_depend d where d.objid = c.oid and d.deptype = 'e')
+    order by c.relname limit 5";
+
 /// The applied migrations, and the first tables that are neither theirs nor an extension's.
 async fn state(connection: &mut PgConnection) -> Result<(Vec<Applied>, Vec<String>), Failure> {
     let table: Option<String> =
@@ -352,28 +364,25 @@ async fn state(connection: &mut PgConnection) -> Result<(Vec<Applied>, Vec<Strin
         None => Vec::new(),
         Some(_) => query_as(ROWS).fetch_all(&mut *connection).await?,
     };
-    let others = query_scalar(
-        "select c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
-         where n.nspname = current_schema() and c.relkind in ('r', 'p') and c.relname <> '_sqlx_migrations'
-            and not exists (select from pg_depend d where d.objid = c.oid and d.deptype = 'e')
-         order by c.relname limit 5",
-    )
-    .fetch_all(connection)
-    .await?;
+    let others = query_scalar(OTHERS).fetch_all(connection).await?;
     Ok((rows, others))
+}
+
+/// What says that the database is another program's.
+fn stranger(rows: &[Applied], others: &[String]) -> Option<String> {
+    let ours = |row: &Applied| MIGRATOR.iter().any(|m| m.version == row.version && *m.description == row.description);
+    match others {
+        [] if rows.is_empty() => None,
+        [..] if rows.is_empty() => Some(format!("the tables {}", others.join(", "))),
+        [..] if rows.iter().any(ours) => None,
+        [..] => Some("the migrations of another program".into()),
+    }
 }
 
 /// Refuses what must not be migrated.
 fn judge(rows: &[Applied], others: &[String]) -> Result<(), MigrateError> {
-    let ours = |row: &&Applied| MIGRATOR.iter().any(|m| m.version == row.version && *m.description == row.description);
-    if rows.is_empty() {
-        return match others {
-            [] => Ok(()),
-            [..] => Err(MigrateError::Foreign(format!("the tables {}", others.join(", ")))),
-        };
-    }
-    if !rows.iter().any(|row| ours(&row)) {
-        return Err(MigrateError::Foreign("the migrations of another program".into()));
+    if let Some(what) = stranger(rows, others) {
+        return Err(MigrateError::Foreign(what));
     }
     let wanted = wanted();
     if let Some(found) = rows.iter().map(|row| row.version).max().filter(|found| *found > wanted) {

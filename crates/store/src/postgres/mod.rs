@@ -281,6 +281,10 @@ impl Store for PostgresStore {
         self.read(|| receipts::of(&self.pool, (table, "package_id"), packages)).await
     }
 
+    async fn attestations(&self, reports: &[ReportId]) -> Stored<Vec<Vec<Attestation>>> {
+        self.read(|| reports::attestations_of(&self.pool, reports)).await
+    }
+
     async fn packages(
         &self,
         filter: &PackageFilter,

@@ -85,12 +85,48 @@ pub(super) fn options(config: &PostgresConfig) -> Result<PgConnectOptions, Strin
     if !["postgres://", "postgresql://"].iter().any(|scheme| dsn.starts_with(scheme)) {
         return Err("it does not begin with postgres:// or postgresql://".into());
     }
+    known_parameters(dsn)?;
     Ok(PgConnectOptions::from_str(dsn)
         .map_err(|error| innermost(&error))?
         .application_name("jam-api")
         .statement_cache_capacity(256)
         .options([("statement_timeout", statement.as_str()), ("idle_in_transaction_session_timeout", "30000")])
         .options(LOST_CLIENT))
+}
+
+/// The parameters of a DSN that the library reads. Others it drops with a warning that shows their values.
+const PARAMETERS: [&str; 13] = [
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "statement-cache-capacity",
+    "options",
+];
+/// Other ways to write some of them.
+const ALIASES: [&str; 5] = ["ssl-mode", "ssl-root-cert", "ssl-ca", "ssl-cert", "ssl-key"];
+
+/// Refuses a parameter that nobody reads: `sslmod=require` would connect without TLS.
+fn known_parameters(dsn: &str) -> Result<(), String> {
+    // What is no URL at all, the library refuses in its own words.
+    let Ok(url) = reqwest::Url::parse(dsn) else { return Ok(()) };
+    let known = |name: &str| {
+        let setting = name.starts_with("options[") && name.ends_with(']');
+        setting || PARAMETERS.contains(&name) || ALIASES.contains(&name)
+    };
+    let Some((name, value)) = url.query_pairs().find(|(name, _)| !known(name)) else { return Ok(()) };
+    // Values are secrets, and so may be the end of one that has an `&` in it.
+    let is_name = !value.is_empty() && name.bytes().all(|b| b.is_ascii_alphabetic() || b"_-".contains(&b));
+    let named =
+        if is_name { format!("{name:?} is none of its parameters") } else { "it has a parameter that is none".into() };
+    Err(format!("{named}: {}", PARAMETERS.join(", ")))
 }
 
 /// A pool that has not connected yet.

@@ -1,5 +1,7 @@
 //! The tables of reports, attestations and disputes: what processing leaves behind.
 
+use std::collections::HashMap;
+
 use jam_domain::event::Fact;
 use jam_domain::page::{Page, PageRequest, ReportFilter, TimeCursor};
 use jam_domain::{Attestation, PackageId, PackageStatus, ReportId, Timestamp, WorkReport};
@@ -188,6 +190,23 @@ pub(super) async fn attestations(connection: &mut PgConnection, id: ReportId) ->
     .iter()
     .map(attestation_of)
     .collect()
+}
+
+/// The same for each of these reports, in their order.
+pub(super) async fn attestations_of(pool: &PgPool, ids: &[ReportId]) -> Result<Vec<Vec<Attestation>>, Failure> {
+    let rows = query(
+        "select report_id, worker_id, weight, created_at, body from attestations where report_id = any($1)
+         order by ordinal",
+    )
+    .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())
+    .fetch_all(pool)
+    .await?;
+    let mut found: HashMap<ReportId, Vec<Attestation>> = HashMap::new();
+    for row in &rows {
+        let word = attestation_of(row)?;
+        found.entry(word.report_id).or_default().push(word);
+    }
+    Ok(ids.iter().map(|id| found.remove(id).unwrap_or_default()).collect())
 }
 
 /// Writes new reports, and what else the transaction did; `receipt` is the seq of each one's receipt.

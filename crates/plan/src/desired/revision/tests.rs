@@ -1,5 +1,6 @@
 //! Laws of revisions: pinned to the spec, kept word for word, and the way back after a bad rollout.
 
+mod back;
 mod kept;
 
 use std::collections::BTreeSet;
@@ -178,6 +179,8 @@ fn the_toggle_reaches_the_good_pods_at_once_after_a_bad_rollout() {
     let off = told(&off, &cluster, &defaults());
     assert_eq!(off.status.as_ref().unwrap().enabled, Some(false));
     assert_eq!(resolved(&off, &cluster).revision, decided.revision, "and there it stays");
+    let moved = resolved(&but(&off, json!({"service": {"port": 81}})), &cluster);
+    assert_eq!(moved.rollout_status.phase, RolloutPhase::Progressing, "whatever else changes is tried");
 }
 
 #[test]
@@ -292,7 +295,7 @@ fn another_dsn_reaches_the_good_pods_and_what_was_given_up_stays_so() {
     let changed = resolved(&given_up, &cluster);
     assert_eq!((changed.revision.dsn_hash(), changed.revision.image()), ("dsn-hash-2", good.image()));
     assert_eq!(
-        changed.revision.clone().with_secrets("main", "dsn-hash-1", None),
+        changed.revision.clone().with_secrets("main", Some("dsn-hash-1"), None),
         good,
         "nothing else about it is another"
     );

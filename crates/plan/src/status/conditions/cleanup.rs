@@ -35,7 +35,7 @@ pub(super) fn cleanup(instance: &JamInstance, resolved: Option<&Resolved>, obser
     }
     // A pause that somebody wanted, or that an earlier schedule has, is held against no run.
     let since = state.since.max(resolved.timetable.since);
-    let overdue = since.is_some_and(|at| observed.at > at.plus_seconds(schedule::longest_pause(schedule)));
+    let overdue = since.is_some_and(|at| observed.at > at.plus_seconds(schedule::overdue_after(schedule, time_zone)));
     if overdue && !state.running {
         let since = since.map(|at| super::whole_seconds(at).to_string()).unwrap_or_default();
         return no(kind, Reason::CleanupOverdue, format!("CronJob {name} has started no run since {since}"));
