@@ -77,6 +77,7 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
         children,
         ..Observed::nothing(Timestamp::now())
     };
+    observed.lingers = resolve::narrows(instance, &observed) && pods::linger(context, &key).await;
     pods::look(context, instance, discretion, &mut observed).await;
     let unmade = || [&observed.api, &observed.worker].into_iter().flatten().find_map(|one| one.create_failure.clone());
     observed.trouble = observed.trouble.take().or_else(unmade);

@@ -115,6 +115,27 @@ pub async fn pods_of(context: &Context, instance: &Key, component: Component) ->
     Ok(found)
 }
 
+/// Whether a pod runs on that no Deployment counts: one on its way out, which finishes what it has begun, or one of a Job. Where
+/// nobody can say so it may.
+pub async fn linger(context: &Context, instance: &Key) -> bool {
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
+    let labels = names::written(&names::pods(&instance.name));
+    match pods.list(&ListParams::default().labels(&labels)).await {
+        Ok(found) => found.items.iter().any(lingers),
+        Err(error) => {
+            tracing::debug!(error = chain(&error), "the pods cannot be listed");
+            true
+        }
+    }
+}
+
+fn lingers(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let counted = [Component::Api, Component::Worker].map(Component::as_str);
+    let is_counted = pod.labels().get(names::COMPONENT).is_some_and(|component| counted.contains(&component.as_str()));
+    !matches!(phase, Some("Succeeded" | "Failed")) && (pod.metadata.deletion_timestamp.is_some() || !is_counted)
+}
+
 /// Whether a pod is ready and stays.
 pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
@@ -228,6 +249,19 @@ mod tests {
         ] {
             assert!(!has_lapsed(&pod), "{why}");
         }
+    }
+
+    #[test]
+    fn a_pod_lingers_that_goes_or_is_a_jobs_until_it_has_ended() {
+        let of = |component: &str, phase: &str, deleted: Option<&str>| {
+            let mut pod = pod(phase, ("True", "2026-01-01T00:01:00Z"), deleted);
+            pod.labels_mut().insert(names::COMPONENT.into(), component.into());
+            lingers(&pod)
+        };
+        let then = Some("2026-01-01T00:02:00Z");
+        assert!(of("api", "Running", then) && of("worker", "Running", then) && of("cleanup", "Running", None));
+        assert!(!of("api", "Running", None) && !of("worker", "Pending", None), "its Deployment counts it");
+        assert!(!of("cleanup", "Succeeded", None) && !of("api", "Failed", then), "it has ended");
     }
 
     #[test]

@@ -262,11 +262,11 @@ fn next(ending: &Ending, told: &Said, learnt: &Learnt) -> Action {
         Ending::Refused(refusal) if refusal.heals_from_outside() => LOOK_OUTSIDE,
         Ending::Refused(refusal) if refusal.reason == jam_plan::Reason::TokensPending => SOON,
         Ending::GivenUp => AT_ONCE,
-        Ending::Objected(_) if is_judged(learnt) => LOOK_AGAIN,
+        Ending::Objected(_) if is_judged(learnt) || learnt.observed.lingers => LOOK_AGAIN,
         // No deadline of a rotation waits for the refused child.
         Ending::Objected(_) => return rotation_due(learnt).map_or_else(Action::await_change, Action::requeue),
         Ending::Paused | Ending::Refused(_) => return Action::await_change(),
-        Ending::Applied if asks_what_to_approve(learnt) => LOOK_AGAIN,
+        Ending::Applied if asks_what_to_approve(learnt) || learnt.observed.lingers => LOOK_AGAIN,
         Ending::Applied if is("Ready") || is("Stalled") => RESYNC,
         Ending::Applied => match learnt.resolved.as_ref().map(|resolved| &resolved.migration.step) {
             Some(MigrationStep::Retry { at }) => until(*at, learnt.observed.at),

@@ -70,8 +70,8 @@ mod tests {
         }
     }
 
-    async fn reconcile(handed: Arc<Guarded>, world: Arc<World>) -> Result<Action, kube::Error> {
-        let (_running, now) = begin(&world.instruments, &world.instances, &handed);
+    fn reconcile(handed: &Guarded, world: &World) -> Result<Action, kube::Error> {
+        let (_running, now) = begin(&world.instruments, &world.instances, handed);
         let (now, mut seen) = (now.unwrap(), world.seen.lock().unwrap());
         if seen.is_empty() {
             // The other one has been handed over as well by now, and waits for its first turn.
@@ -90,7 +90,7 @@ mod tests {
         world.changes("first", 1);
         world.changes("second", 1);
         let runner = applier(
-            |handed, world| Box::pin(reconcile(handed, world)),
+            |handed, world: Arc<World>| Box::pin(async move { reconcile(&handed, &world) }),
             |_, _, _| Action::await_change(),
             Arc::clone(&world),
             world.instances.clone(),

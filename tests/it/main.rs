@@ -69,6 +69,7 @@ mod operator_children;
 mod operator_cleanup;
 mod operator_cluster;
 mod operator_creation;
+mod operator_egress;
 mod operator_fault;
 mod operator_incidents;
 mod operator_isolation;

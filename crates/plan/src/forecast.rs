@@ -28,7 +28,7 @@ pub struct Forecast {
 
 /// Follows an instance through its migration and its rollout, when both go well.
 pub fn forecast(instance: &JamInstance, observed: &Observed, defaults: &Defaults) -> Result<Forecast, Refusal> {
-    let first = resolve(instance, observed, defaults)?;
+    let first = resolve(instance, observed, defaults)?.at_rest();
     let uid = instance.metadata.uid.as_deref().unwrap_or_default();
     let given_up = crate::status::given_up(&first).map(|(_, why)| why);
     let (mut objects, mut last, mut migration, mut cluster) = (desired(&first).items, first, None, observed.clone());
@@ -38,7 +38,7 @@ pub fn forecast(instance: &JamInstance, observed: &Observed, defaults: &Defaults
         let finished_at = Some(cluster.at);
         cluster.migration_jobs.retain(|other| other.name != name);
         cluster.migration_jobs.push(MigrationJob { name, key, attempt, state: JobState::Complete, finished_at });
-        last = resolve(instance, &cluster, defaults)?;
+        last = resolve(instance, &cluster, defaults)?.at_rest();
         // What good pods have in the meantime is none of what there will be.
         objects.retain(|item| item.object.kind == Kind::Job);
         objects.extend(desired(&last).items);
@@ -96,5 +96,5 @@ fn settled(resolved: &Resolved, objects: &[Desired], cluster: Observed) -> Obser
     let worker = at_rest(names::worker(&resolved.name), cluster.worker.as_ref());
     // Every run of the cleanup has ended, and the next one mounts what is wanted now.
     let cleanup = cluster.cleanup.map(|cleanup| CleanupState { mounts: BTreeSet::new(), ..cleanup });
-    Observed { api, worker, cleanup, trouble: None, ..cluster }
+    Observed { api, worker, cleanup, trouble: None, lingers: false, ..cluster }
 }

@@ -26,6 +26,8 @@ pub const RETRY_MIGRATION: &str = "jam.network/retry-migration";
 pub const RENDERED: &str = "jam.network/rendered";
 /// Annotation of the Deployments: the ConfigMap that holds the revision which their pods are made from.
 pub const REVISION: &str = "jam.network/revision";
+/// Annotation of the ServiceAccount and the NetworkPolicy: the ports outside that pods may go to, as `5432,9000` (adr/0053).
+pub const EGRESS: &str = "jam.network/egress";
 /// Annotation of pod templates: the revision of the operator's own rendering.
 pub const RENDER_REVISION: &str = "jam.network/render-revision";
 /// Annotation of pod templates: hash of the DSN, so that a changed one rolls the pods once.

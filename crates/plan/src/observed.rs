@@ -1,5 +1,6 @@
 //! Everything that was read from the cluster and decides what is wanted and what is said: plain data, no secrets.
 
+mod child;
 mod cleanup;
 mod deployment;
 mod last_words;
@@ -25,6 +26,7 @@ use crate::rotation::{Distribution, PodAnswer};
 
 pub use token_secrets::{HashBook, OwnTokens, TokenSecret};
 
+pub use child::Child;
 pub use cleanup::{CleanupOutcome, CleanupRun, CleanupState};
 pub use deployment::DeploymentState;
 pub(crate) use last_words::end_of;
@@ -91,6 +93,8 @@ pub struct Observed {
     pub pod_schema: Option<PodSchema>,
     /// The metadata of everything that carries this instance's labels.
     pub children: Vec<Child>,
+    /// Whether a pod runs on that no Deployment counts; looked for only before fewer ports are let through.
+    pub lingers: bool,
     /// Objects of wanted names that are not ours.
     pub foreign: Vec<Foreign>,
     /// The CronJob of the cleanup and its last run.
@@ -143,6 +147,7 @@ impl Observed {
             revisions: Vec::new(),
             pod_schema: None,
             children: Vec::new(),
+            lingers: false,
             foreign: Vec::new(),
             cleanup: None,
             unserved: BTreeSet::new(),
@@ -227,37 +232,6 @@ pub struct Probe {
     pub reachable: bool,
     /// What it said, for people. Never a DSN.
     pub message: String,
-}
-
-/// The metadata of an object that carries an instance's labels.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Child {
-    /// What it is.
-    pub object: crate::ObjectRef,
-    /// Its uid, so that only this very object is ever deleted.
-    pub uid: String,
-    /// The uid of its controller, if it has one.
-    pub controller: Option<String>,
-    /// Hash of what was rendered, as annotated.
-    pub rendered: Option<String>,
-    /// The consumer whose token it holds, as labelled.
-    pub consumer: Option<String>,
-    /// Whether it is on its way out.
-    pub deleting: bool,
-}
-
-impl Child {
-    /// A child from its metadata.
-    pub fn of(kind: crate::Kind, metadata: &ObjectMeta) -> Self {
-        Self {
-            object: crate::ObjectRef { kind, name: metadata.name.clone().unwrap_or_default() },
-            uid: metadata.uid.clone().unwrap_or_default(),
-            controller: controller_of(metadata).map(|(_, uid)| uid),
-            rendered: noted(metadata.annotations.as_ref(), names::RENDERED),
-            consumer: noted(metadata.labels.as_ref(), names::CONSUMER),
-            deleting: metadata.deletion_timestamp.is_some(),
-        }
-    }
 }
 
 /// An object of a wanted name that is not ours.

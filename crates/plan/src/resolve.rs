@@ -30,7 +30,8 @@ use crate::rotation::Pace;
 
 pub use blobs::{BLOB_KEYS, ResolvedBlobs, blob_secret};
 pub use consumers::{Remembered, ResolvedConsumer};
-pub use egress::port_of_url;
+pub(crate) use egress::ports_in;
+pub use egress::{Egress, narrows, port_of_url};
 pub use migration::{MigrationPlan, MigrationStep, Preview};
 pub use refuse::is_own_variable;
 pub use revision::may_be_adopted;
@@ -106,8 +107,8 @@ pub struct Resolved {
     pub http_route: Option<HttpRoute>,
     /// The NetworkPolicy, when it is enabled.
     pub network_policy: Option<NetworkPolicy>,
-    /// The ports outside that pods need to reach.
-    pub egress: BTreeSet<u16>,
+    /// The ports outside that pods may go to.
+    pub egress: Egress,
     /// The operator's own namespace.
     pub operator_namespace: Option<String>,
     /// What Prometheus and Grafana are given.
@@ -227,7 +228,7 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
         ingress: spec.ingress.clone().filter(|ingress| ingress.enabled),
         http_route: spec.http_route.clone().filter(|route| route.enabled),
         network_policy: spec.network_policy.clone().filter(|policy| policy.enabled),
-        egress: egress::ports(spec, observed),
+        egress: Egress::needed(spec, observed),
         operator_namespace: defaults.operator_namespace.clone(),
         monitoring: spec.monitoring.clone().unwrap_or_default(),
         timetable: timetable::of(instance, observed, spec.cleanup.as_ref().filter(|_| database.is_some())),
@@ -253,7 +254,7 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
         kept_maps: Vec::new(),
         lacks: Vec::new(),
     };
-    Ok(revision::choose(resolved, instance, observed))
+    Ok(egress::opened(revision::choose(resolved, instance, observed), observed))
 }
 
 /// Whether a spec asks for a child of an optional kind.

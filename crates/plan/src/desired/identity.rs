@@ -38,13 +38,14 @@ fn owner(resolved: &Resolved) -> OwnerReference {
 }
 
 /// The account of the pods: it has no rights and its token is never mounted.
+///
+/// It says where they may go, whether there is a NetworkPolicy or not: one that comes in the middle of a change has to know.
 pub(super) fn service_account(resolved: &Resolved) -> Desired {
     let name = names::api(&resolved.name);
-    let account = ServiceAccount {
-        metadata: metadata(resolved, &name, Component::Api),
-        automount_service_account_token: Some(false),
-        ..ServiceAccount::default()
-    };
+    let mut metadata = metadata(resolved, &name, Component::Api);
+    metadata.annotations = Some(annotation(names::EGRESS, &resolved.egress.written()));
+    let account =
+        ServiceAccount { metadata, automount_service_account_token: Some(false), ..ServiceAccount::default() };
     Desired::new(resolved, Kind::ServiceAccount, name, Write::Apply, &account)
 }
 

@@ -27,12 +27,14 @@ pub(super) fn policy(resolved: &Resolved) -> Option<Desired> {
     let by_number = DNS.iter().flat_map(|port| [number("UDP", *port), number("TCP", *port)]);
     let by_name = DNS_NAMES.iter().map(|(protocol, name)| named(protocol, name));
     let mut out = vec![NetworkPolicyEgressRule { to: None, ports: Some(by_number.chain(by_name).collect()) }];
-    if !resolved.egress.is_empty() {
-        let ports = resolved.egress.iter().map(|port| number("TCP", i32::from(*port))).collect();
+    if !resolved.egress.open.is_empty() {
+        let ports = resolved.egress.open.iter().map(|port| number("TCP", i32::from(*port))).collect();
         out.push(NetworkPolicyEgressRule { to: None, ports: Some(ports) });
     }
+    let mut metadata = identity::metadata(resolved, &name, Component::Api);
+    metadata.annotations = Some(identity::annotation(names::EGRESS, &resolved.egress.written()));
     let policy = NetworkPolicy {
-        metadata: identity::metadata(resolved, &name, Component::Api),
+        metadata,
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(matching(names::pods(&resolved.name))),
             policy_types: Some(vec!["Ingress".into(), "Egress".into()]),

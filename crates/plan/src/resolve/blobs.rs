@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn the_network_policy_lets_pods_reach_the_port_of_the_endpoint() {
         let keys = || [present("id"), present("key"), SecretKey::NoKey];
-        let ports = |instance: &JamInstance| resolved(instance, &keyed(cluster_for(instance), keys())).egress;
+        let ports = |instance: &JamInstance| resolved(instance, &keyed(cluster_for(instance), keys())).egress.open;
         assert_eq!(ports(&with_blobs()), [5432, 9000].into());
         let amazon = but(&on_postgres(), json!({"blobStore": {"url": "s3://bucket"}}));
         assert_eq!(ports(&amazon), [443, 5432].into());

@@ -1,21 +1,96 @@
-//! Which ports the pods of an instance need to reach, for its NetworkPolicy.
+//! Which ports outside pods may go to: those that the spec needs, and until the last pod of before is gone those that it needed (adr/0053).
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 
-use crate::crd::JamInstanceSpec;
-use crate::observed::Observed;
+use super::{Resolved, uid_of};
+use crate::crd::{JamInstance, JamInstanceSpec};
+use crate::observed::{DeploymentState, Observed};
+use crate::rollout::Course;
 
 /// The port of PostgreSQL, when a DSN names none.
 const POSTGRES: u16 = 5432;
 
-/// The ports outside: the database's, the collector's of spans, the object store's, and those that the spec names.
-pub(super) fn ports(spec: &JamInstanceSpec, observed: &Observed) -> BTreeSet<u16> {
-    let database = spec.database.as_ref().map(|_| observed.database_port.unwrap_or(POSTGRES));
-    let spans = spec.monitoring.as_ref().and_then(|monitoring| monitoring.otlp_endpoint.as_deref());
-    let blobs = spec.blob_store.as_ref().map(|store| store.endpoint.as_deref().unwrap_or("https://amazon"));
-    let named = spec.network_policy.iter().flat_map(|policy| &policy.egress_ports);
-    let named = named.filter_map(|port| u16::try_from(*port).ok());
-    [database, spans.and_then(port_of_url), blobs.and_then(port_of_url)].into_iter().flatten().chain(named).collect()
+/// The ports outside of an instance's pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Egress {
+    /// What pods of the spec need, a migration included: the ports of the database, of the collector of spans and of the object
+    /// store, and those that the spec names.
+    pub needs: BTreeSet<u16>,
+    /// What is let through now: the same, and what earlier pods need that may still run.
+    pub open: BTreeSet<u16>,
+}
+
+impl Egress {
+    /// What the spec needs, and nothing else.
+    pub(super) fn needed(spec: &JamInstanceSpec, observed: &Observed) -> Self {
+        let database = spec.database.as_ref().map(|_| observed.database_port.unwrap_or(POSTGRES));
+        let spans = spec.monitoring.as_ref().and_then(|monitoring| monitoring.otlp_endpoint.as_deref());
+        let blobs = spec.blob_store.as_ref().map(|store| store.endpoint.as_deref().unwrap_or("https://amazon"));
+        let named = spec.network_policy.iter().flat_map(|policy| &policy.egress_ports);
+        let named = named.filter_map(|port| u16::try_from(*port).ok());
+        let of_urls = [spans, blobs].into_iter().flatten().filter_map(port_of_url);
+        let needs: BTreeSet<u16> = database.into_iter().chain(of_urls).chain(named).collect();
+        Self { open: needs.clone(), needs }
+    }
+
+    /// What is let through, as it is annotated.
+    pub(crate) fn written(&self) -> String {
+        self.open.iter().map(u16::to_string).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// The ports that such an annotation names. What a hand wrote there that is no port is nobody's need.
+pub(crate) fn ports_in(annotation: &str) -> BTreeSet<u16> {
+    annotation.split(',').filter_map(|port| port.parse().ok()).filter(|port| *port > 0).collect()
+}
+
+/// What the children of the instance with this uid say was let through: the pods that run may need it.
+fn told(uid: &str, observed: &Observed) -> BTreeSet<u16> {
+    let ours = observed.children.iter().filter(|child| child.controller.as_deref() == Some(uid));
+    ours.flat_map(|child| &child.egress).copied().collect()
+}
+
+/// Whether fewer ports are to be let through now that every Deployment has settled: whether a pod lingers that they do not count,
+/// one on its way out or of a Job, has to be known then.
+pub fn narrows(instance: &JamInstance, observed: &Observed) -> bool {
+    observed.api.iter().chain(&observed.worker).all(DeploymentState::is_settled)
+        && !told(&uid_of(instance), observed).is_subset(&Egress::needed(&instance.spec, observed).needs)
+}
+
+/// The instance with what is let through now.
+pub(super) fn opened(mut resolved: Resolved, observed: &Observed) -> Resolved {
+    if !has_arrived(&resolved, observed) {
+        resolved.egress.open.append(&mut told(&resolved.uid, observed));
+    }
+    resolved
+}
+
+/// Whether every pod is of what the spec wants, and nothing of before or beside it runs on.
+fn has_arrived(resolved: &Resolved, observed: &Observed) -> bool {
+    let of_this = |one: &DeploymentState| one.is_settled() && one.revision.as_deref() == Some(resolved.revision.name());
+    resolved.will_arrive()
+        && observed.api.is_some()
+        && observed.worker.is_some() == resolved.revision.has_workers()
+        && observed.api.iter().chain(&observed.worker).all(of_this)
+        && !observed.lingers
+}
+
+impl Resolved {
+    /// Whether pods of what the spec wants are let come: no migration is waited for, and what is wanted was not given up.
+    fn will_arrive(&self) -> bool {
+        self.migration.is_complete() && self.course == Course::Forward
+    }
+
+    /// The same when its pods have come to rest: fewer ports may be let through then.
+    pub(crate) fn at_rest(mut self) -> Self {
+        if self.will_arrive() {
+            self.egress.open.clone_from(&self.egress.needs);
+        }
+        self
+    }
 }
 
 /// The port of a URL such as a DSN: the one of its parameters, of its authority, or its scheme's own.
@@ -41,27 +116,5 @@ pub fn port_of_url(url: &str) -> Option<u16> {
             "http" => Some(80),
             _ => None,
         },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_dsns_port_is_found_wherever_it_stands() {
-        for (url, port) in [
-            ("postgres://jam:p%40ss@db:6432/jam?sslmode=require", Some(6432)),
-            ("postgresql://db/jam", Some(5432)),
-            ("postgres://u:p@[fd00::1]/jam", Some(5432)),
-            ("postgres://u:p@[fd00::1]:7000/jam", Some(7000)),
-            ("postgres:///jam?host=db&port=7001", Some(7001)),
-            ("postgres://u:p@db:many/jam", None),
-            ("http://otel:4317", Some(4317)),
-            ("https://otel", Some(443)),
-            ("host=db", None),
-        ] {
-            assert_eq!(port_of_url(url), port, "{url}");
-        }
     }
 }

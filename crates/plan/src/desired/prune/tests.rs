@@ -14,6 +14,7 @@ fn child(kind: Kind, name: &str) -> Child {
         uid: format!("uid-of-{name}"),
         controller: Some("uid-1".into()),
         rendered: Some("hash".into()),
+        egress: std::collections::BTreeSet::new(),
         consumer: name.strip_prefix("main-token-").map(str::to_owned),
         deleting: false,
     }

@@ -64,7 +64,7 @@ fn a_network_policy_lets_exactly_the_needed_traffic_through() {
     let instance = but(&on_postgres(), json!({"networkPolicy": {"allowFrom": callers, "egressPorts": [5432]}}));
     let cluster = Observed { database_port: Some(6432), ..settled_cluster_for(&instance) };
     let mut resolved = resolved(&instance, &cluster);
-    resolved.egress.insert(4317);
+    resolved.egress.open.insert(4317);
     let spec = network::policy(&resolved).unwrap().body["spec"].clone();
     assert_eq!(
         spec["ingress"],
