@@ -70,7 +70,7 @@ mod tests {
         }
     }
 
-    fn reconcile(handed: &Guarded, world: &World) -> Result<Action, kube::Error> {
+    fn reconcile(handed: &Guarded, world: &World) {
         let (_running, now) = begin(&world.instruments, &world.instances, handed);
         let (now, mut seen) = (now.unwrap(), world.seen.lock().unwrap());
         if seen.is_empty() {
@@ -78,7 +78,6 @@ mod tests {
             world.changes(if now.name_any() == "first" { "second" } else { "first" }, 2);
         }
         seen.push(now.meta().generation);
-        Ok(Action::await_change())
     }
 
     #[tokio::test(start_paused = true)]
@@ -90,7 +89,12 @@ mod tests {
         world.changes("first", 1);
         world.changes("second", 1);
         let runner = applier(
-            |handed, world: Arc<World>| Box::pin(async move { reconcile(&handed, &world) }),
+            |handed, world: Arc<World>| {
+                Box::pin(async move {
+                    reconcile(&handed, &world);
+                    Ok::<_, kube::Error>(Action::await_change())
+                })
+            },
             |_, _, _| Action::await_change(),
             Arc::clone(&world),
             world.instances.clone(),
