@@ -2,7 +2,7 @@
 
 use jam_plan::desired::prunable;
 use jam_plan::observed::{CleanupState, DeploymentState, HashBook, Held};
-use jam_plan::{Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Reason, Refusal, Write, names};
+use jam_plan::{Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Write, names};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::core::v1::Secret;
@@ -13,23 +13,15 @@ use serde_json::{Value, json};
 use super::children::Mark;
 use super::context::Context;
 use super::creation;
-use super::error::{Error, objection};
+use super::error::{Error, Objection, is_immutable, objection};
 use super::key::Key;
 use super::observe::{Finding, api_of};
-use super::publish::UNKNOWN_FIELD;
+use super::setbacks::{Setbacks, runs_pods, serves_pods};
 use super::stranger;
 use super::tokens::Minted;
 
-/// What became of the children.
-#[derive(Debug)]
-pub enum Applied {
-    /// All are as wanted.
-    All,
-    /// The API server refuses one of them as the spec wants it: it would again.
-    Refused(Refusal),
-}
-
-/// Writes what `findings` says is absent or different, in order; stops at the first that fails.
+/// Writes what `findings` says is absent or different, in order. What the API server has something against holds up only what would
+/// run without it; any other failure ends it.
 pub async fn all(
     context: &Context,
     instance: &JamInstance,
@@ -37,48 +29,98 @@ pub async fn all(
     findings: &[Finding],
     minted: &Minted,
     observed: &mut Observed,
-) -> Result<Applied, Error> {
+) -> Result<Setbacks, Error> {
     let key = Key::of(instance);
     let mounts_leave = objects.items.iter().zip(findings).any(|(desired, finding)| {
-        matches!(finding, Finding::Leaving { .. })
-            && matches!(desired.object.kind, Kind::ServiceAccount | Kind::ConfigMap | Kind::Secret)
+        matches!(finding, Finding::Leaving { .. }) && serves_pods(&key.name, &desired.object)
     });
+    let mut setbacks = Setbacks::default();
     for (desired, finding) in objects.items.iter().zip(findings) {
-        if let (Finding::Absent | Finding::Differs { .. }, Some(words)) =
-            (finding, context.memory.refused(&key, &desired.object, &desired.hash))
-        {
-            return Ok(Applied::Refused(Refusal::new(Reason::InvalidObject, words)));
-        }
-        let answer = match finding {
+        let Desired { object, hash, .. } = desired;
+        let there = match finding {
             Finding::Good | Finding::Foreign(_) | Finding::Leaving { .. } => continue,
             // New pods would wait for what they mount: that is made again first.
-            Finding::Absent if mounts_leave && runs_pods(desired.object.kind) => continue,
-            Finding::Absent => create(context, &key, desired, minted).await,
-            Finding::Differs { uid } => match desired.write {
-                Write::Apply => put_right(context, instance, desired, uid).await,
-                Write::CreateOnce => {
-                    // It cannot be put right in place. The watch reports its end, and it is made again.
-                    remove(context, &key, &desired.object, uid.clone()).await?;
-                    tracing::info!(instance = %key, object = %desired.object, "removed: changed by hand");
-                    continue;
+            Finding::Absent if mounts_leave && runs_pods(object.kind) => continue,
+            Finding::Absent => None,
+            Finding::Differs { uid, own } => Some((uid.as_str(), *own)),
+        };
+        if setbacks.hold_back(object.kind) {
+            continue;
+        }
+        let uid = there.map(|(uid, _)| uid);
+        if let Some(words) = context.memory.refused(&key, object, hash, uid) {
+            setbacks.refuse(&key.name, object, words);
+            continue;
+        }
+        match write(context, instance, desired, there, minted).await {
+            Ok(Some(live)) => note(context, &key, desired, live, observed),
+            Ok(None) => setbacks.removed(&key.name, object),
+            Err(error) => match Objection::of(&error) {
+                // The body of a Secret is ours, never the spec's fault: what refuses it may end, and what leaked is accepted until then.
+                Some((Objection::Object, words)) if object.kind != Kind::Secret => {
+                    let words = format!("{object}: {words}");
+                    context.memory.refuse(&key, object, hash, uid, words.clone());
+                    setbacks.refuse(&key.name, object, words);
                 }
+                Some((Objection::Object | Objection::Rule, _)) => setbacks.deny(&key.name, object, error),
+                None => return Err(Error::write(object)(error)),
             },
-        };
-        let live = match answer {
-            Ok(live) => live,
-            // The body of a Secret is ours, never the spec's fault: what refuses it may end, and what leaked is accepted until then.
-            Err(kube::Error::Api(status))
-                if desired.object.kind != Kind::Secret && is_refusal(status.code, &status.message) =>
-            {
-                let message = format!("{}: {}", desired.object, status.message);
-                context.memory.refuse(&key, &desired.object, &desired.hash, message.clone());
-                return Ok(Applied::Refused(Refusal::new(Reason::InvalidObject, message)));
-            }
-            Err(error) => return Err(Error::write(&desired.object)(error)),
-        };
-        note(context, &key, desired, live, observed);
+        }
     }
-    Ok(Applied::All)
+    Ok(setbacks)
+}
+
+/// Makes one object, or puts right what is there, of this uid and made by this very instance or not. None where it was removed:
+/// the watch reports its end, and it is made again.
+async fn write(
+    context: &Context,
+    instance: &JamInstance,
+    desired: &Desired,
+    there: Option<(&str, bool)>,
+    minted: &Minted,
+) -> Result<Option<DynamicObject>, kube::Error> {
+    let (key, object) = (Key::of(instance), &desired.object);
+    let Some((uid, own)) = there else { return create(context, &key, desired, minted).await.map(Some) };
+    let answer = match desired.write {
+        Write::Apply => put_right(context, instance, desired, uid).await,
+        Write::CreateOnce => {
+            // It cannot be put right in place.
+            remove(context, &key, object, uid.to_owned()).await?;
+            tracing::info!(instance = %key, %object, "removed: changed by hand");
+            return Ok(None);
+        }
+    };
+    match answer {
+        // What it says there it never got from here.
+        Err(error) if own && is_immutable(&error, remade_for(object.kind)) => {
+            remove(context, &key, object, uid.to_owned()).await?;
+            let why = super::watch::chain(&error);
+            tracing::warn!(instance = %key, %object, why, "removed, with its pods if it has any: made again by hand with other content");
+            Ok(None)
+        }
+        answer => answer.map(Some),
+    }
+}
+
+/// The fields that cannot be put right in place, for which an object of ours is removed and made again. No Secret is, nor what has
+/// an address.
+fn remade_for(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::ConfigMap => &["data", "binaryData", "immutable"],
+        Kind::Deployment => &["spec.selector"],
+        Kind::Secret
+        | Kind::ServiceAccount
+        | Kind::NetworkPolicy
+        | Kind::Job
+        | Kind::Service
+        | Kind::CronJob
+        | Kind::PodDisruptionBudget
+        | Kind::HorizontalPodAutoscaler
+        | Kind::Ingress
+        | Kind::HttpRoute
+        | Kind::ServiceMonitor
+        | Kind::PrometheusRule => &[],
+    }
 }
 
 /// Makes the Secrets of new consumers, before their hashes stand anywhere. One that the API server will not have holds up its own
@@ -109,10 +151,6 @@ pub async fn newcomers(
         }
     }
     Ok(())
-}
-
-fn runs_pods(kind: Kind) -> bool {
-    matches!(kind, Kind::Job | Kind::Deployment | Kind::CronJob)
 }
 
 /// Creates an object that is written once, unless it is there.
@@ -219,11 +257,6 @@ fn note(context: &Context, instance: &Key, desired: &Desired, live: DynamicObjec
     }
 }
 
-/// Answers that come again for the same object: it is wrong, or the server does not know its fields.
-fn is_refusal(code: u16, message: &str) -> bool {
-    matches!(code, 400 | 422) || (code == 500 && message.contains(UNKNOWN_FIELD))
-}
-
 /// Removes the children that are no longer wanted, each by uid, so that only the object that was seen can go.
 pub async fn prune(
     context: &Context,
@@ -234,7 +267,7 @@ pub async fn prune(
     let key = Key::of(instance);
     let uid = instance.metadata.uid.as_deref().unwrap_or_default();
     for child in prunable(&key.name, objects, observed, uid) {
-        remove(context, &key, &child.object, child.uid.clone()).await?;
+        remove(context, &key, &child.object, child.uid.clone()).await.map_err(Error::write(&child.object))?;
         tracing::info!(instance = %key, object = %child.object, "removed: no longer wanted");
         context.children.gone(child.object.kind, &Key::new(key.namespace.clone(), child.object.name.clone()));
         context.memory.drop_child(&key, &child.object);
@@ -245,7 +278,7 @@ pub async fn prune(
 /// Removes just this object, by uid. One that is gone already, or is another by now, is none of our business.
 ///
 /// A Job stays until its pods have ended: as long as it is there, no other one is made.
-async fn remove(context: &Context, instance: &Key, object: &ObjectRef, uid: String) -> Result<(), Error> {
+async fn remove(context: &Context, instance: &Key, object: &ObjectRef, uid: String) -> Result<(), kube::Error> {
     let policy = match object.kind {
         Kind::Job => PropagationPolicy::Foreground,
         Kind::ServiceAccount
@@ -270,22 +303,6 @@ async fn remove(context: &Context, instance: &Key, object: &ObjectRef, uid: Stri
     match api_of(context, object.kind, &instance.namespace).delete(&object.name, &params).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-        Err(error) => Err(Error::write(object)(error)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_answers_that_would_come_again_are_refusals() {
-        assert!(is_refusal(422, "Deployment is invalid"));
-        assert!(is_refusal(500, ".spec.template.spec.foo: field not declared in schema"));
-        for (code, message) in
-            [(409, "conflict"), (403, "exceeded quota"), (500, "etcd"), (429, ""), (404, "namespace")]
-        {
-            assert!(!is_refusal(code, message), "{code}");
-        }
+        Err(error) => Err(error),
     }
 }

@@ -188,7 +188,7 @@ async fn change(
             return Err(format!("it would be refused, {refusal}"));
         }
         Finding::Absent => (Action::Create, PatchParams::apply(FIELD_MANAGER), Value::Null),
-        Finding::Differs { uid } => {
+        Finding::Differs { uid, own: _ } => {
             body["metadata"]["uid"] = uid.into();
             let live = api.get(&desired.object.name).await.map_err(|error| chain(&error))?;
             (Action::Change, PatchParams::apply(FIELD_MANAGER).force(), essence(json!(live)))

@@ -22,11 +22,23 @@ struct Remembered {
     uid: String,
     /// Children that were as wanted, each with the hash of the wish and the mark of the object.
     proven: HashMap<ObjectRef, (String, Mark)>,
-    /// The last wish that the API server refused, with its words, and when.
-    refused: Option<(ObjectRef, String, String, Instant)>,
+    /// What the API server refused of each child.
+    refused: HashMap<ObjectRef, Refused>,
     /// The word for the content of the Secret of hashes that every pod has taken in, and how many pods said so.
     read: Option<(String, usize)>,
     published: Option<Published>,
+}
+
+/// A wish that the API server refused.
+#[derive(Debug)]
+struct Refused {
+    /// The hash of the wish.
+    hash: String,
+    /// The object that was to be changed; none when it was to be made.
+    uid: Option<String>,
+    /// Its words.
+    words: String,
+    at: Instant,
 }
 
 /// The status as it was last written here.
@@ -51,20 +63,25 @@ impl Memory {
     /// The child in this state is as wanted.
     pub fn prove(&self, instance: &Key, object: &ObjectRef, hash: &str, mark: Mark) {
         let mut all = self.lock();
-        all.entry(instance.clone()).or_default().proven.insert(object.clone(), (hash.to_owned(), mark));
+        let remembered = all.entry(instance.clone()).or_default();
+        remembered.refused.remove(object);
+        remembered.proven.insert(object.clone(), (hash.to_owned(), mark));
     }
 
-    /// The API server refused this wish: it would again.
-    pub fn refuse(&self, instance: &Key, object: &ObjectRef, hash: &str, words: String) {
-        let refused = Some((object.clone(), hash.to_owned(), words, Instant::now()));
-        self.lock().entry(instance.clone()).or_default().refused = refused;
+    /// The API server refused this wish, for the object of this uid or for a new one: it would again.
+    pub fn refuse(&self, instance: &Key, object: &ObjectRef, hash: &str, uid: Option<&str>, words: String) {
+        let refused = Refused { hash: hash.to_owned(), uid: uid.map(str::to_owned), words, at: Instant::now() };
+        let mut all = self.lock();
+        let remembered = &mut all.entry(instance.clone()).or_default().refused;
+        remembered.retain(|_, refused| refused.at.elapsed() < REFUSED_FOR);
+        remembered.insert(object.clone(), refused);
     }
 
-    /// What the API server said to this very wish, not long ago.
-    pub fn refused(&self, instance: &Key, object: &ObjectRef, hash: &str) -> Option<String> {
+    /// What the API server said to this very wish, not long ago. What it said of a change says nothing of a new object.
+    pub fn refused(&self, instance: &Key, object: &ObjectRef, hash: &str, uid: Option<&str>) -> Option<String> {
         let all = self.lock();
-        let (refused, wish, words, at) = all.get(instance)?.refused.as_ref()?;
-        (refused == object && wish == hash && at.elapsed() < REFUSED_FOR).then(|| words.clone())
+        let Refused { hash: wish, uid: of, words, at } = all.get(instance)?.refused.get(object)?;
+        (wish == hash && of.as_deref() == uid && at.elapsed() < REFUSED_FOR).then(|| words.clone())
     }
 
     /// So many pods, which is all, have taken in this content of the Secret of hashes; those that come read it when they begin.
@@ -153,5 +170,25 @@ mod tests {
         assert_eq!(memory.freshest(&instance("a", "7")).status, Some(status), "also what the server left out of it");
         assert_eq!(memory.freshest(&instance("a", "8")).status, None, "somebody changed it since");
         assert_eq!(memory.freshest(&instance("b", "5")).status, None, "another instance of the same name");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_refused_child_is_remembered_as_the_object_that_it_was_until_it_is_written_or_rules_may_have_changed()
+    {
+        let (memory, key) = (Memory::default(), Key::new("jam", "main"));
+        let [one, other] =
+            [jam_plan::Kind::Service, jam_plan::Kind::Ingress].map(|kind| ObjectRef { kind, name: "main".into() });
+        memory.refuse(&key, &one, "a", Some("uid"), "one".into());
+        memory.refuse(&key, &other, "b", None, "other".into());
+        assert_eq!(memory.refused(&key, &one, "a", Some("uid")).as_deref(), Some("one"));
+        assert_eq!(memory.refused(&key, &other, "b", None).as_deref(), Some("other"));
+        for uid in [None, Some("another")] {
+            assert_eq!(memory.refused(&key, &one, "a", uid), None, "another object");
+        }
+        assert_eq!(memory.refused(&key, &one, "b", Some("uid")), None, "another wish");
+        memory.prove(&key, &one, "a", Mark::of(&kube::core::ObjectMeta::default()));
+        assert_eq!(memory.refused(&key, &one, "a", Some("uid")), None, "it was written");
+        tokio::time::advance(REFUSED_FOR).await;
+        assert_eq!(memory.refused(&key, &other, "b", None), None);
     }
 }

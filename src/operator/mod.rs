@@ -39,6 +39,7 @@ mod reconcile;
 mod resource;
 mod run;
 mod served;
+mod setbacks;
 mod stranger;
 mod token_pods;
 mod tokens;

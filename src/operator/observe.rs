@@ -217,6 +217,8 @@ pub enum Finding {
     Differs {
         /// The uid.
         uid: String,
+        /// Whether this very instance has made it: then it may be removed to be made again.
+        own: bool,
     },
     /// It is somebody else's.
     Foreign(Foreign),
@@ -252,11 +254,12 @@ async fn find(context: &Context, instance: &JamInstance, desired: &Desired) -> R
     if let Some(foreign) = Foreign::judge(object, &live.metadata, &key.name, uid) {
         return Ok(Finding::Foreign(foreign));
     }
+    let own = live.owner_references().iter().any(|owner| owner.uid == uid);
     let good = match desired.write {
         Write::CreateOnce => {
             let stays = serde_json::to_value(&live).is_ok_and(|live: Value| holds(&what_stays(&desired.body), &live));
-            // It would be removed and made again: only what this very instance has made.
-            stays || !live.owner_references().iter().any(|owner| owner.uid == uid)
+            // It would be removed and made again.
+            stays || !own
         }
         Write::Apply => serde_json::to_value(&live).is_ok_and(|live: Value| {
             let holds = holds(&desired.body, &live) && !is_taken(&desired.body, &live);
@@ -264,7 +267,7 @@ async fn find(context: &Context, instance: &JamInstance, desired: &Desired) -> R
         }),
     };
     if !good || is_owned_unasked(instance, desired, &live.metadata) {
-        return Ok(Finding::Differs { uid: live.uid().unwrap_or_default() });
+        return Ok(Finding::Differs { uid: live.uid().unwrap_or_default(), own });
     }
     context.memory.prove(&key, object, &desired.hash, Mark::of(&live.metadata));
     Ok(Finding::Good)

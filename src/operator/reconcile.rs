@@ -13,7 +13,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use tokio::time::{Instant, timeout};
 
-use super::apply::{self, Applied};
+use super::apply;
 use super::context::Context;
 use super::error::{Error, Retry};
 use super::key::Key;
@@ -54,7 +54,7 @@ enum Ending {
     Applied,
     /// The resource is refused.
     Refused(Refusal),
-    /// The API server refuses a child. What came before it in the order was applied, and goes its way.
+    /// The API server refuses a child. What does without it was applied, and goes its way.
     Objected(Refusal),
     /// A rollout was given up: that is stored before anything is applied.
     GivenUp,
@@ -110,10 +110,10 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
         (objects, findings) = surveyed(context, instance, resolved, &learnt.observed).await?;
     }
     let observed = &mut learnt.observed;
-    match apply::all(context, instance, &objects, &findings, &minted, observed).await? {
-        Applied::All => {}
-        Applied::Refused(refusal) => return Ok(Ending::Objected(refusal)),
+    if let Some(refusal) = apply::all(context, instance, &objects, &findings, &minted, observed).await?.told()? {
+        return Ok(Ending::Objected(refusal));
     }
+    // Nothing goes before everything is there that may come in its place.
     apply::prune(context, instance, &objects, observed).await?;
     observe::still_leaving(&objects, &findings)?;
     observe::still_held(observed)?;
@@ -220,10 +220,13 @@ pub async fn reconcile(instance: Arc<Guarded>, context: Arc<Context>) -> Result<
     let text = ended.as_ref().err().map(|error| chain(error)).unwrap_or_default();
     let verdict = match (&ended, &learnt.resolved) {
         (Ok(Ending::Applied | Ending::GivenUp), Some(resolved)) => Verdict::Applied(resolved),
-        (Ok(Ending::Objected(refusal)), Some(resolved)) => Verdict::Objected(resolved, refusal),
+        (Ok(Ending::Objected(refusal)) | Err(Error::Denied { refused: Some(refusal), .. }), Some(resolved)) => {
+            Verdict::Objected(resolved, refusal)
+        }
         (Ok(Ending::Refused(refusal) | Ending::Objected(refusal)), _) => Verdict::Refused(refusal),
         (Ok(Ending::Paused), _) => Verdict::Paused,
         (Err(Error::Held { .. }), Some(resolved)) => Verdict::Held(resolved, &text),
+        (Err(Error::Denied { refused: None, .. }), Some(resolved)) => Verdict::Denied(resolved, &text),
         (Ok(Ending::Applied | Ending::GivenUp) | Err(_), resolved) => Verdict::Interrupted(resolved.as_ref(), &text),
     };
     let told = timeout(LIMIT, publish::outcome(&context, &instance, verdict, &learnt.observed)).await;
@@ -232,10 +235,10 @@ pub async fn reconcile(instance: Arc<Guarded>, context: Arc<Context>) -> Result<
     context.instruments.ended(&key, &outcome.as_ref().map(|(ending, _)| result_of(ending)), started);
     match outcome {
         Ok((ending, told)) => Ok(next(&ending, &told, &learnt)),
-        // The other consumers' rotations have their deadlines all the same.
-        Err(error @ Error::Held { .. }) => {
+        // What goes on beside it has its deadlines all the same.
+        Err(error @ (Error::Held { .. } | Error::Denied { .. })) => {
             let pause = pause_after(&key, &error, &context);
-            Ok(Action::requeue(pause.min(rotation_due(&learnt).unwrap_or(RESYNC))))
+            Ok(Action::requeue(pause.min(beside(&learnt).unwrap_or(RESYNC))))
         }
         Err(error) => Err(error),
     }
@@ -262,27 +265,34 @@ fn next(ending: &Ending, told: &Said, learnt: &Learnt) -> Action {
         Ending::Refused(refusal) if refusal.heals_from_outside() => LOOK_OUTSIDE,
         Ending::Refused(refusal) if refusal.reason == jam_plan::Reason::TokensPending => SOON,
         Ending::GivenUp => AT_ONCE,
-        Ending::Objected(_) if is_judged(learnt) || learnt.observed.lingers => LOOK_AGAIN,
-        // No deadline of a rotation waits for the refused child.
-        Ending::Objected(_) => return rotation_due(learnt).map_or_else(Action::await_change, Action::requeue),
+        Ending::Objected(_) => return beside(learnt).map_or_else(Action::await_change, Action::requeue),
         Ending::Paused | Ending::Refused(_) => return Action::await_change(),
         Ending::Applied if asks_what_to_approve(learnt) || learnt.observed.lingers => LOOK_AGAIN,
         Ending::Applied if is("Ready") || is("Stalled") => RESYNC,
-        Ending::Applied => match learnt.resolved.as_ref().map(|resolved| &resolved.migration.step) {
-            Some(MigrationStep::Retry { at }) => until(*at, learnt.observed.at),
-            Some(
-                MigrationStep::NotNeeded
-                | MigrationStep::Complete
-                | MigrationStep::Run { .. }
-                | MigrationStep::Wait { .. }
-                | MigrationStep::AwaitApproval { .. }
-                | MigrationStep::Never,
-            )
-            | None => LOOK_AGAIN,
-        },
+        Ending::Applied => migration_due(learnt).unwrap_or(LOOK_AGAIN),
     };
     let overrides = if learnt.observed.overrides.is_some() { LOOK_AT_OVERRIDES } else { RESYNC };
     Action::requeue(pause.min(at_most).min(overrides).min(rotation_due(learnt).unwrap_or(RESYNC)))
+}
+
+/// The next deadline of what goes on beside a child that could not be written.
+fn beside(learnt: &Learnt) -> Option<Duration> {
+    let looks = is_judged(learnt) || asks_what_to_approve(learnt) || learnt.observed.lingers;
+    let looks = looks.then_some(LOOK_AGAIN);
+    [rotation_due(learnt), migration_due(learnt), looks].into_iter().flatten().min()
+}
+
+/// When a migration that failed is run again, or one that waits for pods looks whether they have ended.
+fn migration_due(learnt: &Learnt) -> Option<Duration> {
+    match &learnt.resolved.as_ref()?.migration.step {
+        MigrationStep::Retry { at } => Some(until(*at, learnt.observed.at)),
+        MigrationStep::Wait { .. } => Some(LOOK_AGAIN),
+        MigrationStep::NotNeeded
+        | MigrationStep::Complete
+        | MigrationStep::Run { .. }
+        | MigrationStep::AwaitApproval { .. }
+        | MigrationStep::Never => None,
+    }
 }
 
 /// Whether a dry run is to say what a migration would apply: nothing but its pod says why it cannot begin.

@@ -79,6 +79,7 @@ mod operator_objected;
 mod operator_optional;
 mod operator_overrides;
 mod operator_postgres;
+mod operator_refused;
 mod operator_removal;
 mod operator_replicas;
 mod operator_resource;

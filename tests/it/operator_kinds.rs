@@ -304,9 +304,12 @@ async fn a_taken_name_of_any_kind_stalls_and_is_not_touched() {
     }
     let account = Account::new(plane, &client, &namespace, "operator").await;
     let operator = account.start(plane, QUIET);
-    for (instance, object, _) in &taken {
+    // All at once: each is looked at again every half minute, and one after the other on a slow machine they would leave no pause.
+    for (instance, _, _) in &taken {
         let go = json!({"spec": {"paused": false}});
         instances.patch(instance, &PatchParams::default(), &Patch::Merge(go)).await.unwrap();
+    }
+    for (instance, object, _) in &taken {
         let told = condition(&client, &namespace, instance, "Stalled", "True", "NameTaken").await;
         assert!(told.contains(&object.to_string()), "{object}: {told}");
     }

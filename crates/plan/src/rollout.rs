@@ -248,9 +248,8 @@ pub(crate) fn scene<'a>(
     // A worker that crashes again and again is ready in between, but never for long enough to count.
     let none_ready = observed.api.as_ref().is_some_and(|api| api.wanted > 0 && api.ready == 0)
         || worker.is_some_and(|worker| worker.wanted > 0 && worker.available == 0);
-    // Beside a refused child it is not ready for another reason, and since another time.
-    let of_pods = |told: &&Condition| told.status == "False" && told.reason != Reason::InvalidObject.as_str();
-    let unready = conditions.iter().find(|told| told.type_ == ConditionType::Ready.as_str()).filter(of_pods);
+    let unready =
+        conditions.iter().find(|told| told.type_ == ConditionType::Ready.as_str()).filter(|told| is_of_pods(told));
     Scene {
         at: observed.at,
         generation: instance.metadata.generation.unwrap_or_default(),
@@ -281,6 +280,12 @@ pub(crate) fn scene<'a>(
         good,
         before: stored.and_then(|status| status.rollout.as_ref()),
     }
+}
+
+/// Whether it is the pods that are not ready: beside a child that is refused or denied it is for another reason, and since another time.
+fn is_of_pods(told: &Condition) -> bool {
+    let beside = [Reason::InvalidObject, Reason::ApplyFailed].map(Reason::as_str);
+    told.status == "False" && !beside.contains(&told.reason.as_str())
 }
 
 /// Whether a pod that was ready is not any more, where so many API pods were told to be.

@@ -25,8 +25,10 @@ pub enum Verdict<'a> {
     Applied(&'a Resolved),
     /// The resource is refused: children stay as they are.
     Refused(&'a Refusal),
-    /// The API server refuses one of the children; those before it were applied.
+    /// The API server refuses one of the children; those that do without it were applied.
     Objected(&'a Resolved, &'a Refusal),
+    /// The same where a rule beside it is in the way, such as a quota: it is tried again. The text names the child and the rule.
+    Denied(&'a Resolved, &'a str),
     /// A write or a read failed and is tried again; the text is for people.
     Interrupted(Option<&'a Resolved>, &'a str),
     /// Everything but a consumer's Secret was applied; the text says which one is tried again, and why.
@@ -41,6 +43,7 @@ impl<'a> Verdict<'a> {
         match self {
             Verdict::Applied(resolved)
             | Verdict::Objected(resolved, _)
+            | Verdict::Denied(resolved, _)
             | Verdict::Held(resolved, _)
             | Verdict::Interrupted(Some(resolved), _) => Some(resolved),
             Verdict::Refused(_) | Verdict::Interrupted(None, _) | Verdict::Paused => None,

@@ -105,7 +105,7 @@ fn no_pod_is_missed_where_none_is_wanted_or_a_refused_child_makes_the_instance_u
         super::scene(&instance, &cluster, ("wanted", "toggled", "spec"), false, 300).down_since.is_some()
     };
     assert!(down("PodsNotReady", 2));
-    assert!(!down("InvalidObject", 2) && !down("PodsNotReady", 0));
+    assert!(!down("InvalidObject", 2) && !down("ApplyFailed", 2) && !down("PodsNotReady", 0));
 }
 
 /// Pods of `new` are there and not ready, at second 1010.

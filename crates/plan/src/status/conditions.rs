@@ -86,6 +86,9 @@ pub(super) fn all(instance: &JamInstance, verdict: Verdict<'_>, observed: &Obser
     {
         *reconciling = yes(ConditionType::Reconciling, Reason::ApplyFailed, message);
     }
+    if let (Verdict::Denied(_, message), [ready, reconciling, stalled]) = (verdict, said.as_mut_slice()) {
+        setback::denied(instance, message, [ready, reconciling, stalled]);
+    }
     let resolved = verdict.resolved();
     said.push(database::database(resolved, verdict, observed));
     said.push(migrated(instance, resolved, observed));
@@ -186,13 +189,15 @@ fn standing(instance: &JamInstance, verdict: Verdict<'_>, observed: &Observed) -
         Verdict::Refused(Refusal { reason, message }) => Standing::Stalled(*reason, message.clone()),
         Verdict::Objected(resolved, refusal) => setback::objected(resolved, refusal),
         Verdict::Interrupted(_, message) => Standing::Interrupted(message.to_owned()),
-        Verdict::Applied(resolved) | Verdict::Held(resolved, _)
+        Verdict::Applied(resolved) | Verdict::Held(resolved, _) | Verdict::Denied(resolved, _)
             if resolved.migration.is_complete() && is_scaled(instance, resolved, observed) =>
         {
             let (ready, wanted) = observed.api.as_ref().map_or((0, 0), |api| (api.ready, api.wanted));
             Standing::Scaling(format!("{ready} replicas are ready, the autoscaler wants {wanted}"))
         }
-        Verdict::Applied(resolved) | Verdict::Held(resolved, _) => applied(resolved, observed),
+        Verdict::Applied(resolved) | Verdict::Held(resolved, _) | Verdict::Denied(resolved, _) => {
+            applied(resolved, observed)
+        }
     }
 }
 

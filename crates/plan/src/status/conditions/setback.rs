@@ -1,7 +1,7 @@
-//! A rollout that was given up, alone and beside a child that the API server refuses.
+//! A rollout that was given up, alone and beside a child that the API server refuses; and what a denied child takes from Ready.
 
-use super::Standing;
-use crate::crd::RolloutStatus;
+use super::{Said, Standing, no, stored, yes};
+use crate::crd::{ConditionType, JamInstance, RolloutStatus};
 use crate::reason::{Reason, Refusal};
 use crate::resolve::Resolved;
 use crate::rollout::Course;
@@ -34,4 +34,21 @@ pub(super) fn objected(resolved: &Resolved, Refusal { reason, message }: &Refusa
         Some((graver, why)) => Standing::Stalled(graver, format!("{why}; {reason}: {message}")),
         None => Standing::Stalled(*reason, message.clone()),
     }
+}
+
+/// A child that a rule is in the way of is tried again. What is said of the pods holds; but what has not been ready as this spec wants
+/// it is not before all of it is there.
+pub(super) fn denied(instance: &JamInstance, message: &str, [ready, reconciling, stalled]: [&mut Said; 3]) {
+    if stalled.status == "True" {
+        for told in [ready, stalled] {
+            told.message = format!("{}; {}: {message}", told.message, Reason::ApplyFailed);
+        }
+        return;
+    }
+    let current = instance.status.as_ref().is_some_and(|s| s.observed_generation == instance.metadata.generation);
+    let was_ready = current && stored(instance, ConditionType::Ready).is_some_and(|told| told.status == "True");
+    if ready.status == "True" && !was_ready {
+        *ready = no(ConditionType::Ready, Reason::ApplyFailed, message);
+    }
+    *reconciling = yes(ConditionType::Reconciling, Reason::ApplyFailed, message);
 }
