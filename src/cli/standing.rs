@@ -110,7 +110,8 @@ impl Standing {
     pub fn doubts(&self, most: usize) -> Vec<Doubt> {
         let (mut doubts, mut disputed) = (Vec::new(), Vec::new());
         for (package_id, Place { seq, package, report, report_seq, doubted }) in &self.places {
-            let (package_id, reported) = (package_id.clone(), report.is_some());
+            // One that was listed itself may be archived before it is asked for.
+            let (package_id, reported) = (package_id.clone(), package.is_none() && report.is_some());
             let doubt = || Doubt { seq: *seq, package_id, report_seq: *report_seq, reported };
             match (package, report) {
                 (None, None) => {}

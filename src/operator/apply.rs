@@ -48,8 +48,9 @@ pub async fn all(
             continue;
         }
         let uid = there.map(|(uid, _)| uid);
+        let shuts_out = there.is_some() && shuts_out(desired, observed);
         if let Some(words) = context.memory.refused(&key, object, hash, uid) {
-            setbacks.refuse(&key.name, object, words);
+            setbacks.refuse(&key.name, object, shuts_out, words);
             continue;
         }
         match write(context, instance, desired, there, minted).await {
@@ -60,14 +61,25 @@ pub async fn all(
                 Some((Objection::Object, words)) if object.kind != Kind::Secret => {
                     let words = format!("{object}: {words}");
                     context.memory.refuse(&key, object, hash, uid, words.clone());
-                    setbacks.refuse(&key.name, object, words);
+                    setbacks.refuse(&key.name, object, shuts_out, words);
                 }
-                Some((Objection::Object | Objection::Rule, _)) => setbacks.deny(&key.name, object, error),
+                Some((Objection::Object | Objection::Rule, _)) => setbacks.deny(&key.name, object, shuts_out, error),
                 None => return Err(Error::write(object)(error)),
             },
         }
     }
     Ok(setbacks)
+}
+
+/// Whether new pods would reach less than they need as long as what is there of this NetworkPolicy stays as it is.
+fn shuts_out(desired: &Desired, observed: &Observed) -> bool {
+    let wanted = desired.body["metadata"]["annotations"][names::EGRESS]
+        .as_str()
+        .map(jam_plan::resolve::ports_in)
+        .unwrap_or_default();
+    let there = observed.children.iter().find(|child| child.object == desired.object);
+    desired.object.kind == Kind::NetworkPolicy
+        && there.is_some_and(|child| !child.egress.is_empty() && !wanted.is_subset(&child.egress))
 }
 
 /// Makes one object, or puts right what is there, of this uid and made by this very instance or not. None where it was removed:
@@ -257,16 +269,37 @@ fn note(context: &Context, instance: &Key, desired: &Desired, live: DynamicObjec
     }
 }
 
+/// Whether nothing comes in the place of such a child, so that it goes also where not all of the others could be written. Left, it would
+/// go on: an autoscaler against the spec's number of pods, a CronJob with its deletions.
+fn nothing_replaces(kind: Kind) -> bool {
+    match kind {
+        Kind::Deployment | Kind::Job | Kind::CronJob | Kind::PodDisruptionBudget | Kind::HorizontalPodAutoscaler => {
+            true
+        }
+        Kind::ServiceAccount
+        | Kind::ConfigMap
+        | Kind::Secret
+        | Kind::NetworkPolicy
+        | Kind::Service
+        | Kind::Ingress
+        | Kind::HttpRoute
+        | Kind::ServiceMonitor
+        | Kind::PrometheusRule => false,
+    }
+}
+
 /// Removes the children that are no longer wanted, each by uid, so that only the object that was seen can go.
 pub async fn prune(
     context: &Context,
     instance: &JamInstance,
     objects: &Objects<Desired>,
     observed: &Observed,
+    whole: bool,
 ) -> Result<(), Error> {
     let key = Key::of(instance);
     let uid = instance.metadata.uid.as_deref().unwrap_or_default();
-    for child in prunable(&key.name, objects, observed, uid) {
+    let unwanted = prunable(&key.name, objects, observed, uid);
+    for child in unwanted.into_iter().filter(|child| whole || nothing_replaces(child.object.kind)) {
         remove(context, &key, &child.object, child.uid.clone()).await.map_err(Error::write(&child.object))?;
         tracing::info!(instance = %key, object = %child.object, "removed: no longer wanted");
         context.children.gone(child.object.kind, &Key::new(key.namespace.clone(), child.object.name.clone()));

@@ -77,7 +77,7 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
         children,
         ..Observed::nothing(Timestamp::now())
     };
-    observed.lingers = resolve::narrows(instance, &observed) && pods::linger(context, &key).await;
+    observed.lingers = lingers(context, instance, &observed).await;
     pods::look(context, instance, discretion, &mut observed).await;
     let unmade = || [&observed.api, &observed.worker].into_iter().flatten().find_map(|one| one.create_failure.clone());
     observed.trouble = observed.trouble.take().or_else(unmade);
@@ -85,6 +85,13 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
     token_pods::look(context, instance, &consumers.retired, &mut observed).await?;
     words::clean(discretion, &mut observed).await?;
     Ok(observed)
+}
+
+/// Whether pods that no Deployment counts run or may come back, asked only where ports are to be closed.
+async fn lingers(context: &Context, instance: &JamInstance, observed: &Observed) -> bool {
+    resolve::narrows(instance, observed)
+        && (resolve::may_go_back(instance, observed, context.defaults.progress_deadline)
+            || pods::linger(context, &Key::of(instance)).await)
 }
 
 /// What is known of the DSN, and the port in it.

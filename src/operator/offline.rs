@@ -26,6 +26,7 @@ pub fn refuse(documents: &[Value]) -> Result<(), String> {
             .collect();
         beyond(&schema, document, "", &mut faults);
         faults.extend(unknown_time_zone(document));
+        faults.extend(no_day(document));
         for fault in faults {
             // Writing to a String cannot fail.
             let _ = write!(told, "{}JamInstance {name}: {fault}", if told.is_empty() { "" } else { "; " });
@@ -100,6 +101,13 @@ fn unknown_time_zone(document: &Value) -> Option<String> {
     (!known).then(|| {
         format!("spec.cleanup.timeZone: unknown time zone {zone:?}: use a name of the IANA database such as Etc/UTC")
     })
+}
+
+/// A day that is in no calendar, unless it is to be cleaned up by hand alone. One that is stored already stops nothing but its runs.
+fn no_day(document: &Value) -> Option<String> {
+    let cleanup = document.pointer("/spec/cleanup")?;
+    let never = jam_plan::schedule::never_comes(cleanup["schedule"].as_str()?) && cleanup["suspend"] != true;
+    never.then(|| "spec.cleanup.schedule never comes: no month that it names has such a day".into())
 }
 
 /// `/spec/consumers/0/name` as Kubernetes writes it: `spec.consumers[0].name`.

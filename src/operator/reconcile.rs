@@ -110,11 +110,12 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
         (objects, findings) = surveyed(context, instance, resolved, &learnt.observed).await?;
     }
     let observed = &mut learnt.observed;
-    if let Some(refusal) = apply::all(context, instance, &objects, &findings, &minted, observed).await?.told()? {
-        return Ok(Ending::Objected(refusal));
+    let setbacks = apply::all(context, instance, &objects, &findings, &minted, observed).await?;
+    let pruned = apply::prune(context, instance, &objects, observed, setbacks.is_none()).await;
+    if let Some(refusal) = setbacks.told()? {
+        return pruned.map(|()| Ending::Objected(refusal));
     }
-    // Nothing goes before everything is there that may come in its place.
-    apply::prune(context, instance, &objects, observed).await?;
+    pruned?;
     observe::still_leaving(&objects, &findings)?;
     observe::still_held(observed)?;
     Ok(Ending::Applied)
@@ -238,7 +239,7 @@ pub async fn reconcile(instance: Arc<Guarded>, context: Arc<Context>) -> Result<
         // What goes on beside it has its deadlines all the same.
         Err(error @ (Error::Held { .. } | Error::Denied { .. })) => {
             let pause = pause_after(&key, &error, &context);
-            Ok(Action::requeue(pause.min(beside(&learnt).unwrap_or(RESYNC))))
+            Ok(Action::requeue(pause.min(due(&learnt).unwrap_or(RESYNC))))
         }
         Err(error) => Err(error),
     }
@@ -275,10 +276,16 @@ fn next(ending: &Ending, told: &Said, learnt: &Learnt) -> Action {
     Action::requeue(pause.min(at_most).min(overrides).min(rotation_due(learnt).unwrap_or(RESYNC)))
 }
 
-/// The next deadline of what goes on beside a child that could not be written.
+/// The next deadline of what goes on beside a child that could not be written, or when to look again without one.
 fn beside(learnt: &Learnt) -> Option<Duration> {
-    let looks = is_judged(learnt) || asks_what_to_approve(learnt) || learnt.observed.lingers;
-    let looks = looks.then_some(LOOK_AGAIN);
+    let looks = asks_what_to_approve(learnt) || learnt.observed.lingers;
+    [due(learnt), looks.then_some(LOOK_AGAIN)].into_iter().flatten().min()
+}
+
+/// The next deadline alone: at each look what was denied is asked for again, and that has growing pauses.
+fn due(learnt: &Learnt) -> Option<Duration> {
+    let is_away = learnt.observed.database.as_ref().is_some_and(|probe| !probe.reachable);
+    let looks = (is_judged(learnt) && !is_away).then_some(LOOK_AGAIN);
     [rotation_due(learnt), migration_due(learnt), looks].into_iter().flatten().min()
 }
 

@@ -23,15 +23,20 @@ impl Setbacks {
         self.bars_pods && runs_pods(kind)
     }
 
-    /// The API server refuses this object.
-    pub fn refuse(&mut self, instance: &str, object: &ObjectRef, words: String) {
-        self.bars_pods |= serves_pods(instance, object);
+    /// Whether there is none.
+    pub fn is_none(&self) -> bool {
+        self.refused.is_empty() && self.denied.is_empty()
+    }
+
+    /// The API server refuses this object; whether new pods would be shut out by what is there of it.
+    pub fn refuse(&mut self, instance: &str, object: &ObjectRef, shuts_out: bool, words: String) {
+        self.bars_pods |= shuts_out || serves_pods(instance, object);
         self.refused.push((object.clone(), words));
     }
 
     /// A rule is in its way.
-    pub fn deny(&mut self, instance: &str, object: &ObjectRef, error: kube::Error) {
-        self.bars_pods |= serves_pods(instance, object);
+    pub fn deny(&mut self, instance: &str, object: &ObjectRef, shuts_out: bool, error: kube::Error) {
+        self.bars_pods |= shuts_out || serves_pods(instance, object);
         self.denied.push((object.clone(), error));
     }
 
@@ -119,8 +124,8 @@ mod tests {
             (object(Kind::Job, "main-migrate-a-0"), false),
         ] {
             let mut all = [Setbacks::default(), Setbacks::default(), Setbacks::default()];
-            all[0].refuse("main", &object, "no".into());
-            all[1].deny("main", &object, quota());
+            all[0].refuse("main", &object, false, "no".into());
+            all[1].deny("main", &object, false, quota());
             all[2].removed("main", &object);
             for setbacks in all {
                 for kind in Kind::ALL {
@@ -134,9 +139,9 @@ mod tests {
     fn the_first_is_told_in_its_words_and_the_others_by_their_names() {
         assert_eq!(Setbacks::default().told().unwrap(), None);
         let mut setbacks = Setbacks::default();
-        setbacks.refuse("main", &object(Kind::Service, "main"), "Service main: bad key".into());
-        setbacks.refuse("main", &object(Kind::Ingress, "main"), "Ingress main: bad key".into());
-        setbacks.deny("main", &object(Kind::NetworkPolicy, "main"), quota());
+        setbacks.refuse("main", &object(Kind::Service, "main"), false, "Service main: bad key".into());
+        setbacks.refuse("main", &object(Kind::Ingress, "main"), false, "Ingress main: bad key".into());
+        setbacks.deny("main", &object(Kind::NetworkPolicy, "main"), false, quota());
         let Err(Error::Denied { what, refused, source: _ }) = setbacks.told() else { panic!("it is tried again") };
         assert_eq!(refused.unwrap().message, "Service main: bad key (nor can Ingress main, NetworkPolicy main)");
         assert_eq!(what, "NetworkPolicy main cannot be written (nor can Service main, Ingress main)");

@@ -364,4 +364,7 @@ async fn every_way_to_write_a_schedule_is_accepted() {
             "{zone}"
         );
     }
+    let by_hand = but(json!({"spec": {"cleanup": {"schedule": "0 0 31 2 *", "suspend": true}}}));
+    assert_eq!(refusal(&client, &namespace, &by_hand).await, None, "by hand alone");
+    assert_eq!(jam::operator::offline::refuse(&[by_hand]), Ok(()));
 }

@@ -57,7 +57,7 @@ async fn a_database_on_another_port_is_reached_beside_the_one_before_until_the_l
     let (client, namespace) = plane.with_crd().await;
     let _kubelet = Kubelet::play(&client, &namespace, 0, "would apply: 4 admin\n");
     let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, &["--leader-election", "false"]);
+    let operator = account.start(plane, &["--leader-election", "false", "--progress-deadline", "5"]);
     let mut spec = on_postgres(&client, &namespace).await;
     spec["networkPolicy"] = json!({});
     apply(&client, &namespace, "main", spec).await;

@@ -7,7 +7,7 @@ use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::operator_kinds::children;
+use crate::operator_kinds::{children, on_postgres};
 use crate::operator_support::{Account, Kubelet, Operator, apply, condition, eventually};
 use crate::support::cluster::control_plane;
 
@@ -305,5 +305,42 @@ async fn what_an_admission_denies_is_looked_at_again_until_the_admission_is_gone
     condition(&client, &namespace, "main", "Stalled", "False", "Settled").await;
     bindings.delete(&namespace, &DeleteParams::default()).await.unwrap();
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    Api::<ValidatingAdmissionPolicy>::all(client).delete(&namespace, &DeleteParams::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn beside_a_refused_child_nothing_goes_on_that_is_no_longer_wanted_and_pods_wait_for_a_policy_that_shuts_them_out()
+ {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let _operator = account.start(plane, QUIET);
+    let base = on_postgres(&client, &namespace).await;
+    let spec = |enabled: bool, port: u16| {
+        let spec = with(base.clone(), "networkPolicy", json!({"egressPorts": [port]}));
+        with(spec, "runtime", json!({"jam": {"enabled": enabled, "store": "postgres"}}))
+    };
+    let scaled = with(spec(true, 7000), "autoscaling", json!({"minReplicas": 2, "maxReplicas": 3}));
+    apply(&client, &namespace, "main", scaled).await;
+    let scalers = children(&client, &namespace, Kind::HorizontalPodAutoscaler);
+    eventually("an autoscaler", async || scalers.get_opt("main").await.ok()?).await;
+    serves(&client, &namespace, true).await;
+    let refused = with(spec(true, 7000), "service", json!({"annotations": {"bad key": "x"}}));
+    apply(&client, &namespace, "main", refused).await;
+    condition(&client, &namespace, "main", "Stalled", "True", "InvalidObject").await;
+    eventually("no autoscaler", async || scalers.get_opt("main").await.ok()?.is_none().then_some(())).await;
+
+    let bindings = forbid(&client, &namespace).await;
+    let policies = children(&client, &namespace, Kind::NetworkPolicy);
+    let before = policies.get("main").await.unwrap();
+    apply(&client, &namespace, "main", spec(false, 8000)).await;
+    condition(&client, &namespace, "main", "Ready", "False", "ApplyFailed").await;
+    let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
+    let enabled = instances.get("main").await.unwrap().status.unwrap().enabled;
+    assert_eq!(enabled, Some(true), "new pods would not reach port 8000");
+    assert_eq!(policies.get("main").await.unwrap().data["spec"], before.data["spec"]);
+    bindings.delete(&namespace, &DeleteParams::default()).await.unwrap();
+    serves(&client, &namespace, false).await;
     Api::<ValidatingAdmissionPolicy>::all(client).delete(&namespace, &DeleteParams::default()).await.unwrap();
 }

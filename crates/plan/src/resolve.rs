@@ -30,8 +30,7 @@ use crate::rotation::Pace;
 
 pub use blobs::{BLOB_KEYS, ResolvedBlobs, blob_secret};
 pub use consumers::{Remembered, ResolvedConsumer};
-pub(crate) use egress::ports_in;
-pub use egress::{Egress, narrows, port_of_url};
+pub use egress::{Egress, may_go_back, narrows, port_of_url, ports_in};
 pub use migration::{MigrationPlan, MigrationStep, Preview};
 pub use refuse::is_own_variable;
 pub use revision::may_be_adopted;

@@ -10,6 +10,7 @@ use crate::crd::{ConditionType, JamInstance, LastGood, MigrationState, RolloutPh
 use crate::names;
 use crate::observed::{DeploymentState, Observed};
 use crate::reason::Reason;
+use crate::status::is_beside;
 
 /// How often readiness may be lost again, within the deadline after it was first there.
 const LOSSES: i32 = 3;
@@ -284,8 +285,7 @@ pub(crate) fn scene<'a>(
 
 /// Whether it is the pods that are not ready: beside a child that is refused or denied it is for another reason, and since another time.
 fn is_of_pods(told: &Condition) -> bool {
-    let beside = [Reason::InvalidObject, Reason::ApplyFailed].map(Reason::as_str);
-    told.status == "False" && !beside.contains(&told.reason.as_str())
+    told.status == "False" && !is_beside(&told.reason)
 }
 
 /// Whether a pod that was ready is not any more, where so many API pods were told to be.

@@ -74,7 +74,10 @@ impl Fields {
 
 /// Whether a list has a star in it, which a step takes away, as Kubernetes reads it.
 fn has_star(field: &str) -> bool {
-    field.split(',').any(|item| matches!(item, "*" | "?" | "*/1" | "?/1"))
+    field.split(',').any(|item| match item.split_once('/') {
+        Some((all, step)) => matches!(all, "*" | "?") && step.parse() == Ok(1),
+        None => matches!(item, "*" | "?"),
+    })
 }
 
 /// The numbers that a field allows.

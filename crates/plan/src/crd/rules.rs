@@ -17,7 +17,7 @@ struct Rule<'a> {
 const NO_SCHEDULE: &str = "must be five cron fields (minute 0-59, hour 0-23, day of month 1-31, month 1-12, day of week 0-6, names allowed), such as 17 3 * * *, or one of @hourly, @daily, @weekly, @monthly, @yearly; the time zone stands in timeZone";
 
 /// What is said about a day that is in no calendar.
-const NO_DAY: &str = "never comes: no month that it names has such a day";
+const NO_DAY: &str = "never comes: no month that it names has such a day; to clean up by hand alone, suspend it";
 /// What is said about a range that runs backwards.
 const NO_RANGE: &str = "a range runs backwards, such as 50-10: write two, 50-59,0-10";
 
@@ -183,10 +183,14 @@ pub(super) fn install(schema: &mut Value) {
     let rules = [
         (format!("self.matches(r'{}')", cron()), NO_SCHEDULE),
         (format!("!self.matches(r'{}')", backwards()), NO_RANGE),
-        (format!("!self.matches(r'{}')", never()), NO_DAY),
     ];
     let rules = rules.map(|(rule, message)| json!({"rule": rule, "message": message, "reason": "FieldValueInvalid"}));
     property(schema, "spec.cleanup.schedule")["x-kubernetes-validations"] = json!(rules);
+    // Who writes such a day into a cron line mostly means "only by hand": suspended it says so.
+    let rule = format!("(has(self.suspend) && self.suspend) || !self.schedule.matches(r'{}')", never());
+    property(schema, "spec.cleanup")["x-kubernetes-validations"] = json!([
+        {"rule": rule, "message": NO_DAY, "reason": "FieldValueInvalid", "fieldPath": ".schedule"},
+    ]);
 }
 
 /// The rule about environment variables and its message: the same list as in [`refuse`].
@@ -244,7 +248,7 @@ fn backwards() -> String {
 }
 
 /// A day that no month of a schedule has, such as the 30th of February, as a regular expression. What is hidden in steps and ranges of
-/// months is refused by [`schedule::never_comes`] alone.
+/// months is told by [`schedule::never_comes`] alone.
 fn never() -> String {
     let list = |item: &str| format!("({item})(,({item}))*");
     let days = |first: &str| list(&format!("{first}(-{first})?(/[0-9]+)?"));

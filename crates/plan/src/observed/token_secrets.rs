@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Secret;
 
 use super::noted;
 use crate::names;
-use crate::rotation::{Answered, Holding, is_usable};
+use crate::rotation::{Answered, Holding, is_usable, without_tokens};
 
 /// A consumer's Secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,16 +57,20 @@ impl HashBook {
         };
         let read = |name| noted(secret.metadata.annotations.as_ref(), name);
         let generations = read(names::TOKEN_GENERATIONS).and_then(|text| serde_json::from_str(&text).ok());
-        let revocations = read(names::TOKEN_REVOCATIONS).and_then(|text| serde_json::from_str(&text).ok());
+        let revocations: Option<BTreeMap<String, String>> =
+            read(names::TOKEN_REVOCATIONS).and_then(|text| serde_json::from_str(&text).ok());
+        let revocations =
+            revocations.into_iter().flatten().map(|(name, value)| (name, without_tokens(&value))).collect();
+        let answered: Option<Answered> = read(names::TOKEN_ROTATION).and_then(|text| serde_json::from_str(&text).ok());
         let file = |key| secret.data.as_ref().and_then(|data| data.get(key)).map_or(&[][..], |ByteString(bytes)| bytes);
         let ended = read(names::ENDED_TOKENS);
         Self {
             entries: listed.iter().filter_map(entry).collect(),
             generations: generations.unwrap_or_default(),
-            revocations: revocations.unwrap_or_default(),
+            revocations,
             word: Self::word_of([file(names::TOKENS_KEY), file(names::ADMIN_TOKENS_KEY)]),
             ended: ended.unwrap_or_default().split(',').filter_map(ended_of).collect(),
-            answered: read(names::TOKEN_ROTATION).and_then(|text| serde_json::from_str(&text).ok()),
+            answered: answered.map(|told| Answered { value: without_tokens(&told.value), ..told }),
             written_at: written_at(secret),
         }
     }

@@ -5,8 +5,10 @@ mod tests;
 
 use std::collections::BTreeSet;
 
+use jam_domain::Timestamp;
+
 use super::{Resolved, uid_of};
-use crate::crd::{JamInstance, JamInstanceSpec};
+use crate::crd::{JamInstance, JamInstanceSpec, RolloutPhase};
 use crate::observed::{DeploymentState, Observed};
 use crate::rollout::Course;
 
@@ -43,7 +45,7 @@ impl Egress {
 }
 
 /// The ports that such an annotation names. What a hand wrote there that is no port is nobody's need.
-pub(crate) fn ports_in(annotation: &str) -> BTreeSet<u16> {
+pub fn ports_in(annotation: &str) -> BTreeSet<u16> {
     annotation.split(',').filter_map(|port| port.parse().ok()).filter(|port| *port > 0).collect()
 }
 
@@ -58,6 +60,17 @@ fn told(uid: &str, observed: &Observed) -> BTreeSet<u16> {
 pub fn narrows(instance: &JamInstance, observed: &Observed) -> bool {
     observed.api.iter().chain(&observed.worker).all(DeploymentState::is_settled)
         && !told(&uid_of(instance), observed).is_subset(&Egress::needed(&instance.spec, observed).needs)
+}
+
+/// Whether a rollout whose pods have settled may still be given up within `deadline` seconds: the pods of before would come back,
+/// with the ports that they need. After one that was given up everything is let through anyway.
+pub fn may_go_back(instance: &JamInstance, observed: &Observed, deadline: i32) -> bool {
+    let told = instance.status.as_ref().and_then(|status| status.rollout.as_ref());
+    told.filter(|told| told.from.is_some()).is_some_and(|told| match told.phase {
+        RolloutPhase::Progressing => observed.api.as_ref().is_some_and(|api| api.wanted > 0),
+        RolloutPhase::Serving => observed.at <= Timestamp::from_jiff(told.since.0).plus_seconds(deadline.into()),
+        RolloutPhase::RolledBack => false,
+    })
 }
 
 /// The instance with what is let through now.

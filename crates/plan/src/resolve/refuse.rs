@@ -137,9 +137,6 @@ pub(super) fn contradictions(spec: &JamInstanceSpec, settings: &Settings) -> Res
     if let Some(range) = spec.cleanup.as_ref().and_then(|cleanup| crate::schedule::backwards(&cleanup.schedule)) {
         return Err(invalid(format!("spec.cleanup.schedule: the range {range} runs backwards, write two")));
     }
-    if spec.cleanup.as_ref().is_some_and(|cleanup| crate::schedule::never_comes(&cleanup.schedule)) {
-        return Err(invalid("spec.cleanup.schedule never comes: no month that it names has such a day"));
-    }
     if spec.cleanup.as_ref().is_some_and(|cleanup| cleanup.time_zone.eq_ignore_ascii_case("local")) {
         return Err(invalid("spec.cleanup.timeZone: Local is no name of the IANA database; use one such as Etc/UTC"));
     }

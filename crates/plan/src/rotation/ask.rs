@@ -137,8 +137,13 @@ impl Asks {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
     use super::*;
     use crate::fixtures::in_memory;
+    use crate::rotation::Holding;
 
     fn asks(rotate: &str, revoke: &str) -> Asks {
         let consumers = ["demo", "other"].map(str::to_owned).into();
@@ -224,5 +229,21 @@ mod tests {
         for other in ["demo, 0a1b2c3d\n1732190000", &token[1..], &format!("{token}0")] {
             assert_eq!(without_tokens(other), other);
         }
+    }
+
+    #[test]
+    fn what_an_earlier_operator_noted_with_a_token_in_it_is_the_same_ask() {
+        let raw = format!("demo,{}", "0123456789abcdef".repeat(4));
+        let notes = [
+            (names::REVOKED, raw.clone()),
+            (names::ROTATED, raw.clone()),
+            (names::TOKEN_REVOCATIONS, json!({"demo": raw}).to_string()),
+            (names::TOKEN_ROTATION, json!({"value": raw, "meant": ["demo"]}).to_string()),
+        ];
+        let notes: BTreeMap<_, _> = notes.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let secret = serde_json::from_value(json!({"metadata": {"annotations": notes}})).unwrap();
+        let (held, book, asked) = (Holding::of(&secret).notes, HashBook::of(&secret), without_tokens(&raw));
+        assert_eq!([held.revoked, held.rotated], [Some(asked.clone()), Some(asked.clone())]);
+        assert_eq!((&book.revocations["demo"], &book.answered.unwrap().value), (&asked, &asked));
     }
 }

@@ -8,7 +8,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Map, Value, json};
 
-use super::{Displaced, Holding, Notes, Proof, Slots};
+use super::{Displaced, Holding, Notes, Proof, Slots, without_tokens};
 use crate::names;
 
 /// A token itself. It has no Debug and no Display: it cannot be logged by accident.
@@ -96,8 +96,9 @@ fn notes_of(secret: &Secret) -> Notes {
         written: noted.get(names::TOKEN_ID).and_then(|id| id.parse().ok()),
         previous_until: time(names::PREVIOUS_NOT_AFTER),
         displaced: displaced.filter_map(displaced_of).collect(),
-        rotated: noted.get(names::ROTATED).cloned(),
-        revoked: noted.get(names::REVOKED).cloned(),
+        // An earlier operator noted them as they were written.
+        rotated: noted.get(names::ROTATED).map(|value| without_tokens(value)),
+        revoked: noted.get(names::REVOKED).map(|value| without_tokens(value)),
         proof: noted.get(names::REFUSED).and_then(|text| proof_of(text)),
         changed_at: time(names::TOKENS_CHANGED_AT),
     }

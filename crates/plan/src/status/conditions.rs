@@ -49,11 +49,19 @@ fn unknown(kind: ConditionType, reason: Reason, message: impl Into<String>) -> S
     Said { kind, status: "Unknown", reason, message: message.into() }
 }
 
+/// Whether a condition is not true for a child that cannot be written, whatever the pods do.
+pub(crate) fn is_beside(reason: &str) -> bool {
+    [Reason::InvalidObject, Reason::ApplyFailed].iter().any(|beside| beside.as_str() == reason)
+}
+
 /// Gives each condition its date: the old one when its status is unchanged, else now.
 pub(super) fn dated(said: Vec<Said>, before: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
     said.into_iter()
         .map(|Said { kind, status, reason, message }| {
             let earlier = before.iter().find(|c| c.type_ == kind.as_str() && c.status == status);
+            // Since when pods are not ready is not since when a child could not be written.
+            let earlier =
+                earlier.filter(|c| kind != ConditionType::Ready || !is_beside(&c.reason) || is_beside(reason.as_str()));
             Condition {
                 type_: kind.as_str().into(),
                 status: status.into(),

@@ -114,7 +114,7 @@ const PARAMETERS: [&str; 13] = [
 const ALIASES: [&str; 5] = ["ssl-mode", "ssl-root-cert", "ssl-ca", "ssl-cert", "ssl-key"];
 
 /// What tunes libpq's own waiting, or names what is always so here: without them nothing is less safe. The library warns of each.
-const HARMLESS: [&str; 9] = [
+const HARMLESS: [&str; 14] = [
     "connect_timeout",
     "tcp_user_timeout",
     "keepalives",
@@ -123,7 +123,13 @@ const HARMLESS: [&str; 9] = [
     "keepalives_count",
     "fallback_application_name",
     "client_encoding",
+    "gssencmode",
+    "sslcompression",
+    "load_balance_hosts",
+    // Of other libraries, as hosted databases hand them out.
     "pgbouncer",
+    "connection_limit",
+    "pool_timeout",
 ];
 
 /// Refuses a parameter that nobody reads: `sslmod=require` would connect without TLS.

@@ -17,13 +17,15 @@ struct World {
     cluster: Observed,
     /// The accounts, policies and Deployments that were written.
     writes: Vec<String>,
+    /// Whether a pod runs that the Deployments do not count.
+    held: bool,
 }
 
 /// The instance on PostgreSQL with a NetworkPolicy and these changes, when everything of it runs.
 fn world(change: Value) -> World {
     let instance = but(&but(&on_postgres(), json!({"networkPolicy": {}})), change);
     let cluster = settled_cluster_for(&instance);
-    let mut world = World { instance, cluster, writes: Vec::new() };
+    let mut world = World { instance, cluster, writes: Vec::new(), held: false };
     world.rest();
     world.writes.clear();
     world
@@ -41,6 +43,8 @@ impl World {
     /// One reconcile: what is let through then.
     fn walk(&mut self) -> Vec<u16> {
         self.cluster.at = self.cluster.at.plus_seconds(1);
+        let may_go_back = may_go_back(&self.instance, &self.cluster, defaults().progress_deadline);
+        self.cluster.lingers = narrows(&self.instance, &self.cluster) && (may_go_back || self.held);
         let resolved = resolved(&self.instance, &self.cluster);
         let objects = desired(&resolved).items;
         for item in objects.iter().filter(|_| !resolved.given_up) {
@@ -102,6 +106,23 @@ impl World {
         (api.observed_generation, api.updated) = (api.generation, api.wanted);
     }
 
+    /// What has settled serves for longer than it may be given up for.
+    fn prove(&mut self) {
+        self.settle();
+        self.walk();
+        self.cluster.at = self.cluster.at.plus_seconds(400);
+    }
+
+    /// A pod that was ready is not any more, and is again.
+    fn lose(&mut self) {
+        let api = self.cluster.api.as_mut().unwrap();
+        (api.ready, api.available, self.cluster.lapsed) = (api.ready - 1, api.available - 1, true);
+        self.walk();
+        let api = self.cluster.api.as_mut().unwrap();
+        (api.ready, api.available, self.cluster.lapsed) = (api.ready + 1, api.available + 1, false);
+        self.walk();
+    }
+
     /// The rollout under way comes to nothing, and what was good is back.
     fn fail(&mut self) {
         let api = self.cluster.api.as_mut().unwrap();
@@ -143,9 +164,11 @@ fn a_database_on_another_port_is_reached_beside_the_one_before_until_every_pod_h
         world.migrate(JobState::Complete);
         assert_eq!(world.rest(), [5432, 6432], "the pods are being replaced");
         world.settle();
-        world.cluster.lingers = true;
+        assert_eq!(world.rest(), [5432, 6432], "they may still be given up");
+        world.prove();
+        world.held = true;
         assert_eq!(world.rest(), [5432, 6432], "one of before finishes what it has begun");
-        world.cluster.lingers = false;
+        world.held = false;
         assert_eq!(world.rest(), [6432]);
         assert_eq!(world.writes[..2], ["ServiceAccount main", "NetworkPolicy main"], "before any pod is replaced");
         let of = |name: &str| world.writes.iter().filter(|write| *write == name).count();
@@ -162,7 +185,7 @@ fn an_endpoint_on_another_port_is_reached_beside_the_one_before_until_every_pod_
     // Whoever changes it once more has pods of all three.
     world.change(blobs("https://minio"));
     assert_eq!(world.rest(), [443, 5432, 9000, 9443]);
-    world.settle();
+    world.prove();
     assert_eq!(world.rest(), [443, 5432]);
 }
 
@@ -176,8 +199,24 @@ fn the_good_pods_of_a_rollout_that_was_given_up_reach_what_they_need() {
     assert_eq!(world.forecast(), [5432, 9000, 9443], "a plan says that nothing changes");
     world.change(blobs("https://minio"));
     assert_eq!(world.rest(), [443, 5432, 9000, 9443]);
-    world.settle();
+    world.prove();
     assert_eq!(world.rest(), [443, 5432]);
+}
+
+#[test]
+fn pods_that_come_back_after_a_rollout_that_had_settled_reach_what_they_need() {
+    let mut world = world(blobs(STORE));
+    world.change(blobs(OTHER));
+    world.rest();
+    world.settle();
+    world.rest();
+    for _ in 0..3 {
+        world.lose();
+    }
+    let told = world.instance.status.clone().unwrap().rollout.unwrap();
+    assert_eq!(told.phase, RolloutPhase::RolledBack, "{told:?}");
+    world.settle();
+    assert_eq!(world.rest(), [5432, 9000, 9443]);
 }
 
 #[test]
@@ -229,8 +268,8 @@ fn a_plan_shows_what_is_let_through_when_the_pods_have_come_to_rest() {
     world.rest();
     world.migrate(JobState::Complete);
     world.rest();
-    world.settle();
-    world.cluster.lingers = true;
+    world.prove();
+    world.held = true;
     assert_eq!((world.rest(), world.forecast()), (vec![5432, 6432], vec![6432]), "nothing lingers for ever");
 }
 

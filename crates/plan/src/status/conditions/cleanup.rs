@@ -33,6 +33,11 @@ pub(super) fn cleanup(instance: &JamInstance, resolved: Option<&Resolved>, obser
     if let Some(failure) = last_cleanup(observed, &before).and_then(|told| told.failure) {
         return no(kind, Reason::CleanupFailed, failure);
     }
+    // It may have been stored before it was refused at apply, or hide in a range.
+    if schedule::never_comes(schedule) {
+        let why = "spec.cleanup.schedule never comes: no month that it names has such a day";
+        return no(kind, Reason::NotScheduled, why);
+    }
     // A pause that somebody wanted, or that an earlier schedule has, is held against no run.
     let since = state.since.max(resolved.timetable.since);
     let overdue = since.is_some_and(|at| observed.at > at.plus_seconds(schedule::overdue_after(schedule, time_zone)));

@@ -41,3 +41,25 @@ fn a_denied_child_is_tried_again_and_what_is_said_of_the_pods_holds() {
     assert_eq!(short(&told, "Stalled"), pair("True", Reason::RolledBack), "the graver word");
     assert!(condition(&told, "Ready").message.ends_with("ApplyFailed: exceeded quota"));
 }
+
+#[test]
+fn pods_that_are_not_ready_are_so_since_they_are_and_not_since_a_child_was_denied() {
+    let instance = on_postgres();
+    let settled = settled_cluster_for(&instance);
+    let denied = {
+        let resolved = resolved(&instance, &settled);
+        status(&instance, Verdict::Denied(&resolved, "Service main: exceeded quota"), &settled, at(2000))
+    };
+    assert_eq!(short(&denied, "Ready"), pair("False", Reason::ApplyFailed));
+    let mut unready = settled.clone();
+    unready.api.as_mut().unwrap().available = 0;
+    let since = |before: &JamInstanceStatus, seconds| {
+        let told = applied(&with(&instance, before.clone()), &unready, seconds);
+        assert_eq!(condition(&told, "Ready").status, "False");
+        (condition(&told, "Ready").last_transition_time.clone(), told)
+    };
+    let (first, told) = since(&denied, 2300);
+    let (second, _) = since(&told, 2310);
+    assert_ne!(first, condition(&denied, "Ready").last_transition_time, "another reason, another time");
+    assert_eq!(first, second, "that stays");
+}
