@@ -17,8 +17,18 @@ pub struct Doubt {
     pub package_id: String,
     /// The seq of its report's receipt.
     report_seq: Option<u64>,
-    /// Whether its report was listed.
+    /// Whether its report was listed, and it was not.
     reported: bool,
+    /// What its report was listed as, where nothing else is wrong with that.
+    listed: Option<PackageStatus>,
+}
+
+impl Doubt {
+    /// Whether the package, asked for by itself, has moved on to what its report was listed as.
+    pub fn moved_on(&self, package: &Value) -> bool {
+        let now = status_of(package);
+        self.listed.is_some_and(|report| now.is_some_and(|package| fits(package, Some(report))))
+    }
 }
 
 /// One package, asked for by itself: before its report, its report, and after it.
@@ -112,7 +122,8 @@ impl Standing {
         for (package_id, Place { seq, package, report, report_seq, doubted }) in &self.places {
             // One that was listed itself may be archived before it is asked for.
             let (package_id, reported) = (package_id.clone(), package.is_none() && report.is_some());
-            let doubt = || Doubt { seq: *seq, package_id, report_seq: *report_seq, reported };
+            let listed = report.filter(|_| !doubted);
+            let doubt = || Doubt { seq: *seq, package_id, report_seq: *report_seq, reported, listed };
             match (package, report) {
                 (None, None) => {}
                 (Some(PackageStatus::Disputed), None) => disputed.push(doubt()),
@@ -128,7 +139,7 @@ impl Standing {
 
     /// Whether there is something wrong with a package in doubt. One that moved on meanwhile is let go.
     pub fn settle(&mut self, doubt: &Doubt, asked: &Asked<'_>) -> Result<(), Mismatch> {
-        let Doubt { seq, package_id, report_seq, reported } = doubt;
+        let Doubt { seq, package_id, report_seq, reported, listed: _ } = doubt;
         let wrong = |problem: String| Err(Mismatch { seq: *seq, problem });
         let Asked { before, bundle, reason, after } = asked;
         let Some(package) = before else {
@@ -260,5 +271,22 @@ mod tests {
             .collect();
         let some = [(Refined, Some(Refined)), (Disputed, None), (Disputed, Some(Disputed)), (Applied, Some(Applied))];
         assert_eq!(fitting, [&[(Pending, None)][..], &some].concat());
+    }
+
+    #[test]
+    fn a_package_that_moves_on_while_it_is_looked_at_is_asked_for_once_and_may_be_archived() {
+        let package = |status: &str| json!({"id": "p", "status": status});
+        let doubts = |listed: Option<&Value>| {
+            let mut standing = Standing::new(ALGORITHM, None);
+            standing.note("p", 1);
+            listed.into_iter().for_each(|package| standing.package(package));
+            standing.report(&json!({"package_id": "p", "status": "applied"}), None, Some(2));
+            let doubt = standing.doubts(50).remove(0);
+            let gone = Asked { before: None, bundle: None, reason: false, after: None };
+            (doubt.moved_on(&package("applied")), doubt.moved_on(&package("pending")), standing.settle(&doubt, &gone))
+        };
+        assert_eq!(doubts(Some(&package("pending"))), (true, false, Ok(())), "its report came between the two lists");
+        let (_, _, missing) = doubts(None);
+        assert!(missing.unwrap_err().problem.contains("is not there, and its report is"));
     }
 }
