@@ -28,6 +28,10 @@ const OF_CONTAINER: [&str; 3] = ["image", "imagePullPolicy", "resources"];
 /// The CronJob, when the spec has a cleanup and there is a database to clean.
 pub(super) fn cron_job(resolved: &Resolved) -> Option<Desired> {
     let Cleanup { schedule, time_zone, suspend, dry_run } = resolved.cleanup.as_ref()?;
+    if resolved.revision.dsn_hash().is_empty() {
+        // A bad rollout led back to the memory store, whose own process cleans up: a Job could only fail.
+        return None;
+    }
     let name = names::cleanup(&resolved.name);
     let job = CronJob {
         metadata: identity::metadata(resolved, &name, Component::Cleanup),

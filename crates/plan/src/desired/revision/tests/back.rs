@@ -96,6 +96,15 @@ fn a_password_and_keys_that_the_good_pods_take_from_the_same_secrets_reach_serve
     assert_ne!(made, of_pods(&before));
 }
 
+#[test]
+fn after_a_bad_rollout_from_the_memory_store_no_cron_job_is_there_to_fail() {
+    let (_, bad, cluster) = given_up(json!({"image": {"tag": "bad"}}), "dsn-hash-1", "id-1");
+    let of_memory = resolved(&in_memory(), &settled_cluster_for(&in_memory())).revision;
+    let jobs = |back: &Resolved| desired(back).items.iter().filter(|item| item.object.kind == Kind::CronJob).count();
+    let back = resolved(&bad, &cluster);
+    assert_eq!((jobs(&back), jobs(&Resolved { revision: of_memory, ..back.clone() })), (1, 0));
+}
+
 /// The same instance once its good pods are back, and the good revision.
 fn gone_back() -> (JamInstance, Observed, Revision) {
     let (before, bad, mut cluster) = given_up(json!({"image": {"tag": "bad"}}), "dsn-hash-1", "id-1");
