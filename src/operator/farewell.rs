@@ -43,7 +43,7 @@ fn note(key: &Key, children: &Children) -> Option<String> {
     (count > 0).then(|| {
         format!(
             "deleted; deletionPolicy Retain keeps {count} token Secrets for the next instance of this name. To remove them: \
-             kubectl -n {namespace} delete secret -l {label}={name}. They are: {listed}"
+             kubectl -n {namespace} delete secret -l {label}={name}. They are: {listed}."
         )
     })
 }
