@@ -1,5 +1,7 @@
 //! Every write of children: in the written order, each only when it is needed, none to an object that is not ours.
 
+use std::collections::BTreeSet;
+
 use jam_plan::desired::prunable;
 use jam_plan::observed::{CleanupState, DeploymentState, HashBook, Held};
 use jam_plan::{Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Write, names};
@@ -25,7 +27,7 @@ use super::tokens::Minted;
 pub async fn all(
     context: &Context,
     instance: &JamInstance,
-    objects: &Objects<Desired>,
+    (objects, needs): (&Objects<Desired>, &BTreeSet<u16>),
     findings: &[Finding],
     minted: &Minted,
     observed: &mut Observed,
@@ -44,11 +46,13 @@ pub async fn all(
             Finding::Absent => None,
             Finding::Differs { uid, own } => Some((uid.as_str(), *own)),
         };
-        if setbacks.hold_back(object.kind) {
+        // No pod comes of a CronJob that is suspended, and who suspends it wants no more of them.
+        let is_suspended = object.kind == Kind::CronJob && desired.body["spec"]["suspend"] == true;
+        if setbacks.hold_back(object.kind) && !is_suspended {
             continue;
         }
         let uid = there.map(|(uid, _)| uid);
-        let shuts_out = there.is_some() && shuts_out(desired, observed);
+        let shuts_out = there.is_some() && shuts_out(desired, needs, observed);
         if let Some(words) = context.memory.refused(&key, object, hash, uid) {
             setbacks.refuse(&key.name, object, shuts_out, words);
             continue;
@@ -72,14 +76,10 @@ pub async fn all(
 }
 
 /// Whether new pods would reach less than they need as long as what is there of this NetworkPolicy stays as it is.
-fn shuts_out(desired: &Desired, observed: &Observed) -> bool {
-    let wanted = desired.body["metadata"]["annotations"][names::EGRESS]
-        .as_str()
-        .map(jam_plan::resolve::ports_in)
-        .unwrap_or_default();
+fn shuts_out(desired: &Desired, needs: &BTreeSet<u16>, observed: &Observed) -> bool {
     let there = observed.children.iter().find(|child| child.object == desired.object);
     desired.object.kind == Kind::NetworkPolicy
-        && there.is_some_and(|child| !child.egress.is_empty() && !wanted.is_subset(&child.egress))
+        && there.is_some_and(|child| !child.egress.is_empty() && !needs.is_subset(&child.egress))
 }
 
 /// Makes one object, or puts right what is there, of this uid and made by this very instance or not. None where it was removed:
@@ -273,13 +273,15 @@ fn note(context: &Context, instance: &Key, desired: &Desired, live: DynamicObjec
 /// go on: an autoscaler against the spec's number of pods, a CronJob with its deletions.
 fn nothing_replaces(kind: Kind) -> bool {
     match kind {
-        Kind::Deployment | Kind::Job | Kind::CronJob | Kind::PodDisruptionBudget | Kind::HorizontalPodAutoscaler => {
-            true
-        }
+        Kind::NetworkPolicy
+        | Kind::Deployment
+        | Kind::Job
+        | Kind::CronJob
+        | Kind::PodDisruptionBudget
+        | Kind::HorizontalPodAutoscaler => true,
         Kind::ServiceAccount
         | Kind::ConfigMap
         | Kind::Secret
-        | Kind::NetworkPolicy
         | Kind::Service
         | Kind::Ingress
         | Kind::HttpRoute

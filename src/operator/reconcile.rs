@@ -109,8 +109,9 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
         };
         (objects, findings) = surveyed(context, instance, resolved, &learnt.observed).await?;
     }
+    let needs = learnt.resolved.as_ref().map(|resolved| resolved.egress.needs.clone()).unwrap_or_default();
     let observed = &mut learnt.observed;
-    let setbacks = apply::all(context, instance, &objects, &findings, &minted, observed).await?;
+    let setbacks = apply::all(context, instance, (&objects, &needs), &findings, &minted, observed).await?;
     let pruned = apply::prune(context, instance, &objects, observed, setbacks.is_none()).await;
     if let Some(refusal) = setbacks.told()? {
         return pruned.map(|()| Ending::Objected(refusal));

@@ -340,7 +340,9 @@ async fn beside_a_refused_child_nothing_goes_on_that_is_no_longer_wanted_and_pod
     let enabled = instances.get("main").await.unwrap().status.unwrap().enabled;
     assert_eq!(enabled, Some(true), "new pods would not reach port 8000");
     assert_eq!(policies.get("main").await.unwrap().data["spec"], before.data["spec"]);
-    bindings.delete(&namespace, &DeleteParams::default()).await.unwrap();
+    apply(&client, &namespace, "main", spec(false, 7000)).await;
     serves(&client, &namespace, false).await;
+    bindings.delete(&namespace, &DeleteParams::default()).await.unwrap();
+    condition(&client, &namespace, "main", "Reconciling", "False", "Settled").await;
     Api::<ValidatingAdmissionPolicy>::all(client).delete(&namespace, &DeleteParams::default()).await.unwrap();
 }
