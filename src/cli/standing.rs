@@ -279,7 +279,9 @@ mod tests {
         let doubts = |listed: Option<&Value>| {
             let mut standing = Standing::new(ALGORITHM, None);
             standing.note("p", 1);
-            listed.into_iter().for_each(|package| standing.package(package));
+            if let Some(package) = listed {
+                standing.package(package);
+            }
             standing.report(&json!({"package_id": "p", "status": "applied"}), None, Some(2));
             let doubt = standing.doubts(50).remove(0);
             let gone = Asked { before: None, bundle: None, reason: false, after: None };
