@@ -97,6 +97,7 @@ pub(super) fn none_yet() -> RolloutStatus {
         phase: RolloutPhase::Progressing,
         since: at,
         losses: 0,
+        down_since: None,
         from: None,
         message: None,
         evidence: None,

@@ -49,19 +49,11 @@ fn unknown(kind: ConditionType, reason: Reason, message: impl Into<String>) -> S
     Said { kind, status: "Unknown", reason, message: message.into() }
 }
 
-/// Whether a condition is not true for a child that cannot be written, whatever the pods do.
-pub(crate) fn is_beside(reason: &str) -> bool {
-    [Reason::InvalidObject, Reason::ApplyFailed].iter().any(|beside| beside.as_str() == reason)
-}
-
 /// Gives each condition its date: the old one when its status is unchanged, else now.
 pub(super) fn dated(said: Vec<Said>, before: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
     said.into_iter()
         .map(|Said { kind, status, reason, message }| {
             let earlier = before.iter().find(|c| c.type_ == kind.as_str() && c.status == status);
-            // Since when pods are not ready is not since when a child could not be written.
-            let earlier =
-                earlier.filter(|c| kind != ConditionType::Ready || !is_beside(&c.reason) || is_beside(reason.as_str()));
             Condition {
                 type_: kind.as_str().into(),
                 status: status.into(),
@@ -195,7 +187,7 @@ fn standing(instance: &JamInstance, verdict: Verdict<'_>, observed: &Observed) -
             Standing::UnderWay(Reason::TokensPending, message.clone())
         }
         Verdict::Refused(Refusal { reason, message }) => Standing::Stalled(*reason, message.clone()),
-        Verdict::Objected(resolved, refusal) => setback::objected(resolved, refusal),
+        Verdict::Objected(resolved, refusal) => setback::objected(resolved, observed, refusal),
         Verdict::Interrupted(_, message) => Standing::Interrupted(message.to_owned()),
         Verdict::Applied(resolved) | Verdict::Held(resolved, _) | Verdict::Denied(resolved, _)
             if resolved.migration.is_complete() && is_scaled(instance, resolved, observed) =>
