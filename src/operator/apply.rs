@@ -249,9 +249,12 @@ fn note(context: &Context, instance: &Key, desired: &Desired, live: DynamicObjec
     context.children.seen(desired.object.kind, &live.metadata);
     context.memory.prove(instance, &desired.object, &desired.hash, Mark::of(&live.metadata));
     tracing::info!(instance = %instance, object = %desired.object, hash = desired.hash, "written");
-    if desired.object.kind == Kind::CronJob && observed.cleanup.is_none() {
-        let made = serde_json::to_value(&live).and_then(serde_json::from_value::<CronJob>);
-        observed.cleanup = made.ok().map(|cron_job| CleanupState::of(&cron_job, None));
+    if desired.object.kind == Kind::CronJob
+        && let Ok(written) = serde_json::to_value(&live).and_then(serde_json::from_value::<CronJob>)
+    {
+        let written = CleanupState::of(&written, None);
+        let suspended = written.suspended;
+        observed.cleanup.get_or_insert(written).suspended = suspended;
     }
     if desired.object.name == names::token_hashes(&instance.name) {
         let book = serde_json::to_value(&live).and_then(serde_json::from_value::<Secret>);
