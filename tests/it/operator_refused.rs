@@ -1,9 +1,10 @@
 //! Children that cannot be written, each for another reason: what does without them goes on, and what can be mended is.
 
+use futures::StreamExt;
 use jam_plan::{JamInstance, Kind};
 use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use k8s_openapi::api::core::v1::ResourceQuota;
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
@@ -189,6 +190,41 @@ async fn a_child_with_another_immutable_field_is_removed_and_made_again() {
     let resources: Vec<_> = removed.iter().map(|asked| asked.resource.as_str()).collect();
     assert_eq!(resources, ["configmaps", "deployments"], "each once: {removed:?}");
     assert!(operator.logged().contains("removed, with its pods if it has any"), "it is said");
+}
+
+#[tokio::test]
+async fn no_instance_is_ready_whose_pods_wait_for_what_is_made_again() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, QUIET);
+    apply(&client, &namespace, "main", in_memory(true)).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    operator.quiet().await;
+    operator.stop().await;
+    let (maps, deployments) =
+        (children(&client, &namespace, Kind::ConfigMap), children(&client, &namespace, Kind::Deployment));
+    let volumes = &deployments.get("main").await.unwrap().data["spec"]["template"]["spec"]["volumes"];
+    let map = volumes.as_array().unwrap().iter().find_map(|volume| volume["configMap"]["name"].as_str()).unwrap();
+    replaced(&maps, map, &json!({"data": {"config.yaml": "theirs"}})).await;
+    let changed = with(in_memory(true), "podTemplate", json!({"env": [{"name": "NEW", "value": "yes"}]}));
+    let changed = apply(&client, &namespace, "main", changed).await;
+
+    let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
+    let from = changed.metadata.resource_version.unwrap();
+    let mut told = instances.watch(&WatchParams::default(), &from).await.unwrap().boxed();
+    let _operator = account.start(plane, QUIET);
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let first = loop {
+        let Some(Ok(WatchEvent::Modified(instance))) = told.next().await else { continue };
+        let status = instance.status.unwrap();
+        if status.observed_generation == changed.metadata.generation {
+            break status.conditions.into_iter().find(|told| told.type_ == "Ready").unwrap();
+        }
+    };
+    assert_eq!((first.status.as_str(), first.reason.as_str()), ("False", "ApplyFailed"), "{}", first.message);
+    assert!(first.message.contains(map) && first.message.contains("made again"), "{}", first.message);
 }
 
 #[tokio::test]
