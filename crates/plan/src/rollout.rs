@@ -17,6 +17,8 @@ const LOSSES: i32 = 3;
 const MESSAGE: usize = 512;
 /// Seconds that pods have to become ready once their database is back, before they are blamed.
 const RECOVERY: i64 = 60;
+/// When what was given up is tried again, in words: turning JAM off or on mends nothing.
+pub(crate) const AFTER_A_CHANGE: &str = "until the spec changes in more than runtime.jam.enabled";
 
 /// What the machine looks at.
 #[derive(Debug, Clone, PartialEq)]

@@ -91,6 +91,7 @@ pub enum RolloutPhase {
     Progressing,
     /// Its pods serve.
     Serving,
-    /// It was given up: the good revision before it is back, and it is not tried again until the spec changes.
+    /// It was given up: the good revision before it is back, and it is not tried again until the spec changes in more
+    /// than its toggle.
     RolledBack,
 }

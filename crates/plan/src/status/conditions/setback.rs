@@ -5,7 +5,7 @@ use crate::crd::{ConditionType, JamInstance, RolloutStatus};
 use crate::observed::Observed;
 use crate::reason::{Reason, Refusal};
 use crate::resolve::Resolved;
-use crate::rollout::Course;
+use crate::rollout::{AFTER_A_CHANGE, Course};
 
 /// What is said of a rollout that is not tried any further.
 pub(crate) fn given_up(resolved: &Resolved) -> Option<(Reason, String)> {
@@ -21,7 +21,7 @@ pub(crate) fn given_up(resolved: &Resolved) -> Option<(Reason, String)> {
             let evidence = evidence.as_deref().unwrap_or("none");
             let message = format!(
                 "generation {generation} ({wanted}) was rolled back to generation {} ({good_image}): {why}; evidence in \
-                 ConfigMap {evidence}; it is not tried again until the spec changes",
+                 ConfigMap {evidence}; it is not tried again {AFTER_A_CHANGE}",
                 good.generation.unwrap_or_default()
             );
             Some((Reason::RolledBack, message))
