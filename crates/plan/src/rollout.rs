@@ -251,8 +251,9 @@ pub(crate) fn scene<'a>(
     let reachable = conditions.iter().find(|told| told.type_ == ConditionType::DatabaseReachable.as_str());
     let both = || observed.api.iter().chain(worker);
     let told = stored.and_then(|status| status.ready_replicas).unwrap_or_default();
-    let stuck = both().find_map(DeploymentState::stuck).map(|why| observed.trouble.as_deref().unwrap_or(why));
-    let trouble = observed.trouble.as_deref().filter(|_| both().any(|deployment| !deployment.is_settled()));
+    let trouble = observed.told_trouble();
+    let stuck = both().find_map(DeploymentState::stuck).map(|why| trouble.as_deref().unwrap_or(why));
+    let trouble = trouble.as_deref().filter(|_| both().any(|deployment| !deployment.is_settled()));
     let lost = has_lost(observed, worker, told);
     let good = stored.and_then(|status| status.last_good.as_ref());
     let found = observed.pod_schema.and_then(|schema| schema.found);

@@ -269,19 +269,20 @@ fn pods(resolved: &Resolved, observed: &Observed) -> Standing {
     if let Some((reason, why)) = given_up(resolved) {
         return Standing::Stalled(reason, why);
     }
+    let trouble = observed.told_trouble();
     let worker = observed.worker.as_ref().filter(|_| resolved.runs_workers());
     let worker_name = crate::names::worker(&resolved.name);
     let stuck = |(name, state): (&str, &DeploymentState)| state.stuck().map(|why| (name.to_owned(), why.to_owned()));
     let both = [Some((resolved.name.as_str(), api)), worker.map(|worker| (worker_name.as_str(), worker))];
     if let Some((name, message)) = both.into_iter().flatten().find_map(stuck) {
-        let why = observed.trouble.as_deref().unwrap_or(&message);
+        let why = trouble.as_deref().unwrap_or(&message);
         return Standing::Stalled(Reason::RolloutStuck, format!("Deployment {name} makes no progress: {why}"));
     }
-    if let Some(unsettled) = progress("Deployment", &resolved.name, api, observed.trouble.as_deref()) {
+    if let Some(unsettled) = progress("Deployment", &resolved.name, api, trouble.as_deref()) {
         return unsettled;
     }
     if let Some(worker) = worker
-        && let Some(unsettled) = progress("worker Deployment", &worker_name, worker, observed.trouble.as_deref())
+        && let Some(unsettled) = progress("worker Deployment", &worker_name, worker, trouble.as_deref())
     {
         return unsettled;
     }
@@ -299,7 +300,7 @@ fn is_scaled(instance: &JamInstance, resolved: &Resolved, observed: &Observed) -
     let told = instance.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or_default();
     let was_ready = stored(instance, ConditionType::Ready).is_some_and(|told| told.status == "True");
     let serves = resolved.rollout_status.phase == RolloutPhase::Serving && resolved.course == Course::Forward;
-    let untroubled = observed.trouble.is_none() && !observed.lapsed && !observed.worker_lapsed;
+    let untroubled = observed.told_trouble().is_none() && !observed.lapsed && !observed.worker_lapsed;
     let worker = observed.worker.as_ref().filter(|_| resolved.runs_workers());
     (resolved.replicas.is_none() && was_ready && serves && untroubled)
         && worker.is_none_or(DeploymentState::is_settled)

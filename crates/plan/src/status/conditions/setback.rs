@@ -37,7 +37,7 @@ pub(super) fn objected(resolved: &Resolved, observed: &Observed, Refusal { reaso
     }
     let beside = match super::applied(resolved, observed) {
         Standing::Unwell(reason, why) | Standing::Stalled(reason, why) => Some((reason, why)),
-        Standing::UnderWay(reason, _) => observed.trouble.clone().map(|why| (reason, why)),
+        Standing::UnderWay(reason, _) => observed.told_trouble().map(|why| (reason, why)),
         Standing::Good(..) | Standing::Scaling(_) | Standing::Interrupted(_) => None,
     };
     let words = match beside {

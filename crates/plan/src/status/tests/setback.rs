@@ -62,6 +62,10 @@ fn what_is_wrong_with_the_pods_is_told_beside_a_refused_child() {
         (api.ready, api.available) = (0, 0);
         cluster.trouble = Some("pod main-1: CrashLoopBackOff: broken".into());
     };
+    let both = |cluster: &mut Observed| {
+        dead(cluster);
+        cluster.worker_trouble = Some("pod main-worker-1: Error: late".into());
+    };
     let rolling = |cluster: &mut Observed| {
         dead(cluster);
         cluster.api.as_mut().unwrap().updated = 1;
@@ -79,6 +83,11 @@ fn what_is_wrong_with_the_pods_is_told_beside_a_refused_child() {
         (
             &dead as &dyn Fn(&mut Observed),
             "; PodsNotReady: Deployment main: 2 of 2 replicas are updated, 0 available: pod main-1: CrashLoopBackOff: broken",
+        ),
+        (
+            &both,
+            "; PodsNotReady: Deployment main: 2 of 2 replicas are updated, 0 available: pod main-1: CrashLoopBackOff: broken; \
+             pod main-worker-1: Error: late",
         ),
         (&rolling, "; RollingOut: pod main-1: CrashLoopBackOff: broken"),
         (&late, "; RolloutStuck: Deployment main makes no progress: it has timed out progressing"),
