@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use jam_plan::desired::prunable;
-use jam_plan::observed::{CleanupState, DeploymentState, HashBook, Held};
+use jam_plan::observed::{CleanupState, DeploymentState, HashBook, Held, MigrationJob};
 use jam_plan::{Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Write, names};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::batch::v1::CronJob;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
@@ -255,6 +255,12 @@ fn note(context: &Context, instance: &Key, desired: &Desired, live: DynamicObjec
         let written = CleanupState::of(&written, None);
         let suspended = written.suspended;
         observed.cleanup.get_or_insert(written).suspended = suspended;
+    }
+    if desired.object.kind == Kind::Job
+        && !names::is_migration_preview(&desired.object.name)
+        && let Ok(made) = serde_json::to_value(&live).and_then(serde_json::from_value::<Job>)
+    {
+        observed.migration_jobs.push(MigrationJob::of(&made, None));
     }
     if desired.object.name == names::token_hashes(&instance.name) {
         let book = serde_json::to_value(&live).and_then(serde_json::from_value::<Secret>);

@@ -161,11 +161,11 @@ fn three(instance: &JamInstance, standing: Standing) -> Vec<Said> {
             yes(Reconciling, reason, format!("waiting: {message}")),
             no(Stalled, Reason::Settled, free),
         ],
-        // A request that failed says nothing about the pods: what was said of this very spec still holds.
+        // A request that failed says nothing about the pods: what was said of this very spec still holds, but no earlier failure.
         Standing::Interrupted(message) => {
             let current =
                 instance.status.as_ref().is_some_and(|s| s.observed_generation == instance.metadata.generation);
-            let ready = stored(instance, Ready).filter(|_| current);
+            let ready = stored(instance, Ready).filter(|told| current && told.reason != Reason::ApplyFailed);
             vec![
                 ready.unwrap_or_else(|| no(Ready, Reason::ApplyFailed, message.clone())),
                 yes(Reconciling, Reason::ApplyFailed, message),

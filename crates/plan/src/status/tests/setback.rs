@@ -4,8 +4,8 @@ use serde_json::json;
 
 use super::{applied, condition, pair, short, with};
 use crate::crd::{JamInstance, JamInstanceStatus, LastGood, RolloutPhase};
-use crate::fixtures::{at, but, on_postgres, resolved, settled_cluster_for};
-use crate::observed::Observed;
+use crate::fixtures::{at, but, cluster_for, job, on_postgres, resolved, settled_cluster_for};
+use crate::observed::{JobState, Observed};
 use crate::reason::{Reason, Refusal};
 use crate::resolve::Resolved;
 use crate::rollout::Course;
@@ -43,6 +43,40 @@ fn a_denied_child_is_tried_again_and_what_is_said_of_the_pods_holds() {
     let told = status(&instance, Verdict::Denied(&resolved, "exceeded quota"), &settled, at(2000));
     assert_eq!(short(&told, "Stalled"), pair("True", Reason::RolledBack), "the graver word");
     assert!(condition(&told, "Ready").message.ends_with("ApplyFailed: exceeded quota"));
+}
+
+#[test]
+fn a_denial_is_told_no_longer_than_it_lasts() {
+    let instance = on_postgres();
+    let settled = settled_cluster_for(&instance);
+    let resolved = resolved(&instance, &settled);
+    let told = |before: &JamInstance, verdict: Verdict<'_>| status(before, verdict, &settled, at(2000));
+    let denied = with(&instance, told(&instance, Verdict::Denied(&resolved, "Service main: exceeded quota")));
+    let next = told(&denied, Verdict::Interrupted(Some(&resolved), "still being deleted: Ingress main"));
+    for kind in ["Ready", "Reconciling"] {
+        assert_eq!(short(&next, kind).1, Reason::ApplyFailed.as_str());
+        assert_eq!(condition(&next, kind).message, "still being deleted: Ingress main");
+    }
+    assert_eq!(
+        short(&told(&with(&instance, next), Verdict::Applied(&resolved)), "Ready"),
+        pair("True", Reason::Serving)
+    );
+}
+
+#[test]
+fn a_migration_whose_job_is_denied_does_not_run() {
+    let instance = on_postgres();
+    let mut cluster = cluster_for(&instance);
+    let message = |cluster: &Observed| {
+        let resolved = resolved(&instance, cluster);
+        let told = status(&instance, Verdict::Denied(&resolved, "Job main-migrate: exceeded quota"), cluster, at(2000));
+        assert_eq!(short(&told, "Migrated"), pair("False", Reason::Migrating));
+        assert_eq!(condition(&told, "Ready").message, condition(&told, "Migrated").message);
+        condition(&told, "Migrated").message.clone()
+    };
+    assert!(message(&cluster).ends_with(" is not made yet"), "{}", message(&cluster));
+    cluster.migration_jobs = vec![job(&instance, &cluster, JobState::Running)];
+    assert!(message(&cluster).ends_with(" runs"), "{}", message(&cluster));
 }
 
 #[test]
