@@ -105,12 +105,30 @@ async fn write(
     match answer {
         // What it says there it never got from here.
         Err(error) if own && is_immutable(&error, remade_for(object.kind)) => {
+            rehearse(context, &key, desired).await?;
             remove(context, &key, object, uid.to_owned()).await?;
             let why = super::watch::chain(&error);
             tracing::warn!(instance = %key, %object, why, "removed, with its pods if it has any: made again by hand with other content");
             Ok(None)
         }
         answer => answer.map(Some),
+    }
+}
+
+/// Asks the API server whether it would take this object anew, under another name. What it would refuse then, or what an admission
+/// is in the way of, is not removed: nothing would come in its place.
+async fn rehearse(context: &Context, instance: &Key, desired: &Desired) -> Result<(), kube::Error> {
+    let mut body = desired.body.clone();
+    body["metadata"]["name"] = format!("{}-again", desired.object.name).into();
+    let object: DynamicObject = serde_json::from_value(body).map_err(kube::Error::SerdeError)?;
+    let params = PostParams { dry_run: true, field_manager: Some(names::FIELD_MANAGER.into()) };
+    match api_of(context, desired.object.kind, &instance.namespace).create(&params, &object).await {
+        // A quota still counts the object that is there; and a webhook that knows no dry run says nothing about this object.
+        Err(kube::Error::Api(status)) if ["exceeded quota", "dry run"].iter().any(|no| status.message.contains(no)) => {
+            Ok(())
+        }
+        Err(error) => Err(error),
+        Ok(_) => Ok(()),
     }
 }
 
