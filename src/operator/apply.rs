@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use jam_plan::desired::prunable;
+use jam_plan::desired::{nothing_replaces, prunable};
 use jam_plan::observed::{CleanupState, DeploymentState, HashBook, Held, MigrationJob};
 use jam_plan::{Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Write, names};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -27,8 +27,9 @@ use super::tokens::Minted;
 pub async fn all(
     context: &Context,
     instance: &JamInstance,
-    (objects, needs): (&Objects<Desired>, &BTreeSet<u16>),
+    objects: &Objects<Desired>,
     findings: &[Finding],
+    needs: &BTreeSet<u16>,
     minted: &Minted,
     observed: &mut Observed,
 ) -> Result<Setbacks, Error> {
@@ -293,27 +294,6 @@ fn note(context: &Context, instance: &Key, desired: &Desired, live: DynamicObjec
         observed.api = state;
     } else if desired.object.name == names::worker(&instance.name) {
         observed.worker = state;
-    }
-}
-
-/// Whether nothing comes in the place of such a child, so that it goes also where not all of the others could be written. Left, it would
-/// go on: an autoscaler against the spec's number of pods, a CronJob with its deletions.
-fn nothing_replaces(kind: Kind) -> bool {
-    match kind {
-        Kind::NetworkPolicy
-        | Kind::Deployment
-        | Kind::Job
-        | Kind::CronJob
-        | Kind::PodDisruptionBudget
-        | Kind::HorizontalPodAutoscaler => true,
-        Kind::ServiceAccount
-        | Kind::ConfigMap
-        | Kind::Secret
-        | Kind::Service
-        | Kind::Ingress
-        | Kind::HttpRoute
-        | Kind::ServiceMonitor
-        | Kind::PrometheusRule => false,
     }
 }
 

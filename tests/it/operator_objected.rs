@@ -6,13 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use jam_plan::JamInstance;
 use jam_plan::crd::{RolloutPhase, RolloutStatus};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::ResourceQuota;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use crate::kubelet::{FATE, LAST_WORDS};
-use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
+use crate::operator_support::{Account, Kubelet, apply, condition, eventually, quota};
 use crate::support::cluster::control_plane;
 
 fn in_memory() -> Value {
@@ -119,10 +118,7 @@ async fn served_and_crashed(
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
     let before = template(&client, &namespace).await;
     if let Some(hard) = hard {
-        let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), &namespace);
-        let none = json!({"metadata": {"name": "none"}, "spec": {"hard": hard}});
-        quotas.create(&PostParams::default(), &serde_json::from_value(none).unwrap()).await.unwrap();
-        eventually("the quota is counted", async || quotas.get("none").await.ok()?.status?.used).await;
+        quota(&client, &namespace, hard).await;
     }
     let mut bad = in_memory();
     json_patch::merge(&mut bad, &beside);

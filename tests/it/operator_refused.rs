@@ -2,13 +2,12 @@
 
 use jam_plan::{JamInstance, Kind};
 use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
-use k8s_openapi::api::core::v1::ResourceQuota;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::operator_kinds::{children, on_postgres};
-use crate::operator_support::{Account, Kubelet, Operator, apply, condition, eventually};
+use crate::operator_support::{Account, Kubelet, Operator, apply, condition, eventually, quota};
 use crate::support::cluster::control_plane;
 
 pub const QUIET: &[&str] = &["--leader-election", "false"];
@@ -46,15 +45,13 @@ fn tried(operator: &Operator, resource: &str) -> usize {
     operator.writes().iter().filter(|asked| asked.resource == resource).count()
 }
 
-async fn quota(client: &Client, namespace: &str, hard: Value) -> Api<ResourceQuota> {
-    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), namespace);
-    let none = json!({"metadata": {"name": "none"}, "spec": {"hard": hard}});
-    quotas.create(&PostParams::default(), &serde_json::from_value(none).unwrap()).await.unwrap();
-    eventually("the quota is counted", async || {
-        quotas.get("none").await.ok()?.status?.used.filter(|used| !used.is_empty())
-    })
-    .await;
-    quotas
+/// An operator whose instance serves and that has nothing left to do.
+pub async fn at_rest(account: &Account, client: &Client, namespace: &str) -> Operator {
+    let operator = account.start(control_plane(), QUIET);
+    apply(client, namespace, "main", in_memory(true)).await;
+    condition(client, namespace, "main", "Ready", "True", "Serving").await;
+    operator.quiet().await;
+    operator
 }
 
 #[tokio::test]
@@ -149,10 +146,7 @@ async fn a_secret_that_cannot_be_put_right_is_never_removed() {
     let (client, namespace) = plane.with_crd().await;
     let _kubelet = Kubelet::play(&client, &namespace, 0, "");
     let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, QUIET);
-    apply(&client, &namespace, "main", in_memory(true)).await;
-    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
-    operator.quiet().await;
+    let operator = at_rest(&account, &client, &namespace).await;
     let secrets = children(&client, &namespace, Kind::Secret);
     let frozen = json!({"immutable": true, "data": {"tokens.json": "W10="}});
     let before = secrets.patch("main-token-hashes", &PatchParams::default(), &Patch::Merge(frozen)).await.unwrap();

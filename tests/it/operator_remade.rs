@@ -8,7 +8,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::operator_kinds::children;
-use crate::operator_refused::{QUIET, another, forbid, in_memory, with};
+use crate::operator_refused::{QUIET, another, at_rest, forbid, in_memory, with};
 use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
 use crate::support::cluster::control_plane;
 
@@ -33,11 +33,7 @@ async fn a_child_with_another_immutable_field_is_removed_and_made_again() {
     let (client, namespace) = plane.with_crd().await;
     let _kubelet = Kubelet::play(&client, &namespace, 0, "");
     let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, QUIET);
-    apply(&client, &namespace, "main", in_memory(true)).await;
-    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
-    operator.quiet().await;
-    operator.stop().await;
+    at_rest(&account, &client, &namespace).await.stop().await;
     let (maps, deployments) =
         (children(&client, &namespace, Kind::ConfigMap), children(&client, &namespace, Kind::Deployment));
     let template = deployments.get("main").await.unwrap().data["spec"]["template"]["spec"]["volumes"].to_string();
@@ -66,11 +62,7 @@ async fn no_instance_is_ready_whose_pods_wait_for_what_is_made_again() {
     let (client, namespace) = plane.with_crd().await;
     let _kubelet = Kubelet::play(&client, &namespace, 0, "");
     let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, QUIET);
-    apply(&client, &namespace, "main", in_memory(true)).await;
-    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
-    operator.quiet().await;
-    operator.stop().await;
+    at_rest(&account, &client, &namespace).await.stop().await;
     let (maps, deployments) =
         (children(&client, &namespace, Kind::ConfigMap), children(&client, &namespace, Kind::Deployment));
     let volumes = &deployments.get("main").await.unwrap().data["spec"]["template"]["spec"]["volumes"];
@@ -101,11 +93,7 @@ async fn what_was_refused_as_a_change_is_made_when_it_is_gone() {
     let (client, namespace) = plane.with_crd().await;
     let _kubelet = Kubelet::play(&client, &namespace, 0, "");
     let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, QUIET);
-    apply(&client, &namespace, "main", in_memory(true)).await;
-    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
-    operator.quiet().await;
-    operator.stop().await;
+    at_rest(&account, &client, &namespace).await.stop().await;
     let deployments = children(&client, &namespace, Kind::Deployment);
     let label = json!({"theirs": "yes"});
     // Nothing says that it was this instance who made it, so it is not removed.
@@ -128,11 +116,7 @@ async fn what_could_not_be_made_again_is_not_removed() {
     let (client, namespace) = plane.with_crd().await;
     let _kubelet = Kubelet::play(&client, &namespace, 0, "");
     let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, QUIET);
-    apply(&client, &namespace, "main", in_memory(true)).await;
-    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
-    operator.quiet().await;
-    operator.stop().await;
+    at_rest(&account, &client, &namespace).await.stop().await;
     let deployments = children(&client, &namespace, Kind::Deployment);
     let label = json!({"theirs": "yes"});
     let selector = json!({"spec": {"selector": {"matchLabels": label}, "template": {"metadata": {"labels": label}}}});

@@ -48,8 +48,7 @@ pub(super) fn cleanup(instance: &JamInstance, resolved: Option<&Resolved>, obser
     }
     // It may have been stored before it was refused at apply, or hide in a range.
     if schedule::never_comes(schedule) {
-        let why = "spec.cleanup.schedule never comes: no month that it names has such a day";
-        return no(kind, Reason::NotScheduled, why);
+        return no(kind, Reason::NotScheduled, format!("spec.cleanup.schedule {}", schedule::NEVER_COMES));
     }
     // A pause that somebody wanted, or that an earlier schedule has, is held against no run.
     let since = state.since.max(resolved.timetable.since);
