@@ -79,8 +79,9 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
     };
     observed.lingers = lingers(context, instance, &observed).await;
     pods::look(context, instance, discretion, &mut observed).await;
-    let unmade = || [&observed.api, &observed.worker].into_iter().flatten().find_map(|one| one.create_failure.clone());
-    observed.trouble = observed.trouble.take().or_else(unmade);
+    let unmade = |of: &Option<DeploymentState>| of.as_ref().and_then(|one| one.create_failure.clone());
+    observed.trouble = observed.trouble.take().or_else(|| unmade(&observed.api));
+    observed.worker_trouble = observed.worker_trouble.take().or_else(|| unmade(&observed.worker));
     overrides::look(context, instance, &mut observed).await;
     token_pods::look(context, instance, &consumers.retired, &mut observed).await?;
     words::clean(discretion, &mut observed).await?;

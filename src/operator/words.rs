@@ -50,7 +50,9 @@ fn said(observed: &mut Observed) -> Vec<&mut String> {
         }
     }
     words.extend(observed.cleanup.iter_mut().filter_map(|state| state.last.as_mut()?.failure.as_mut()));
-    words.extend([&mut observed.trouble, &mut observed.migration_trouble].into_iter().flatten());
+    words.extend(
+        [&mut observed.trouble, &mut observed.worker_trouble, &mut observed.migration_trouble].into_iter().flatten(),
+    );
     words.extend(observed.database.as_mut().filter(|probe| !probe.reachable).map(|probe| &mut probe.message));
     words
 }

@@ -16,7 +16,7 @@ use crate::observed::Observed;
 use crate::reason::{Reason, Refusal};
 use crate::resolve::Resolved;
 
-pub(crate) use conditions::{given_up, is_beside};
+pub(crate) use conditions::given_up;
 
 /// How a reconcile ended.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -26,8 +26,8 @@ fn run(job: &str, began: i64, failure: Option<&str>) -> CleanupRun {
 }
 
 fn cluster(instance: &JamInstance, seconds: i64, last: Option<CleanupRun>) -> Observed {
-    let cleanup =
-        CleanupState { running: false, since: Some(at(1000)), last, mounts: std::collections::BTreeSet::new() };
+    let suspended = instance.spec.cleanup.as_ref().is_some_and(|cleanup| cleanup.suspend);
+    let cleanup = CleanupState { suspended, running: false, since: Some(at(1000)), last, mounts: BTreeSet::new() };
     Observed { at: at(seconds), cleanup: Some(cleanup), ..settled_cluster_for(instance) }
 }
 
@@ -40,7 +40,16 @@ fn a_cleanup_is_scheduled_suspended_failed_or_overdue_and_says_so() {
     let table = [
         (&one, cluster(&one, 2000, None), "True", Reason::Scheduled, "17 3 * * * in Etc/UTC"),
         (&one, cluster(&one, 2000, Some(run("a", 1500, None))), "True", Reason::Scheduled, "main-cleanup"),
-        (&suspended, cluster(&one, 9 * day, None), "False", Reason::CleanupSuspended, "spec.cleanup.suspend"),
+        (
+            &suspended,
+            cluster(&suspended, 9 * day, None),
+            "False",
+            Reason::CleanupSuspended,
+            "suspend is true: no run starts",
+        ),
+        (&suspended, settled_cluster_for(&one), "False", Reason::CleanupSuspended, "suspend is true: no run starts"),
+        (&suspended, cluster(&one, 2000, None), "True", Reason::Scheduled, "main-cleanup is not suspended yet"),
+        (&one, cluster(&suspended, 2000, None), "False", Reason::CleanupSuspended, "main-cleanup is still suspended"),
         (&one, cluster(&one, 2000, Some(failed)), "False", Reason::CleanupFailed, "Job main-cleanup-7 failed: no conn"),
         (&one, cluster(&one, 3 * day, None), "False", Reason::CleanupOverdue, "since 1970-01-01T00:16:40Z"),
         (&one, settled_cluster_for(&one), "False", Reason::NotScheduled, "after the migration"),
