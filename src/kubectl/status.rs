@@ -189,7 +189,9 @@ fn cleanup_line(cleanup: &CleanupStatus) -> Option<String> {
     let CleanupStatus {
         last_run,
         last_result,
+        dry_run: _,
         failure: _,
+        last_real: _,
         cutoff: _,
         duration_ms: _,
         archived,

@@ -251,7 +251,7 @@ fn note(context: &Context, instance: &Key, desired: &Desired, live: DynamicObjec
     tracing::info!(instance = %instance, object = %desired.object, hash = desired.hash, "written");
     if desired.object.kind == Kind::CronJob && observed.cleanup.is_none() {
         let made = serde_json::to_value(&live).and_then(serde_json::from_value::<CronJob>);
-        observed.cleanup = made.ok().map(|cron_job| CleanupState::of(&cron_job, None));
+        observed.cleanup = made.ok().map(|cron_job| CleanupState::of(&cron_job));
     }
     if desired.object.name == names::token_hashes(&instance.name) {
         let book = serde_json::to_value(&live).and_then(serde_json::from_value::<Secret>);

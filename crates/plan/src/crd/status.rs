@@ -155,17 +155,23 @@ pub struct RefusedTokens {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CleanupStatus {
-    /// When it ran. A run that did nothing because another one was running is not told, nor one that began before this one.
+    /// When it ran. A run that did nothing because another one was running is not told, nor one that ended before this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run: Option<Time>,
     /// How it ended: Succeeded, Failed, DryRun when it only counted, or Skipped where each one so far found another one running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub last_result: Option<String>,
+    /// Whether it only counted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
     /// Why it failed; until a run succeeds, also when its Job is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
     pub failure: Option<String>,
+    /// While the last one only counted: the last one that did more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_real: Option<RealCleanup>,
     /// What is older was archived; none where retention is 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cutoff: Option<Time>,
@@ -188,6 +194,33 @@ pub struct CleanupStatus {
     /// When it took the place of another one, of a suspension or of a dry run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timetable_since: Option<Time>,
+}
+
+impl CleanupStatus {
+    /// Whether the last run only counted, also as an operator said it that knew no `dryRun`.
+    pub fn only_counted(&self) -> bool {
+        self.dry_run || self.last_result.as_deref() == Some("DryRun")
+    }
+
+    /// The last run that did more.
+    pub fn real(&self) -> Option<RealCleanup> {
+        if self.only_counted() {
+            return self.last_real.clone();
+        }
+        Some(RealCleanup { last_run: self.last_run.clone()?, failure: self.failure.clone() })
+    }
+}
+
+/// The last cleanup that did more than count.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RealCleanup {
+    /// When it ran.
+    pub last_run: Time,
+    /// Why it failed: no dry run takes that back, unless `spec.cleanup.dryRun` asks for no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub failure: Option<String>,
 }
 
 /// The migration for one image and one database.
