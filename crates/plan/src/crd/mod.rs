@@ -26,7 +26,7 @@ pub use rollout::{LastGood, RevisionStatus, RolloutPhase, RolloutStatus};
 pub use schema::{crd, crd_yaml};
 pub use status::{
     CleanupStatus, ConditionType, JamInstanceStatus, MigrationState, MigrationStatus, RealCleanup, RefusedTokens,
-    RotationStatus, TokenStatus, VersionStatus,
+    RotationStatus, SharedToken, TokenStatus, VersionStatus,
 };
 pub use tokens::{Consumer, Rotation, Scope, Tokens};
 

@@ -128,10 +128,44 @@ pub struct RotationStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100), inner(length(max = 253)), extend("x-kubernetes-list-type" = "atomic"))]
     pub waiting_for: Vec<String>,
+    /// Retired tokens that somebody else has as well: every pod accepts them still.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
+    pub shared: Vec<SharedToken>,
     /// The retired tokens that every pod was last seen to refuse, of each consumer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["consumer"]))]
     pub refused: Vec<RefusedTokens>,
+}
+
+/// A token that is over for its consumer and not for somebody else whose Secret holds it as well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SharedToken {
+    /// For whom it is over.
+    #[schemars(length(max = 63))]
+    pub consumer: String,
+    /// Its id: to revoke it by that ends it everywhere.
+    #[schemars(length(max = 128))]
+    pub key_id: String,
+    /// The consumer who has it as well; none where administrators have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub holder: Option<String>,
+    /// The Secret that holds it.
+    #[schemars(length(max = 253))]
+    pub secret: String,
+}
+
+impl SharedToken {
+    /// Why it is accepted still.
+    pub fn sentence(&self) -> String {
+        let Self { consumer, key_id, holder, secret } = self;
+        let whose = holder.as_ref().map_or_else(|| "administrators".to_owned(), |name| format!("consumer {name}"));
+        format!(
+            "{key_id} is over for consumer {consumer} and accepted still: Secret {secret} of {whose} holds it as well"
+        )
+    }
 }
 
 /// Retired tokens that every pod refused when it was asked.
