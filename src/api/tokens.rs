@@ -81,11 +81,23 @@ impl Tokens {
 
     /// Puts the entries of this file into force; keeps the ones before when they can't be used.
     fn replace(&self, text: &str) -> Result<usize, String> {
-        let listed = entries_of(text)?;
+        let listed = entries_of(text)?.unwrap_or_default();
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let book = self.book_of(&listed, &parts.delegates)?;
         (parts.listed, parts.text) = (listed, Some(text.to_owned()));
         Ok(self.enforce(book))
+    }
+
+    /// The same with what the file says by now. One that says nothing is no list of nobody, which is `[]`: somebody writes it in
+    /// place, and would lock everybody out until the next look.
+    fn reload(&self, text: &str) -> Result<usize, String> {
+        let is_in_force = self.parts.lock().unwrap_or_else(PoisonError::into_inner).text.as_deref() == Some(text);
+        if entries_of(text)?.is_none() && !is_in_force {
+            return Err(
+                "it says nothing, like a file that is being written; write [] where no token is to be accepted".into(),
+            );
+        }
+        self.replace(text)
     }
 
     /// Puts these delegates into force.
@@ -141,7 +153,7 @@ impl Tokens {
                     continue;
                 }
             };
-            match self.replace(&text) {
+            match self.reload(&text) {
                 Ok(count) if seen.as_ref() != Some(&text) => {
                     tracing::info!(file = self.key, tokens = count, "token file read again");
                 }
@@ -172,24 +184,41 @@ async fn read_quietly(path: &Path) -> Result<String, String> {
     tokio::fs::read_to_string(path).await.map_err(|e| format!("can't read {}: {e}", path.display()))
 }
 
-fn entries_of(text: &str) -> Result<Vec<TokenEntry>, String> {
-    // JSON is YAML, so one reader does for both. An empty file is an empty list.
-    let entries: Option<Vec<TokenEntry>> = super::settings::yaml(text)?;
-    Ok(entries.unwrap_or_default())
+/// The entries of a file; none where it says nothing at all. A server that starts takes that for an empty list.
+fn entries_of(text: &str) -> Result<Option<Vec<TokenEntry>>, String> {
+    // JSON is YAML, so one reader does for both.
+    super::settings::yaml(text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn lists(token: &str) -> String {
+        let hash = TokenHash::of(token);
+        serde_json::json!([{"id": hash.id(), "sha256": hash}]).to_string()
+    }
+
+    #[test]
+    fn a_file_that_says_nothing_keeps_the_last_good_list_and_an_empty_list_ends_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tokens.json");
+        std::fs::write(&file, "").unwrap();
+        let tokens = Tokens::of(Vec::new(), Vec::new(), Some(file), "tokens_file").unwrap();
+        assert_eq!(tokens.reload(""), Ok(0), "it began with it, which is an empty list");
+        let is_in = || tokens.listed(TokenHash::of("the-first")).is_some();
+        for blank in ["", " \n\t\n", "# being written\n", "---\n"] {
+            assert_eq!(tokens.reload(&lists("the-first")), Ok(1));
+            let complaint = tokens.reload(blank).unwrap_err();
+            assert!(complaint.contains("write []") && is_in(), "{blank:?}: {complaint}");
+        }
+        assert_eq!((tokens.reload("[]"), is_in()), (Ok(0), false));
+    }
+
     #[tokio::test]
     async fn a_file_that_changes_between_the_start_and_the_first_look_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("tokens.json");
-        let lists = |token: &str| {
-            let hash = TokenHash::of(token);
-            serde_json::json!([{"id": hash.id(), "sha256": hash}]).to_string()
-        };
         std::fs::write(&file, lists("the-first")).unwrap();
         let tokens = Arc::new(Tokens::of(Vec::new(), Vec::new(), Some(file.clone()), "tokens_file").unwrap());
         std::fs::write(&file, lists("the-second")).unwrap();

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use jam_plan::names::{self, CONTAINER};
+use jam_plan::names::{self, CONTAINER, DRY_RUN};
 use k8s_openapi::api::batch::v1::{CronJob, Job, JobSpec};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -17,8 +17,6 @@ use super::fault::Fault;
 
 /// How often the Job is asked.
 const PACE: Duration = Duration::from_millis(500);
-/// What makes a run only count.
-const DRY_RUN: &str = "--dry-run";
 
 /// Starts a run.
 pub async fn start(cluster: &Cluster, args: &CleanupArgs) -> Result<String, Fault> {

@@ -97,12 +97,47 @@ pub async fn revoke(cluster: &Cluster, args: &RevokeArgs) -> Result<String, Faul
     text.push_str(
         "  every pod refuses it as soon as it has read its token file; the consumer's Secret gets a new token now\n",
     );
+    for token in
+        tokens.iter().filter(|token| token.consumer != wanted && tokens.iter().any(|one| one.consumer == wanted))
+    {
+        for id in
+            [Some(&token.key_id), token.previous_key_id.as_ref()].into_iter().flatten().filter(|id| ids.contains(id))
+        {
+            let _ = writeln!(
+                text,
+                "  {id} is a token of consumer {} as well; {}",
+                token.consumer,
+                everywhere(&instance, id)
+            );
+        }
+    }
     if waiting.wait {
-        let pods =
-            wait::until(cluster, name, *waiting, "every pod to refuse it", |instance| Ok(refused(instance, &ids)));
+        let pods = wait::until(cluster, name, *waiting, "every pod to refuse it", |instance| {
+            unless_shared(instance, &wanted, &ids)?;
+            Ok(refused(instance, &ids))
+        });
         let _ = writeln!(text, "  refused with 401 by {} pods", pods.await?);
     }
     Ok(text)
+}
+
+/// What ends a token that more than one Secret holds.
+fn everywhere(instance: &Instance, id: &str) -> String {
+    let (name, namespace) = (instance.name_any(), instance.namespace().unwrap_or_default());
+    format!("end it everywhere with: kubectl jam revoke {name} {id} -n {namespace}")
+}
+
+/// Refuses when one of these tokens is over for the consumer that is `wanted` and somebody else has it as well. One that was
+/// revoked by its id ends everywhere: what is told of that is of a moment ago.
+fn unless_shared(instance: &Instance, wanted: &str, ids: &[String]) -> Result<(), Fault> {
+    let shared = told(instance).rotation.map(|rotation| rotation.shared).unwrap_or_default();
+    match shared.iter().find(|token| token.consumer == wanted && ids.contains(&token.key_id)) {
+        Some(token) => {
+            let what = everywhere(instance, &token.key_id);
+            Err(Fault::Ended(format!("{}: {}; {what}", place(instance), token.sentence())))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Whether a revocation that was asked for may not have been done: nothing is done while an instance is paused or stalled.

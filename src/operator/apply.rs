@@ -271,7 +271,7 @@ fn note(context: &Context, instance: &Key, desired: &Desired, live: DynamicObjec
     if desired.object.kind == Kind::CronJob
         && let Ok(written) = serde_json::to_value(&live).and_then(serde_json::from_value::<CronJob>)
     {
-        let written = CleanupState::of(&written, None);
+        let written = CleanupState::of(&written);
         let suspended = written.suspended;
         observed.cleanup.get_or_insert(written).suspended = suspended;
     }

@@ -1,8 +1,10 @@
 //! What is read of the cleanup: its CronJob, and how the newest of its Jobs ended.
 
+use jam_plan::crd::CleanupStatus;
 use jam_plan::observed::{CleanupRun, CleanupState};
 use jam_plan::{JamInstance, Kind, ObjectRef, names};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
 use kube::api::ListParams;
 
@@ -18,8 +20,7 @@ pub async fn look(
     instance: &JamInstance,
     discretion: &Discretion<'_>,
 ) -> Result<Option<CleanupState>, Error> {
-    let told = instance.status.as_ref().and_then(|status| status.cleanup.as_ref()?.last_run.as_ref());
-    let told = told.map(|at| at.0.as_second());
+    let told = instance.status.as_ref().and_then(|status| status.cleanup.as_ref());
     let instance = &Key::of(instance);
     let object = ObjectRef { kind: Kind::CronJob, name: names::cleanup(&instance.name) };
     if context.children.mark(instance, &object).is_none() {
@@ -31,8 +32,8 @@ pub async fn look(
     // By the label and not by the controller: a Job that somebody made by hand from the CronJob has none.
     let ran = context.children.of(instance).iter().any(|child| child.object.kind == Kind::Job);
     let jobs = if ran { runs(context, instance, uid).await? } else { Vec::new() };
-    let last = newest(context, instance, &jobs, told, discretion).await;
-    Ok(Some(CleanupState::of(&cron_job, last).with_runs(&jobs)))
+    let (real, counted) = newest(context, instance, &jobs, told, discretion).await;
+    Ok(Some(CleanupState { real, counted, ..CleanupState::of(&cron_job).with_runs(&jobs) }))
 }
 
 /// The Jobs of this CronJob.
@@ -44,22 +45,51 @@ async fn runs(context: &Context, instance: &Key, uid: &str) -> Result<Vec<Job>, 
     Ok(jobs)
 }
 
-/// The newest of these runs that ended, with its last words when it failed or when that is news: `told` is
-/// the second in which the run that status tells of began.
+/// The newest of these runs that ended and did more than count, and the newest that only counted, unless it ended before that one.
 async fn newest(
     context: &Context,
     instance: &Key,
     jobs: &[Job],
-    told: Option<i64>,
+    told: Option<&CleanupStatus>,
     discretion: &Discretion<'_>,
-) -> Option<CleanupRun> {
-    let run = CleanupState::newest(jobs)?;
-    let began = run.began_at.map(|at| at.as_micros().div_euclid(1_000_000));
+) -> (Option<CleanupRun>, Option<CleanupRun>) {
+    let (dry, real): (Vec<_>, Vec<_>) = CleanupState::ended(jobs).into_iter().partition(|run| run.dry_run);
+    let told_real = told.and_then(CleanupStatus::real).map(|real| real.last_run);
+    let (mut did, mut beside) = (None, None);
+    for run in real {
+        let run = spoken(context, instance, run, told_real.as_ref(), discretion).await;
+        if run.was_beside() {
+            // It says nothing of the one before it, which may have failed.
+            beside = beside.or(Some(run));
+        } else {
+            did = Some(run);
+            break;
+        }
+    }
+    let told_dry = told.filter(|told| told.only_counted()).and_then(|told| told.last_run.as_ref());
+    let later = |dry: &CleanupRun| did.as_ref().is_none_or(|real| real.ended_at < dry.ended_at);
+    let counted = match dry.into_iter().next().filter(later) {
+        Some(run) => Some(spoken(context, instance, run, told_dry, discretion).await),
+        None => None,
+    };
+    (did.or(beside), counted)
+}
+
+/// A run with its last words when it failed or when that is news: `told` is when the run of its kind began that status tells of.
+async fn spoken(
+    context: &Context,
+    instance: &Key,
+    run: CleanupRun,
+    told: Option<&Time>,
+    discretion: &Discretion<'_>,
+) -> CleanupRun {
+    let second = run.began_at.map(|at| at.as_micros().div_euclid(1_000_000));
+    let told = told.map(|told| told.0.as_second());
     let is_told =
-        began.is_some_and(|began| told.is_some_and(|told| began < told || (began == told && run.failure.is_none())));
+        second.zip(told).is_some_and(|(began, told)| began < told || (began == told && run.failure.is_none()));
     if is_told {
-        return Some(run);
+        return run;
     }
     let words = last_words::all_of_job(context, instance, &run.job, discretion).await;
-    Some(run.with_words(&words))
+    run.with_words(&words)
 }

@@ -49,7 +49,8 @@ fn said(observed: &mut Observed) -> Vec<&mut String> {
             PreviewSaid::Nothing => {}
         }
     }
-    words.extend(observed.cleanup.iter_mut().filter_map(|state| state.last.as_mut()?.failure.as_mut()));
+    let runs = observed.cleanup.iter_mut().flat_map(|state| [&mut state.real, &mut state.counted]).flatten();
+    words.extend(runs.filter_map(|run| run.failure.as_mut()));
     words.extend(
         [&mut observed.trouble, &mut observed.worker_trouble, &mut observed.migration_trouble].into_iter().flatten(),
     );

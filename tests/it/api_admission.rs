@@ -210,6 +210,12 @@ async fn a_changed_token_file_counts_within_two_seconds_and_a_broken_one_not_at_
     replace(&token_file(&[("second-token", None, None)]));
     until("the end of the first token", async || (status("first-token").await == 401).then_some(())).await;
     assert_eq!(status("second-token").await, 200);
+    // As an editor does it, and `>`: for a moment there is nothing in it.
+    std::fs::write(&path, "").unwrap();
+    until("the complaint", async || server.log().contains("it says nothing").then_some(())).await;
+    assert_eq!(status("second-token").await, 200);
+    std::fs::write(&path, "[]").unwrap();
+    until("the end of the second token", async || (status("second-token").await == 401).then_some(())).await;
 }
 
 async fn the_rate_limit_is_per_token_and_says_when_to_come_back(world: World) {

@@ -3,14 +3,15 @@
 use jam_domain::token::TokenHash;
 use jam_plan::{JamInstance, Reason};
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use kube::api::ListParams;
+use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::crd_generated::repository;
 use crate::kubectl_support::{done, jam, jam_as, refused, says};
 use crate::operator_kinds::on_postgres;
-use crate::operator_support::{Account, Kubelet, apply, condition};
+use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
 use crate::rotation_support::{Node, SECONDS, answer, database, key, spec};
 use crate::support::cluster::control_plane;
 
@@ -164,6 +165,50 @@ async fn tokens_are_rotated_and_revoked_and_the_wait_ends_when_every_pod_has_fol
         let now = key(&client, ns, "other", "id").await.unwrap();
         done(plane, ns, &["revoke", "main", "other", "--wait", "--timeout", "180s"]).await;
         assert_ne!(key(&client, ns, "other", "id").await.unwrap(), now);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_two_consumers_have_is_named_when_it_is_revoked_for_one_and_its_id_ends_it_everywhere() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let ns = namespace.as_str();
+    database(&client, ns).await;
+    let node = Node::running(&client, ns, "main");
+    let account = Account::new(plane, &client, ns, "operator").await;
+    let _operator = account.start(plane, &["--leader-election", "false"]);
+    apply(&client, ns, "main", spec(&json!([{"name": "demo"}, {"name": "other"}]))).await;
+    condition(&client, ns, "main", "Ready", "True", "Serving").await;
+    let leaked = key(&client, ns, "demo", "token").await.unwrap();
+    let id = TokenHash::of(&leaked).id().to_string();
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), ns);
+    let typed = Patch::Merge(json!({"stringData": {"token": leaked}}));
+    secrets.patch("main-token-other", &PatchParams::default(), &typed).await.unwrap();
+    eventually("it is the other one's token as well", async || {
+        let tokens = instance(&client, ns).await.status?.tokens;
+        tokens.iter().any(|token| token.consumer == "other" && token.key_id == id).then_some(())
+    })
+    .await;
+
+    let held = format!(
+        "{id} is over for consumer demo and accepted still: Secret main-token-other of consumer other holds it as well"
+    );
+    let ends = format!("kubectl jam revoke main {id} -n {ns}");
+    refused(plane, ns, &["revoke", "main", "demo", "--wait", "--timeout", "180s"], 1, &[&held, &ends]).await;
+    let told = condition(&client, ns, "main", "TokensReady", "False", "RotationHeld").await;
+    says(&told, &[&held, &format!("jam.network/revoke={id} ends it everywhere")]);
+    for (pod, address) in node.addresses() {
+        assert!(!told.contains(&pod), "it is no pod's fault: {told}");
+        assert_eq!(answer(&address, &leaked).await, 200);
+    }
+    let ended = done(plane, ns, &["revoke", "main", &id, "--wait", "--timeout", "180s"]).await;
+    says(&ended, &["refused with 401 by 2 pods"]);
+    condition(&client, ns, "main", "TokensReady", "True", "TokensIssued").await;
+    for address in node.addresses().into_values() {
+        assert_eq!(answer(&address, &leaked).await, 401);
+        for consumer in ["demo", "other"] {
+            assert_eq!(answer(&address, &key(&client, ns, consumer, "token").await.unwrap()).await, 200, "{consumer}");
+        }
     }
 }
 

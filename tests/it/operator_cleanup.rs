@@ -73,6 +73,19 @@ async fn what_a_stopped_cleanup_did_is_in_status_and_one_beside_another_takes_no
     condition(&client, &namespace, "main", "CleanupScheduled", "False", "CleanupFailed").await;
     assert_eq!(cleanup().await, first);
     drop(kubelet);
+    let counted = r#"{"dry_run":true,"archived":{"packages":7},"deleted":{}}"#;
+    let kubelet = Kubelet::play(&client, &namespace, 0, counted);
+    let mut dry = run_of(&cron_job, "dry");
+    dry.spec.as_mut().unwrap().template.spec.as_mut().unwrap().containers[0]
+        .args
+        .get_or_insert_default()
+        .push("--dry-run".into());
+    jobs.create(&PostParams::default(), &dry).await.unwrap();
+    let counted = async || Some(cleanup().await).filter(|told| told.last_result.as_deref() == Some("DryRun"));
+    assert_eq!(eventually("it is told", counted).await.archived.get("packages"), Some(&7));
+    let told = condition(&client, &namespace, "main", "CleanupScheduled", "False", "CleanupFailed").await;
+    assert!(told.contains("Job first failed"), "it only counted: {told}");
+    drop(kubelet);
     let _kubelet = Kubelet::play(&client, &namespace, 0, r#"{"dry_run":false,"archived":{"packages":2},"deleted":{}}"#);
     run("third").await;
     condition(&client, &namespace, "main", "CleanupScheduled", "True", "Scheduled").await;

@@ -51,6 +51,8 @@ pub const PREVIOUS_NOT_AFTER: &str = "jam.network/previous-not-after";
 pub const ROTATED: &str = "jam.network/rotated";
 /// The container of each of our pods.
 pub const CONTAINER: &str = "jam";
+/// The argument with which `jam-api cleanup` only counts.
+pub const DRY_RUN: &str = "--dry-run";
 /// Annotation of a consumer's Secret: the value of [`REVOKE`] that was last done.
 pub const REVOKED: &str = "jam.network/revoked";
 /// Annotation of a consumer's Secret: which retired tokens were last refused by every pod, when, and by how many.

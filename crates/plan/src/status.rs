@@ -1,5 +1,6 @@
 //! What is said about an instance: its status, and the events of a change.
 
+mod cleaned;
 mod conditions;
 mod facts;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use jam_domain::token::TokenHash;
 use crate::crd::{Consumer, JamInstance, JamInstanceSpec};
 use crate::names;
 use crate::observed::Observed;
-use crate::rotation::{Around, Asks, Change, Displaced, Holding, Pace, Policy, decide, displaced_by_loss};
+use crate::rotation::{Around, Asks, Change, Displaced, Holding, Pace, Policy, decide, displaced_by_loss, is_revoked};
 
 /// The consumer of an API that requires tokens while its spec names nobody.
 pub const DEFAULT_CONSUMER: &str = "default";
@@ -113,6 +113,24 @@ impl<'a> Surroundings<'a> {
     fn revoked(&self, consumer: &str) -> Option<&'a str> {
         let book = self.observed.hashes.as_ref();
         book.and_then(|book| book.revocations.get(consumer)).map(String::as_str)
+    }
+
+    /// Who else has this token of a consumer, so that it is accepted whatever becomes of it there: another consumer, or administrators,
+    /// and the Secret that it is in.
+    pub fn holder(&self, instance: &JamInstance, consumer: &str, hash: TokenHash) -> Option<(Option<String>, String)> {
+        let name = crate::resolve::name_of(instance);
+        let others = consumers(&instance.spec).into_iter().filter(|other| other.name != consumer);
+        let of_consumer = |other: &Consumer| {
+            let hashes = self.hashes(&other.name);
+            let (_, holding) = self.holding(&other.name);
+            holding.accepted().contains(&hash) && !is_revoked(hash, &holding, &self.around(&other.name, &hashes))
+        };
+        if let Some(other) = others.into_iter().find(of_consumer) {
+            return Some((Some(other.name.clone()), names::consumer_secret(&name, &other.name)));
+        }
+        let admins = self.observed.admin_tokens.as_ref()?;
+        let has_it = admins.hashes.iter().any(|(_, own)| *own == hash) && !self.asks.revokes(&hash.id());
+        has_it.then(|| (None, admins.secret.clone()))
     }
 
     /// What people ask for.

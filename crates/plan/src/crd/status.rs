@@ -128,10 +128,44 @@ pub struct RotationStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100), inner(length(max = 253)), extend("x-kubernetes-list-type" = "atomic"))]
     pub waiting_for: Vec<String>,
+    /// Retired tokens that somebody else has as well: every pod accepts them still.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
+    pub shared: Vec<SharedToken>,
     /// The retired tokens that every pod was last seen to refuse, of each consumer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["consumer"]))]
     pub refused: Vec<RefusedTokens>,
+}
+
+/// A token that is over for its consumer and not for somebody else whose Secret holds it as well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SharedToken {
+    /// For whom it is over.
+    #[schemars(length(max = 63))]
+    pub consumer: String,
+    /// Its id: to revoke it by that ends it everywhere.
+    #[schemars(length(max = 128))]
+    pub key_id: String,
+    /// The consumer who has it as well; none where administrators have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub holder: Option<String>,
+    /// The Secret that holds it.
+    #[schemars(length(max = 253))]
+    pub secret: String,
+}
+
+impl SharedToken {
+    /// Why it is accepted still.
+    pub fn sentence(&self) -> String {
+        let Self { consumer, key_id, holder, secret } = self;
+        let whose = holder.as_ref().map_or_else(|| "administrators".to_owned(), |name| format!("consumer {name}"));
+        format!(
+            "{key_id} is over for consumer {consumer} and accepted still: Secret {secret} of {whose} holds it as well"
+        )
+    }
 }
 
 /// Retired tokens that every pod refused when it was asked.
@@ -155,17 +189,23 @@ pub struct RefusedTokens {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CleanupStatus {
-    /// When it ran. A run that did nothing because another one was running is not told, nor one that began before this one.
+    /// When it ran. A run that did nothing because another one was running is not told, nor one that ended before this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run: Option<Time>,
     /// How it ended: Succeeded, Failed, DryRun when it only counted, or Skipped where each one so far found another one running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub last_result: Option<String>,
+    /// Whether it only counted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
     /// Why it failed; until a run succeeds, also when its Job is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
     pub failure: Option<String>,
+    /// While the last one only counted: the last one that did more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_real: Option<RealCleanup>,
     /// What is older was archived; none where retention is 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cutoff: Option<Time>,
@@ -188,6 +228,33 @@ pub struct CleanupStatus {
     /// When it took the place of another one, of a suspension or of a dry run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timetable_since: Option<Time>,
+}
+
+impl CleanupStatus {
+    /// Whether the last run only counted, also as an operator said it that knew no `dryRun`.
+    pub fn only_counted(&self) -> bool {
+        self.dry_run || self.last_result.as_deref() == Some("DryRun")
+    }
+
+    /// The last run that did more.
+    pub fn real(&self) -> Option<RealCleanup> {
+        if self.only_counted() {
+            return self.last_real.clone();
+        }
+        Some(RealCleanup { last_run: self.last_run.clone()?, failure: self.failure.clone() })
+    }
+}
+
+/// The last cleanup that did more than count.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RealCleanup {
+    /// When it ran.
+    pub last_run: Time,
+    /// Why it failed: no dry run takes that back, unless `spec.cleanup.dryRun` asks for no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub failure: Option<String>,
 }
 
 /// The migration for one image and one database.

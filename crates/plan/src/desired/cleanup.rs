@@ -89,7 +89,7 @@ pub(super) fn alarm_after(resolved: &Resolved) -> Option<i64> {
 fn template(resolved: &Resolved, dry_run: bool) -> Value {
     let mut container = pod::container(resolved);
     let mut arguments = vec!["cleanup".to_owned(), "--config".into(), pod::CONFIG_FILE.into()];
-    arguments.extend(dry_run.then(|| "--dry-run".to_owned()));
+    arguments.extend(dry_run.then(|| names::DRY_RUN.to_owned()));
     container.args = Some(arguments);
     container.volume_mounts.get_or_insert_default().push(VolumeMount {
         name: "config".into(),

@@ -86,7 +86,7 @@ fn kept(instance: &str, consumer: &str) -> String {
 /// revision that read it then know nobody any more, instead of going on with what they read last.
 fn files(resolved: &Resolved) -> [Vec<Entry>; 2] {
     let (mut callers, mut administrators) = (Vec::new(), Vec::new());
-    for ResolvedConsumer { name, secret: _, accepted, outlook: _, scopes, services, revoked: _, held: _ } in
+    for ResolvedConsumer { name, secret: _, accepted, outlook: _, scopes, services, revoked: _, held: _, shared: _ } in
         &resolved.consumers
     {
         for hash in accepted {

@@ -7,7 +7,7 @@ use k8s_openapi::api::batch::v1::{CronJob, Job, JobSpec};
 use serde::Deserialize;
 
 use super::{JobState, LastWords, MigrationJob, instant};
-
+use crate::names;
 /// Kinds that are told.
 const KINDS: usize = 16;
 /// Letters that the name of a kind has at most.
@@ -22,8 +22,10 @@ pub struct CleanupState {
     pub running: bool,
     /// When it was last known to work: its last start, its last success, or its own making.
     pub since: Option<Timestamp>,
-    /// The newest run that ended.
-    pub last: Option<CleanupRun>,
+    /// The newest run that ended and did more than count.
+    pub real: Option<CleanupRun>,
+    /// The newest run that ended and only counted, unless it ended before that one.
+    pub counted: Option<CleanupRun>,
     /// The ConfigMaps that pods of the CronJob and of runs that have not ended mount.
     pub mounts: BTreeSet<String>,
 }
@@ -33,6 +35,8 @@ pub struct CleanupState {
 pub struct CleanupRun {
     /// The Job.
     pub job: String,
+    /// Whether its pod was told only to count.
+    pub dry_run: bool,
     /// When it began.
     pub began_at: Option<Timestamp>,
     /// When it ended.
@@ -112,8 +116,8 @@ impl CleanupOutcome {
 }
 
 impl CleanupState {
-    /// What the CronJob says; its newest ended run is added by the caller.
-    pub fn of(cron_job: &CronJob, last: Option<CleanupRun>) -> Self {
+    /// What the CronJob says, without its runs.
+    pub fn of(cron_job: &CronJob) -> Self {
         let status = cron_job.status.as_ref();
         let told = [
             cron_job.metadata.creation_timestamp.as_ref(),
@@ -124,7 +128,8 @@ impl CleanupState {
             suspended: cron_job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or_default(),
             running: status.and_then(|status| status.active.as_ref()).is_some_and(|active| !active.is_empty()),
             since: told.into_iter().filter_map(instant).max(),
-            last,
+            real: None,
+            counted: None,
             mounts: cron_job.spec.iter().flat_map(|spec| mounted(spec.job_template.spec.as_ref())).collect(),
         }
     }
@@ -137,9 +142,11 @@ impl CleanupState {
         self
     }
 
-    /// The newest of these Jobs that ended, without its last words.
-    pub fn newest(jobs: &[Job]) -> Option<CleanupRun> {
-        jobs.iter().filter_map(CleanupRun::of).max_by_key(|run| (run.ended_at, run.began_at))
+    /// Those of these Jobs that ended, without their last words, the newest first.
+    pub fn ended(jobs: &[Job]) -> Vec<CleanupRun> {
+        let mut all: Vec<_> = jobs.iter().filter_map(CleanupRun::of).collect();
+        all.sort_by_key(|run| std::cmp::Reverse((run.ended_at, run.began_at)));
+        all
     }
 }
 
@@ -147,6 +154,13 @@ impl CleanupState {
 fn mounted(job: Option<&JobSpec>) -> Vec<String> {
     let volumes = job.and_then(|job| job.template.spec.as_ref()?.volumes.as_ref()).into_iter().flatten();
     volumes.filter_map(|volume| Some(volume.config_map.as_ref()?.name.clone())).collect()
+}
+
+/// Whether the container of a Job is told only to count.
+fn counts(job: Option<&JobSpec>) -> bool {
+    let containers = job.and_then(|job| job.template.spec.as_ref()).map(|pod| pod.containers.as_slice());
+    let own = containers.unwrap_or_default().iter().filter(|container| container.name == names::CONTAINER);
+    own.flat_map(|own| own.args.iter().flatten()).any(|argument| argument == names::DRY_RUN)
 }
 
 impl CleanupRun {
@@ -172,6 +186,12 @@ impl CleanupRun {
             JobState::Failed { exit_code: _, message } => Some(message),
         };
         let began_at = instant(job.status.as_ref().and_then(|status| status.start_time.as_ref()));
-        Some(Self { job: told.name, began_at, ended_at: told.finished_at, failure, outcome: None })
+        let dry_run = counts(job.spec.as_ref());
+        Some(Self { job: told.name, dry_run, began_at, ended_at: told.finished_at, failure, outcome: None })
+    }
+
+    /// Whether it did nothing, because another one was running.
+    pub fn was_beside(&self) -> bool {
+        self.failure.is_none() && self.outcome.as_ref().is_some_and(|outcome| outcome.skipped)
     }
 }

@@ -6,10 +6,12 @@ use jam_domain::token::TokenHash;
 use jam_domain::{ServiceId, TokenId};
 
 use super::name_of;
-use crate::crd::{JamInstance, Scope};
+use crate::crd::{JamInstance, Scope, SharedToken};
 use crate::observed::{Held, Observed, OwnTokens};
 use crate::reason::{Reason, Refusal};
-use crate::rotation::{Answered, Asks, Outlook, Pace, Slots, displaced_by_loss, is_replaced, is_revoked, outlook};
+use crate::rotation::{
+    Answered, Asks, Outlook, Pace, Slots, displaced_by_loss, is_replaced, is_revoked, outlook_among,
+};
 use crate::{names, tokens};
 
 /// Seconds until a Secret that is refused is tried again at the earliest.
@@ -34,6 +36,8 @@ pub struct ResolvedConsumer {
     pub revoked: Option<String>,
     /// Why its Secret cannot be written, which is nobody else's trouble.
     pub held: Option<Held>,
+    /// What is over for it and accepted from somebody else.
+    pub shared: Vec<SharedToken>,
 }
 
 /// What the Secret of hashes remembers, and what people ask of it.
@@ -93,7 +97,13 @@ pub(super) fn consumers(
         }
         let hashes = surroundings.hashes(&consumer.name);
         let around = surroundings.around(&consumer.name, &hashes);
-        let mut outlook = outlook(&holding, &around);
+        let holder = |hash| surroundings.holder(instance, &consumer.name, hash);
+        let mut outlook = outlook_among(&holding, &around, |hash| holder(hash).is_some());
+        let shared = |hash: &TokenHash| {
+            let (holder, secret) = holder(*hash)?;
+            Some(SharedToken { consumer: consumer.name.clone(), key_id: hash.id().to_string(), holder, secret })
+        };
+        let shared = outlook.shared.iter().filter_map(shared).collect();
         let mut accepted = holding.accepted();
         let mut revoked = holding.notes.revoked.clone();
         let held = observed.held.get(&consumer.name).cloned();
@@ -124,6 +134,7 @@ pub(super) fn consumers(
             services: consumer.services,
             revoked,
             held,
+            shared,
         })
     };
     tokens::consumers(&instance.spec).into_iter().map(resolved).collect()

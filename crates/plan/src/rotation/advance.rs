@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jam_domain::token::TokenHash;
 use jam_domain::{Timestamp, TokenId};
 
-use super::decide::{is_carried_out, is_replaced, is_revoked};
+use super::decide::{is_carried_out, is_of_later, is_replaced, is_revoked};
 use super::table::Move;
 use super::{Around, Displaced, Holding, Notes, Proof, Slots};
 
@@ -112,16 +112,19 @@ pub fn advance(
     after
 }
 
-/// Fills in what is not there, and takes no time from a clock that was ahead.
-fn complete(notes: &mut Notes, now: Timestamp, overlap: i64) {
-    let fully = now.plus_seconds(overlap);
-    let ahead = notes.issued_at.is_some_and(|issued| issued > now);
-    notes.issued_at = notes.issued_at.filter(|_| !ahead).or(Some(now));
-    if ahead {
-        notes.previous_until = notes.previous_until.map(|until| until.min(fully));
-        notes.displaced.iter_mut().for_each(|displaced| displaced.until = displaced.until.min(fully));
+/// Takes no time from a clock that was ahead: whatever is accepted for a while is so for an overlap from now at most. Before every
+/// move, since each notes times of its own and then nothing tells any more that the others are wrong.
+fn put_right(notes: &mut Notes, at: Timestamp, overlap: i64) {
+    if !is_of_later(notes, at) {
+        return;
     }
-    notes.generation = notes.generation.max(1);
+    let now = second(at);
+    let fully = now.plus_seconds(overlap);
+    for noted in [&mut notes.issued_at, &mut notes.changed_at] {
+        *noted = noted.map(|noted| noted.min(now));
+    }
+    notes.previous_until = notes.previous_until.map(|until| until.min(fully));
+    notes.displaced.iter_mut().for_each(|displaced| displaced.until = displaced.until.min(fully));
 }
 
 fn notes(
@@ -132,6 +135,7 @@ fn notes(
     lost: &[Displaced],
 ) -> Notes {
     let mut notes = before.notes.clone();
+    put_right(&mut notes, around.at, around.policy.overlap);
     let now = second(around.at);
     // A Secret that was replaced does not know how many there were.
     notes.generation = notes.generation.max(around.known);
@@ -178,7 +182,10 @@ fn notes(
             }
         }
         Move::Forget => notes.displaced.retain(|displaced| displaced.until > around.at),
-        Move::Complete => complete(&mut notes, now, around.policy.overlap),
+        Move::Complete => {
+            notes.issued_at = notes.issued_at.or(slots.token.map(|_| now));
+            notes.generation = notes.generation.max(1);
+        }
     }
     notes
 }

@@ -1,9 +1,10 @@
 //! Which stage it is, what is the case, and so which move: the table read from top to bottom.
 
+use jam_domain::Timestamp;
 use jam_domain::token::TokenHash;
 
 use super::table::{Event, Move, Stage, TABLE};
-use super::{Around, Displaced, Holding, PodAnswer};
+use super::{Around, Displaced, Holding, Notes, PodAnswer};
 
 /// Seconds that the clocks of two operators may differ by.
 const SKEW: i64 = 60;
@@ -52,14 +53,19 @@ pub fn happened(event: Event, holding: &Holding, around: &Around<'_>) -> bool {
             let over = issued.and_then(|issued| around.policy.due(issued)).is_some_and(|due| due <= around.at);
             over || (around.asks.rotates(around.consumer) && notes.rotated != around.asks.rotate)
         }
-        // A clock that ran ahead would put the next rotation off for as long as it was wrong.
-        Event::Incomplete if issued.is_some_and(|issued| issued > around.at.plus_seconds(SKEW)) => true,
+        // A clock that ran ahead would put the next rotation off for as long as it was wrong, and keep old tokens for as long.
+        Event::Incomplete if is_of_later(notes, around.at) => true,
         Event::Incomplete => {
             let wanted = issued.and_then(|issued| around.policy.not_after(issued));
             let known = notes.written.is_some() && issued.is_some();
             slots.token.is_some() && !(*matching && known && *not_after == wanted)
         }
     }
+}
+
+/// Whether what is noted was noted by a clock that was ahead: what it says of times to come is not to be believed.
+pub(super) fn is_of_later(notes: &Notes, at: Timestamp) -> bool {
+    [notes.issued_at, notes.changed_at].into_iter().flatten().any(|noted| noted > at.plus_seconds(SKEW))
 }
 
 /// Whether a token is to end at once, wherever it still is: by its id, or with every other of the consumer where that was not
@@ -88,7 +94,7 @@ pub(crate) fn is_replaced(holding: &Holding, around: &Around<'_>) -> bool {
 }
 
 /// Until when the previous token is accepted, also where somebody removed the note.
-pub(super) fn previous_until(holding: &Holding, around: &Around<'_>) -> Option<jam_domain::Timestamp> {
+pub(super) fn previous_until(holding: &Holding, around: &Around<'_>) -> Option<Timestamp> {
     let notes = &holding.notes;
     notes.previous_until.or_else(|| notes.issued_at.map(|issued| issued.plus_seconds(around.policy.overlap)))
 }

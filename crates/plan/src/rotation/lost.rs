@@ -48,3 +48,35 @@ fn a_revoked_token_of_an_emptied_secret_does_not_come_back_for_an_overlap() {
     assert_eq!((then, after.accepted()), (Move::Issue, vec![hash("fresh")]));
     assert!(!happened(Event::Revoked, &after, &around), "what is made after it is not ended by it");
 }
+
+#[test]
+fn what_was_displaced_by_a_clock_that_was_ahead_is_over_an_overlap_after_it_was_put_right_whatever_is_done_first() {
+    let (hashes, asks) = ([hash("given")], Asks::default());
+    let ahead = Around { at: at(900_000), ..around(&hashes, true, &asks) };
+    let (then, lost) = step(&Holding::lost(1, &hashes, None), &ahead).unwrap();
+    assert_eq!((then, lost.notes.displaced[0].until), (Move::Issue, at(900_010)));
+    let both = [hash("given"), hash("fresh")];
+    let pod = |ids: &[TokenHash]| PodAnswer {
+        pod: "pod".into(),
+        accepts: Some(ids.iter().map(TokenHash::id).collect()),
+        refused: BTreeSet::new(),
+        told: None,
+    };
+    // One pod accepts the next token, then the clock is put right; or the other way round.
+    for (pods, first) in [([pod(&both)], Move::Promote), ([pod(&hashes)], Move::Complete)] {
+        let around = Around { pods: &pods, ..around(&both, true, &asks) };
+        let (then, after) = step(&lost, &around).unwrap();
+        assert_eq!((then, after.notes.displaced[0].until), (first, at(1010)), "a whole overlap, counted from now");
+        assert_eq!(after.notes.changed_at, Some(at(1000)));
+        let then = step(&after, &Around { at: at(1009), ..around }).map(|(then, _)| then);
+        assert_ne!(then, Some(Move::Forget));
+        let (then, after) = step(&after, &Around { at: at(1010), ..around }).unwrap();
+        assert_eq!((then, after.notes.displaced.len()), (Move::Forget, 0));
+    }
+    // An overlap that the spec made shorter is no clock.
+    let mut longer = lost;
+    longer.notes.changed_at = Some(at(1000));
+    longer.notes.displaced[0].until = at(5000);
+    let waits = [pod(&hashes)];
+    assert_eq!(step(&longer, &Around { pods: &waits, ..around(&both, true, &asks) }), None);
+}

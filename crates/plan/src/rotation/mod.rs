@@ -35,7 +35,9 @@ pub use ask::{Answered, Asks, is_id, without_tokens};
 pub(crate) use decide::is_replaced;
 pub use decide::{decide, displaced_by_loss, happened, is_revoked, stage};
 pub use distribution::{Distribution, Reader, distribution};
-pub use outlook::{Outlook, look_again, outlook};
+#[cfg(test)]
+pub(crate) use outlook::outlook;
+pub use outlook::{Outlook, look_again, outlook_among};
 pub use policy::{Pace, Policy, refuse};
 pub(crate) use secret::is_usable;
 pub use secret::{Plain, annotations, data};

@@ -179,6 +179,7 @@ fn is_meddling(action: Action) -> bool {
         | Action::PutIn(_)
         | Action::Undeploy
         | Action::Leave(_)
+        | Action::Leap
         | Action::Delete => true,
         Action::Observe
         | Action::Write
@@ -244,4 +245,10 @@ fn a_rotation_asked_for_and_a_token_revoked_by_its_id_at_any_moment_are_done_onc
 fn an_api_that_goes_and_comes_at_any_moment_refuses_no_token_that_was_given_meanwhile() {
     let (_, moves) = explore(Hands::Undeploying, &[World::settled(), World::unborn()], 2);
     assert!(moves.contains(&Move::Create) && moves.contains(&Move::Forget));
+}
+
+#[test]
+fn a_clock_that_is_far_ahead_for_a_while_at_any_moment_keeps_no_old_token_alive_after_it_is_put_right() {
+    let (_, moves) = explore(Hands::Clock, &[World::dated()], 2);
+    assert!(moves.contains(&Move::Complete) && moves.contains(&Move::Forget));
 }

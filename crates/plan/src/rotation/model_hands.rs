@@ -18,6 +18,8 @@ pub(super) enum Action {
     Sync(usize),
     /// The clock moves by so many seconds, also backwards.
     Jump(i64),
+    /// The clock is set far ahead, or put right.
+    Leap,
     /// Somebody deletes the consumer's Secret.
     Delete,
     /// Somebody takes the token out of the Secret.
@@ -71,6 +73,26 @@ pub(super) enum Hands {
     Asking,
     /// Somebody who deletes the Deployment and the consumer's Secret: for a while no API runs.
     Undeploying,
+    /// Somebody who sets the clock far ahead for a while, and deletes or edits the Secret.
+    Clock,
+}
+
+/// Whether the clock is far ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Leap {
+    Never,
+    Now,
+    Over,
+}
+
+impl Leap {
+    /// By how many seconds: more than the clocks of two operators may differ, and than it takes anything to come to rest.
+    pub(super) fn offset(self) -> i64 {
+        match self {
+            Self::Now => 1000,
+            Self::Never | Self::Over => 0,
+        }
+    }
 }
 
 impl World {
@@ -85,9 +107,20 @@ impl World {
         let lags = |pod: &usize| self.listed && self.pods[*pod].as_ref().is_some_and(|file| *file != self.hashes);
         all.extend((0..self.pods.len()).filter(lags).map(Action::Sync));
         // Hands that do something multiply the worlds: the clock then only goes on, and not as far.
-        let alone = hands == Hands::Nobody;
-        let (clock, jumps) = if alone { (10..=45, &[5, -10][..]) } else { (20..=35, &[5][..]) };
-        all.extend(jumps.iter().filter(|by| clock.contains(&(self.now + **by))).map(|by| Action::Jump(*by)));
+        let (clock, jumps) = match hands {
+            Hands::Nobody => (10..=45, &[5, -10][..]),
+            // What is noted of the time makes more worlds.
+            Hands::Clock => (20..=25, &[5][..]),
+            Hands::Deleting
+            | Hands::Emptying
+            | Hands::Restoring
+            | Hands::Pods
+            | Hands::Hashing
+            | Hands::Asking
+            | Hands::Undeploying => (20..=35, &[5][..]),
+        };
+        let now = self.now - self.leap.offset();
+        all.extend(jumps.iter().filter(|by| clock.contains(&(now + **by))).map(|by| Action::Jump(*by)));
         all.extend(self.by(hands));
         all
     }
@@ -122,6 +155,13 @@ impl World {
                 let slots = self.secret.as_ref().map(|holding| &holding.slots).filter(|_| self.revoke.is_none());
                 let live = slots.into_iter().flat_map(|slots| [slots.token, slots.next, slots.previous]).flatten();
                 all.extend(live.map(Action::RevokeId));
+            }
+            Hands::Clock => {
+                all.extend((self.leap != Leap::Over).then_some(Action::Leap));
+                let once = !self.deleted && self.edits == 0;
+                all.extend(
+                    (once && self.secret.is_some()).then_some([Action::Delete, Action::Edit]).into_iter().flatten(),
+                );
             }
             Hands::Undeploying => {
                 // A first token that is gone before the hashes are written has left nothing behind.

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use jam_domain::TokenId;
 use jam_domain::token::TokenHash;
 
-use super::model_hands::Action;
+use super::model_hands::{Action, Leap};
 use super::*;
 use crate::fixtures::at;
 
@@ -76,6 +76,9 @@ pub(super) struct World {
     pub(super) deployed: bool,
     /// Whether somebody deleted it.
     pub(super) undeployed: bool,
+    pub(super) leap: Leap,
+    /// Whether the Secret notes when it changed: where nobody sets the clock far ahead that decides nothing, and makes many worlds.
+    dated: bool,
 }
 
 static TOKENS: LazyLock<Vec<TokenHash>> =
@@ -122,7 +125,14 @@ impl World {
             foreign: None,
             deployed: true,
             undeployed: false,
+            leap: Leap::Never,
+            dated: false,
         }
+    }
+
+    /// The same with a Secret that notes when it changed.
+    pub(super) fn dated() -> Self {
+        Self { dated: true, ..Self::settled() }
     }
 
     /// A consumer that has nothing yet, of an instance without an API.
@@ -198,6 +208,7 @@ impl World {
             Action::Sync(pod) if self.listed => next.pods[pod] = self.pods[pod].as_ref().map(|_| self.hashes.clone()),
             Action::Sync(_) => {}
             Action::Jump(by) => next.now += by,
+            Action::Leap => next.leap(),
             Action::Delete => next.delete(),
             Action::Empty => {
                 next.deleted = true;
@@ -267,6 +278,20 @@ impl World {
         }
     }
 
+    /// Sets the clock far ahead, or puts it right. What was over by the one is owed to nobody by the other.
+    fn leap(&mut self) {
+        let before = self.now;
+        let (leap, by) = match self.leap {
+            Leap::Never => (Leap::Now, Leap::Now.offset()),
+            Leap::Now | Leap::Over => (Leap::Over, -Leap::Now.offset()),
+        };
+        (self.leap, self.now) = (leap, before + by);
+        if leap == Leap::Over {
+            self.owed.retain(|(_, until)| before < *until);
+            self.owed.iter_mut().for_each(|(_, until)| *until += by);
+        }
+    }
+
     fn delete(&mut self) {
         self.owe();
         (self.secret, self.deleted) = (None, true);
@@ -276,8 +301,10 @@ impl World {
     fn owe(&mut self) {
         let Some(Holding { slots, notes, .. }) = &self.secret else { return };
         let everywhere = |hash: &TokenHash| !self.unseen && self.everywhere(*hash);
-        let until = notes.previous_until.map(|until| until.as_micros() / 1_000_000);
-        let had = [(slots.token, Some(self.now + POLICY.overlap)), (slots.previous, until)];
+        // A clock that was ahead has noted more than that.
+        let fully = self.now + POLICY.overlap;
+        let until = notes.previous_until.map(|until| fully.min(until.as_micros() / 1_000_000));
+        let had = [(slots.token, Some(fully)), (slots.previous, until)];
         let had = had.into_iter().filter_map(|(hash, until)| hash.filter(everywhere).zip(until));
         self.owed.extend(had.collect::<Vec<_>>());
     }
@@ -314,8 +341,7 @@ impl World {
             let change = Change::of(then, &before, &around);
             let fresh = change.needs_fresh(&before).then(|| token(self.made + 1));
             let mut after = advance(&before, &change, fresh, &around, &displaced_by_loss(&before, &around));
-            // It decides when to look again, never what to do: without it there are fewer worlds.
-            after.notes.changed_at = None;
+            after.notes.changed_at = after.notes.changed_at.filter(|_| self.dated);
             (then, after)
         });
         Mind::Decided(self.secret.clone(), self.stage(), self.edits, wish)

@@ -1,5 +1,6 @@
 //! What is said of a consumer's tokens, and when there is a reason to look again.
 
+use jam_domain::token::TokenHash;
 use jam_domain::{Timestamp, TokenId};
 
 use super::decide::{accepts, previous_until, refuses, stage};
@@ -34,20 +35,34 @@ pub struct Outlook {
     pub behind: Vec<String>,
     /// Whether those had more time for it than the kubelet may take.
     pub overdue: bool,
+    /// Retired tokens that somebody else has as well: that pods accept them is no pod's fault.
+    pub shared: Vec<TokenHash>,
     /// The last proof that retired tokens are dead.
     pub proof: Option<Proof>,
     /// When something is to be done, if nothing happens before.
     pub next: Option<Timestamp>,
 }
 
-/// What is to be said of what a Secret holds.
-pub fn outlook(holding: &Holding, around: &Around<'_>) -> Outlook {
+/// What is to be said of what a Secret holds, where nobody else has a token of it.
+#[cfg(test)]
+pub(crate) fn outlook(holding: &Holding, around: &Around<'_>) -> Outlook {
+    outlook_among(holding, around, |_| false)
+}
+
+/// What is to be said of what a Secret holds. `others` have tokens that are accepted from them, whatever is over for this consumer.
+pub fn outlook_among(holding: &Holding, around: &Around<'_>, others: impl Fn(TokenHash) -> bool) -> Outlook {
     let Holding { slots, notes, matching: _, not_after: _ } = holding;
     let stage = stage(holding, around.hashes);
+    let (shared, over): (Vec<TokenHash>, Vec<TokenHash>) = match stage {
+        Stage::Prove => slots.retired.iter().partition(|hash| others(**hash)),
+        Stage::Idle | Stage::Lost | Stage::Distribute | Stage::Verify | Stage::Overlap | Stage::Retire => {
+            Default::default()
+        }
+    };
     let asked: Vec<_> = match stage {
         Stage::Verify => around.pods.iter().filter(|pod| !slots.next.is_some_and(|next| accepts(pod, next))).collect(),
         Stage::Prove => {
-            let refuses_all = |pod| slots.retired.iter().all(|hash| refuses(pod, *hash));
+            let refuses_all = |pod| over.iter().all(|hash| refuses(pod, *hash));
             around.pods.iter().filter(|pod| !refuses_all(pod)).collect()
         }
         Stage::Idle | Stage::Lost | Stage::Distribute | Stage::Overlap | Stage::Retire => Vec::new(),
@@ -77,6 +92,7 @@ pub fn outlook(holding: &Holding, around: &Around<'_>) -> Outlook {
         overdue: !behind.is_empty() && waited >= around.policy.kubelet_sync,
         silent,
         behind,
+        shared,
         proof: notes.proof.clone(),
         next: [stage_ends, forgotten].into_iter().flatten().min(),
     }

@@ -1,12 +1,10 @@
 //! What is known beside the conditions: endpoint, version, numbers, tokens.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-
-use super::rotation;
-use crate::crd::{CleanupStatus, JamInstanceStatus, LastGood, MigrationState, VersionStatus};
+use super::{cleaned, rotation};
+use crate::crd::{JamInstanceStatus, LastGood, MigrationState, VersionStatus};
 use crate::names::{self, Component};
-use crate::observed::{CleanupOutcome, DeploymentState, Observed, end_of};
-use crate::resolve::{Resolved, Timetable};
+use crate::observed::{DeploymentState, Observed};
+use crate::resolve::Resolved;
 use crate::rollout::Course;
 
 /// The facts about a resolved instance.
@@ -36,7 +34,7 @@ pub(super) fn of(resolved: &Resolved, observed: &Observed, before: &JamInstanceS
         rollout: Some(resolved.rollout_status.clone()),
         render_revision: resolved.revision.render_revision(),
         migration: resolved.migration.status.clone(),
-        cleanup: cleanup(resolved, observed, before),
+        cleanup: cleaned::told(resolved, observed, before),
         version,
         ..kept
     }
@@ -76,53 +74,6 @@ pub(super) fn kept(observed: &Observed, before: &JamInstanceStatus) -> JamInstan
         ready_replicas: Some(api.map_or(0, |api| api.ready)),
         ..before.clone()
     }
-}
-
-/// The newest cleanup that ended, and the schedule that it is judged by.
-fn cleanup(resolved: &Resolved, observed: &Observed, before: &JamInstanceStatus) -> Option<CleanupStatus> {
-    let Timetable { words, since } = &resolved.timetable;
-    let told = last_cleanup(observed, before);
-    let timetable_since = since.map(|at| Time(super::whole_seconds(at)));
-    (told.is_some() || words.is_some()).then(|| CleanupStatus {
-        timetable: words.clone(),
-        timetable_since,
-        ..told.unwrap_or_default()
-    })
-}
-
-/// The newest cleanup that did anything; what it said earlier when its Job is gone by now, whatever Jobs are left of before.
-pub(super) fn last_cleanup(observed: &Observed, before: &JamInstanceStatus) -> Option<CleanupStatus> {
-    let told = before.cleanup.as_ref();
-    let Some(run) = observed.cleanup.as_ref().and_then(|state| state.last.as_ref()) else { return told.cloned() };
-    let last_run = run.began_at.or(run.ended_at).map(|at| Time(super::whole_seconds(at)));
-    if told.is_some_and(|told| told.last_run.is_some() && last_run < told.last_run) {
-        return told.cloned();
-    }
-    let same = told.filter(|told| told.last_run == last_run).cloned().unwrap_or_default();
-    let failure = run.failure.as_ref().map(|words| end_of(&format!("Job {} failed: {words}", run.job)));
-    let failed = failure.as_ref().map(|_| "Failed".to_owned());
-    let Some(outcome) = &run.outcome else {
-        // Nobody was asked again, because it is told already; or its pod said nothing of what it did.
-        let last_result = failed.or(same.last_result.clone()).or(Some("Succeeded".into()));
-        return Some(CleanupStatus { last_run, last_result, failure, ..same });
-    };
-    let CleanupOutcome { dry_run, skipped, error: _, cutoff, duration_ms, archived, deleted } = outcome.clone();
-    if skipped && failure.is_none() {
-        let before = told.cloned().unwrap_or_default();
-        let last_result = before.last_result.clone().or(Some("Skipped".into()));
-        return Some(CleanupStatus { last_result, ..before });
-    }
-    let ended = if dry_run { "DryRun" } else { "Succeeded" };
-    Some(CleanupStatus {
-        last_run,
-        last_result: Some(failed.unwrap_or_else(|| ended.to_owned())),
-        failure,
-        cutoff: cutoff.map(|at| Time(super::whole_seconds(at))),
-        duration_ms,
-        archived,
-        deleted,
-        ..same
-    })
 }
 
 /// Where the API is reached inside the cluster.

@@ -4,7 +4,7 @@ use jam_domain::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Event, EventType, Verdict, whole_seconds};
-use crate::crd::{JamInstance, JamInstanceStatus, RefusedTokens, RotationStatus, TokenStatus};
+use crate::crd::{JamInstance, JamInstanceStatus, RefusedTokens, RotationStatus, SharedToken, TokenStatus};
 use crate::observed::Observed;
 use crate::reason::Reason;
 use crate::resolve::{Resolved, ResolvedConsumer};
@@ -17,6 +17,8 @@ const NAMED: usize = 100;
 const SHOWN: usize = 5;
 /// Key ids that are told of a consumer at most.
 const MOST_IDS: usize = 16;
+/// Shared tokens that are told at most.
+const MOST_SHARED: usize = 64;
 
 /// What the condition TokensReady says.
 pub(super) struct TokensSaid {
@@ -62,6 +64,7 @@ pub(super) fn standing(
         consumer: busy.map(|consumer| consumer.name.clone()),
         started_at: None,
         waiting_for,
+        shared: resolved.consumers.iter().flat_map(|consumer| &consumer.shared).take(MOST_SHARED).cloned().collect(),
         refused: resolved
             .consumers
             .iter()
@@ -127,7 +130,8 @@ fn refused(
 pub(super) fn said(resolved: &Resolved, observed: &Observed) -> TokensSaid {
     let said = |ready, reason, message: String| TokensSaid { ready, reason, message: noted(resolved, message) };
     let lag = lagging(resolved, observed);
-    if let Some(message) = unwritten(resolved).or_else(|| resolved.consumers.iter().find_map(held)) {
+    let shared = || resolved.consumers.iter().flat_map(|consumer| &consumer.shared).next().map(held_twice);
+    if let Some(message) = unwritten(resolved).or_else(shared).or_else(|| resolved.consumers.iter().find_map(held)) {
         return said(false, Reason::RotationHeld, message);
     }
     if let Some(lag) = lag.as_ref().filter(|lag| lag.held) {
@@ -165,6 +169,11 @@ fn unwritten(resolved: &Resolved) -> Option<String> {
         "Secret {} of consumer {} cannot be written: {}; other consumers go on, and it is tried again",
         consumer.secret, consumer.name, held.why
     ))
+}
+
+/// A token that is over for one consumer only, and what ends it.
+fn held_twice(token: &SharedToken) -> String {
+    format!("{}; {}={} ends it everywhere", token.sentence(), crate::names::REVOKE, token.key_id)
 }
 
 /// That not every pod accepts just what it is to accept.

@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod setback;
+mod shared;
 
 use std::collections::BTreeSet;
 

@@ -162,7 +162,7 @@ fn a_config_map_stays_while_a_run_of_the_cleanup_mounts_it() {
     let old = [child(Kind::ConfigMap, "main-config-old")];
     for (finished, gone) in [(false, vec![]), (true, vec!["main-config-old"])] {
         let went = pruned(&old, |cluster, _| {
-            cluster.cleanup = Some(CleanupState::of(&CronJob::default(), None).with_runs(&[job(finished)]));
+            cluster.cleanup = Some(CleanupState::of(&CronJob::default()).with_runs(&[job(finished)]));
         });
         assert_eq!(went, gone, "the run has ended: {finished}");
     }

@@ -2,7 +2,7 @@
 
 use jam_domain::StoreKind;
 
-use super::super::facts::last_cleanup;
+use super::super::cleaned;
 use super::{Said, no, stored, unknown, yes};
 use crate::crd::{Cleanup, ConditionType, JamInstance};
 use crate::names;
@@ -43,7 +43,7 @@ pub(super) fn cleanup(instance: &JamInstance, resolved: Option<&Resolved>, obser
         return no(kind, Reason::NotScheduled, format!("CronJob {name} is made after the migration"));
     };
     let before = instance.status.clone().unwrap_or_default();
-    if let Some(failure) = last_cleanup(observed, &before).and_then(|told| told.failure) {
+    if let Some(failure) = cleaned::failure(observed, &before, *dry_run) {
         return no(kind, Reason::CleanupFailed, failure);
     }
     // It may have been stored before it was refused at apply, or hide in a range.
