@@ -106,13 +106,7 @@ pub fn step(scene: &Scene<'_>) -> Step {
         return forward(status);
     }
     if scene.settled {
-        status.down_since = None;
-        if status.phase != RolloutPhase::Serving && scene.serves {
-            let first = status.losses == 0;
-            status.phase = RolloutPhase::Serving;
-            status.since = if first { seconds(scene.at) } else { status.since };
-        }
-        return forward(status);
+        return forward(settled(scene, status));
     }
     if scene.database_away {
         return forward(status);
@@ -150,6 +144,17 @@ pub fn step(scene: &Scene<'_>) -> Step {
         }
         Some(_) | None => forward(status),
     }
+}
+
+/// Where every pod is of it and available. Without a pod nobody has seen it serve.
+fn settled(scene: &Scene<'_>, mut status: RolloutStatus) -> RolloutStatus {
+    status.down_since = None;
+    if status.phase != RolloutPhase::Serving && scene.serves {
+        let first = status.losses == 0;
+        status.phase = RolloutPhase::Serving;
+        status.since = if first { seconds(scene.at) } else { status.since };
+    }
+    status
 }
 
 /// For how many seconds pods have not all been ready of which their Deployments say nothing more: that is counted here, whatever
