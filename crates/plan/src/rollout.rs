@@ -95,7 +95,8 @@ pub fn step(scene: &Scene<'_>) -> Step {
         && let Some(good) = &before.from
     {
         let (revision, generation) = (scene.wanted.to_owned(), scene.generation);
-        let status = RolloutStatus { revision, generation, ..before.clone() };
+        // By this release's hash from now on: one that knows more fields has another, and the toggle may be turned after the upgrade.
+        let status = RolloutStatus { revision, generation, spec: Some(scene.spec.to_owned()), ..before.clone() };
         return Step { status, course: Course::Back(good.clone()), given_up: false };
     }
     let mut status = match scene.before {
