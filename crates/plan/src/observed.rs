@@ -132,7 +132,8 @@ impl Observed {
             (Some(of_servers), Some(of_workers)) if of_servers != of_workers => {
                 Some(format!("{}; {}", short(of_servers), short(of_workers)))
             }
-            (words, None) | (None, words) | (words, Some(_)) => words.clone(),
+            (Some(words), None | Some(_)) => Some(words.clone()),
+            (None, words) => words.clone(),
         }
     }
 

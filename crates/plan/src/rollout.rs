@@ -95,7 +95,8 @@ pub fn step(scene: &Scene<'_>) -> Step {
         && let Some(good) = &before.from
     {
         let (revision, generation) = (scene.wanted.to_owned(), scene.generation);
-        let status = RolloutStatus { revision, generation, ..before.clone() };
+        // By this release's hash from now on: one that knows more fields has another, and the toggle may be turned after the upgrade.
+        let status = RolloutStatus { revision, generation, spec: Some(scene.spec.to_owned()), ..before.clone() };
         return Step { status, course: Course::Back(good.clone()), given_up: false };
     }
     let mut status = match scene.before {
@@ -106,13 +107,7 @@ pub fn step(scene: &Scene<'_>) -> Step {
         return forward(status);
     }
     if scene.settled {
-        status.down_since = None;
-        if status.phase != RolloutPhase::Serving && scene.serves {
-            let first = status.losses == 0;
-            status.phase = RolloutPhase::Serving;
-            status.since = if first { seconds(scene.at) } else { status.since };
-        }
-        return forward(status);
+        return forward(settled(scene, status));
     }
     if scene.database_away {
         return forward(status);
@@ -150,6 +145,17 @@ pub fn step(scene: &Scene<'_>) -> Step {
         }
         Some(_) | None => forward(status),
     }
+}
+
+/// Where every pod is of it and available. Without a pod nobody has seen it serve.
+fn settled(scene: &Scene<'_>, mut status: RolloutStatus) -> RolloutStatus {
+    status.down_since = None;
+    if status.phase != RolloutPhase::Serving && scene.serves {
+        let first = status.losses == 0;
+        status.phase = RolloutPhase::Serving;
+        status.since = if first { seconds(scene.at) } else { status.since };
+    }
+    status
 }
 
 /// For how many seconds pods have not all been ready of which their Deployments say nothing more: that is counted here, whatever

@@ -6,7 +6,7 @@ use crate::desired::{DSN, Revision};
 use crate::names;
 use crate::observed::Observed;
 use crate::reason::Reason;
-use crate::rollout::{self, Course, Scene, Step};
+use crate::rollout::{self, AFTER_A_CHANGE, Course, Scene, Step};
 
 /// The revision that status pins to just this spec and this DSN. Whatever else changed is the operator's, not the user's.
 fn pinned<'a>(instance: &'a JamInstance, inputs: &str) -> Option<&'a RevisionStatus> {
@@ -267,6 +267,6 @@ fn lost_since(good: &LastGood, status: &RolloutStatus) -> String {
     let (name, image) = (good.revision.as_deref().unwrap_or_default(), good.image.as_deref().unwrap_or_default());
     format!(
         "{why}; rolled back to {image}, but ConfigMap {name} with that revision is gone since: its pods are left as they are \
-         and none is made again until the spec changes"
+         and none is made again {AFTER_A_CHANGE}"
     )
 }

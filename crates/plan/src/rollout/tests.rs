@@ -38,8 +38,8 @@ fn serving() -> RolloutStatus {
 }
 
 fn rolled_back() -> RolloutStatus {
-    let message = Some("it crashed".into());
-    RolloutStatus { phase: RolloutPhase::RolledBack, message, evidence: Some("evidence".into()), ..under_way() }
+    let (message, spec) = (Some("it crashed".into()), Some("spec".into()));
+    RolloutStatus { phase: RolloutPhase::RolledBack, message, spec, evidence: Some("evidence".into()), ..under_way() }
 }
 
 /// What the machine sees of an instance with a worker whose second revision serves, after `change` in its cluster.
@@ -252,18 +252,28 @@ fn a_revision_that_was_given_up_is_not_tried_again_until_the_spec_changes() {
 
 #[test]
 fn the_toggle_alone_is_no_reason_to_try_again_what_was_given_up() {
-    let (before, last) = (rolled_back(), good("old"));
+    let (before, last) = (RolloutStatus { spec: None, ..rolled_back() }, good("old"));
     let scene = Scene { generation: 3, wanted: "off", toggled: "new", good: Some(&last), ..scene(&before) };
     let Step { status, course, given_up } = step(&scene);
     assert_eq!((course, given_up), (Course::Back(good("old")), false));
-    assert_eq!(status, RolloutStatus { revision: "off".into(), generation: 3, ..before.clone() });
+    assert_eq!(status, RolloutStatus { revision: "off".into(), generation: 3, ..rolled_back() });
     let elsewhere = Scene { toggled: "another", ..scene };
     assert_eq!(step(&elsewhere).course, Course::Forward, "whatever else changed is tried");
 }
 
 #[test]
+fn a_newer_release_that_hashes_the_spec_in_another_way_does_not_try_again_what_was_given_up_when_the_toggle_is_turned()
+{
+    let before = RolloutStatus { spec: Some("of an earlier release".into()), ..rolled_back() };
+    let upgraded = step(&scene(&before));
+    assert_eq!((&upgraded.course, upgraded.status.spec.as_deref()), (&Course::Back(good("old")), Some("spec")));
+    let turned = step(&Scene { generation: 3, wanted: "off", ..scene(&upgraded.status) });
+    assert_eq!((turned.course, turned.given_up), (Course::Back(good("old")), false));
+}
+
+#[test]
 fn what_changes_beside_the_toggle_is_tried_after_the_toggle_as_well() {
-    let (before, last) = (RolloutStatus { spec: Some("spec".into()), ..rolled_back() }, good("old"));
+    let (before, last) = (rolled_back(), good("old"));
     let turned = Scene { generation: 3, wanted: "off", toggled: "new", good: Some(&last), ..scene(&before) };
     let now = step(&turned);
     assert_eq!((now.course, now.given_up), (Course::Back(good("old")), false));
@@ -281,7 +291,7 @@ fn what_changes_beside_the_toggle_is_tried_after_the_toggle_as_well() {
 
 #[test]
 fn a_changed_spec_is_tried_even_when_its_pods_are_the_same() {
-    let (before, last) = (rolled_back(), good("old"));
+    let (before, last) = (RolloutStatus { spec: None, ..rolled_back() }, good("old"));
     for wanted in ["new", "newer"] {
         let next = Scene { generation: 3, wanted, applied: false, good: Some(&last), ..scene(&before) };
         let Step { status, course, given_up } = step(&next);

@@ -48,7 +48,7 @@ fn a_cleanup_is_scheduled_suspended_failed_or_overdue_and_says_so() {
     let day = 86_400;
     let suspended = but(&one, json!({"cleanup": {"suspend": true}}));
     let failed = run("main-cleanup-7", 1500, Some("no connection"));
-    let table = [
+    let table = vec![
         (&one, cluster(&one, 2000, None), "True", Reason::Scheduled, "17 3 * * * in Etc/UTC"),
         (&one, cluster(&one, 2000, Some(run("a", 1500, None))), "True", Reason::Scheduled, "main-cleanup"),
         (

@@ -207,7 +207,7 @@ fn a_good_revision_that_nothing_is_left_of_is_told_and_what_runs_is_left_alone()
         let after = told(&instance, &cluster, &defaults());
         let (reason, why) = ready(&after);
         assert_eq!(reason, Reason::RollbackRefused.as_str(), "{why}");
-        assert!(why.contains(good.name()) && why.contains("until the spec changes"), "{why}");
+        assert!(why.contains(good.name()) && why.contains("until the spec changes in more than"), "{why}");
         assert_eq!(after.status.as_ref().unwrap().rollout, instance.status.as_ref().unwrap().rollout);
         let restored = Observed { revisions: vec![good.clone()], ..cluster };
         assert_eq!(resolved(&after, &restored).revision, good, "who puts it back has it back");
