@@ -22,6 +22,7 @@ fn run(job: &str, began: i64, failure: Option<&str>) -> CleanupRun {
         ended_at: Some(at(began + 5)),
         failure: failure.map(str::to_owned),
         dry_run: false,
+        cut_short: None,
         outcome: None,
     }
 }
