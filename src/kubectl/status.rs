@@ -169,7 +169,7 @@ fn token_line(token: &TokenStatus) -> String {
 }
 
 fn rotation_line(rotation: &RotationStatus) -> Option<String> {
-    let RotationStatus { started_at, stage, consumer, waiting_for, shared: _, refused: _ } = rotation;
+    let RotationStatus { started_at, stage, consumer, waiting_for, shared: _, refused: _, refused_own: _ } = rotation;
     let stage = stage.as_ref().filter(|stage| *stage != "Idle")?;
     let mut line = format!("{stage} {}", consumer.clone().unwrap_or_default());
     line.extend(started_at.as_ref().map(|at| format!(", began {}", at.0)));

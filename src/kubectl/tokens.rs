@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 use std::io::Read as _;
 
 use jam_domain::token::TokenHash;
-use jam_plan::crd::TokenStatus;
+use jam_plan::crd::{RotationStatus, TokenStatus};
 use jam_plan::names::{REVOKE, ROTATE};
 use jam_plan::rotation::{is_id, without_tokens};
+use jam_plan::status::UNMATCHED;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
@@ -77,13 +78,21 @@ fn line(token: &TokenStatus, before: Option<&String>) -> String {
 pub async fn revoke(cluster: &Cluster, args: &RevokeArgs) -> Result<String, Fault> {
     let RevokeArgs { name, what, wait: waiting } = args;
     let instance = cluster.instance(name).await?;
-    let tokens = issued(&instance)?;
     let wanted = if what == "-" { leaked()? } else { what.clone() };
+    // Its key id ends a token of the user's own as well.
+    let tokens = match own_tokens(&instance) {
+        Some(_) if is_id(&wanted) => told(&instance).tokens,
+        Some(_) | None => issued(&instance)?,
+    };
     let of = |token: &TokenStatus| {
         let ids = [Some(token.key_id.clone()), token.previous_key_id.clone()].into_iter().flatten();
         ids.filter(|id| token.consumer == wanted || *id == wanted).collect::<Vec<_>>()
     };
     let mut ids: Vec<String> = tokens.iter().flat_map(of).collect();
+    let then = match ids.as_slice() {
+        [] => "a token of your own is to be replaced in its Secret, where the operator writes nothing",
+        [..] => "the consumer's Secret gets a new token now",
+    };
     if ids.is_empty() && is_id(&wanted) {
         // Status names the current tokens and those before; one that was typed over in its Secret is accepted for a while as well.
         ids.push(wanted.clone());
@@ -94,9 +103,7 @@ pub async fn revoke(cluster: &Cluster, args: &RevokeArgs) -> Result<String, Faul
     let value = joined(instance.annotations().get(REVOKE), &wanted, waits(&instance));
     cluster.change(name, &json!({"metadata": {"annotations": {REVOKE: value}}})).await?;
     let mut text = format!("{}: revoked {wanted} (key ids {})\n", place(&instance), ids.join(", "));
-    text.push_str(
-        "  every pod refuses it as soon as it has read its token file; the consumer's Secret gets a new token now\n",
-    );
+    let _ = writeln!(text, "  every pod refuses it as soon as it has read its token file; {then}");
     for token in
         tokens.iter().filter(|token| token.consumer != wanted && tokens.iter().any(|one| one.consumer == wanted))
     {
@@ -114,6 +121,7 @@ pub async fn revoke(cluster: &Cluster, args: &RevokeArgs) -> Result<String, Faul
     if waiting.wait {
         let pods = wait::until(cluster, name, *waiting, "every pod to refuse it", |instance| {
             unless_shared(instance, &wanted, &ids)?;
+            unless_unknown(instance, &ids)?;
             Ok(refused(instance, &ids))
         });
         let _ = writeln!(text, "  refused with 401 by {} pods", pods.await?);
@@ -140,6 +148,19 @@ fn unless_shared(instance: &Instance, wanted: &str, ids: &[String]) -> Result<()
     }
 }
 
+/// Refuses when the operator has looked and says that no token has one of these ids: however long one waits nothing is revoked.
+fn unless_unknown(instance: &Instance, ids: &[String]) -> Result<(), Fault> {
+    let said = wait::condition(instance, "TokensReady").map(|condition| condition.message).unwrap_or_default();
+    let unknown = said.split("; ").find(|words| words.ends_with(UNMATCHED)).unwrap_or_default();
+    match ids.iter().find(|id| unknown.contains(id.as_str())) {
+        Some(id) => Err(Fault::Ended(format!(
+            "{}: {id} is {UNMATCHED}, nothing is revoked; logs call the id of a token token_hash",
+            place(instance)
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Whether a revocation that was asked for may not have been done: nothing is done while an instance is paused or stalled.
 fn waits(instance: &Instance) -> bool {
     let stalled = |condition: &Condition| condition.type_ == "Stalled" && condition.status == "True";
@@ -160,8 +181,11 @@ fn joined(before: Option<&String>, wanted: &str, waits: bool) -> String {
 
 /// How many pods refused all of these, once they did.
 fn refused(instance: &Instance, ids: &[String]) -> Option<i32> {
-    let proven = told(instance).rotation?.refused;
-    let pods = |id: &String| proven.iter().find(|entry| entry.key_ids.contains(id)).map(|entry| entry.pods);
+    let RotationStatus { refused: proven, refused_own, .. } = told(instance).rotation?;
+    let pods = |id: &String| {
+        let own = || refused_own.iter().find(|own| own.key_id == *id).map(|own| own.pods);
+        proven.iter().find(|entry| entry.key_ids.contains(id)).map(|entry| entry.pods).or_else(own)
+    };
     ids.iter().map(pods).collect::<Option<Vec<_>>>()?.into_iter().min()
 }
 
@@ -177,14 +201,20 @@ fn leaked() -> Result<String, Fault> {
     Ok(TokenHash::of(token).id().to_string())
 }
 
+/// The Secret with the user's own tokens of callers.
+fn own_tokens(instance: &Instance) -> Option<&str> {
+    let named = |field: &str| spec(instance, &format!("/tokens/{field}/name")).and_then(|name| name.as_str());
+    named("allowedTokensSecretRef").or_else(|| named("globalTokensSecretRef"))
+}
+
 /// The tokens that the operator makes, or why there are none to replace.
 fn issued(instance: &Instance) -> Result<Vec<TokenStatus>, Fault> {
-    let named = |field: &str| spec(instance, &format!("/tokens/{field}/name")).and_then(|name| name.as_str());
-    let own = named("allowedTokensSecretRef").or_else(|| named("globalTokensSecretRef"));
-    if let Some(secret) = own {
+    if let Some(secret) = own_tokens(instance) {
         return Err(Fault::Refused(format!(
-            "{}: its tokens are your own, in Secret {secret}; change them there, the pods follow by themselves",
-            place(instance)
+            "{}: its tokens are your own, in Secret {secret}; change them there, the pods follow by themselves; \
+             one that leaked ends at once by its key id: kubectl jam revoke {} KEY-ID",
+            place(instance),
+            instance.name_any()
         )));
     }
     let tokens = told(instance).tokens;

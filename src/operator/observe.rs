@@ -22,7 +22,7 @@ use super::context::Context;
 use super::drift::{holds, is_taken};
 use super::error::Error;
 use super::key::Key;
-use super::token_pods::{self, Retired};
+use super::token_pods::{self, Over, Retired};
 use super::words::{self, Discretion};
 use super::{migrations, overrides, pods, stranger};
 
@@ -44,8 +44,8 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
         blob_keys(context, instance),
         consumers(context, instance),
         secret(context, &key, &book),
-        users_tokens(context, &key, tokens::own_tokens(&instance.spec)),
-        users_tokens(context, &key, tokens::admin_tokens(&instance.spec)),
+        users_tokens(context, instance, tokens::own_tokens(&instance.spec)),
+        users_tokens(context, instance, tokens::admin_tokens(&instance.spec)),
         deployment(context, &key, &api, made_before),
         deployment(context, &key, &worker, made_before && instance.spec.workers.replicas > 0),
         cleanup::look(context, instance, discretion),
@@ -66,8 +66,8 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
         foreign: consumers.foreign,
         leaving: consumers.leaving,
         hashes: hashes.as_ref().map(HashBook::of),
-        own_tokens: own,
-        admin_tokens: admin,
+        own_tokens: own.held,
+        admin_tokens: admin.held,
         migration_jobs: migrations.jobs,
         migration_previews: migrations.previews,
         migration_trouble: migrations.trouble,
@@ -83,7 +83,8 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
     observed.trouble = observed.trouble.take().or_else(|| unmade(&observed.api));
     observed.worker_trouble = observed.worker_trouble.take().or_else(|| unmade(&observed.worker));
     overrides::look(context, instance, &mut observed).await;
-    token_pods::look(context, instance, &consumers.retired, &mut observed).await?;
+    let over = Over { consumers: consumers.retired, callers: own.revoked, administrators: admin.revoked };
+    token_pods::look(context, instance, over, &mut observed).await?;
     words::clean(discretion, &mut observed).await?;
     Ok(observed)
 }
@@ -113,14 +114,26 @@ async fn blob_keys(context: &Context, instance: &JamInstance) -> Result<Option<B
     Ok(Some(BlobKeys::of(secret.as_ref(), salt)))
 }
 
+/// What a Secret with the user's own tokens says.
+#[derive(Default)]
+struct Users {
+    held: Option<OwnTokens>,
+    /// Those that were revoked and not every pod is known to refuse.
+    revoked: Retired,
+}
+
 async fn users_tokens(
     context: &Context,
-    instance: &Key,
+    instance: &JamInstance,
     reference: Option<(&str, &str)>,
-) -> Result<Option<OwnTokens>, Error> {
-    let Some((_, name)) = reference else { return Ok(None) };
-    let found = secret(context, instance, name).await?;
-    Ok(Some(OwnTokens::of(name, found.as_ref())))
+) -> Result<Users, Error> {
+    let Some((_, name)) = reference else { return Ok(Users::default()) };
+    let found = secret(context, &Key::of(instance), name).await?;
+    let texts = found.iter().flat_map(|secret| secret.data.iter().flatten());
+    let texts = texts.filter_map(|(_, value)| std::str::from_utf8(value.0.trim_ascii()).ok());
+    let tokens = texts.map(|text| Plain::new(text.to_owned())).map(|token| (token.hash(), token));
+    let revoked = tokens.filter(|(hash, _)| resolve::is_to_be_proven(instance, *hash)).collect();
+    Ok(Users { held: Some(OwnTokens::of(name, found.as_ref())), revoked })
 }
 
 /// What the consumers' Secrets say.

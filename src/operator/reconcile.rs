@@ -324,12 +324,12 @@ fn rotation_due(learnt: &Learnt) -> Option<Duration> {
         // What was just written is to be told to every pod.
         return Some(SOONEST);
     }
-    let consumers = &learnt.resolved.as_ref()?.consumers;
+    let Resolved { consumers, remembered, .. } = learnt.resolved.as_ref()?;
     let rotates = look_again(consumers.iter().map(|consumer| &consumer.outlook));
     // A rotation that waits for the same pods looks at its own pace, ever less often.
     let asks = consumers.iter().any(|consumer| matches!(consumer.outlook.stage, Stage::Verify | Stage::Prove));
     let lags = distribution.as_ref().filter(|_| !asks).and_then(|there| there.next);
-    let at = [rotates, lags].into_iter().flatten().min()?;
+    let at = [rotates, lags, remembered.own.next].into_iter().flatten().min()?;
     let micros = at.as_micros().saturating_sub(learnt.observed.at.as_micros());
     Some(Duration::from_micros(u64::try_from(micros).unwrap_or_default()).max(SOONEST))
 }

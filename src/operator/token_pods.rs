@@ -31,21 +31,34 @@ const AT_ONCE: usize = 16;
 /// The tokens that pods must refuse, by their hashes. Without Debug: they are tokens.
 pub type Retired = BTreeMap<TokenHash, Plain>;
 
+/// The same by whose they were.
+pub struct Over {
+    /// Consumers'.
+    pub consumers: Retired,
+    /// The user's own, of callers.
+    pub callers: Retired,
+    /// Those of administrators: no pod says which of these it accepts.
+    pub administrators: Retired,
+}
+
 /// Fills in what each pod says, when a rotation has to know or not every pod is known to have read its file.
-pub async fn look(
-    context: &Context,
-    instance: &JamInstance,
-    retired: &Retired,
-    observed: &mut Observed,
-) -> Result<(), Error> {
+pub async fn look(context: &Context, instance: &JamInstance, over: Over, observed: &mut Observed) -> Result<(), Error> {
+    let Over { consumers: mut retired, callers, administrators } = over;
+    let settings = instance.spec.runtime.jam.clone().resolve(instance.spec.profile);
+    let by_request = settings.is_ok_and(|settings| settings.auth_required);
+    let proves = !callers.is_empty() || (by_request && !administrators.is_empty());
+    retired.extend(callers);
+    retired.extend(administrators.into_iter().filter(|_| by_request));
+
     let surroundings = Surroundings::of(instance, observed, context.defaults.pace);
-    let waits = consumers(&instance.spec).into_iter().any(|consumer| {
+    let rotates = consumers(&instance.spec).into_iter().any(|consumer| {
         let (_, holding) = surroundings.holding(&consumer.name);
         match stage(&holding, &surroundings.hashes(&consumer.name)) {
             Stage::Verify | Stage::Prove => true,
             Stage::Idle | Stage::Lost | Stage::Distribute | Stage::Overlap | Stage::Retire => false,
         }
     });
+    let waits = rotates || proves;
     let key = Key::of(instance);
     if observed.api.is_none() && !waits {
         let is_lost = |consumer: Consumer| !surroundings.holding(&consumer.name).0;
@@ -66,9 +79,7 @@ pub async fn look(
     observed.pods_remain = observed.api.is_none() && !pods.is_empty();
     let mut readers: Vec<Reader> = pods.iter().map(reader).collect();
     if waits {
-        let settings = instance.spec.runtime.jam.clone().resolve(instance.spec.profile);
-        let by_request = settings.is_ok_and(|settings| settings.auth_required);
-        observed.pod_answers = ask_all(context, &pods, retired, by_request, &mut readers).await;
+        observed.pod_answers = ask_all(context, &pods, &retired, by_request, &mut readers).await;
     } else {
         ask_readers(context, &pods, &book, &mut readers).await;
     }

@@ -64,7 +64,7 @@ async fn an_instance_that_is_not_there_is_refused_with_the_names_that_are_near()
     for (field, secret) in [("allowedTokensSecretRef", "mine"), ("globalTokensSecretRef", "ours")] {
         apply(&client, ns, "other", json!({"tokens": {field: {"name": secret}}})).await;
         let words = [&format!("its tokens are your own, in Secret {secret}; change them there"), "(refused)"];
-        for arguments in [&["rotate", "other"][..], &["revoke", "other", "0a1b2c3d"]] {
+        for arguments in [&["rotate", "other"][..], &["revoke", "other", "demo"]] {
             refused(plane, ns, arguments, 1, &words).await;
         }
     }

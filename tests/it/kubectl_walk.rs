@@ -5,7 +5,7 @@ use jam_plan::{JamInstance, Reason};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::crd_generated::repository;
@@ -210,6 +210,42 @@ async fn a_token_that_two_consumers_have_is_named_when_it_is_revoked_for_one_and
             assert_eq!(answer(&address, &key(&client, ns, consumer, "token").await.unwrap()).await, 200, "{consumer}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_of_ones_own_is_revoked_by_its_id_and_the_wait_ends_when_every_pod_refused_it() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let ns = namespace.as_str();
+    database(&client, ns).await;
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), ns);
+    for (name, token) in [("mine", "a-token-of-my-own-1"), ("admins", "an-administrators-token-1")] {
+        let body = json!({"metadata": {"name": name}, "stringData": {"a": token, "b": format!("{token}-b")}});
+        secrets.create(&PostParams::default(), &serde_json::from_value(body).unwrap()).await.unwrap();
+    }
+    let node = Node::running(&client, ns, "main");
+    let account = Account::new(plane, &client, ns, "operator").await;
+    let operator = account.start(plane, &["--leader-election", "false"]);
+    let mut own = spec(&json!([]));
+    own["tokens"] = json!({"allowedTokensSecretRef": {"name": "mine"}, "adminTokensSecretRef": {"name": "admins"}});
+    apply(&client, ns, "main", own).await;
+    condition(&client, ns, "main", "Ready", "True", "Serving").await;
+    for leaked in ["an-administrators-token-1", "a-token-of-my-own-1"] {
+        let id = TokenHash::of(leaked).id().to_string();
+        let revoked = done(plane, ns, &["revoke", "main", &id, "--wait", "--timeout", "180s"]).await;
+        says(&revoked, &["is to be replaced in its Secret", "refused with 401 by 2 pods"]);
+        for address in node.addresses().into_values() {
+            assert_eq!(answer(&address, leaked).await, 401);
+            assert_eq!(answer(&address, &format!("{leaked}-b")).await, 200);
+        }
+    }
+    condition(&client, ns, "main", "TokensReady", "True", "TokensIssued").await;
+    let nobodys = ["revoke", "main", "0a1b2c3d", "--wait", "--timeout", "180s"];
+    refused(plane, ns, &nobodys, 1, &["0a1b2c3d is the id of no token that is known", "nothing is revoked"]).await;
+    let name = ["revoke", "main", "mine"];
+    refused(plane, ns, &name, 1, &["its tokens are your own, in Secret mine", "kubectl jam revoke main KEY-ID"]).await;
+    operator.quiet().await;
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod migration;
 mod own_tokens;
 pub(crate) mod refuse;
 mod revision;
+mod revoked;
 #[cfg(test)]
 mod tests;
 mod timetable;
@@ -34,6 +35,7 @@ pub use egress::{Egress, may_go_back, narrows, port_of_url, ports_in};
 pub use migration::{MigrationPlan, MigrationStep, Preview};
 pub use refuse::is_own_variable;
 pub use revision::may_be_adopted;
+pub use revoked::{RevokedOwn, is_to_be_proven};
 pub use timetable::Timetable;
 
 /// The revision of this crate's rendering: raised when the same spec renders other pods.
@@ -221,7 +223,7 @@ pub fn resolve(instance: &JamInstance, observed: &Observed, defaults: &Defaults)
         consumers: consumers::consumers(instance, observed, defaults.pace)?,
         own_tokens: own_tokens::of_callers(instance, observed)?,
         admin_tokens: own_tokens::of_administrators(instance, observed)?,
-        remembered: consumers::remembered(instance, observed),
+        remembered: consumers::remembered(instance, observed, defaults.pace),
         migrations: spec.migrations.clone(),
         service: spec.service.clone(),
         ingress: spec.ingress.clone().filter(|ingress| ingress.enabled),

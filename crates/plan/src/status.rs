@@ -5,6 +5,7 @@ mod conditions;
 mod facts;
 #[cfg(test)]
 mod kstatus;
+mod own;
 mod rotation;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use crate::reason::{Reason, Refusal};
 use crate::resolve::Resolved;
 
 pub(crate) use conditions::given_up;
+pub use rotation::UNMATCHED;
 
 /// How a reconcile ended.
 #[derive(Debug, Clone, Copy, PartialEq)]

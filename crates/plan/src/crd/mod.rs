@@ -25,8 +25,8 @@ pub use pods::{Autoscaling, Image, PodTemplate, PullPolicy, Workers};
 pub use rollout::{LastGood, RevisionStatus, RolloutPhase, RolloutStatus};
 pub use schema::{crd, crd_yaml};
 pub use status::{
-    CleanupStatus, ConditionType, JamInstanceStatus, MigrationState, MigrationStatus, RealCleanup, RefusedTokens,
-    RotationStatus, SharedToken, TokenStatus, VersionStatus,
+    CleanupStatus, ConditionType, JamInstanceStatus, MigrationState, MigrationStatus, RealCleanup, RefusedOwn,
+    RefusedTokens, RotationStatus, SharedToken, TokenStatus, VersionStatus,
 };
 pub use tokens::{Consumer, Rotation, Scope, Tokens};
 

@@ -136,6 +136,24 @@ pub struct RotationStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["consumer"]))]
     pub refused: Vec<RefusedTokens>,
+    /// Tokens of your own and of administrators that `jam.network/revoke` names and every pod refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
+    pub refused_own: Vec<RefusedOwn>,
+}
+
+/// A token of the user's own that every pod refused when it was sent to it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedOwn {
+    /// Its id.
+    #[schemars(length(max = 128))]
+    pub key_id: String,
+    /// When the last pod refused it.
+    pub at: Time,
+    /// How many pods refused it with 401.
+    #[schemars(range(min = 0))]
+    pub pods: i32,
 }
 
 /// A token that is over for its consumer and not for somebody else whose Secret holds it as well.

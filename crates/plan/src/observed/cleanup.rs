@@ -6,7 +6,7 @@ use jam_domain::Timestamp;
 use k8s_openapi::api::batch::v1::{CronJob, Job, JobSpec};
 use serde::Deserialize;
 
-use super::{JobState, LastWords, MigrationJob, instant};
+use super::{CutShort, JobState, LastWords, MigrationJob, instant};
 use crate::names;
 /// Kinds that are told.
 const KINDS: usize = 16;
@@ -43,6 +43,8 @@ pub struct CleanupRun {
     pub ended_at: Option<Timestamp>,
     /// Its last words, when it failed.
     pub failure: Option<String>,
+    /// That its deadline ended it, where that did.
+    pub cut_short: Option<CutShort>,
     /// What it said that it did, when it was asked and said so.
     pub outcome: Option<CleanupOutcome>,
 }
@@ -169,10 +171,15 @@ impl CleanupRun {
     #[must_use]
     pub fn with_words(self, pods: &[LastWords]) -> Self {
         let outcome_of = |pod: &LastWords| pod.text.as_deref().and_then(CleanupOutcome::of);
-        let said = pods.first().and_then(|pod| match (outcome_of(pod), &pod.silence) {
-            (Some(outcome), None) => outcome.error,
-            (None, _) | (Some(_), Some(_)) => pod.told(),
+        let last = pods.first().map(|pod| match (outcome_of(pod), &pod.silence) {
+            (Some(outcome), None) => LastWords { text: outcome.error, ..pod.clone() },
+            (None, _) | (Some(_), Some(_)) => pod.clone(),
         });
+        let said = match &self.cut_short {
+            // What is left are the words of a pod before the one that it cut short.
+            Some(cut) => Some(cut.told(last.as_ref())),
+            None => last.and_then(|last| last.told()),
+        };
         let outcome = pods.iter().filter_map(outcome_of).reduce(CleanupOutcome::after);
         let failure = self.failure.map(|told| said.unwrap_or(told));
         Self { failure, outcome, ..self }
@@ -187,7 +194,8 @@ impl CleanupRun {
         };
         let began_at = instant(job.status.as_ref().and_then(|status| status.start_time.as_ref()));
         let dry_run = counts(job.spec.as_ref());
-        Some(Self { job: told.name, dry_run, began_at, ended_at: told.finished_at, failure, outcome: None })
+        let (ended_at, cut_short) = (told.finished_at, CutShort::of(job));
+        Some(Self { job: told.name, dry_run, began_at, ended_at, failure, cut_short, outcome: None })
     }
 
     /// Whether it did nothing, because another one was running.

@@ -1,7 +1,7 @@
 //! What is known of a migration's Job, and of any Job that ended.
 
 use jam_domain::Timestamp;
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{Job, JobCondition};
 
 use super::{LastWords, instant, noted};
 use crate::names;
@@ -60,11 +60,9 @@ impl MigrationJob {
         let (state, finished_at) = match (met("Complete"), met("Failed")) {
             (Some(complete), _) => (JobState::Complete, instant(complete.last_transition_time.as_ref())),
             (None, Some(failed)) => {
-                let said = [&failed.reason, &failed.message].into_iter().flatten().cloned().collect::<Vec<_>>();
-                let said = said.join(": ");
-                let message = match failed.reason.as_deref() {
-                    Some(DEADLINE) => cut_short(job, &said, pod),
-                    Some(_) | None => pod.and_then(LastWords::told).unwrap_or(said),
+                let message = match CutShort::of(job) {
+                    Some(cut) => cut.told(pod),
+                    None => pod.and_then(LastWords::told).unwrap_or_else(|| said(failed)),
                 };
                 // The Job's own words about its pod stay when that is gone.
                 let exit_code = match failed.reason.as_deref() {
@@ -88,28 +86,55 @@ impl MigrationJob {
     }
 }
 
-/// What is told of a Job that its deadline ended. Kubernetes deletes the pod that still ran, and its last words with it: how much of the
-/// time it had, where another one was before it, and what that one said, is all that is left (adr/0050).
-fn cut_short(job: &Job, said: &str, pod: Option<&LastWords>) -> String {
-    let limit = job.spec.as_ref().and_then(|spec| spec.active_deadline_seconds);
-    let status = job.status.as_ref();
-    let began = instant(status.and_then(|status| status.start_time.as_ref()));
-    let deadline = began.zip(limit).map(|(began, limit)| began.plus_seconds(limit));
-    let ended = pod.and_then(|pod| pod.ended_at);
-    let left = deadline.zip(ended).map(|(deadline, ended)| (deadline.as_micros() - ended.as_micros()) / 1_000_000);
-    let said = limit.map_or_else(|| said.to_owned(), |limit| format!("{said} of {limit} s"));
-    let words = pod.and_then(LastWords::told);
-    let (whose, words) = match (left, words) {
-        (Some(..=0), Some(words)) => return format!("{said}; its pod said: {words}"),
-        (Some(left @ 1..), words) => (format!("its last pod had {left} s of that and left no words"), words),
-        (Some(..=0) | None, words) => ("its last pod left no words".to_owned(), words),
-    };
-    match words {
-        Some(words) => format!("{said}; {whose}; a pod before it said: {words}"),
-        None if status.and_then(|status| status.failed) > Some(1) => {
-            format!("{said}; {whose}, nor did one before it")
+/// What Kubernetes says of the end of a Job.
+fn said(failed: &JobCondition) -> String {
+    let words = [&failed.reason, &failed.message].into_iter().flatten().cloned().collect::<Vec<_>>();
+    words.join(": ")
+}
+
+/// That its deadline ended a Job. Kubernetes deletes the pod that still ran, and its last words with it: how much of the time it had, where
+/// another one was before it, and what that one said, is all that is left (adr/0050).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CutShort {
+    said: String,
+    deadline: Option<Timestamp>,
+    /// How many pods failed.
+    failed: i32,
+}
+
+impl CutShort {
+    /// Of a Job that its deadline ended.
+    pub(super) fn of(job: &Job) -> Option<Self> {
+        let status = job.status.as_ref()?;
+        let by_deadline = |condition: &&JobCondition| {
+            condition.type_ == "Failed" && condition.status == "True" && condition.reason.as_deref() == Some(DEADLINE)
+        };
+        let failed = status.conditions.iter().flatten().find(by_deadline)?;
+        let limit = job.spec.as_ref().and_then(|spec| spec.active_deadline_seconds);
+        let began = instant(status.start_time.as_ref());
+        Some(Self {
+            said: limit.map_or_else(|| said(failed), |limit| format!("{} of {limit} s", said(failed))),
+            deadline: began.zip(limit).map(|(began, limit)| began.plus_seconds(limit)),
+            failed: status.failed.unwrap_or_default(),
+        })
+    }
+
+    /// In words, with those of the newest of its pods that is still there.
+    pub(super) fn told(&self, pod: Option<&LastWords>) -> String {
+        let Self { said, deadline, failed } = self;
+        let ended = pod.and_then(|pod| pod.ended_at);
+        let left = deadline.zip(ended).map(|(deadline, ended)| (deadline.as_micros() - ended.as_micros()) / 1_000_000);
+        let words = pod.and_then(LastWords::told);
+        let (whose, words) = match (left, words) {
+            (Some(..=0), Some(words)) => return format!("{said}; its pod said: {words}"),
+            (Some(left @ 1..), words) => (format!("its last pod had {left} s of that and left no words"), words),
+            (Some(..=0) | None, words) => ("its last pod left no words".to_owned(), words),
+        };
+        match words {
+            Some(words) => format!("{said}; {whose}; a pod before it said: {words}"),
+            None if *failed > 1 => format!("{said}; {whose}, nor did one before it"),
+            None => format!("{said}; {whose}"),
         }
-        None => format!("{said}; {whose}"),
     }
 }
 

@@ -101,18 +101,34 @@ fn pod(exit_code: i32, words: Option<&str>, ended: Option<i64>) -> LastWords {
     LastWords { exit_code: Some(exit_code), text: words.map(str::to_owned), silence: None, ended_at }
 }
 
+/// A Job whose deadline was at 700.
+fn cut_short(failed: i32) -> Job {
+    serde_json::from_value(json!({
+        "metadata": {"name": "j"},
+        "spec": {"activeDeadlineSeconds": 600, "template": {}},
+        "status": {"startTime": "1970-01-01T00:01:40Z", "failed": failed, "conditions": [{"type": "Failed", "status": "True",
+            "reason": "DeadlineExceeded", "message": "Job was active longer than specified deadline"}]},
+    }))
+    .unwrap()
+}
+
+#[test]
+fn a_cleanup_that_its_deadline_ended_tells_no_word_of_an_earlier_pod_as_its_own_and_what_that_one_did() {
+    let words = r#"{"dry_run":false,"error":"no route","archived":{"packages":5},"deleted":{}}"#;
+    let said = "DeadlineExceeded: Job was active longer than specified deadline of 600 s";
+    let earlier = "its last pod had 240 s of that and left no words; a pod before it said: no route";
+    for (words, archived) in [(words, Some(5)), ("no route", None)] {
+        let run = CleanupState::ended(&[cut_short(2)]).remove(0).with_words(&[pod(1, Some(words), Some(460))]);
+        assert_eq!(run.failure, Some(format!("{said}; {earlier}")));
+        assert_eq!(run.outcome.map(|did| did.archived["packages"]), archived);
+    }
+    let none = CleanupState::ended(&[cut_short(1)]).remove(0).with_words(&[]);
+    assert_eq!(none.failure, Some(format!("{said}; its last pod left no words")));
+}
+
 #[test]
 fn a_job_that_its_deadline_ended_tells_how_much_of_the_time_its_last_pod_had_and_no_word_of_another_as_its_own() {
-    let job = |failed: i32| -> Job {
-        serde_json::from_value(json!({
-            "metadata": {"name": "j"},
-            "spec": {"activeDeadlineSeconds": 600, "template": {}},
-            "status": {"startTime": "1970-01-01T00:01:40Z", "failed": failed, "conditions": [{"type": "Failed", "status": "True",
-                "reason": "DeadlineExceeded", "message": "Job was active longer than specified deadline"}]},
-        }))
-        .unwrap()
-    };
-    let told = |failed: i32, pod: Option<LastWords>| match MigrationJob::of(&job(failed), pod.as_ref()).state {
+    let told = |failed: i32, pod: Option<LastWords>| match MigrationJob::of(&cut_short(failed), pod.as_ref()).state {
         JobState::Failed { exit_code: None, message } => message,
         other => panic!("{other:?}"),
     };

@@ -6,6 +6,7 @@ use jam_domain::token::TokenHash;
 use jam_domain::{ServiceId, TokenId};
 
 use super::name_of;
+use super::revoked::{self, RevokedOwn};
 use crate::crd::{JamInstance, Scope, SharedToken};
 use crate::observed::{Held, Observed, OwnTokens};
 use crate::reason::{Reason, Refusal};
@@ -53,9 +54,11 @@ pub struct Remembered {
     pub strangers: Vec<String>,
     /// The ids that it names and no token has or had.
     pub unmatched: Vec<String>,
+    /// The tokens of the user's own that it names.
+    pub own: RevokedOwn,
 }
 
-pub(super) fn remembered(instance: &JamInstance, observed: &Observed) -> Remembered {
+pub(super) fn remembered(instance: &JamInstance, observed: &Observed, pace: Pace) -> Remembered {
     let book = observed.hashes.as_ref();
     let asks = Asks::of(instance).remembering(book);
     Remembered {
@@ -64,6 +67,7 @@ pub(super) fn remembered(instance: &JamInstance, observed: &Observed) -> Remembe
         answered: asks.answer(),
         strangers: asks.strangers(),
         unmatched: asks.unmatched(&known_ids(observed)),
+        own: revoked::of(instance, observed, pace),
     }
 }
 

@@ -114,9 +114,9 @@ pub fn advance(
 
 /// Takes no time from a clock that was ahead: whatever is accepted for a while is so for an overlap from now at most. Before every
 /// move, since each notes times of its own and then nothing tells any more that the others are wrong.
-fn put_right(notes: &mut Notes, at: Timestamp, overlap: i64) {
-    if !is_of_later(notes, at) {
-        return;
+fn put_right(mut notes: Notes, at: Timestamp, overlap: i64) -> Notes {
+    if !is_of_later(&notes, at) {
+        return notes;
     }
     let now = second(at);
     let fully = now.plus_seconds(overlap);
@@ -125,6 +125,7 @@ fn put_right(notes: &mut Notes, at: Timestamp, overlap: i64) {
     }
     notes.previous_until = notes.previous_until.map(|until| until.min(fully));
     notes.displaced.iter_mut().for_each(|displaced| displaced.until = displaced.until.min(fully));
+    notes
 }
 
 fn notes(
@@ -134,8 +135,7 @@ fn notes(
     around: &Around<'_>,
     lost: &[Displaced],
 ) -> Notes {
-    let mut notes = before.notes.clone();
-    put_right(&mut notes, around.at, around.policy.overlap);
+    let mut notes = put_right(before.notes.clone(), around.at, around.policy.overlap);
     let now = second(around.at);
     // A Secret that was replaced does not know how many there were.
     notes.generation = notes.generation.max(around.known);
@@ -183,8 +183,7 @@ fn notes(
         }
         Move::Forget => notes.displaced.retain(|displaced| displaced.until > around.at),
         Move::Complete => {
-            notes.issued_at = notes.issued_at.or(slots.token.map(|_| now));
-            notes.generation = notes.generation.max(1);
+            (notes.issued_at, notes.generation) = (notes.issued_at.or(Some(now)), notes.generation.max(1));
         }
     }
     notes

@@ -38,6 +38,7 @@ pub use distribution::{Distribution, Reader, distribution};
 #[cfg(test)]
 pub(crate) use outlook::outlook;
 pub use outlook::{Outlook, look_again, outlook_among};
+pub(crate) use outlook::{again, waited};
 pub use policy::{Pace, Policy, refuse};
 pub(crate) use secret::is_usable;
 pub use secret::{Plain, annotations, data};

@@ -104,6 +104,16 @@ pub(super) fn pause(waited: i64, least: i64) -> i64 {
     (waited / 4).clamp(least, LONGEST)
 }
 
+/// For how long what changed then is waited for.
+pub(crate) fn waited(since: Option<Timestamp>, at: Timestamp) -> i64 {
+    since.map_or(0, |since| seconds(since, at))
+}
+
+/// When pods are asked again about what changed then.
+pub(crate) fn again(since: Option<Timestamp>, at: Timestamp) -> Timestamp {
+    at.plus_seconds(pause(waited(since, at), SOON))
+}
+
 /// Whole seconds from one moment to another; none where the clock went back.
 pub(super) fn seconds(since: Timestamp, at: Timestamp) -> i64 {
     (at.as_micros().saturating_sub(since.as_micros()) / 1_000_000).max(0)

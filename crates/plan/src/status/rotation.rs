@@ -3,14 +3,16 @@
 use jam_domain::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Event, EventType, Verdict, whole_seconds};
-use crate::crd::{JamInstance, JamInstanceStatus, RefusedTokens, RotationStatus, SharedToken, TokenStatus};
+use super::{Event, EventType, Verdict, own, whole_seconds};
+use crate::crd::{JamInstance, JamInstanceStatus, RefusedOwn, RefusedTokens, RotationStatus, SharedToken, TokenStatus};
 use crate::observed::Observed;
 use crate::reason::Reason;
 use crate::resolve::{Resolved, ResolvedConsumer};
 use crate::rotation::{Event as RotationEvent, Outlook, Pace, Proof, Stage, happened};
 use crate::tokens::Surroundings;
 
+/// What is said of an id in a revocation that ends nothing.
+pub const UNMATCHED: &str = "the id of no token that is known";
 /// Pods that a status names at most.
 const NAMED: usize = 100;
 /// Pods that a message names at most.
@@ -50,9 +52,12 @@ pub(super) fn standing(
     before: Option<&RotationStatus>,
 ) -> Option<RotationStatus> {
     let busy = resolved.consumers.iter().find(|consumer| consumer.outlook.stage != Stage::Idle);
-    let one = busy.or(resolved.consumers.first())?;
-    let mut waiting_for: Vec<String> = Vec::new();
     let lag = lagging(resolved, observed);
+    let refused_own = own::refused(resolved, observed, before, lag.is_none());
+    let Some(one) = busy.or(resolved.consumers.first()) else {
+        return (!refused_own.is_empty()).then(|| RotationStatus { refused_own, ..RotationStatus::default() });
+    };
+    let mut waiting_for: Vec<String> = Vec::new();
     let lagging = lag.iter().flat_map(|lag| &lag.in_the_way);
     for pod in resolved.consumers.iter().flat_map(|consumer| in_the_way(&consumer.outlook)).chain(lagging) {
         if !waiting_for.contains(pod) && waiting_for.len() < NAMED {
@@ -70,6 +75,7 @@ pub(super) fn standing(
             .iter()
             .filter_map(|consumer| refused(consumer, resolved, observed, before, lag.is_none()))
             .collect(),
+        refused_own,
     })
 }
 
@@ -137,6 +143,11 @@ pub(super) fn said(resolved: &Resolved, observed: &Observed) -> TokensSaid {
     if let Some(lag) = lag.as_ref().filter(|lag| lag.held) {
         return said(false, Reason::RotationHeld, lag.message.clone());
     }
+    let own = own::waits(resolved, observed);
+    if let Some((_, pods, true)) = &own {
+        let message = named(pods, "has not refused a revoked token of your own").unwrap_or_default();
+        return said(false, Reason::RotationHeld, message);
+    }
     if let Some(waiting) = resolved.consumers.iter().find(|consumer| consumer.outlook.key_id.is_none()) {
         let message = format!("consumer {} gets its token when every pod accepts it", waiting.name);
         return said(false, Reason::TokensPending, message);
@@ -147,7 +158,8 @@ pub(super) fn said(resolved: &Resolved, observed: &Observed) -> TokensSaid {
         Stage::Idle | Stage::Lost | Stage::Overlap => false,
     };
     let lag = lag.filter(|_| !resolved.consumers.iter().any(is_followed)).map(|lag| lag.message);
-    let moving: Vec<_> = resolved.consumers.iter().filter_map(step).chain(lag).collect();
+    let own = own.map(|(what, _, _)| what);
+    let moving: Vec<_> = resolved.consumers.iter().filter_map(step).chain(lag).chain(own).collect();
     if !moving.is_empty() {
         return said(true, Reason::Rotating, moving.join("; "));
     }
@@ -249,7 +261,7 @@ fn noted(resolved: &Resolved, message: String) -> String {
         if words.is_empty() { String::new() } else { format!("; {revoke} names {}, which is {is}", words.join(", ")) }
     };
     let strangers = said(&resolved.remembered.strangers, "neither a consumer nor a key id");
-    let unmatched = said(&resolved.remembered.unmatched, "the id of no token that is known");
+    let unmatched = said(&resolved.remembered.unmatched, UNMATCHED);
     format!("{message}{strangers}{unmatched}")
 }
 
@@ -303,17 +315,18 @@ pub(super) fn events(old: &JamInstanceStatus, new: &JamInstanceStatus) -> Vec<Ev
         let note = format!("consumer {consumer}: {stage}");
         events.push(Event { kind: EventType::Normal, reason: Reason::Rotating, note });
     }
+    let by = |pods: i32| match pods {
+        0 => "is in no file any more; no pod runs that could refuse it".to_owned(),
+        1 => "is refused by the one pod".to_owned(),
+        pods => format!("is refused by each of {pods} pods"),
+    };
     let proven = now.refused.iter().filter(|proof| !before.refused.contains(proof));
-    let said: Vec<_> = proven
-        .map(|RefusedTokens { consumer, key_ids, at: _, pods }| {
-            let by = match pods {
-                0 => "is in no file any more; no pod runs that could refuse it".to_owned(),
-                1 => "is refused by the one pod".to_owned(),
-                pods => format!("is refused by each of {pods} pods"),
-            };
-            format!("{} of consumer {consumer} {by}", key_ids.join(", "))
-        })
-        .collect();
+    let said = proven.map(|RefusedTokens { consumer, key_ids, at: _, pods }| {
+        format!("{} of consumer {consumer} {}", key_ids.join(", "), by(*pods))
+    });
+    let own = now.refused_own.iter().filter(|proof| !before.refused_own.contains(proof));
+    let own = own.map(|RefusedOwn { key_id, at: _, pods }| format!("{key_id} of your own {}", by(*pods)));
+    let said: Vec<_> = said.chain(own).collect();
     if !said.is_empty() {
         events.push(Event { kind: EventType::Normal, reason: Reason::TokenRetired, note: said.join("; ") });
     }

@@ -1,6 +1,8 @@
 //! Laws of status: nothing contradicts, nothing changes without a cause, every transition is told once.
 
 mod cleanup;
+mod optional;
+mod own;
 mod setback;
 mod shared;
 
