@@ -18,6 +18,7 @@ mod api_events;
 mod api_fairness;
 mod api_growth;
 mod api_limits;
+mod api_lists;
 mod api_logs;
 mod api_packages;
 mod api_preimages;

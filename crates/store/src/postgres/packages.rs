@@ -3,7 +3,7 @@
 use jam_domain::event::Fact;
 use jam_domain::page::{PackageFilter, Page, PageRequest, TimeCursor, Visible};
 use jam_domain::{PackageId, PackageStatus, PreimageHash, Receipt, Timestamp, WorkItem, WorkPackage};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::{AssertSqlSafe, Row, query, query_scalar};
 use uuid::Uuid;
@@ -13,19 +13,20 @@ use super::lists::{self, Cut, Listed};
 use super::value::{At, body, count, number, unbody, word};
 use super::{events, receipts};
 use crate::NewPackage;
+use crate::bodies::PackageBody;
 
 pub(super) const COLUMNS: &str = "t.id, t.service_id, t.status, t.created_at, t.created_by, t.body";
 
-/// What no statement asks for by itself.
-#[derive(Serialize, Deserialize)]
+/// What no statement asks for by itself, as [`PackageBody`] writes it.
+#[derive(Deserialize)]
 struct Body {
     items: Vec<WorkItem>,
     nonce: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     expiry: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     signature: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     preimage_hashes: Option<Vec<PreimageHash>>,
 }
 
@@ -79,8 +80,7 @@ pub(super) async fn list(
     };
     let table = if *archived { "archived_packages" } else { "packages" };
     let rows = lists::rows(pool, &Listed { table, columns: COLUMNS }, &cut, page).await?;
-    let packages = rows.iter().map(package_of).collect::<Result<Vec<_>, _>>()?;
-    Ok(lists::page(packages, page.limit, |last| TimeCursor { created_at: last.created_at, id: last.id.0 }))
+    rows.page(package_of, |last| TimeCursor { created_at: last.created_at, id: last.id.0 })
 }
 
 pub(super) async fn pending(pool: &PgPool) -> Result<u64, Failure> {
@@ -207,27 +207,9 @@ pub(super) async fn keep_keys(connection: &mut PgConnection, keys: &[(Uuid, Stri
     Ok(())
 }
 
-/// What of a package does not stand in columns; a new field must be put into one of them.
+/// What of a package does not stand in columns, as text.
 pub(super) fn body_of(package: &WorkPackage) -> Result<String, Failure> {
-    let WorkPackage {
-        id: _,
-        service_id: _,
-        items,
-        created_by: _,
-        nonce,
-        expiry,
-        signature,
-        preimage_hashes,
-        status: _,
-        created_at: _,
-    } = package;
-    body(&Body {
-        items: items.clone(),
-        nonce: nonce.clone(),
-        expiry: *expiry,
-        signature: signature.clone(),
-        preimage_hashes: preimage_hashes.clone(),
-    })
+    body(&PackageBody::of(package))
 }
 
 /// Locks up to `limit` pending packages that nobody else has in hand, oldest first. The lock is the claim: it ends with
