@@ -88,9 +88,10 @@ async fn a_list_that_nobody_takes_holds_its_room_until_its_reader_is_gone(world:
     socket.set_recv_buffer_size(4096).unwrap();
     let mut deaf = socket.connect(server.address.trim_start_matches("http://").parse().unwrap()).await.unwrap();
     deaf.write_all(head("GET", "/jam/packages", TOKEN, "").as_bytes()).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // The answer is on its way.
+    deaf.peek(&mut [0]).await.unwrap();
     let mut waiting = tokio::spawn(answer(server.request("GET", "/jam/packages?limit=1")));
-    assert!(timeout(Duration::from_millis(500), &mut waiting).await.is_err(), "there was room for both");
+    assert!(timeout(Duration::from_secs(1), &mut waiting).await.is_err(), "there was room for both");
     // Whoever submits does not wait for lists.
     server.submit("s", "meanwhile").await;
     drop(deaf);
