@@ -117,6 +117,7 @@ mod store_disk_and_tls;
 mod store_disputes;
 mod store_events;
 mod store_expand;
+mod store_faults;
 mod store_fixture;
 mod store_growth;
 mod store_lists;

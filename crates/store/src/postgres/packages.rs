@@ -8,6 +8,7 @@ use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::{AssertSqlSafe, Row, query, query_scalar};
 use uuid::Uuid;
 
+use super::apart::Exceptions;
 use super::error::Failure;
 use super::lists::{self, Cut, Listed};
 use super::value::{At, body, count, number, unbody, word};
@@ -218,20 +219,60 @@ pub(super) async fn claim(
     connection: &mut PgConnection,
     limit: u32,
     visible: &Visible,
+    (packages, left_out): &Exceptions,
 ) -> Result<Vec<WorkPackage>, Failure> {
     let services = lists::narrowed(None, visible);
     let of_services = if services.is_some() { "service_id = any($1) and" } else { "" };
+    let excepted = !packages.is_empty() || !left_out.is_empty();
+    let but = match (excepted, &services) {
+        (false, _) => "",
+        (true, Some(_)) => "id <> all($2) and service_id <> all($3) and",
+        (true, None) => "id <> all($1) and service_id <> all($2) and",
+    };
     let sql = format!(
         "select {COLUMNS} from packages t where t.id = any(array(
-            select id from packages where {of_services} status = 'pending'
+            select id from packages where {of_services} {but} status = 'pending'
             order by status, created_at, id limit {limit} for update skip locked))
          order by t.created_at, t.id"
     );
-    let claim = match services {
-        Some(services) => query(AssertSqlSafe(sql)).bind(services),
-        None => query(AssertSqlSafe(sql)),
-    };
+    let mut claim = query(AssertSqlSafe(sql));
+    if let Some(services) = services {
+        claim = claim.bind(services);
+    }
+    if excepted {
+        claim = claim.bind(packages).bind(left_out);
+    }
     claim.fetch_all(connection).await?.iter().map(package_of).collect()
+}
+
+/// The oldest pending packages with their services, of which nothing is read that may be broken; nobody is kept from them.
+pub(super) async fn oldest(
+    pool: &PgPool,
+    limit: u32,
+    visible: &Visible,
+    (packages, left_out): &Exceptions,
+) -> Result<Vec<(PackageId, String)>, Failure> {
+    let services = lists::narrowed(None, visible);
+    let of_services = if services.is_some() { "service_id = any($3) and" } else { "cardinality($3::text[]) = 0 and" };
+    let sql = format!(
+        "select id, service_id from packages
+         where {of_services} id <> all($1) and service_id <> all($2) and status = 'pending'
+         order by status, created_at, id limit {limit}"
+    );
+    let found = query(AssertSqlSafe(sql)).bind(packages).bind(left_out).bind(services.unwrap_or_default());
+    let rows = found.fetch_all(pool).await?;
+    rows.iter().map(|row| Ok((PackageId(row.try_get("id")?), row.try_get("service_id")?))).collect()
+}
+
+/// Locks those of these packages that are pending and that nobody else has in hand.
+pub(super) async fn claim_these(connection: &mut PgConnection, ids: &[PackageId]) -> Result<Vec<WorkPackage>, Failure> {
+    let sql = format!(
+        "select {COLUMNS} from packages t where t.id = any(array(
+            select id from packages where id = any($1) and status = 'pending' for update skip locked))
+         order by t.created_at, t.id"
+    );
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    query(AssertSqlSafe(sql)).bind(ids).fetch_all(connection).await?.iter().map(package_of).collect()
 }
 
 /// Locks one package, so that its status changes under one hand.
