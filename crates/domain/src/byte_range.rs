@@ -17,11 +17,13 @@ pub enum Part {
 pub fn part(header: Option<&str>, size: u64) -> Part {
     let Some(spec) = header.and_then(|text| text.trim().strip_prefix("bytes=")) else { return Part::Whole };
     let Some((first, last)) = spec.trim().split_once('-') else { return Part::Whole };
-    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit()) && text.len() <= 19;
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
     if spec.contains(',') || !digits(first) || !digits(last) {
         return Part::Whole;
     }
-    match (first.parse::<u64>().ok(), last.parse::<u64>().ok()) {
+    // A number that is too large for us lies beyond the end of every blob.
+    let number = |text: &str| (!text.is_empty()).then(|| text.parse().unwrap_or(u64::MAX));
+    match (number(first), number(last)) {
         (Some(first), last) => {
             if last.is_some_and(|last| last < first) {
                 return Part::Whole;
@@ -56,7 +58,12 @@ mod tests {
             ("bytes=-3", Part::Bytes(7..10)),
             ("bytes=-30", Part::Bytes(0..10)),
             ("bytes=8-999", Part::Bytes(8..10)),
-            ("bytes=0-18446744073709551615", Part::Whole),
+            ("bytes=0-18446744073709551615", Part::Bytes(0..10)),
+            ("bytes=2-18446744073709551616", Part::Bytes(2..10)),
+            ("bytes=-18446744073709551616", Part::Bytes(0..10)),
+            ("bytes=18446744073709551615-", Part::OutOfRange),
+            ("bytes=18446744073709551616-", Part::OutOfRange),
+            ("bytes=18446744073709551616-99999999999999999999", Part::OutOfRange),
             ("bytes=10-", Part::OutOfRange),
             ("bytes=-0", Part::OutOfRange),
             ("bytes=4-2", Part::Whole),
