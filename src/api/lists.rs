@@ -10,6 +10,7 @@ use bytes::Bytes;
 use jam_domain::page::{PAGE_BYTES, Page, PageRequest, Start};
 use jam_domain::{Attestation, Receipt, Refusal};
 use serde::Serialize;
+use serde_json::json;
 
 use super::admit::Admitted;
 use super::fault::{encoded, json_answer, ok};
@@ -60,7 +61,7 @@ pub fn large<T: Serialize, C: Display>(
     if page.next.is_some() && fits < asked.limit as usize {
         let most = PAGE_BYTES >> 20;
         let problem = format!("only {fits} items fit into the {most} MiB of one answer here: ask for {fits} at most");
-        return Err(Refusal::field("limit", problem));
+        return Err(Refusal::field("limit", problem).details(json!({"field": "limit", "limit": fits})));
     }
     Ok(sent(encoded(&page.items), turn))
 }

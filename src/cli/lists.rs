@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::cli::args::PagingArgs;
 use crate::cli::client::{Call, Client};
-use crate::cli::fault::Fault;
+use crate::cli::fault::{Fault, Refused};
 
 /// Entries of a page when nothing is said.
 const DEFAULT_LIMIT: u32 = 50;
@@ -87,12 +87,14 @@ pub struct Pages<'c> {
     query: Query,
     limit: u32,
     at: Next,
+    /// Whether pages may have fewer entries than were asked for, because all of them are walked.
+    adapts: bool,
 }
 
 impl<'c> Pages<'c> {
     /// A walk from the offset on, with pages of at most this many entries.
     pub fn new(client: &'c Client, query: Query, limit: u32, offset: u64) -> Self {
-        Self { client, query, limit, at: Next::Offset(offset) }
+        Self { client, query, limit, at: Next::Offset(offset), adapts: true }
     }
 
     /// The next page; `None` after the last.
@@ -103,10 +105,19 @@ impl<'c> Pages<'c> {
             Next::Offset(offset) => (*offset, None),
             Next::Cursor(cursor) => (0, Some(cursor.clone())),
         };
-        let mut call = Call::get(&["jam", name]).with("limit", Some(self.limit));
-        call.query.extend(self.query.filters.iter().cloned());
-        let call = call.with("offset", (offset > 0).then_some(offset)).with("cursor", cursor);
-        let page = List::read(self.client.send(call).await?.json()?, offset, name)?;
+        let page = loop {
+            let mut call = Call::get(&["jam", name]).with("limit", Some(self.limit));
+            call.query.extend(self.query.filters.iter().cloned());
+            let call = call.with("offset", (offset > 0).then_some(offset)).with("cursor", cursor.clone());
+            match self.client.send(call).await {
+                Ok(reply) => break List::read(reply.json()?, offset, name)?,
+                // A server of bare arrays refuses what is too large for one, and says how many entries are not.
+                Err(fault) => match most(&fault).filter(|most| self.adapts && *most < self.limit) {
+                    Some(most) => self.limit = most,
+                    None => return Err(fault),
+                },
+            }
+        };
         if page.next == self.at {
             let problem = "the list names the page it is on as the next one".into();
             return Err(Fault::Answer { call: format!("GET /jam/{name}"), problem });
@@ -116,11 +127,19 @@ impl<'c> Pages<'c> {
     }
 }
 
+/// How many entries a server says that it can give at once.
+fn most(fault: &Fault) -> Option<u32> {
+    let Fault::Refused(Refused { details: Some(details), .. }) = fault else { return None };
+    let limit = details.get("limit").filter(|_| details.get("field").is_some_and(|field| field == "limit"))?;
+    limit.as_u64().and_then(|limit| u32::try_from(limit).ok()).filter(|limit| *limit > 0)
+}
+
 /// One page, or with `--all` every page as one list.
 pub async fn fetch(client: &Client, query: Query, paging: &PagingArgs) -> Result<List, Fault> {
     let PagingArgs { limit, offset, all, table: _ } = paging;
     let size = limit.filter(|limit| *limit > 0).unwrap_or(if *all { MAX_LIMIT } else { DEFAULT_LIMIT });
     let mut pages = Pages::new(client, query, size, *offset);
+    pages.adapts = *all;
     let Some(mut list) = pages.next_page().await? else { return Ok(List::default()) };
     if !all {
         return Ok(list);

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use crate::api_raw::{head, memory};
 use crate::api_support::{Server, TOKEN, World, answer, laws};
+use crate::cli_support::slctl_with;
 
 laws!(
     a_page_of_large_packages_ends_early_and_both_ways_of_paging_find_them_all,
@@ -69,14 +70,22 @@ async fn a_bare_array_is_never_cut_short_but_refused_with_what_fits(world: World
     let server = world.with(&[("JAM_LEGACY_LIST_RESPONSE", "true")]).await;
     let all = submit_large(&server).await;
     let refused = server.get("/jam/packages").await.refused(400, "jam_validation_error");
-    assert_eq!(refused["details"]["field"], "limit");
+    assert_eq!(refused["details"], json!({"field": "limit", "limit": 4}));
     assert!(refused["error"].as_str().unwrap().contains("ask for 4 at most"), "{refused}");
     let mut found = Vec::new();
     for offset in [0, 4, 8] {
         let page = server.get(&format!("/jam/packages?limit=4&offset={offset}")).await.expect(200).json();
         found.extend(ids(&page));
     }
-    assert_eq!((found.len(), found.into_iter().collect()), (MANY, all));
+    assert_eq!((found.len(), found.into_iter().collect()), (MANY, all.clone()));
+    // Who walks the whole list goes on with what fits; who asks for one page is told.
+    let token = [("SERVICE_LAYER_ADDR", server.address.as_str()), ("SERVICE_LAYER_TOKEN", TOKEN)];
+    let ran = slctl_with(&token, &["jam", "packages", "--all", "--output", "name"]);
+    assert_eq!(ran.out.lines().map(str::to_owned).collect::<BTreeSet<_>>(), all, "{}", ran.err);
+    let ran = slctl_with(&token, &["jam", "verify", "--service", "s"]);
+    assert!(ran.out.starts_with("service s: 12 receipts verified"), "{ran:?}");
+    let ran = slctl_with(&token, &["jam", "packages"]);
+    assert!(ran.code == 1 && ran.err.contains("ask for 4 at most"), "{}", ran.err);
 }
 
 async fn a_list_that_nobody_takes_holds_its_room_until_its_reader_is_gone(world: World) {
