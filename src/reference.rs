@@ -35,8 +35,8 @@ fn describe(command: &mut Command, path: &str, everywhere: &[Id], page: &mut Str
     for name in names {
         if let Some(sub) = command.find_subcommand_mut(&name) {
             let mut sub = sub.clone().term_width(100).mut_args(|arg| {
-                let said = everywhere.contains(arg.get_id());
-                arg.hide(said)
+                // One that is hidden stays so.
+                if everywhere.contains(arg.get_id()) { arg.hide(true) } else { arg }
             });
             describe(&mut sub, &format!("{path} {name}"), everywhere, page);
         }

@@ -1,5 +1,7 @@
 //! How much of everything a run does.
 
+use std::time::Duration;
+
 /// How much is done.
 #[derive(Clone, Copy)]
 pub enum Amount {
@@ -7,7 +9,7 @@ pub enum Amount {
     Brief,
     /// What says something.
     Usual,
-    /// The same, and a million stored packages.
+    /// The same, and a million stored packages, or old ones.
     Full,
 }
 
@@ -20,6 +22,16 @@ impl Amount {
         match self {
             Self::Usual | Self::Full => usual,
             Self::Brief => usual.div_ceil(BRIEF),
+        }
+    }
+
+    /// Old packages that are there for a cleanup, and how long it may take for them.
+    pub fn old(self) -> (usize, Duration) {
+        match self {
+            Self::Brief => (200, Duration::MAX),
+            Self::Usual => (20_000, Duration::MAX),
+            // An hour to the end, and nobody would learn more of it than of its beginning.
+            Self::Full => (1_000_000, Duration::from_mins(1)),
         }
     }
 

@@ -13,13 +13,11 @@ use crate::stored::FILL;
 use crate::submit::{CLIENTS, preimages, submissions, submit};
 use crate::table::{Against, Table, float};
 
-/// Packages that are cleaned up; each with report, attestation and, staying, two receipts.
-const OLD: usize = 20_000;
 const ROUND: usize = 500;
 
-/// Takes the figures.
+/// Takes the figures; each package that is cleaned up has report, attestation and, staying, two receipts.
 pub async fn measure(api: &Path, database: &Database, amount: Amount, table: &mut Table) {
-    let (old, round) = (amount.of(OLD), amount.of(ROUND));
+    let ((old, at_most), round) = (amount.old(), amount.of(ROUND));
     let dsn = database.fresh().await;
     execute(&dsn, &FILL.replace("ROWS", &old.to_string()).replace("interval '1 day'", "interval '40 days'")).await;
     execute(&dsn, "vacuum").await;
@@ -38,6 +36,9 @@ pub async fn measure(api: &Path, database: &Database, amount: Amount, table: &mu
         signal(&cleanup, "STOP");
         alone.extend(submissions(&server, &hashes, CLIENTS, round, "alone").await.each);
         signal(&cleanup, "CONT");
+        if started.elapsed() > at_most {
+            signal(&cleanup, "TERM");
+        }
     }
     let took = started.elapsed();
     server.stop();
@@ -52,6 +53,8 @@ pub async fn measure(api: &Path, database: &Database, amount: Amount, table: &mu
     let left =
         number(&dsn, "select (select count(*) from archived_packages) + (select count(*) from archived_reports)");
     let left = left.await.unsigned_abs() + (old as u64).abs_diff(deleted);
+    // What was stopped halfway has only to have left everything whole.
+    let left = if at_most == Duration::MAX { left } else { 0 };
     table.must_be_none("cleanup_wrong", audit(&dsn).await.wrong() + left, "findings");
 }
 

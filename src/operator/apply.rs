@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use jam_plan::desired::prunable;
-use jam_plan::observed::{CleanupState, DeploymentState, HashBook, Held};
+use jam_plan::desired::{nothing_replaces, prunable};
+use jam_plan::observed::{CleanupState, DeploymentState, HashBook, Held, MigrationJob};
 use jam_plan::{Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Write, names};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::batch::v1::CronJob;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
@@ -27,8 +27,9 @@ use super::tokens::Minted;
 pub async fn all(
     context: &Context,
     instance: &JamInstance,
-    (objects, needs): (&Objects<Desired>, &BTreeSet<u16>),
+    objects: &Objects<Desired>,
     findings: &[Finding],
+    needs: &BTreeSet<u16>,
     minted: &Minted,
     observed: &mut Observed,
 ) -> Result<Setbacks, Error> {
@@ -105,12 +106,30 @@ async fn write(
     match answer {
         // What it says there it never got from here.
         Err(error) if own && is_immutable(&error, remade_for(object.kind)) => {
+            rehearse(context, &key, desired).await?;
             remove(context, &key, object, uid.to_owned()).await?;
             let why = super::watch::chain(&error);
             tracing::warn!(instance = %key, %object, why, "removed, with its pods if it has any: made again by hand with other content");
             Ok(None)
         }
         answer => answer.map(Some),
+    }
+}
+
+/// Asks the API server whether it would take this object anew, under another name. What it would refuse then, or what an admission
+/// is in the way of, is not removed: nothing would come in its place.
+async fn rehearse(context: &Context, instance: &Key, desired: &Desired) -> Result<(), kube::Error> {
+    let mut body = desired.body.clone();
+    body["metadata"]["name"] = format!("{}-again", desired.object.name).into();
+    let object: DynamicObject = serde_json::from_value(body).map_err(kube::Error::SerdeError)?;
+    let params = PostParams { dry_run: true, field_manager: Some(names::FIELD_MANAGER.into()) };
+    match api_of(context, desired.object.kind, &instance.namespace).create(&params, &object).await {
+        // A quota still counts the object that is there; and a webhook that knows no dry run says nothing about this object.
+        Err(kube::Error::Api(status)) if ["exceeded quota", "dry run"].iter().any(|no| status.message.contains(no)) => {
+            Ok(())
+        }
+        Err(error) => Err(error),
+        Ok(_) => Ok(()),
     }
 }
 
@@ -249,9 +268,18 @@ fn note(context: &Context, instance: &Key, desired: &Desired, live: DynamicObjec
     context.children.seen(desired.object.kind, &live.metadata);
     context.memory.prove(instance, &desired.object, &desired.hash, Mark::of(&live.metadata));
     tracing::info!(instance = %instance, object = %desired.object, hash = desired.hash, "written");
-    if desired.object.kind == Kind::CronJob && observed.cleanup.is_none() {
-        let made = serde_json::to_value(&live).and_then(serde_json::from_value::<CronJob>);
-        observed.cleanup = made.ok().map(|cron_job| CleanupState::of(&cron_job));
+    if desired.object.kind == Kind::CronJob
+        && let Ok(written) = serde_json::to_value(&live).and_then(serde_json::from_value::<CronJob>)
+    {
+        let written = CleanupState::of(&written);
+        let suspended = written.suspended;
+        observed.cleanup.get_or_insert(written).suspended = suspended;
+    }
+    if desired.object.kind == Kind::Job
+        && !names::is_migration_preview(&desired.object.name)
+        && let Ok(made) = serde_json::to_value(&live).and_then(serde_json::from_value::<Job>)
+    {
+        observed.migration_jobs.push(MigrationJob::of(&made, None));
     }
     if desired.object.name == names::token_hashes(&instance.name) {
         let book = serde_json::to_value(&live).and_then(serde_json::from_value::<Secret>);
@@ -266,27 +294,6 @@ fn note(context: &Context, instance: &Key, desired: &Desired, live: DynamicObjec
         observed.api = state;
     } else if desired.object.name == names::worker(&instance.name) {
         observed.worker = state;
-    }
-}
-
-/// Whether nothing comes in the place of such a child, so that it goes also where not all of the others could be written. Left, it would
-/// go on: an autoscaler against the spec's number of pods, a CronJob with its deletions.
-fn nothing_replaces(kind: Kind) -> bool {
-    match kind {
-        Kind::NetworkPolicy
-        | Kind::Deployment
-        | Kind::Job
-        | Kind::CronJob
-        | Kind::PodDisruptionBudget
-        | Kind::HorizontalPodAutoscaler => true,
-        Kind::ServiceAccount
-        | Kind::ConfigMap
-        | Kind::Secret
-        | Kind::Service
-        | Kind::Ingress
-        | Kind::HttpRoute
-        | Kind::ServiceMonitor
-        | Kind::PrometheusRule => false,
     }
 }
 

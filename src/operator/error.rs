@@ -128,6 +128,7 @@ impl Objection {
         let kube::Error::Api(status) = error else { return None };
         let Status { code, message, .. } = &**status;
         let kind = match code {
+            _ if is_of_the_end(status) => return None,
             400..=500 if is_admission(message) => Objection::Rule,
             403 => Objection::Rule,
             500 if message.contains("webhook") => Objection::Rule,
@@ -137,6 +138,12 @@ impl Objection {
         };
         Some((kind, message))
     }
+}
+
+/// Whether the namespace is going: nothing can be made in it any more, so the first answer speaks for every other object.
+fn is_of_the_end(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// Begins of what the API server answers with 500 where the object cannot be read or merged as what it says it is.
@@ -233,6 +240,15 @@ mod tests {
         ] {
             assert_eq!(Objection::of(&answer(code, message)).map(|(kind, _)| kind), wanted, "{code} {message}");
         }
+    }
+
+    #[test]
+    fn that_the_namespace_is_going_ends_a_walk_and_is_no_rule_beside_one_object() {
+        let cause = json!({"reason": "NamespaceTerminating", "message": "namespace a is being terminated"});
+        let status = json!({"code": 403, "message": "forbidden", "details": {"causes": [cause]}});
+        let going = kube::Error::Api(serde_json::from_value::<Status>(status).unwrap().boxed());
+        assert!(Objection::of(&going).is_none());
+        assert!(Objection::of(&answer(403, "forbidden")).is_some());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 
+use jam_plan::schedule;
 use serde_json::{Value, json};
 
 /// What stands at the head of a plan that no cluster has seen.
@@ -106,8 +107,8 @@ fn unknown_time_zone(document: &Value) -> Option<String> {
 /// A day that is in no calendar, unless it is to be cleaned up by hand alone. One that is stored already stops nothing but its runs.
 fn no_day(document: &Value) -> Option<String> {
     let cleanup = document.pointer("/spec/cleanup")?;
-    let never = jam_plan::schedule::never_comes(cleanup["schedule"].as_str()?) && cleanup["suspend"] != true;
-    never.then(|| "spec.cleanup.schedule never comes: no month that it names has such a day".into())
+    let never = schedule::never_comes(cleanup["schedule"].as_str()?) && cleanup["suspend"] != true;
+    never.then(|| format!("spec.cleanup.schedule {}", schedule::NEVER_COMES))
 }
 
 /// `/spec/consumers/0/name` as Kubernetes writes it: `spec.consumers[0].name`.

@@ -39,7 +39,7 @@ pub async fn look(context: &Context, instance: &JamInstance, discretion: &Discre
         && let Ok(pods) = pods_of(context, &Key::of(instance), Component::Worker).await
     {
         observed.worker_lapsed = pods.iter().any(has_lapsed);
-        observed.trouble = told_by(discretion, &pods, observed.at).await;
+        observed.worker_trouble = told_by(discretion, &pods, observed.at).await;
     }
     // Whether there is a way back depends on the schema that is there now; any API pod that runs knows it.
     let judged = observed.worker_lapsed || [Some(&api), worker.as_ref()].into_iter().flatten().any(is_stuck);
@@ -63,7 +63,7 @@ pub async fn look(context: &Context, instance: &JamInstance, discretion: &Discre
             return;
         }
     };
-    observed.trouble = told_by_unready(discretion, &pods, observed.at).await.or(observed.trouble.take());
+    observed.trouble = told_by_unready(discretion, &pods, observed.at).await;
     let lapsed: Vec<Pod> = pods.iter().filter(|pod| has_lapsed(pod)).take(ENOUGH as usize).cloned().collect();
     pods.truncate(ENOUGH as usize);
     if !postgres {

@@ -77,7 +77,7 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
     // Writes only into token Secrets, one move of each rotation; new Secrets are prepared in memory.
     let minted = tokens::make(context, instance, &mut learnt.observed).await?;
     // Reads a revision that status refers to, where another is rendered now.
-    let resolved = match in_force(context, instance, &mut learnt.observed).await? {
+    let mut resolved = match in_force(context, instance, &mut learnt.observed).await? {
         Ok(resolved) => &*learnt.resolved.insert(resolved),
         Err(refusal) => return Ok(Ending::Refused(refusal)),
     };
@@ -103,15 +103,14 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
     apply::newcomers(context, &key, &objects, &mut findings, &minted, &mut learnt.observed).await?;
     if learnt.observed.held.values().any(|held| !held.made) {
         // Without the hashes that nobody has a token for. Reads what differs from before.
-        let resolved = match in_force(context, instance, &mut learnt.observed).await? {
-            Ok(resolved) => &*learnt.resolved.insert(resolved),
+        resolved = match in_force(context, instance, &mut learnt.observed).await? {
+            Ok(again) => &*learnt.resolved.insert(again),
             Err(refusal) => return Ok(Ending::Refused(refusal)),
         };
         (objects, findings) = surveyed(context, instance, resolved, &learnt.observed).await?;
     }
-    let needs = learnt.resolved.as_ref().map(|resolved| resolved.egress.needs.clone()).unwrap_or_default();
-    let observed = &mut learnt.observed;
-    let setbacks = apply::all(context, instance, (&objects, &needs), &findings, &minted, observed).await?;
+    let (needs, observed) = (&resolved.egress.needs, &mut learnt.observed);
+    let setbacks = apply::all(context, instance, &objects, &findings, needs, &minted, observed).await?;
     let pruned = apply::prune(context, instance, &objects, observed, setbacks.is_none()).await;
     if let Some(refusal) = setbacks.told()? {
         return pruned.map(|()| Ending::Objected(refusal));

@@ -11,6 +11,8 @@ pub struct Setbacks {
     refused: Vec<(ObjectRef, String)>,
     /// What a rule beside it is in the way of.
     denied: Vec<(ObjectRef, kube::Error)>,
+    /// What was removed, to be made again.
+    removed: Vec<ObjectRef>,
     /// Whether new pods would lack something.
     bars_pods: bool,
 }
@@ -25,7 +27,7 @@ impl Setbacks {
 
     /// Whether there is none.
     pub fn is_none(&self) -> bool {
-        self.refused.is_empty() && self.denied.is_empty()
+        self.refused.is_empty() && self.denied.is_empty() && self.removed.is_empty()
     }
 
     /// The API server refuses this object; whether new pods would be shut out by what is there of it.
@@ -40,9 +42,10 @@ impl Setbacks {
         self.denied.push((object.clone(), error));
     }
 
-    /// It was removed, to be made again.
+    /// It was removed, to be made again: until then the instance is not as its spec wants it.
     pub fn removed(&mut self, instance: &str, object: &ObjectRef) {
         self.bars_pods |= serves_pods(instance, object);
+        self.removed.push(object.clone());
     }
 
     /// What is said of it all: in the words about the first, with the names of the others.
@@ -50,7 +53,7 @@ impl Setbacks {
     /// # Errors
     /// Where something is to be tried again.
     pub fn told(self) -> Result<Option<Refusal>, Error> {
-        let Self { refused, denied, bars_pods: _ } = self;
+        let Self { refused, denied, removed, bars_pods: _ } = self;
         let all = refused.iter().map(|(object, _)| object).chain(denied.iter().map(|(object, _)| object));
         let all: Vec<ObjectRef> = all.cloned().collect();
         let refused = refused
@@ -61,6 +64,10 @@ impl Setbacks {
             Some((object, source)) => {
                 let what = format!("{object} cannot be written{}", beside(&all, &object));
                 Err(Error::Denied { what, refused, source })
+            }
+            None if refused.is_none() && !removed.is_empty() => {
+                let told: Vec<_> = removed.iter().map(|object| format!("{object} waits for its end")).collect();
+                Err(Error::Leaving { what: told.join("; ") })
             }
             None => Ok(refused),
         }
@@ -133,6 +140,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_was_removed_is_not_there_yet_and_what_is_refused_beside_it_is_the_graver_word() {
+        let removed = || {
+            let mut setbacks = Setbacks::default();
+            setbacks.removed("main", &object(Kind::ConfigMap, "main-config-a"));
+            setbacks.removed("main", &object(Kind::Deployment, "main"));
+            setbacks
+        };
+        assert!(!removed().is_none(), "nothing else is removed meanwhile");
+        let Err(Error::Leaving { what }) = removed().told() else { panic!("it is not there") };
+        assert_eq!(what, "ConfigMap main-config-a waits for its end; Deployment main waits for its end");
+        let mut setbacks = removed();
+        setbacks.refuse("main", &object(Kind::Ingress, "main"), false, "Ingress main: bad key".into());
+        assert_eq!(setbacks.told().unwrap().unwrap().message, "Ingress main: bad key");
+        let mut setbacks = removed();
+        setbacks.deny("main", &object(Kind::Service, "main"), false, quota());
+        assert!(matches!(setbacks.told(), Err(Error::Denied { .. })));
     }
 
     #[test]

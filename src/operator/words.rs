@@ -51,7 +51,9 @@ fn said(observed: &mut Observed) -> Vec<&mut String> {
     }
     let runs = observed.cleanup.iter_mut().flat_map(|state| [&mut state.real, &mut state.counted]).flatten();
     words.extend(runs.filter_map(|run| run.failure.as_mut()));
-    words.extend([&mut observed.trouble, &mut observed.migration_trouble].into_iter().flatten());
+    words.extend(
+        [&mut observed.trouble, &mut observed.worker_trouble, &mut observed.migration_trouble].into_iter().flatten(),
+    );
     words.extend(observed.database.as_mut().filter(|probe| !probe.reachable).map(|probe| &mut probe.message));
     words
 }

@@ -1,12 +1,15 @@
 //! An instance goes whatever is broken beneath it, and nothing else goes with it.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::audit::writes_of_the_operator;
 use crate::database::Postgres;
+use crate::hold::Hold;
 use crate::path::{memory_spec, postgres_spec};
 use crate::removal::names;
-use crate::support::{Instance, apply, eventually, kubectl, kubectl_ok, object};
+use crate::support::{Instance, apply, eventually, kubectl_ok, object};
 
 const OURS: &str = "app.kubernetes.io/instance=jam";
 
@@ -33,6 +36,9 @@ async fn an_instance_whose_database_and_dsn_are_gone_goes_and_leaves_nothing() {
     eventually("everything to be gone", || async { names(&instance, OURS).is_empty().then_some(()) }).await;
 }
 
+/// How long a walk may go on that began before its instance was told to go.
+const UNDER_WAY: Duration = Duration::from_secs(5);
+
 /// Whether a request is about the status or an event of an instance.
 fn is_word(what: &str) -> bool {
     [" jaminstances ", " events "].iter().any(|kind| what.contains(kind))
@@ -44,25 +50,23 @@ async fn in_a_namespace_that_hangs_in_its_end_nothing_is_made_again_and_other_in
     let going = Instance::applied("going", &memory_spec());
     stays.wait_ready().await;
     going.wait_ready().await;
-    let hold = |kind: &str, held: &serde_json::Value| {
-        let change = json!({"metadata": {"finalizers": held}}).to_string();
-        kubectl(&["-n", &going.namespace, "patch", kind, "jam", "--type", "merge", "-p", &change])
-    };
-    let holder = json!(["e2e.jam.network/hold"]);
-    assert!(hold("service", &holder).status.success() && hold("jam", &holder).status.success());
+    let service = Hold::on(&going, "service");
+    let itself = Hold::on(&going, "jam");
     let since = jiff::Timestamp::now();
     kubectl_ok(&["delete", "namespace", &going.namespace, "--wait=false"]);
     eventually("all but the Service and the instance, which are held", || async {
         (going.kstatus() == "Terminating" && names(&going, OURS) == ["Service/jam"]).then_some(())
     })
     .await;
-    // Until the instance itself is told to go nobody knows, and what the operator asks for is refused.
+    // Until the instance itself is told to go nobody knows, and what the operator asks for is refused. A walk that was under way then
+    // may still be.
+    tokio::time::sleep(UNDER_WAY).await;
     let told = jiff::Timestamp::now();
     let mut made = writes_of_the_operator(since);
     made.retain(|write| write.namespace == going.namespace && write.has_made && !is_word(&write.what));
     assert!(made.is_empty(), "nothing is made again: {made:?}");
     // The instance is there, and now a child of it is gone that it had until now.
-    hold("service", &json!(null));
+    drop(service);
     eventually("the Service to be gone", || async { names(&going, OURS).is_empty().then_some(()) }).await;
 
     let before = object(&stays.namespace, "service", "jam").unwrap_or_default()["metadata"]["uid"].clone();
@@ -74,14 +78,14 @@ async fn in_a_namespace_that_hangs_in_its_end_nothing_is_made_again_and_other_in
     stays.wait_ready().await;
     for _ in 0..20 {
         assert_eq!((names(&going, OURS), going.kstatus()), (Vec::new(), "Terminating"), "nothing is made again");
-        tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+        tokio::time::sleep(Duration::from_millis(250)).await;
     }
     let mut writes = writes_of_the_operator(told);
     assert!(writes.iter().any(|write| write.namespace == stays.namespace), "the log tells what it did elsewhere");
     writes.retain(|write| write.namespace == going.namespace && !is_word(&write.what));
     assert!(writes.is_empty(), "nobody writes into a namespace that is going: {writes:?}");
 
-    hold("jam", &json!(null));
+    drop(itself);
     eventually("the namespace to be gone", || async {
         object("default", "namespace", &going.namespace).is_none().then_some(())
     })

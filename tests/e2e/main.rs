@@ -10,6 +10,7 @@ mod consumer;
 mod database;
 mod databases;
 mod deletions;
+mod hold;
 #[path = "../it/kstatus.rs"]
 mod kstatus;
 mod last;

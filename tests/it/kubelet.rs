@@ -10,8 +10,8 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 /// The environment variable by which a pod asks for a fate: `crash`, `pull`, `never`, `flap` or `slow`; `one-flaps` where only the
-/// first of all pods does; `crash-first` where pods with the first DSN crash and those with another never get ready; `bad-worker` and `late-worker` where only workers never get ready, or crash after a while; `no-room`
-/// where pods with another DSN than the first one get ready only while the place says so.
+/// first of all pods does; `crash-first` where pods with the first DSN crash and those with another never get ready; `bad-worker` and `late-worker` where only workers never get ready, or crash after a while; `falls` where pods
+/// run until the place says no more, and then crash; `no-room` where pods with another DSN than the first one get ready only while the place says so.
 pub const FATE: &str = "FATE";
 /// What a pod that crashes says last.
 pub const LAST_WORDS: &str = "broken on purpose";
@@ -54,6 +54,7 @@ impl Kubelet {
                     let mut status = match fate(&pod) {
                         _ if job => ended(exit_code, words),
                         Some("crash") => crashed(),
+                        Some("falls") if !ready => crashed(),
                         Some("pull") => waiting("ImagePullBackOff", "no such image"),
                         Some("never") => running(address, false),
                         Some("flap") => running(address, flapped),

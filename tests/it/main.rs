@@ -80,6 +80,7 @@ mod operator_optional;
 mod operator_overrides;
 mod operator_postgres;
 mod operator_refused;
+mod operator_remade;
 mod operator_removal;
 mod operator_replicas;
 mod operator_resource;

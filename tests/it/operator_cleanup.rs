@@ -135,6 +135,38 @@ async fn a_long_suspension_of_the_cleanup_is_held_against_nobody() {
 }
 
 #[tokio::test]
+async fn a_cleanup_is_told_as_suspended_when_its_cron_job_is_and_not_when_the_spec_says_so() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let _operator = account.start(plane, &["--leader-election", "false"]);
+    let mut spec = on_postgres(&client, &namespace).await;
+    spec["cleanup"] = json!({"schedule": "0 0 29 2 *"});
+    apply(&client, &namespace, "main", spec.clone()).await;
+    condition(&client, &namespace, "main", "CleanupScheduled", "True", "Scheduled").await;
+    let cron_jobs: Api<CronJob> = Api::namespaced(client.clone(), &namespace);
+    for suspend in [true, false] {
+        spec["cleanup"]["suspend"] = json!(suspend);
+        // The API server takes no pod like that, in a Deployment or in a CronJob.
+        spec["podTemplate"] = json!({"resources": {"requests": {"cpu": "lots"}}});
+        apply(&client, &namespace, "main", spec.clone()).await;
+        condition(&client, &namespace, "main", "Stalled", "True", "InvalidObject").await;
+        let (before, after, words) = if suspend {
+            (("True", "Scheduled"), ("False", "CleanupSuspended"), "main-cleanup is not suspended yet")
+        } else {
+            (("False", "CleanupSuspended"), ("True", "Scheduled"), "main-cleanup is still suspended")
+        };
+        let told = condition(&client, &namespace, "main", "CleanupScheduled", before.0, before.1).await;
+        assert!(told.contains(words), "{told}");
+        spec.as_object_mut().unwrap().remove("podTemplate");
+        apply(&client, &namespace, "main", spec.clone()).await;
+        condition(&client, &namespace, "main", "CleanupScheduled", after.0, after.1).await;
+        assert_eq!(cron_jobs.get("main-cleanup").await.unwrap().spec.unwrap().suspend, Some(suspend));
+    }
+}
+
+#[tokio::test]
 async fn a_failed_cleanup_is_a_condition_with_its_last_words_until_one_succeeds() {
     let plane = control_plane();
     let (client, namespace) = plane.with_crd().await;

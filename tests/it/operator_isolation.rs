@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::ResourceQuota;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kube::{Api, Client};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::operator_resource::{apply_malformed, define_loosely, plane_of_its_own};
-use crate::operator_support::{Account, Asked, Kubelet, apply, condition, eventually, tally};
+use crate::operator_support::{Account, Asked, Kubelet, apply, condition, quota, tally};
 use crate::support::cluster::instances;
 
 fn in_memory() -> Value {
@@ -20,26 +18,13 @@ fn about<'a>(asked: &'a [Asked], name: &str) -> Vec<&'a Asked> {
     asked.iter().filter(|asked| asked.name == name || asked.name.starts_with(&format!("{name}-"))).collect()
 }
 
-/// A quota that lets nobody make an Ingress.
-async fn no_ingress(client: &Client, namespace: &str) -> Api<ResourceQuota> {
-    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), namespace);
-    let hard = json!({"count/ingresses.networking.k8s.io": "0"});
-    let none = json!({"metadata": {"name": "none"}, "spec": {"hard": hard}});
-    quotas.create(&PostParams::default(), &serde_json::from_value(none).unwrap()).await.unwrap();
-    eventually("the quota is counted", async || {
-        quotas.get("none").await.ok()?.status?.used.filter(|used| !used.is_empty())
-    })
-    .await;
-    quotas
-}
-
 #[tokio::test]
 async fn three_bad_instances_among_fifty_cost_the_others_nothing() {
     let plane = plane_of_its_own("isolation");
     let (client, namespace) = plane.namespace().await;
     define_loosely(&client).await;
     let _kubelet = Kubelet::play(&client, &namespace, 0, "");
-    let quotas = no_ingress(&client, &namespace).await;
+    let quotas = quota(&client, &namespace, json!({"count/ingresses.networking.k8s.io": "0"})).await;
     let account = Account::new(&plane, &client, &namespace, "operator").await;
     let operator = account.start(&plane, &["--leader-election", "false"]);
     apply_malformed(&client, &namespace).await;

@@ -1,14 +1,17 @@
 //! One child that the API server refuses: the pods beside it run, are told of and judged as without it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use jam_plan::JamInstance;
-use jam_plan::crd::RolloutPhase;
+use jam_plan::crd::{RolloutPhase, RolloutStatus};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use crate::kubelet::{FATE, LAST_WORDS};
-use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
+use crate::operator_support::{Account, Kubelet, apply, condition, eventually, quota};
 use crate::support::cluster::control_plane;
 
 fn in_memory() -> Value {
@@ -96,4 +99,75 @@ async fn a_bad_rollout_beside_a_refused_child_goes_back_all_the_same() {
 
     apply(&client, &namespace, "main", in_memory()).await;
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+}
+
+/// Rolls out what serves, then crashes for good, beside a child that cannot be written: `reason` is what is said of that, and where.
+async fn served_and_crashed(
+    address: &'static str,
+    beside: Value,
+    hard: Option<Value>,
+    (kind, status, reason): (&str, &str, &str),
+) {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let well = Arc::new(AtomicBool::new(true));
+    let _kubelet = Kubelet::play_at(&client, &namespace, (0, ""), Some((address, Arc::clone(&well))));
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let _operator = account.start(plane, &["--leader-election", "false", "--progress-deadline", "10"]);
+    apply(&client, &namespace, "main", in_memory()).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let before = template(&client, &namespace).await;
+    if let Some(hard) = hard {
+        quota(&client, &namespace, hard).await;
+    }
+    let mut bad = in_memory();
+    json_patch::merge(&mut bad, &beside);
+    bad["podTemplate"] = json!({"env": [{"name": FATE, "value": "falls"}]});
+    let generation = apply(&client, &namespace, "main", bad).await.metadata.generation.unwrap();
+    let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
+    let rollout = async |is: fn(&RolloutStatus) -> bool| {
+        let rollout = instances.get("main").await.ok()?.status?.rollout?;
+        (rollout.generation == generation && is(&rollout)).then_some(rollout)
+    };
+    let rollout = async |what: &str, is| eventually(what, async || rollout(is).await).await;
+    assert_eq!(rollout("it serves", |told| told.phase == RolloutPhase::Serving).await.down_since, None);
+    condition(&client, &namespace, "main", kind, status, reason).await;
+    // The kubelet dates in seconds: what was ready and is not in the second in which it began never was.
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    well.store(false, Ordering::SeqCst);
+    rollout("it is known since when it does not", |told| told.down_since.is_some()).await;
+    eventually("what is wrong with the pods is told", async || {
+        let told = instances.get("main").await.ok()?.status?.conditions;
+        let ready = told.into_iter().find(|told| told.type_ == "Ready" && told.status == "False")?;
+        (ready.reason != "RolledBack" && ready.message.contains(LAST_WORDS)).then_some(())
+    })
+    .await;
+    let told = condition(&client, &namespace, "main", "Ready", "False", "RolledBack").await;
+    assert!(told.contains("it served") && told.contains(LAST_WORDS), "{told}");
+    eventually("the last good template is back", async || {
+        (template(&client, &namespace).await == before).then_some(())
+    })
+    .await;
+    well.store(true, Ordering::SeqCst);
+    apply(&client, &namespace, "main", in_memory()).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+}
+
+#[tokio::test]
+async fn what_served_and_crashes_beside_a_refused_child_is_told_and_goes_back() {
+    served_and_crashed("127.61.4.21", refused(), None, ("Stalled", "True", "InvalidObject")).await;
+}
+
+#[tokio::test]
+async fn what_served_and_crashes_beside_a_denied_child_is_told_and_goes_back() {
+    let balanced = json!({"service": {"type": "LoadBalancer"}});
+    let none = json!({"services.loadbalancers": "0"});
+    served_and_crashed("127.61.4.22", balanced, Some(none), ("Reconciling", "True", "ApplyFailed")).await;
+}
+
+#[tokio::test]
+async fn what_served_and_crashes_beside_a_consumer_without_a_secret_is_told_and_goes_back() {
+    let consumers = json!({"tokens": {"consumers": [{"name": "default"}, {"name": "another"}]}});
+    let none = json!({"count/secrets": "0"});
+    served_and_crashed("127.61.4.23", consumers, Some(none), ("TokensReady", "False", "RotationHeld")).await;
 }

@@ -2,22 +2,21 @@
 
 use jam_plan::{JamInstance, Kind};
 use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
-use k8s_openapi::api::core::v1::ResourceQuota;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::operator_kinds::{children, on_postgres};
-use crate::operator_support::{Account, Kubelet, Operator, apply, condition, eventually};
+use crate::operator_support::{Account, Kubelet, Operator, apply, condition, eventually, quota};
 use crate::support::cluster::control_plane;
 
-const QUIET: &[&str] = &["--leader-election", "false"];
+pub const QUIET: &[&str] = &["--leader-election", "false"];
 
-fn in_memory(enabled: bool) -> Value {
+pub fn in_memory(enabled: bool) -> Value {
     json!({"runtime": {"jam": {"enabled": enabled, "store": "memory"}}})
 }
 
-fn with(mut spec: Value, key: &str, value: Value) -> Value {
+pub fn with(mut spec: Value, key: &str, value: Value) -> Value {
     spec[key] = value;
     spec
 }
@@ -32,7 +31,7 @@ async fn serves(client: &Client, namespace: &str, enabled: bool) {
 }
 
 /// Waits until there is another object of this name, and returns it.
-async fn another(api: &Api<DynamicObject>, before: &DynamicObject) -> DynamicObject {
+pub async fn another(api: &Api<DynamicObject>, before: &DynamicObject) -> DynamicObject {
     let name = before.name_any();
     eventually(&format!("{name} is made again"), async || {
         let now = api.get_opt(&name).await.ok()??;
@@ -46,15 +45,13 @@ fn tried(operator: &Operator, resource: &str) -> usize {
     operator.writes().iter().filter(|asked| asked.resource == resource).count()
 }
 
-async fn quota(client: &Client, namespace: &str, hard: Value) -> Api<ResourceQuota> {
-    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), namespace);
-    let none = json!({"metadata": {"name": "none"}, "spec": {"hard": hard}});
-    quotas.create(&PostParams::default(), &serde_json::from_value(none).unwrap()).await.unwrap();
-    eventually("the quota is counted", async || {
-        quotas.get("none").await.ok()?.status?.used.filter(|used| !used.is_empty())
-    })
-    .await;
-    quotas
+/// An operator whose instance serves and that has nothing left to do.
+pub async fn at_rest(account: &Account, client: &Client, namespace: &str) -> Operator {
+    let operator = account.start(control_plane(), QUIET);
+    apply(client, namespace, "main", in_memory(true)).await;
+    condition(client, namespace, "main", "Ready", "True", "Serving").await;
+    operator.quiet().await;
+    operator
 }
 
 #[tokio::test]
@@ -143,91 +140,13 @@ async fn pods_wait_for_a_config_map_that_cannot_be_made_and_nothing_else_does() 
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
 }
 
-/// As `kubectl replace --force` does: another object under the name, with this changed and that left out.
-async fn replaced(api: &Api<DynamicObject>, name: &str, change: &Value) -> DynamicObject {
-    let live = api.get(name).await.unwrap();
-    let mut body = json!(live);
-    json_patch::merge(&mut body, change);
-    let given = ["resourceVersion", "uid", "creationTimestamp", "generation", "managedFields"];
-    for field in given {
-        body["metadata"].as_object_mut().unwrap().remove(field);
-    }
-    body.as_object_mut().unwrap().remove("status");
-    api.delete(name, &DeleteParams::background()).await.unwrap();
-    let theirs: DynamicObject = serde_json::from_value(body).unwrap();
-    eventually(&format!("{name} is replaced"), async || api.create(&PostParams::default(), &theirs).await.ok()).await
-}
-
-#[tokio::test]
-async fn a_child_with_another_immutable_field_is_removed_and_made_again() {
-    let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, QUIET);
-    apply(&client, &namespace, "main", in_memory(true)).await;
-    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
-    operator.quiet().await;
-    operator.stop().await;
-    let (maps, deployments) =
-        (children(&client, &namespace, Kind::ConfigMap), children(&client, &namespace, Kind::Deployment));
-    let template = deployments.get("main").await.unwrap().data["spec"]["template"]["spec"]["volumes"].to_string();
-    let all = maps.list(&kube::api::ListParams::default()).await.unwrap();
-    let map = all.items.into_iter().find(|map| template.contains(&format!("\"{}\"", map.name_any()))).unwrap();
-    let other = replaced(&maps, &map.name_any(), &json!({"data": {"config.yaml": "theirs"}})).await;
-    let label = json!({"theirs": "yes"});
-    let selector = json!({"spec": {"selector": {"matchLabels": label}, "template": {"metadata": {"labels": label}}}});
-    let theirs = replaced(&deployments, "main", &selector).await;
-
-    let operator = account.start(plane, QUIET);
-    let (again, deployment) = (another(&maps, &other).await, another(&deployments, &theirs).await);
-    assert_eq!(again.data["data"], map.data["data"]);
-    assert_eq!(deployment.data["spec"]["selector"]["matchLabels"].get("theirs"), None);
-    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
-    operator.quiet().await;
-    let removed: Vec<_> = operator.writes().into_iter().filter(|asked| asked.verb == "delete").collect();
-    let resources: Vec<_> = removed.iter().map(|asked| asked.resource.as_str()).collect();
-    assert_eq!(resources, ["configmaps", "deployments"], "each once: {removed:?}");
-    assert!(operator.logged().contains("removed, with its pods if it has any"), "it is said");
-}
-
-#[tokio::test]
-async fn what_was_refused_as_a_change_is_made_when_it_is_gone() {
-    let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, QUIET);
-    apply(&client, &namespace, "main", in_memory(true)).await;
-    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
-    operator.quiet().await;
-    operator.stop().await;
-    let deployments = children(&client, &namespace, Kind::Deployment);
-    let label = json!({"theirs": "yes"});
-    // Nothing says that it was this instance who made it, so it is not removed.
-    let unowned = json!({"metadata": {"ownerReferences": null},
-        "spec": {"selector": {"matchLabels": label}, "template": {"metadata": {"labels": label}}}});
-    let theirs = replaced(&deployments, "main", &unowned).await;
-    let operator = account.start(plane, QUIET);
-    let told = condition(&client, &namespace, "main", "Stalled", "True", "InvalidObject").await;
-    assert!(told.contains("Deployment main") && told.contains("field is immutable"), "{told}");
-    operator.quiet().await;
-    assert_eq!(deployments.get("main").await.unwrap().uid(), theirs.uid());
-    deployments.delete("main", &DeleteParams::default()).await.unwrap();
-    another(&deployments, &theirs).await;
-    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
-}
-
 #[tokio::test]
 async fn a_secret_that_cannot_be_put_right_is_never_removed() {
     let plane = control_plane();
     let (client, namespace) = plane.with_crd().await;
     let _kubelet = Kubelet::play(&client, &namespace, 0, "");
     let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, QUIET);
-    apply(&client, &namespace, "main", in_memory(true)).await;
-    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
-    operator.quiet().await;
+    let operator = at_rest(&account, &client, &namespace).await;
     let secrets = children(&client, &namespace, Kind::Secret);
     let frozen = json!({"immutable": true, "data": {"tokens.json": "W10="}});
     let before = secrets.patch("main-token-hashes", &PatchParams::default(), &Patch::Merge(frozen)).await.unwrap();
@@ -263,12 +182,18 @@ async fn a_mistake_that_the_server_answers_with_500_stalls_and_is_tried_once() {
     assert!(answers.len() == mistakes.len() && answers.iter().all(|asked| asked.code == 500), "{answers:?}");
 }
 
-/// A policy that lets nobody write a NetworkPolicy in this namespace.
-async fn forbid(client: &Client, namespace: &str) -> Api<ValidatingAdmissionPolicyBinding> {
+/// A policy that lets nobody write objects of this kind in this namespace, such as `probe`.
+pub async fn forbid(
+    client: &Client,
+    namespace: &str,
+    kind: Kind,
+    probe: &DynamicObject,
+) -> Api<ValidatingAdmissionPolicyBinding> {
     let (policies, bindings): (Api<ValidatingAdmissionPolicy>, Api<ValidatingAdmissionPolicyBinding>) =
         (Api::all(client.clone()), Api::all(client.clone()));
-    let resources = json!([{"apiGroups": ["networking.k8s.io"], "apiVersions": ["v1"],
-        "operations": ["CREATE", "UPDATE"], "resources": ["networkpolicies"]}]);
+    let (group, version, _, plural) = kind.coordinates();
+    let resources = json!([{"apiGroups": [group], "apiVersions": [version], "operations": ["CREATE", "UPDATE"],
+        "resources": [plural]}]);
     let policy = json!({"metadata": {"name": namespace}, "spec": {
         "matchConstraints": {
             "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
@@ -280,13 +205,17 @@ async fn forbid(client: &Client, namespace: &str) -> Api<ValidatingAdmissionPoli
         json!({"metadata": {"name": namespace}, "spec": {"policyName": namespace, "validationActions": ["Deny"]}});
     policies.create(&PostParams::default(), &serde_json::from_value(policy).unwrap()).await.unwrap();
     bindings.create(&PostParams::default(), &serde_json::from_value(binding).unwrap()).await.unwrap();
-    let api = children(client, namespace, Kind::NetworkPolicy);
+    let api = children(client, namespace, kind);
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    eventually("the policy is in force", async || api.create(&dry, probe).await.is_err().then_some(())).await;
+    bindings
+}
+
+/// The same of NetworkPolicies.
+async fn forbid_policies(client: &Client, namespace: &str) -> Api<ValidatingAdmissionPolicyBinding> {
     let body = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "probe"},
         "spec": {"podSelector": {}}});
-    let body: DynamicObject = serde_json::from_value(body).unwrap();
-    let dry = PostParams { dry_run: true, ..PostParams::default() };
-    eventually("the policy is in force", async || api.create(&dry, &body).await.is_err().then_some(())).await;
-    bindings
+    forbid(client, namespace, Kind::NetworkPolicy, &serde_json::from_value(body).unwrap()).await
 }
 
 #[tokio::test]
@@ -294,7 +223,7 @@ async fn what_an_admission_denies_is_looked_at_again_until_the_admission_is_gone
     let plane = control_plane();
     let (client, namespace) = plane.with_crd().await;
     let _kubelet = Kubelet::play(&client, &namespace, 0, "");
-    let bindings = forbid(&client, &namespace).await;
+    let bindings = forbid_policies(&client, &namespace).await;
     let account = Account::new(plane, &client, &namespace, "operator").await;
     let _operator = account.start(plane, QUIET);
     let closed = json!({"allowFrom": [{"podSelector": {"matchLabels": {"app": "a"}}}]});
@@ -331,7 +260,7 @@ async fn beside_a_refused_child_nothing_goes_on_that_is_no_longer_wanted_and_pod
     condition(&client, &namespace, "main", "Stalled", "True", "InvalidObject").await;
     eventually("no autoscaler", async || scalers.get_opt("main").await.ok()?.is_none().then_some(())).await;
 
-    let bindings = forbid(&client, &namespace).await;
+    let bindings = forbid_policies(&client, &namespace).await;
     let policies = children(&client, &namespace, Kind::NetworkPolicy);
     let before = policies.get("main").await.unwrap();
     apply(&client, &namespace, "main", spec(false, 8000)).await;

@@ -7,14 +7,14 @@ use jam_plan::JamInstance;
 use jam_plan::crd::RolloutPhase;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, ResourceQuota, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use crate::kubelet::{FATE, LAST_WORDS};
-use crate::operator_support::{Account, Kubelet, Operator, apply, condition, eventually, kstatus};
+use crate::operator_support::{Account, Kubelet, Operator, apply, condition, eventually, kstatus, quota};
 use crate::support::cluster::control_plane;
 
 const HASTY: &[&str] = &["--leader-election", "false", "--progress-deadline", "5"];
@@ -280,9 +280,7 @@ async fn a_rollout_is_given_up_only_when_its_evidence_is_kept() {
         template(&client, &namespace, "main").await.to_string().contains(FATE).then_some(())
     })
     .await;
-    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), &namespace);
-    let none = json!({"metadata": {"name": "none"}, "spec": {"hard": {"count/configmaps": "0"}}});
-    quotas.create(&PostParams::default(), &serde_json::from_value(none).unwrap()).await.unwrap();
+    let quotas = quota(&client, &namespace, json!({"count/configmaps": "0"})).await;
     let told = condition(&client, &namespace, "main", "Reconciling", "True", "ApplyFailed").await;
     assert!(told.contains("ConfigMap main-rollback-") && told.contains("quota"), "{told}");
     operator.quiet().await;

@@ -2,12 +2,12 @@
 
 use jam_plan::JamInstance;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ResourceQuota, Secret, Service};
+use k8s_openapi::api::core::v1::{Secret, Service};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::operator_support::{Account, Kubelet, apply, condition, eventually, kstatus};
+use crate::operator_support::{Account, Kubelet, apply, condition, eventually, kstatus, quota};
 use crate::support::cluster::control_plane;
 
 const QUIET: &[&str] = &["--leader-election", "false"];
@@ -90,14 +90,7 @@ async fn a_write_that_fails_is_told_and_heals_by_itself() {
     let plane = control_plane();
     let (client, namespace) = plane.with_crd().await;
     let _kubelet = Kubelet::play(&client, &namespace, 0, "");
-    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), &namespace);
-    let none = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"},
-        "spec": {"hard": {"services": "0"}}});
-    quotas.create(&PostParams::default(), &serde_json::from_value(none).unwrap()).await.unwrap();
-    eventually("the quota is counted", async || {
-        quotas.get("none").await.ok()?.status?.used.filter(|used| !used.is_empty())
-    })
-    .await;
+    let quotas = quota(&client, &namespace, json!({"services": "0"})).await;
     let account = Account::new(plane, &client, &namespace, "operator").await;
     let _operator = account.start(plane, QUIET);
     apply(&client, &namespace, "main", in_memory()).await;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use jam::operator::rbac::{self, Scope};
 use jam_plan::JamInstance;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::core::v1::{ResourceQuota, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -282,6 +282,18 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
         assert!(Instant::now() < deadline, "not after {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// A quota called `none` with these bounds, once it is in force.
+pub async fn quota(client: &Client, namespace: &str, hard: Value) -> Api<ResourceQuota> {
+    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), namespace);
+    let none = json!({"metadata": {"name": "none"}, "spec": {"hard": hard}});
+    quotas.create(&PostParams::default(), &serde_json::from_value(none).unwrap()).await.unwrap();
+    eventually("the quota is counted", async || {
+        quotas.get("none").await.ok()?.status?.used.filter(|used| !used.is_empty())
+    })
+    .await;
+    quotas
 }
 
 /// Applies a manifest's text, whatever it holds, and returns what the API server made of it.

@@ -5,13 +5,13 @@ use std::time::Duration;
 use jam_domain::token::{TokenBook, TokenEntry, TokenHash};
 use jam_plan::JamInstance;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ResourceQuota, Secret};
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 
-use crate::operator_support::{Account, apply, condition, eventually};
+use crate::operator_support::{Account, apply, condition, eventually, quota};
 use crate::rotation_support::{Node, SECONDS, annotate, answer, answer_of, at_stage, database, key, spec};
 use crate::support::cluster::control_plane;
 
@@ -134,9 +134,7 @@ async fn a_revocation_reaches_the_pods_while_another_child_cannot_be_written() {
     apply(&client, &namespace, "main", wanted.clone()).await;
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
     let token = key(&client, &namespace, "demo", "token").await.unwrap();
-    let quota = json!({"metadata": {"name": "none"}, "spec": {"hard": {"count/configmaps": "0"}}});
-    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), &namespace);
-    quotas.create(&PostParams::default(), &serde_json::from_value(quota).unwrap()).await.unwrap();
+    quota(&client, &namespace, json!({"count/configmaps": "0"})).await;
     wanted["runtime"]["jam"]["rateLimitPerMinute"] = json!(77);
     apply(&client, &namespace, "main", wanted).await;
     condition(&client, &namespace, "main", "Reconciling", "True", "ApplyFailed").await;
@@ -160,11 +158,8 @@ async fn a_consumer_whose_secret_cannot_be_written_is_named_and_holds_up_nobody_
     apply(&client, &namespace, "main", spec(&json!([{"name": "demo"}]))).await;
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
     let token = key(&client, &namespace, "demo", "token").await.unwrap();
-    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), &namespace);
     // What is there stays and may change; another one is too many.
-    let quota = json!({"metadata": {"name": "full"}, "spec": {"hard": {"count/secrets": "1"}}});
-    quotas.create(&PostParams::default(), &serde_json::from_value(quota).unwrap()).await.unwrap();
-    eventually("the quota is in force", async || quotas.get("full").await.ok()?.status?.hard).await;
+    let quotas = quota(&client, &namespace, json!({"count/secrets": "1"})).await;
     apply(&client, &namespace, "main", spec(&json!([{"name": "late"}, {"name": "demo"}]))).await;
     let told = condition(&client, &namespace, "main", "TokensReady", "False", "RotationHeld").await;
     assert!(told.contains("Secret main-token-late of consumer late") && told.contains("exceeded quota"), "{told}");
@@ -181,7 +176,7 @@ async fn a_consumer_whose_secret_cannot_be_written_is_named_and_holds_up_nobody_
     let named = |name: &str| entries.as_array().unwrap().iter().any(|entry| entry["name"] == name);
     assert!(named("demo") && !named("late"), "no hash of a token that nobody has: {entries}");
 
-    quotas.delete("full", &DeleteParams::default()).await.unwrap();
+    quotas.delete("none", &DeleteParams::default()).await.unwrap();
     let late = eventually("it has its token", async || key(&client, &namespace, "late", "token").await).await;
     for address in node.addresses().into_values() {
         eventually("every pod accepts it", async || (answer(&address, &late).await == 200).then_some(())).await;

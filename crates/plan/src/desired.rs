@@ -29,7 +29,7 @@ use crate::resolve::{Resolved, Rollout};
 
 pub use evidence::evidence;
 pub(crate) use pod::DSN;
-pub use prune::prunable;
+pub use prune::{nothing_replaces, prunable};
 pub use revision::Revision;
 pub(crate) use secrets::token_word;
 

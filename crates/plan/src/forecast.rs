@@ -96,5 +96,5 @@ fn settled(resolved: &Resolved, objects: &[Desired], cluster: Observed) -> Obser
     let worker = at_rest(names::worker(&resolved.name), cluster.worker.as_ref());
     // Every run of the cleanup has ended, and the next one mounts what is wanted now.
     let cleanup = cluster.cleanup.map(|cleanup| CleanupState { mounts: BTreeSet::new(), ..cleanup });
-    Observed { api, worker, cleanup, trouble: None, lingers: false, ..cluster }
+    Observed { api, worker, cleanup, trouble: None, worker_trouble: None, lingers: false, ..cluster }
 }

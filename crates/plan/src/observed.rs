@@ -79,8 +79,10 @@ pub struct Observed {
     pub worker: Option<DeploymentState>,
     /// Whether the database answers, as the API pods' readiness or the migration says; `None` when nobody was asked.
     pub database: Option<Probe>,
-    /// Why pods are not ready, in the kubelet's words (such as ImagePullBackOff), when they are not.
+    /// Why API pods are not ready, in the kubelet's words (such as ImagePullBackOff), when they are not.
     pub trouble: Option<String>,
+    /// The same of workers.
+    pub worker_trouble: Option<String>,
     /// Whether a pod that was ready runs on and is not ready any more: what was evicted or deleted did not lapse.
     pub lapsed: bool,
     /// The same of a worker's pod.
@@ -116,7 +118,25 @@ pub struct ActiveOverride {
     pub overrode: String,
 }
 
+/// Longest words about the pods of one Deployment where there are some about those of another, too.
+const HALF: usize = 200;
+
 impl Observed {
+    /// What is wrong with the pods, servers and workers both.
+    pub fn told_trouble(&self) -> Option<String> {
+        let short = |words: &String| match words.char_indices().nth(HALF) {
+            Some((end, _)) => format!("{}…", &words[..end]),
+            None => words.clone(),
+        };
+        match (&self.trouble, &self.worker_trouble) {
+            (Some(of_servers), Some(of_workers)) if of_servers != of_workers => {
+                Some(format!("{}; {}", short(of_servers), short(of_workers)))
+            }
+            (Some(words), None | Some(_)) => Some(words.clone()),
+            (None, words) => words.clone(),
+        }
+    }
+
     /// A cluster with nothing of this instance in it.
     pub fn nothing(at: Timestamp) -> Self {
         Self {
@@ -141,6 +161,7 @@ impl Observed {
             worker: None,
             database: None,
             trouble: None,
+            worker_trouble: None,
             lapsed: false,
             worker_lapsed: false,
             adoptable: None,

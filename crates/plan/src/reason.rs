@@ -122,9 +122,11 @@ reasons! {
     NotImplemented => Change;
     /// The settings contradict each other; the message names the key.
     InvalidSettings => Change;
-    /// The new revision did not become ready within its deadline: the last good one is back, and it is not tried again until the spec changes.
+    /// The new revision did not become ready within its deadline: the last good one is back, and it is not tried again until the spec changes
+    /// in more than `runtime.jam.enabled`.
     RolledBack => Change;
-    /// The new revision does not become ready and the last good one can't come back; the message says why. Change the spec.
+    /// The new revision does not become ready and the last good one can't come back; the message says why. Change the spec,
+    /// in more than `runtime.jam.enabled`.
     RollbackRefused => Change;
     /// The Kubernetes API refuses a child as the spec wants it; the message has its words.
     InvalidObject => Change;

@@ -4,13 +4,12 @@
 mod tests;
 
 use jam_domain::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::crd::{ConditionType, JamInstance, LastGood, MigrationState, RolloutPhase, RolloutStatus};
 use crate::names;
 use crate::observed::{DeploymentState, Observed};
 use crate::reason::Reason;
-use crate::status::is_beside;
 
 /// How often readiness may be lost again, within the deadline after it was first there.
 const LOSSES: i32 = 3;
@@ -18,6 +17,8 @@ const LOSSES: i32 = 3;
 const MESSAGE: usize = 512;
 /// Seconds that pods have to become ready once their database is back, before they are blamed.
 const RECOVERY: i64 = 60;
+/// When what was given up is tried again, in words: turning JAM off or on mends nothing.
+pub(crate) const AFTER_A_CHANGE: &str = "until the spec changes in more than runtime.jam.enabled";
 
 /// What the machine looks at.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,8 +53,8 @@ pub struct Scene<'a> {
     pub database_away: bool,
     /// Whether it was there again only just now: pods need a moment to become ready.
     pub recovering: bool,
-    /// Since when no API pod at all has been ready, or no worker for long enough, where that is so.
-    pub down_since: Option<Timestamp>,
+    /// Whether no API pod at all is ready, or no worker has been for long enough.
+    pub none_ready: bool,
     /// When the migration before its pods ended, where there was one: they could not start sooner.
     pub migrated: Option<Timestamp>,
     /// The version of the schema, where known.
@@ -94,7 +95,8 @@ pub fn step(scene: &Scene<'_>) -> Step {
         && let Some(good) = &before.from
     {
         let (revision, generation) = (scene.wanted.to_owned(), scene.generation);
-        let status = RolloutStatus { revision, generation, ..before.clone() };
+        // By this release's hash from now on: one that knows more fields has another, and the toggle may be turned after the upgrade.
+        let status = RolloutStatus { revision, generation, spec: Some(scene.spec.to_owned()), ..before.clone() };
         return Step { status, course: Course::Back(good.clone()), given_up: false };
     }
     let mut status = match scene.before {
@@ -105,12 +107,7 @@ pub fn step(scene: &Scene<'_>) -> Step {
         return forward(status);
     }
     if scene.settled {
-        if status.phase != RolloutPhase::Serving && scene.serves {
-            let first = status.losses == 0;
-            status.phase = RolloutPhase::Serving;
-            status.since = if first { seconds(scene.at) } else { status.since };
-        }
-        return forward(status);
+        return forward(settled(scene, status));
     }
     if scene.database_away {
         return forward(status);
@@ -120,6 +117,7 @@ pub fn step(scene: &Scene<'_>) -> Step {
     if status.phase == RolloutPhase::Serving && scene.lost && elapsed <= scene.deadline && status.from.is_some() {
         status.phase = RolloutPhase::Progressing;
         status.losses += 1;
+        status.down_since = Some(seconds(scene.at));
         if status.losses >= LOSSES {
             let words = scene.words();
             let why = format!("readiness was lost {LOSSES} times within {} s: {words}", scene.deadline);
@@ -127,11 +125,13 @@ pub fn step(scene: &Scene<'_>) -> Step {
         }
         return forward(status);
     }
-    let down = scene.down_since.map_or(0, |since| (scene.at.as_micros() - since.as_micros()) / 1_000_000);
-    let silent = status.losses > 0 || (scene.rolled_out && elapsed >= scene.deadline);
-    if silent && status.phase == RolloutPhase::Progressing && down >= scene.deadline && !scene.recovering {
+    if let Some(down) = down(scene, &mut status)
+        && scene.none_ready
+        && down.min(elapsed) >= scene.deadline
+        && !scene.recovering
+    {
         let (words, served) = (scene.words(), if status.losses > 0 { "it served, and " } else { "" });
-        return give_up(scene, status, &format!("{served}no pod has been ready for {down} s: {words}"));
+        return give_up(scene, status, &format!("{served}no pod is ready after {down} s: {words}"));
     }
     match &scene.stuck {
         // A word about the revision before it may still stand there: nothing is judged before its time.
@@ -145,6 +145,25 @@ pub fn step(scene: &Scene<'_>) -> Step {
         }
         Some(_) | None => forward(status),
     }
+}
+
+/// Where every pod is of it and available. Without a pod nobody has seen it serve.
+fn settled(scene: &Scene<'_>, mut status: RolloutStatus) -> RolloutStatus {
+    status.down_since = None;
+    if status.phase != RolloutPhase::Serving && scene.serves {
+        let first = status.losses == 0;
+        status.phase = RolloutPhase::Serving;
+        status.since = if first { seconds(scene.at) } else { status.since };
+    }
+    status
+}
+
+/// For how many seconds pods have not all been ready of which their Deployments say nothing more: that is counted here, whatever
+/// the conditions are about.
+fn down(scene: &Scene<'_>, status: &mut RolloutStatus) -> Option<i64> {
+    let is_silent = status.phase == RolloutPhase::Progressing && (status.losses > 0 || scene.rolled_out);
+    let since = is_silent.then(|| status.down_since.get_or_insert_with(|| seconds(scene.at)).0)?;
+    Some(scene.at.as_micros() / 1_000_000 - since.as_second())
 }
 
 impl Scene<'_> {
@@ -180,6 +199,7 @@ fn begun(scene: &Scene<'_>, before: Option<&RolloutStatus>) -> RolloutStatus {
         phase: RolloutPhase::Progressing,
         since: seconds(scene.at),
         losses: 0,
+        down_since: None,
         from: from.cloned(),
         message: None,
         evidence: before.and_then(|before| before.evidence.clone()),
@@ -211,6 +231,7 @@ fn give_up(scene: &Scene<'_>, status: RolloutStatus, why: &str) -> Step {
         phase: RolloutPhase::RolledBack,
         generation: scene.generation,
         since: seconds(scene.at),
+        down_since: None,
         message: Some(why.chars().take(MESSAGE).collect()),
         spec: Some(scene.spec.to_owned()),
         ..status
@@ -236,8 +257,9 @@ pub(crate) fn scene<'a>(
     let reachable = conditions.iter().find(|told| told.type_ == ConditionType::DatabaseReachable.as_str());
     let both = || observed.api.iter().chain(worker);
     let told = stored.and_then(|status| status.ready_replicas).unwrap_or_default();
-    let stuck = both().find_map(DeploymentState::stuck).map(|why| observed.trouble.as_deref().unwrap_or(why));
-    let trouble = observed.trouble.as_deref().filter(|_| both().any(|deployment| !deployment.is_settled()));
+    let trouble = observed.told_trouble();
+    let stuck = both().find_map(DeploymentState::stuck).map(|why| trouble.as_deref().unwrap_or(why));
+    let trouble = trouble.as_deref().filter(|_| both().any(|deployment| !deployment.is_settled()));
     let lost = has_lost(observed, worker, told);
     let good = stored.and_then(|status| status.last_good.as_ref());
     let found = observed.pod_schema.and_then(|schema| schema.found);
@@ -249,8 +271,6 @@ pub(crate) fn scene<'a>(
     // A worker that crashes again and again is ready in between, but never for long enough to count.
     let none_ready = observed.api.as_ref().is_some_and(|api| api.wanted > 0 && api.ready == 0)
         || worker.is_some_and(|worker| worker.wanted > 0 && worker.available == 0);
-    let unready =
-        conditions.iter().find(|told| told.type_ == ConditionType::Ready.as_str()).filter(|told| is_of_pods(told));
     Scene {
         at: observed.at,
         generation: instance.metadata.generation.unwrap_or_default(),
@@ -274,18 +294,13 @@ pub(crate) fn scene<'a>(
             told.reason == Reason::Reachable.as_str()
                 && observed.at < Timestamp::from_jiff(since).plus_seconds(RECOVERY.min(deadline.into()))
         }),
-        down_since: unready.filter(|_| none_ready).map(|told| Timestamp::from_jiff(told.last_transition_time.0)),
+        none_ready,
         migrated: complete.and_then(|told| told.finished_at.as_ref()).map(|Time(at)| Timestamp::from_jiff(*at)),
         schema: found.or(remembered),
         deadline: i64::from(deadline),
         good,
         before: stored.and_then(|status| status.rollout.as_ref()),
     }
-}
-
-/// Whether it is the pods that are not ready: beside a child that is refused or denied it is for another reason, and since another time.
-fn is_of_pods(told: &Condition) -> bool {
-    told.status == "False" && !is_beside(&told.reason)
 }
 
 /// Whether a pod that was ready is not any more, where so many API pods were told to be.

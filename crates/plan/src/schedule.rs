@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 
+/// What is said of a schedule for which [`never_comes`] holds.
+pub const NEVER_COMES: &str = "never comes: no month that it names has such a day";
+
 /// An hour.
 const HOUR: i64 = 3600;
 /// A day.

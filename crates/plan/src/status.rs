@@ -18,7 +18,7 @@ use crate::observed::Observed;
 use crate::reason::{Reason, Refusal};
 use crate::resolve::Resolved;
 
-pub(crate) use conditions::{given_up, is_beside};
+pub(crate) use conditions::given_up;
 pub use rotation::UNMATCHED;
 
 /// How a reconcile ended.

@@ -181,3 +181,8 @@ impl Answer {
         self
     }
 }
+
+/// The header that says when it makes sense to ask again: name, description, schema.
+pub fn retry_after() -> (&'static str, &'static str, Value) {
+    ("Retry-After", "Whole seconds, at least 1.", json!({"type": "integer", "minimum": 1}))
+}

@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 use super::action::{Action, BodyRule, Permission, Rule, TABLE, is_admin, is_jam};
 use super::build;
 use super::fault::Plane;
-use call::{Answer, Call, Content};
+use call::{Answer, Call, Content, retry_after};
 use calls::described;
 
 pub use page::{json as served, page as docs};
@@ -237,12 +237,12 @@ fn written(rule: &Rule, answer: &Answer, generator: &mut SchemaGenerator) -> Val
 fn refused(rule: &Rule, status: u16, codes: &[(&str, &str)], generator: &mut SchemaGenerator) -> Value {
     let words: Vec<String> = codes.iter().map(|(code, when)| format!("`{code}`: {when}.")).collect();
     let mut headers = every_answer(rule);
-    let mut header = |name: &str, description: &str, schema: Value| {
+    let mut header = |(name, description, schema): (&str, &str, Value)| {
         headers.insert(name.to_owned(), json!({"description": description, "schema": schema, "required": true}));
     };
     match status {
-        401 => header("WWW-Authenticate", "`Bearer`.", json!({"type": "string"})),
-        429 | 503 => header("Retry-After", "Whole seconds, at least 1.", json!({"type": "integer", "minimum": 1})),
+        401 => header(("WWW-Authenticate", "`Bearer`.", json!({"type": "string"}))),
+        429 | 503 => header(retry_after()),
         _ => {}
     }
     let mut written = json!({"description": words.join(" "), "headers": headers});

@@ -1,9 +1,8 @@
 //! Health, version, status and the document itself, in words.
 
 use jam_domain::Code;
-use serde_json::json;
 
-use super::call::{Answer, Call, Content};
+use super::call::{Answer, Call, Content, retry_after};
 use super::calls::service_id;
 use crate::api::shapes::{Alive, Build, JamHealth, JamStatus, Readiness, SystemStatus};
 
@@ -28,7 +27,8 @@ pub(super) fn readyz() -> Call {
 
 /// The same answer, which says when it makes sense to ask again.
 fn later(answer: Answer) -> Answer {
-    answer.header("Retry-After", "Whole seconds, at least 1.", json!({"type": "integer", "minimum": 1}))
+    let (name, description, schema) = retry_after();
+    answer.header(name, description, schema)
 }
 
 pub(super) fn version() -> Call {

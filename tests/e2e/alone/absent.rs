@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::hold::Hold;
 use crate::path::memory_spec;
 use crate::removal::names;
 use crate::rollouts::{packages, serving};
@@ -78,6 +79,11 @@ fn put(crd: &Value) {
 
 impl Drop for Definition {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // On its way out it would take what is put back along.
+            let goes = object("default", "crd", CRD).is_some_and(|crd| !crd["metadata"]["deletionTimestamp"].is_null());
+            goes.then(|| kubectl(&["wait", "--for=delete", "crd", CRD, "--timeout=60s"]));
+        }
         self.put_back();
     }
 }
@@ -127,13 +133,9 @@ async fn a_definition_that_hangs_in_its_end_stops_no_pod_and_when_it_is_back_so_
     let instance = Instance::applied("undefined", &memory_spec());
     instance.wait_ready().await;
     let (token, operator) = (instance.token(), operator_pods());
-    let hold = |held: &Value| {
-        let change = json!({"metadata": {"finalizers": held}}).to_string();
-        kubectl(&["-n", &instance.namespace, "patch", "jam", "jam", "--type", "merge", "-p", &change])
-    };
-    assert!(hold(&json!(["e2e.jam.network/hold"])).status.success());
     let load = Load::on(&instance).await;
     let definition = Definition::remembered();
+    let hold = Hold::on(&instance, "jam");
     kubectl_ok(&["delete", "crd", CRD, "--wait=false"]);
     eventually("the definition to hang in its end", || async {
         let conditions = object("default", "crd", CRD)?["status"]["conditions"].as_array()?.clone();
@@ -144,7 +146,7 @@ async fn a_definition_that_hangs_in_its_end_stops_no_pod_and_when_it_is_back_so_
     tokio::time::sleep(std::time::Duration::from_secs(5)).await;
     load.all_answered().await;
 
-    hold(&Value::Null);
+    drop(hold);
     eventually("the definition to be gone", || async { object("default", "crd", CRD).is_none().then_some(()) }).await;
     eventually("all but the token to be gone", || async {
         (names(&instance, OURS) == ["Secret/jam-token-demo"]).then_some(())

@@ -63,6 +63,10 @@ pub struct RolloutStatus {
     #[serde(default)]
     #[schemars(range(min = 0, max = 100))]
     pub losses: i32,
+    /// Since when pods that had all been rolled out are not all ready, while that may still be the end of the rollout: once none is
+    /// after the deadline, it is given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down_since: Option<Time>,
     /// The good revision before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<LastGood>,
@@ -87,6 +91,7 @@ pub enum RolloutPhase {
     Progressing,
     /// Its pods serve.
     Serving,
-    /// It was given up: the good revision before it is back, and it is not tried again until the spec changes.
+    /// It was given up: the good revision before it is back, and it is not tried again until the spec changes in more
+    /// than its toggle.
     RolledBack,
 }

@@ -16,8 +16,6 @@ struct Rule<'a> {
 /// What is said about a schedule that is none.
 const NO_SCHEDULE: &str = "must be five cron fields (minute 0-59, hour 0-23, day of month 1-31, month 1-12, day of week 0-6, names allowed), such as 17 3 * * *, or one of @hourly, @daily, @weekly, @monthly, @yearly; the time zone stands in timeZone";
 
-/// What is said about a day that is in no calendar.
-const NO_DAY: &str = "never comes: no month that it names has such a day; to clean up by hand alone, suspend it";
 /// What is said about a range that runs backwards.
 const NO_RANGE: &str = "a range runs backwards, such as 50-10: write two, 50-59,0-10";
 
@@ -166,7 +164,9 @@ const RULES: &[Rule] = &[
 pub(super) fn install(schema: &mut Value) {
     let variables = variables();
     let of_variables = Rule { at: "spec.podTemplate", holds: &variables.0, message: &variables.1, field: Some(".env") };
-    for Rule { at, holds, message, field } in RULES.iter().chain([&of_variables]) {
+    let day = day();
+    let of_days = Rule { at: "spec.cleanup", holds: &day.0, message: &day.1, field: Some(".schedule") };
+    for Rule { at, holds, message, field } in RULES.iter().chain([&of_variables, &of_days]) {
         let mut written = json!({"rule": holds, "message": message, "reason": "FieldValueInvalid"});
         if let Some(field) = field {
             written["fieldPath"] = json!(field);
@@ -186,11 +186,13 @@ pub(super) fn install(schema: &mut Value) {
     ];
     let rules = rules.map(|(rule, message)| json!({"rule": rule, "message": message, "reason": "FieldValueInvalid"}));
     property(schema, "spec.cleanup.schedule")["x-kubernetes-validations"] = json!(rules);
-    // Who writes such a day into a cron line mostly means "only by hand": suspended it says so.
-    let rule = format!("(has(self.suspend) && self.suspend) || !self.schedule.matches(r'{}')", never());
-    property(schema, "spec.cleanup")["x-kubernetes-validations"] = json!([
-        {"rule": rule, "message": NO_DAY, "reason": "FieldValueInvalid", "fieldPath": ".schedule"},
-    ]);
+}
+
+/// The rule about a day that is in no calendar, and its message. Who writes one into a cron line mostly means "only by hand": suspended
+/// it says so.
+fn day() -> (String, String) {
+    let holds = format!("(has(self.suspend) && self.suspend) || !self.schedule.matches(r'{}')", never());
+    (holds, format!("{}; to clean up by hand alone, suspend it", schedule::NEVER_COMES))
 }
 
 /// The rule about environment variables and its message: the same list as in [`refuse`].

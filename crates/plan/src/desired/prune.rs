@@ -59,6 +59,27 @@ pub fn prunable<'a>(instance: &str, objects: &Objects<Desired>, observed: &'a Ob
         .collect()
 }
 
+/// Whether nothing comes in the place of such a child, so that it goes also where not all of the others could be written. Left, it would
+/// go on: an autoscaler against the spec's number of pods, a CronJob with its deletions.
+pub fn nothing_replaces(kind: Kind) -> bool {
+    match kind {
+        Kind::NetworkPolicy
+        | Kind::Deployment
+        | Kind::Job
+        | Kind::CronJob
+        | Kind::PodDisruptionBudget
+        | Kind::HorizontalPodAutoscaler => true,
+        Kind::ServiceAccount
+        | Kind::ConfigMap
+        | Kind::Secret
+        | Kind::Service
+        | Kind::Ingress
+        | Kind::HttpRoute
+        | Kind::ServiceMonitor
+        | Kind::PrometheusRule => false,
+    }
+}
+
 /// Whether a Secret is one that we have made for a consumer. A copy of it has its labels, its annotations and perhaps its
 /// owner, but another name: it is whoever copied it that knows what for.
 fn is_consumers(instance: &str, child: &Child) -> bool {

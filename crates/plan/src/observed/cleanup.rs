@@ -16,6 +16,8 @@ const KIND: usize = 32;
 /// The CronJob and its last run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CleanupState {
+    /// Whether it starts no run, whatever the spec says by now.
+    pub suspended: bool,
     /// Whether a run is under way.
     pub running: bool,
     /// When it was last known to work: its last start, its last success, or its own making.
@@ -125,6 +127,7 @@ impl CleanupState {
             status.and_then(|status| status.last_successful_time.as_ref()),
         ];
         Self {
+            suspended: cron_job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or_default(),
             running: status.and_then(|status| status.active.as_ref()).is_some_and(|active| !active.is_empty()),
             since: told.into_iter().filter_map(instant).max(),
             real: None,

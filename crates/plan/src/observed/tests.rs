@@ -237,3 +237,20 @@ fn an_object_is_ours_by_its_controller_and_a_kept_one_by_its_labels() {
     assert_eq!(judge(json!({"labels": {"app.kubernetes.io/managed-by": "Helm"}})), Some("Helm, by its label".into()));
     assert_eq!(judge(json!({})), Some("nobody that it names".into()));
 }
+
+#[test]
+fn what_is_wrong_with_servers_and_with_workers_is_told_of_both_and_cut_only_then() {
+    let told = |servers: Option<&str>, workers: Option<&str>| {
+        let (trouble, worker_trouble) = (servers.map(str::to_owned), workers.map(str::to_owned));
+        Observed { trouble, worker_trouble, ..Observed::nothing(crate::fixtures::at(0)) }.told_trouble()
+    };
+    assert_eq!(told(None, None), None);
+    assert_eq!(told(Some("a"), None).as_deref(), Some("a"));
+    assert_eq!(told(None, Some("b")).as_deref(), Some("b"));
+    assert_eq!(told(Some("a"), Some("b")).as_deref(), Some("a; b"));
+    assert_eq!(told(Some("no room"), Some("no room")).as_deref(), Some("no room"));
+    let long = "ü".repeat(300);
+    assert_eq!(told(Some(&long), None), Some(long.clone()));
+    let both = told(Some(&long), Some("of a worker")).unwrap();
+    assert!(both.starts_with(&"ü".repeat(200)) && both.ends_with("ü…; of a worker"), "{both}");
+}

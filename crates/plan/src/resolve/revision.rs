@@ -6,7 +6,7 @@ use crate::desired::{DSN, Revision};
 use crate::names;
 use crate::observed::Observed;
 use crate::reason::Reason;
-use crate::rollout::{self, Course, Scene, Step};
+use crate::rollout::{self, AFTER_A_CHANGE, Course, Scene, Step};
 
 /// The revision that status pins to just this spec and this DSN. Whatever else changed is the operator's, not the user's.
 fn pinned<'a>(instance: &'a JamInstance, inputs: &str) -> Option<&'a RevisionStatus> {
@@ -97,6 +97,7 @@ pub(super) fn none_yet() -> RolloutStatus {
         phase: RolloutPhase::Progressing,
         since: at,
         losses: 0,
+        down_since: None,
         from: None,
         message: None,
         evidence: None,
@@ -136,7 +137,7 @@ pub(super) fn choose(mut resolved: Resolved, instance: &JamInstance, observed: &
     resolved.revision = wanted;
     if let Course::Back(good) = step.course.clone() {
         let found = good.revision.as_deref().and_then(&mut stored);
-        let found = found.or_else(|| as_it_runs(&resolved, observed, &mut step, &good));
+        let found = found.or_else(|| as_it_runs(&resolved, observed, &scene, &mut step, &good));
         go_back(&mut resolved, &scene, &mut step, &good, found);
     }
     let Step { mut status, course, given_up } = step;
@@ -157,14 +158,21 @@ pub(super) fn choose(mut resolved: Resolved, instance: &JamInstance, observed: &
 
 /// The good revision as its pods are made, where the ConfigMap that held it is gone. Kubernetes may write it in other words, and
 /// it may have followed a toggle or a password since: then it has another name, by which it is stored from now on.
-fn as_it_runs(resolved: &Resolved, observed: &Observed, step: &mut Step, good: &LastGood) -> Option<Revision> {
+fn as_it_runs(
+    resolved: &Resolved,
+    observed: &Observed,
+    scene: &Scene<'_>,
+    step: &mut Step,
+    good: &LastGood,
+) -> Option<Revision> {
     let found = observed.adoptable.as_ref().filter(|_| !step.given_up)?;
     let says = |proves: &dyn Fn(&str) -> bool| {
         let mut both = observed.api.iter().chain(&observed.worker);
         both.all(|deployment| deployment.revision.as_deref().is_some_and(proves))
     };
-    // Nothing may have been carried out yet of the decision to go back.
-    let is_back = says(&|name| name != step.status.revision) && Some(found.image()) == good.image.as_deref();
+    // Nothing may have been carried out yet of the decision to go back, and the toggle been turned since.
+    let is_back = says(&|name| name != step.status.revision && name != scene.toggled)
+        && Some(found.image()) == good.image.as_deref();
     let is_whole = says(&|name| name == found.name()) || found.has_workers() == resolved.runs_workers();
     if !is_back || !is_whole {
         return None;
@@ -259,6 +267,6 @@ fn lost_since(good: &LastGood, status: &RolloutStatus) -> String {
     let (name, image) = (good.revision.as_deref().unwrap_or_default(), good.image.as_deref().unwrap_or_default());
     format!(
         "{why}; rolled back to {image}, but ConfigMap {name} with that revision is gone since: its pods are left as they are \
-         and none is made again until the spec changes"
+         and none is made again {AFTER_A_CHANGE}"
     )
 }

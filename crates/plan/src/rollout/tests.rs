@@ -25,6 +25,7 @@ fn under_way() -> RolloutStatus {
         phase: RolloutPhase::Progressing,
         since: seconds(at(1000)),
         losses: 0,
+        down_since: None,
         from: Some(good("old")),
         message: None,
         evidence: None,
@@ -37,12 +38,12 @@ fn serving() -> RolloutStatus {
 }
 
 fn rolled_back() -> RolloutStatus {
-    let message = Some("it crashed".into());
-    RolloutStatus { phase: RolloutPhase::RolledBack, message, evidence: Some("evidence".into()), ..under_way() }
+    let (message, spec) = (Some("it crashed".into()), Some("spec".into()));
+    RolloutStatus { phase: RolloutPhase::RolledBack, message, spec, evidence: Some("evidence".into()), ..under_way() }
 }
 
 /// What the machine sees of an instance with a worker whose second revision serves, after `change` in its cluster.
-fn seen(change: impl FnOnce(&mut Observed)) -> (bool, Option<Timestamp>, Option<String>, Option<i64>) {
+fn seen(change: impl FnOnce(&mut Observed)) -> (bool, bool, Option<String>) {
     let instance = but(&on_postgres(), json!({"workers": {"replicas": 1}}));
     let mut cluster = settled_cluster_for(&instance);
     let revision = cluster.api.as_ref().unwrap().revision.clone().unwrap();
@@ -53,7 +54,7 @@ fn seen(change: impl FnOnce(&mut Observed)) -> (bool, Option<Timestamp>, Option<
     let instance = JamInstance { status: Some(told), ..instance };
     change(&mut cluster);
     let scene = super::scene(&instance, &cluster, (&revision, "toggled", "spec"), true, 300);
-    (scene.lost, scene.down_since, scene.stuck, scene.schema)
+    (scene.lost, scene.none_ready, scene.stuck)
 }
 
 #[test]
@@ -73,13 +74,13 @@ fn a_worker_that_crashes_after_it_began_has_lost_readiness() {
     assert!(lost(true, true));
     assert!(!lost(false, true), "it was evicted");
     assert!(!lost(true, false), "its rollout is not over: that has a deadline");
-    let (_, _, stuck, _) = seen(|cluster| {
+    let (_, none_ready, stuck) = seen(|cluster| {
         unready(cluster);
         worker(cluster).deadline_exceeded = Some("no progress".into());
         cluster.trouble = Some("pod main-worker-1: CrashLoopBackOff".into());
     });
-    assert_eq!(stuck.as_deref(), Some("pod main-worker-1: CrashLoopBackOff"));
-    let (lost, _, stuck, _) = seen(|cluster| {
+    assert_eq!((none_ready, stuck.as_deref()), (true, Some("pod main-worker-1: CrashLoopBackOff")));
+    let (lost, _, stuck) = seen(|cluster| {
         unready(cluster);
         (cluster.worker_lapsed, worker(cluster).rolled_out) = (true, true);
         cluster.trouble = Some("pod main-worker-1: Error: crashes late".into());
@@ -91,21 +92,15 @@ fn a_worker_that_crashes_after_it_began_has_lost_readiness() {
 }
 
 #[test]
-fn no_pod_is_missed_where_none_is_wanted_or_a_refused_child_makes_the_instance_unready() {
-    let down = |reason: &str, wanted: i32| {
-        let instance = on_postgres();
-        let mut cluster = settled_cluster_for(&instance);
-        let mut told = applied_status(&instance, &cluster);
-        for condition in told.conditions.iter_mut().filter(|condition| condition.type_ == "Ready") {
-            (condition.status, condition.reason) = ("False".into(), reason.into());
-        }
-        let api = cluster.api.as_mut().unwrap();
-        (api.wanted, api.ready) = (wanted, 0);
-        let instance = JamInstance { status: Some(told), ..instance };
-        super::scene(&instance, &cluster, ("wanted", "toggled", "spec"), false, 300).down_since.is_some()
+fn no_pod_is_missed_where_none_is_wanted() {
+    let none_ready = |wanted: i32| {
+        let change = |cluster: &mut Observed| {
+            let api = cluster.api.as_mut().unwrap();
+            (api.wanted, api.ready) = (wanted, 0);
+        };
+        seen(change).1
     };
-    assert!(down("PodsNotReady", 2));
-    assert!(!down("InvalidObject", 2) && !down("ApplyFailed", 2) && !down("PodsNotReady", 0));
+    assert!(none_ready(2) && !none_ready(0));
 }
 
 /// Pods of `new` are there and not ready, at second 1010.
@@ -125,7 +120,7 @@ fn scene(before: &RolloutStatus) -> Scene<'_> {
         lost: false,
         database_away: false,
         recovering: false,
-        down_since: None,
+        none_ready: false,
         migrated: None,
         schema: Some(3),
         deadline: DEADLINE,
@@ -257,18 +252,28 @@ fn a_revision_that_was_given_up_is_not_tried_again_until_the_spec_changes() {
 
 #[test]
 fn the_toggle_alone_is_no_reason_to_try_again_what_was_given_up() {
-    let (before, last) = (rolled_back(), good("old"));
+    let (before, last) = (RolloutStatus { spec: None, ..rolled_back() }, good("old"));
     let scene = Scene { generation: 3, wanted: "off", toggled: "new", good: Some(&last), ..scene(&before) };
     let Step { status, course, given_up } = step(&scene);
     assert_eq!((course, given_up), (Course::Back(good("old")), false));
-    assert_eq!(status, RolloutStatus { revision: "off".into(), generation: 3, ..before.clone() });
+    assert_eq!(status, RolloutStatus { revision: "off".into(), generation: 3, ..rolled_back() });
     let elsewhere = Scene { toggled: "another", ..scene };
     assert_eq!(step(&elsewhere).course, Course::Forward, "whatever else changed is tried");
 }
 
 #[test]
+fn a_newer_release_that_hashes_the_spec_in_another_way_does_not_try_again_what_was_given_up_when_the_toggle_is_turned()
+{
+    let before = RolloutStatus { spec: Some("of an earlier release".into()), ..rolled_back() };
+    let upgraded = step(&scene(&before));
+    assert_eq!((&upgraded.course, upgraded.status.spec.as_deref()), (&Course::Back(good("old")), Some("spec")));
+    let turned = step(&Scene { generation: 3, wanted: "off", ..scene(&upgraded.status) });
+    assert_eq!((turned.course, turned.given_up), (Course::Back(good("old")), false));
+}
+
+#[test]
 fn what_changes_beside_the_toggle_is_tried_after_the_toggle_as_well() {
-    let (before, last) = (RolloutStatus { spec: Some("spec".into()), ..rolled_back() }, good("old"));
+    let (before, last) = (rolled_back(), good("old"));
     let turned = Scene { generation: 3, wanted: "off", toggled: "new", good: Some(&last), ..scene(&before) };
     let now = step(&turned);
     assert_eq!((now.course, now.given_up), (Course::Back(good("old")), false));
@@ -286,7 +291,7 @@ fn what_changes_beside_the_toggle_is_tried_after_the_toggle_as_well() {
 
 #[test]
 fn a_changed_spec_is_tried_even_when_its_pods_are_the_same() {
-    let (before, last) = (rolled_back(), good("old"));
+    let (before, last) = (RolloutStatus { spec: None, ..rolled_back() }, good("old"));
     for wanted in ["new", "newer"] {
         let next = Scene { generation: 3, wanted, applied: false, good: Some(&last), ..scene(&before) };
         let Step { status, course, given_up } = step(&next);
@@ -328,15 +333,31 @@ fn a_revision_that_served_and_then_hangs_for_good_is_given_up_after_the_deadline
     let served = step(&Scene { at: at(1020), settled: true, ..scene(&under_way()) }).status;
     let lost = step(&Scene { at: at(1030), lost: true, ..scene(&served) }).status;
     assert_eq!((lost.phase, lost.losses), (RolloutPhase::Progressing, 1));
-    let after = |seconds| step(&Scene { at: at(1030 + seconds), down_since: Some(at(1030)), ..scene(&lost) });
+    assert_eq!(lost.down_since, Some(seconds(at(1030))));
+    let after = |seconds| step(&Scene { at: at(1030 + seconds), none_ready: true, ..scene(&lost) });
     assert!(!after(DEADLINE - 1).given_up);
     assert!(after(DEADLINE).given_up);
-    let crashes =
-        Scene { at: at(1330), down_since: Some(at(1030)), trouble: Some("crashes late".into()), ..scene(&lost) };
-    let message = step(&crashes).status.message.unwrap();
-    assert_eq!(message, "it served, and no pod has been ready for 300 s: crashes late");
-    let one_is_ready = Scene { at: at(1030 + DEADLINE), down_since: None, ..scene(&lost) };
-    assert!(!step(&one_is_ready).given_up);
+    let crashes = Scene { at: at(1330), none_ready: true, trouble: Some("crashes late".into()), ..scene(&lost) };
+    let RolloutStatus { message, down_since, .. } = step(&crashes).status;
+    assert_eq!(message.unwrap(), "it served, and no pod is ready after 300 s: crashes late");
+    assert_eq!(down_since, None, "that is over");
+    let one_is_ready = step(&Scene { at: at(1030 + DEADLINE), ..scene(&lost) });
+    assert_eq!((one_is_ready.given_up, &one_is_ready.status), (false, &lost), "and nothing is written");
+    let again = step(&Scene { at: at(1040), settled: true, ..scene(&lost) }).status;
+    assert_eq!((again.phase, again.down_since), (RolloutPhase::Serving, None));
+    let newer = Scene { wanted: "newer", generation: 3, ..scene(&lost) };
+    assert_eq!(step(&newer).status.down_since, None, "of that one nobody knows yet");
+}
+
+#[test]
+fn what_an_earlier_release_did_not_date_is_counted_from_the_first_look() {
+    let before = RolloutStatus { losses: 1, ..under_way() };
+    let first = step(&Scene { at: at(5000), none_ready: true, ..scene(&before) });
+    assert_eq!((first.given_up, &first.status.down_since), (false, &Some(seconds(at(5000)))));
+    let after = |seconds| step(&Scene { at: at(5000 + seconds), none_ready: true, ..scene(&first.status) }).given_up;
+    assert!(!after(DEADLINE - 1) && after(DEADLINE));
+    let away = Scene { at: at(5000), none_ready: true, database_away: true, ..scene(&before) };
+    assert_eq!(step(&away).status, before, "an outage is nobody's fault");
 }
 
 #[test]
@@ -346,18 +367,18 @@ fn a_revision_without_a_pod_proves_nothing_and_is_judged_once_it_has_one() {
     let still = step(&none).status;
     assert_eq!(still, before, "nobody has seen it serve");
     // At second 5000 somebody scales it up: its Deployment has been rolled out long ago, and never says again that it is late.
-    let after = |seconds: i64| {
-        let at = at(5000 + seconds);
-        step(&Scene { at, down_since: Some(Timestamp::from_micros(5_000_000_000)), rolled_out: true, ..scene(&still) })
-    };
+    let scaled = |at, before| step(&Scene { at, none_ready: true, rolled_out: true, ..scene(before) });
+    let first = scaled(at(5000), &still);
+    let after = |seconds: i64| scaled(at(5000 + seconds), &first.status);
+    assert!(!first.given_up);
     assert!(!after(DEADLINE - 1).given_up);
     let given_up = after(DEADLINE);
     assert_eq!((given_up.given_up, given_up.course), (true, Course::Back(good("old"))));
-    assert_eq!(given_up.status.message.as_deref(), Some("no pod has been ready for 300 s: no pod says why"));
+    assert_eq!(given_up.status.message.as_deref(), Some("no pod is ready after 300 s: no pod says why"));
     assert_eq!(phase(&Scene { settled: true, ..scene(&still) }), RolloutPhase::Serving);
     // What broke before it came is not held against it.
-    let just_begun = Scene { at: at(1010), down_since: Some(at(1)), rolled_out: true, ..scene(&before) };
-    assert!(!step(&just_begun).given_up);
+    let early = RolloutStatus { down_since: Some(seconds(at(1))), ..before };
+    assert!(!scaled(at(1299), &early).given_up && scaled(at(1300), &early).given_up);
 }
 
 #[test]

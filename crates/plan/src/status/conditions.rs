@@ -49,19 +49,11 @@ fn unknown(kind: ConditionType, reason: Reason, message: impl Into<String>) -> S
     Said { kind, status: "Unknown", reason, message: message.into() }
 }
 
-/// Whether a condition is not true for a child that cannot be written, whatever the pods do.
-pub(crate) fn is_beside(reason: &str) -> bool {
-    [Reason::InvalidObject, Reason::ApplyFailed].iter().any(|beside| beside.as_str() == reason)
-}
-
 /// Gives each condition its date: the old one when its status is unchanged, else now.
 pub(super) fn dated(said: Vec<Said>, before: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
     said.into_iter()
         .map(|Said { kind, status, reason, message }| {
             let earlier = before.iter().find(|c| c.type_ == kind.as_str() && c.status == status);
-            // Since when pods are not ready is not since when a child could not be written.
-            let earlier =
-                earlier.filter(|c| kind != ConditionType::Ready || !is_beside(&c.reason) || is_beside(reason.as_str()));
             Condition {
                 type_: kind.as_str().into(),
                 status: status.into(),
@@ -169,11 +161,11 @@ fn three(instance: &JamInstance, standing: Standing) -> Vec<Said> {
             yes(Reconciling, reason, format!("waiting: {message}")),
             no(Stalled, Reason::Settled, free),
         ],
-        // A request that failed says nothing about the pods: what was said of this very spec still holds.
+        // A request that failed says nothing about the pods: what was said of this very spec still holds, but no earlier failure.
         Standing::Interrupted(message) => {
             let current =
                 instance.status.as_ref().is_some_and(|s| s.observed_generation == instance.metadata.generation);
-            let ready = stored(instance, Ready).filter(|_| current);
+            let ready = stored(instance, Ready).filter(|told| current && told.reason != Reason::ApplyFailed);
             vec![
                 ready.unwrap_or_else(|| no(Ready, Reason::ApplyFailed, message.clone())),
                 yes(Reconciling, Reason::ApplyFailed, message),
@@ -195,7 +187,7 @@ fn standing(instance: &JamInstance, verdict: Verdict<'_>, observed: &Observed) -
             Standing::UnderWay(Reason::TokensPending, message.clone())
         }
         Verdict::Refused(Refusal { reason, message }) => Standing::Stalled(*reason, message.clone()),
-        Verdict::Objected(resolved, refusal) => setback::objected(resolved, refusal),
+        Verdict::Objected(resolved, refusal) => setback::objected(resolved, observed, refusal),
         Verdict::Interrupted(_, message) => Standing::Interrupted(message.to_owned()),
         Verdict::Applied(resolved) | Verdict::Held(resolved, _) | Verdict::Denied(resolved, _)
             if resolved.migration.is_complete() && is_scaled(instance, resolved, observed) =>
@@ -277,19 +269,20 @@ fn pods(resolved: &Resolved, observed: &Observed) -> Standing {
     if let Some((reason, why)) = given_up(resolved) {
         return Standing::Stalled(reason, why);
     }
+    let trouble = observed.told_trouble();
     let worker = observed.worker.as_ref().filter(|_| resolved.runs_workers());
     let worker_name = crate::names::worker(&resolved.name);
     let stuck = |(name, state): (&str, &DeploymentState)| state.stuck().map(|why| (name.to_owned(), why.to_owned()));
     let both = [Some((resolved.name.as_str(), api)), worker.map(|worker| (worker_name.as_str(), worker))];
     if let Some((name, message)) = both.into_iter().flatten().find_map(stuck) {
-        let why = observed.trouble.as_deref().unwrap_or(&message);
+        let why = trouble.as_deref().unwrap_or(&message);
         return Standing::Stalled(Reason::RolloutStuck, format!("Deployment {name} makes no progress: {why}"));
     }
-    if let Some(unsettled) = progress("Deployment", &resolved.name, api, observed.trouble.as_deref()) {
+    if let Some(unsettled) = progress("Deployment", &resolved.name, api, trouble.as_deref()) {
         return unsettled;
     }
     if let Some(worker) = worker
-        && let Some(unsettled) = progress("worker Deployment", &worker_name, worker, observed.trouble.as_deref())
+        && let Some(unsettled) = progress("worker Deployment", &worker_name, worker, trouble.as_deref())
     {
         return unsettled;
     }
@@ -307,7 +300,7 @@ fn is_scaled(instance: &JamInstance, resolved: &Resolved, observed: &Observed) -
     let told = instance.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or_default();
     let was_ready = stored(instance, ConditionType::Ready).is_some_and(|told| told.status == "True");
     let serves = resolved.rollout_status.phase == RolloutPhase::Serving && resolved.course == Course::Forward;
-    let untroubled = observed.trouble.is_none() && !observed.lapsed && !observed.worker_lapsed;
+    let untroubled = observed.told_trouble().is_none() && !observed.lapsed && !observed.worker_lapsed;
     let worker = observed.worker.as_ref().filter(|_| resolved.runs_workers());
     (resolved.replicas.is_none() && was_ready && serves && untroubled)
         && worker.is_none_or(DeploymentState::is_settled)

@@ -81,8 +81,12 @@ fn endpoint(resolved: &Resolved) -> String {
     format!("http://{}.{}.svc:{}", names::api(&resolved.name), resolved.namespace, resolved.service.port)
 }
 
-/// That a migration runs, and what keeps its pod from its end: nobody waits ten minutes to learn of a wrong image.
+/// That a migration runs, and what keeps its pod from its end: nobody waits ten minutes to learn of a wrong image. A Job that could
+/// not be made does not run.
 pub(super) fn migrating(job: &str, observed: &Observed) -> String {
+    if observed.migration_jobs.iter().all(|there| there.name != job) {
+        return format!("migration Job {job} is not made yet");
+    }
     let why = observed.migration_trouble.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
     format!("migration Job {job} runs{why}")
 }

@@ -247,7 +247,7 @@ fn a_bad_rollout_is_stored_first_and_then_the_last_good_revision_is_back() {
     assert_eq!(said.rollout.as_ref().unwrap().phase, RolloutPhase::RolledBack);
     let ready = said.conditions.iter().find(|told| told.type_ == "Ready").unwrap();
     assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", Reason::RolledBack.as_str()));
-    for word in ["CrashLoopBackOff: no", &evidence, "until the spec changes"] {
+    for word in ["CrashLoopBackOff: no", &evidence, "until the spec changes in more than runtime.jam.enabled"] {
         assert!(ready.message.contains(word), "{word}: {}", ready.message);
     }
     let api = cluster.api.as_mut().unwrap();

@@ -23,8 +23,21 @@ pub(super) fn cleanup(instance: &JamInstance, resolved: Option<&Resolved>, obser
         return no(kind, Reason::NotScheduled, "spec.cleanup is not set: nothing is archived or deleted");
     };
     let name = names::cleanup(&resolved.name);
-    if *suspend {
-        return no(kind, Reason::CleanupSuspended, "spec.cleanup.suspend is true: no run starts");
+    // What is there counts: the change of it may be refused, or not made yet.
+    let is_suspended = observed.cleanup.as_ref().map(|state| state.suspended);
+    match (*suspend, is_suspended) {
+        (true, None | Some(true)) => {
+            return no(kind, Reason::CleanupSuspended, "spec.cleanup.suspend is true: no run starts");
+        }
+        (true, Some(false)) => {
+            let why = format!("spec.cleanup.suspend is true, but CronJob {name} is not suspended yet: runs start");
+            return yes(kind, Reason::Scheduled, why);
+        }
+        (false, Some(true)) => {
+            let why = format!("spec.cleanup.suspend is false, but CronJob {name} is still suspended: no run starts");
+            return no(kind, Reason::CleanupSuspended, why);
+        }
+        (false, None | Some(false)) => {}
     }
     let Some(state) = &observed.cleanup else {
         return no(kind, Reason::NotScheduled, format!("CronJob {name} is made after the migration"));
@@ -35,8 +48,7 @@ pub(super) fn cleanup(instance: &JamInstance, resolved: Option<&Resolved>, obser
     }
     // It may have been stored before it was refused at apply, or hide in a range.
     if schedule::never_comes(schedule) {
-        let why = "spec.cleanup.schedule never comes: no month that it names has such a day";
-        return no(kind, Reason::NotScheduled, why);
+        return no(kind, Reason::NotScheduled, format!("spec.cleanup.schedule {}", schedule::NEVER_COMES));
     }
     // A pause that somebody wanted, or that an earlier schedule has, is held against no run.
     let since = state.since.max(resolved.timetable.since);

@@ -1,10 +1,11 @@
 //! A rollout that was given up, alone and beside a child that the API server refuses; and what a denied child takes from Ready.
 
-use super::{Said, Standing, no, stored, yes};
+use super::{MESSAGE, Said, Standing, no, stored, yes};
 use crate::crd::{ConditionType, JamInstance, RolloutStatus};
+use crate::observed::Observed;
 use crate::reason::{Reason, Refusal};
 use crate::resolve::Resolved;
-use crate::rollout::Course;
+use crate::rollout::{AFTER_A_CHANGE, Course};
 
 /// What is said of a rollout that is not tried any further.
 pub(crate) fn given_up(resolved: &Resolved) -> Option<(Reason, String)> {
@@ -20,7 +21,7 @@ pub(crate) fn given_up(resolved: &Resolved) -> Option<(Reason, String)> {
             let evidence = evidence.as_deref().unwrap_or("none");
             let message = format!(
                 "generation {generation} ({wanted}) was rolled back to generation {} ({good_image}): {why}; evidence in \
-                 ConfigMap {evidence}; it is not tried again until the spec changes",
+                 ConfigMap {evidence}; it is not tried again {AFTER_A_CHANGE}",
                 good.generation.unwrap_or_default()
             );
             Some((Reason::RolledBack, message))
@@ -28,12 +29,22 @@ pub(crate) fn given_up(resolved: &Resolved) -> Option<(Reason, String)> {
     }
 }
 
-/// What the API server refuses waits for a change; so does a rollout that was given up beside it, which is the graver word.
-pub(super) fn objected(resolved: &Resolved, Refusal { reason, message }: &Refusal) -> Standing {
-    match given_up(resolved) {
-        Some((graver, why)) => Standing::Stalled(graver, format!("{why}; {reason}: {message}")),
-        None => Standing::Stalled(*reason, message.clone()),
+/// What the API server refuses waits for a change; so does a rollout that was given up beside it, which is the graver word. Whatever
+/// else is wrong meanwhile, such as with the pods, is told after it: no other condition says so.
+pub(super) fn objected(resolved: &Resolved, observed: &Observed, Refusal { reason, message }: &Refusal) -> Standing {
+    if let Some((graver, why)) = given_up(resolved) {
+        return Standing::Stalled(graver, format!("{why}; {reason}: {message}"));
     }
+    let beside = match super::applied(resolved, observed) {
+        Standing::Unwell(reason, why) | Standing::Stalled(reason, why) => Some((reason, why)),
+        Standing::UnderWay(reason, _) => observed.told_trouble().map(|why| (reason, why)),
+        Standing::Good(..) | Standing::Scaling(_) | Standing::Interrupted(_) => None,
+    };
+    let words = match beside {
+        Some((other, why)) => format!("{}; {other}: {why}", message.chars().take(MESSAGE / 2).collect::<String>()),
+        None => message.clone(),
+    };
+    Standing::Stalled(*reason, words)
 }
 
 /// A child that a rule is in the way of is tried again. What is said of the pods holds; but what has not been ready as this spec wants

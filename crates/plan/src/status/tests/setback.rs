@@ -1,10 +1,13 @@
 //! What a child that a rule is in the way of takes out of the status, and what it does not.
 
+use serde_json::json;
+
 use super::{applied, condition, pair, short, with};
-use crate::Reason;
-use crate::crd::{JamInstance, JamInstanceStatus, LastGood};
-use crate::fixtures::{at, on_postgres, resolved, settled_cluster_for};
-use crate::observed::Observed;
+use crate::crd::{JamInstance, JamInstanceStatus, LastGood, RolloutPhase};
+use crate::fixtures::{at, but, cluster_for, job, on_postgres, resolved, settled_cluster_for};
+use crate::observed::{JobState, Observed};
+use crate::reason::{Reason, Refusal};
+use crate::resolve::Resolved;
 use crate::rollout::Course;
 use crate::status::{Verdict, status};
 
@@ -43,23 +46,126 @@ fn a_denied_child_is_tried_again_and_what_is_said_of_the_pods_holds() {
 }
 
 #[test]
-fn pods_that_are_not_ready_are_so_since_they_are_and_not_since_a_child_was_denied() {
+fn a_denial_is_told_no_longer_than_it_lasts() {
     let instance = on_postgres();
     let settled = settled_cluster_for(&instance);
-    let denied = {
-        let resolved = resolved(&instance, &settled);
-        status(&instance, Verdict::Denied(&resolved, "Service main: exceeded quota"), &settled, at(2000))
+    let resolved = resolved(&instance, &settled);
+    let told = |before: &JamInstance, verdict: Verdict<'_>| status(before, verdict, &settled, at(2000));
+    let denied = with(&instance, told(&instance, Verdict::Denied(&resolved, "Service main: exceeded quota")));
+    let next = told(&denied, Verdict::Interrupted(Some(&resolved), "still being deleted: Ingress main"));
+    for kind in ["Ready", "Reconciling"] {
+        assert_eq!(short(&next, kind).1, Reason::ApplyFailed.as_str());
+        assert_eq!(condition(&next, kind).message, "still being deleted: Ingress main");
+    }
+    assert_eq!(
+        short(&told(&with(&instance, next), Verdict::Applied(&resolved)), "Ready"),
+        pair("True", Reason::Serving)
+    );
+}
+
+#[test]
+fn a_migration_whose_job_is_denied_does_not_run() {
+    let instance = on_postgres();
+    let mut cluster = cluster_for(&instance);
+    let message = |cluster: &Observed| {
+        let resolved = resolved(&instance, cluster);
+        let told = status(&instance, Verdict::Denied(&resolved, "Job main-migrate: exceeded quota"), cluster, at(2000));
+        assert_eq!(short(&told, "Migrated"), pair("False", Reason::Migrating));
+        assert_eq!(condition(&told, "Ready").message, condition(&told, "Migrated").message);
+        condition(&told, "Migrated").message.clone()
     };
-    assert_eq!(short(&denied, "Ready"), pair("False", Reason::ApplyFailed));
-    let mut unready = settled.clone();
-    unready.api.as_mut().unwrap().available = 0;
-    let since = |before: &JamInstanceStatus, seconds| {
-        let told = applied(&with(&instance, before.clone()), &unready, seconds);
-        assert_eq!(condition(&told, "Ready").status, "False");
-        (condition(&told, "Ready").last_transition_time.clone(), told)
+    assert!(message(&cluster).ends_with(" is not made yet"), "{}", message(&cluster));
+    cluster.migration_jobs = vec![job(&instance, &cluster, JobState::Running)];
+    assert!(message(&cluster).ends_with(" runs"), "{}", message(&cluster));
+}
+
+#[test]
+fn what_is_wrong_with_the_pods_is_told_beside_a_refused_child() {
+    let instance = on_postgres();
+    let refusal = Refusal::new(Reason::InvalidObject, "Ingress main: bad key");
+    let told = |change: &dyn Fn(&mut Observed), refusal: &Refusal| {
+        let mut cluster = settled_cluster_for(&instance);
+        change(&mut cluster);
+        let resolved = resolved(&instance, &cluster);
+        let told = status(&instance, Verdict::Objected(&resolved, refusal), &cluster, at(2000));
+        assert_eq!(short(&told, "Ready"), pair("False", Reason::InvalidObject));
+        condition(&told, "Ready").message.clone()
     };
-    let (first, told) = since(&denied, 2300);
-    let (second, _) = since(&told, 2310);
-    assert_ne!(first, condition(&denied, "Ready").last_transition_time, "another reason, another time");
-    assert_eq!(first, second, "that stays");
+    let dead = |cluster: &mut Observed| {
+        let api = cluster.api.as_mut().unwrap();
+        (api.ready, api.available) = (0, 0);
+        cluster.trouble = Some("pod main-1: CrashLoopBackOff: broken".into());
+    };
+    let both = |cluster: &mut Observed| {
+        dead(cluster);
+        cluster.worker_trouble = Some("pod main-worker-1: Error: late".into());
+    };
+    let rolling = |cluster: &mut Observed| {
+        dead(cluster);
+        cluster.api.as_mut().unwrap().updated = 1;
+    };
+    let late = |cluster: &mut Observed| {
+        rolling(cluster);
+        cluster.api.as_mut().unwrap().deadline_exceeded = Some("it has timed out progressing".into());
+        cluster.trouble = None;
+    };
+    let starting = |cluster: &mut Observed| {
+        rolling(cluster);
+        cluster.trouble = None;
+    };
+    for (change, words) in [
+        (
+            &dead as &dyn Fn(&mut Observed),
+            "; PodsNotReady: Deployment main: 2 of 2 replicas are updated, 0 available: pod main-1: CrashLoopBackOff: broken",
+        ),
+        (
+            &both,
+            "; PodsNotReady: Deployment main: 2 of 2 replicas are updated, 0 available: pod main-1: CrashLoopBackOff: broken; \
+             pod main-worker-1: Error: late",
+        ),
+        (&rolling, "; RollingOut: pod main-1: CrashLoopBackOff: broken"),
+        (&late, "; RolloutStuck: Deployment main makes no progress: it has timed out progressing"),
+        (&starting, ""),
+    ] {
+        assert_eq!(told(change, &refusal), format!("Ingress main: bad key{words}"));
+    }
+    let lengthy = Refusal::new(Reason::InvalidObject, "long ".repeat(400));
+    assert!(told(&dead, &lengthy).ends_with("CrashLoopBackOff: broken"), "both are told");
+}
+
+#[test]
+fn pods_that_served_and_crash_are_given_up_beside_whatever_cannot_be_written() {
+    let old = on_postgres();
+    let good = with(&old, applied(&old, &settled_cluster_for(&old), 1000));
+    let instance = but(&good, json!({"runtime": {"jam": {"rateLimitPerMinute": 7}}}));
+    let refusal = Refusal::new(Reason::InvalidObject, "Ingress main: bad key");
+    let verdicts: [for<'a> fn(&'a Resolved, &'a Refusal) -> Verdict<'a>; 4] = [
+        |resolved, _| Verdict::Applied(resolved),
+        |resolved, refusal| Verdict::Objected(resolved, refusal),
+        |resolved, _| Verdict::Denied(resolved, "Service main: exceeded quota"),
+        |resolved, _| Verdict::Held(resolved, "Secret x cannot be written"),
+    ];
+    let mut serving = settled_cluster_for(&old);
+    serving.revisions = vec![resolved(&old, &serving).revision];
+    serving.api.as_mut().unwrap().revision = Some(resolved(&instance, &serving).wanted.name);
+    for verdict in verdicts {
+        let walk = |instance: &JamInstance, ready: i32, seconds: i64| {
+            let mut cluster = Observed { at: at(seconds), ..serving.clone() };
+            let api = cluster.api.as_mut().unwrap();
+            (api.ready, api.available) = (ready, ready);
+            cluster.lapsed = ready < 2;
+            let resolved = resolved(instance, &cluster);
+            let told = status(instance, verdict(&resolved, &refusal), &cluster, at(seconds));
+            (with(instance, told), resolved.given_up)
+        };
+        let (begun, _) = walk(&instance, 2, 2000);
+        let rollout = |instance: &JamInstance| instance.status.clone().unwrap().rollout.unwrap();
+        assert_eq!(rollout(&begun).phase, RolloutPhase::Serving);
+        let (lost, _) = walk(&begun, 0, 2100);
+        let (late, given_up) = walk(&lost, 0, 2399);
+        assert_eq!((given_up, rollout(&late)), (false, rollout(&lost)));
+        let (back, given_up) = walk(&late, 0, 2400);
+        assert!(given_up);
+        assert_eq!(rollout(&back).phase, RolloutPhase::RolledBack);
+    }
 }

@@ -158,6 +158,29 @@ fn a_good_revision_whose_record_is_gone_is_recorded_again_from_what_runs() {
 }
 
 #[test]
+fn what_was_given_up_is_never_taken_for_good_whatever_the_toggle_says_by_now() {
+    let (before, mut bad, mut cluster) =
+        given_up(json!({"podTemplate": {"env": [{"name": "A", "value": "b"}]}}), "dsn-hash-1", "id-1");
+    // Stored, and not carried out yet when the good revision is lost: the bad pods have its image.
+    let rendered = Revision::render(&resolved(&bad, &cluster));
+    assert_eq!(cluster.api.as_ref().unwrap().revision.as_deref(), Some(rendered.name()));
+    assert_eq!(rendered.image(), stored(&before).image());
+    cluster.revisions.clear();
+    cluster.adoptable = Some(rendered);
+    let off = json!({"runtime": {"jam": {"enabled": false}}});
+    for spec in [bad.status.as_ref().unwrap().rollout.as_ref().unwrap().spec.clone(), None] {
+        // An earlier release did not keep the spec.
+        bad.status.as_mut().unwrap().rollout.as_mut().unwrap().spec = spec;
+        let turned = told(&but(&bad, off.clone()), &cluster, &defaults());
+        for instance in [&bad, &but(&bad, off.clone()), &turned] {
+            let made = of_pods(&desired(&resolved(instance, &cluster)));
+            assert!(made.is_empty(), "{made:?}");
+            assert_eq!(ready(&told(instance, &cluster, &defaults())).0, Reason::RollbackRefused.as_str());
+        }
+    }
+}
+
+#[test]
 fn a_good_revision_that_nothing_is_left_of_is_told_and_what_runs_is_left_alone() {
     let (instance, cluster, good) = gone_back();
     let bad = instance.status.as_ref().unwrap().rollout.as_ref().unwrap().revision.clone();
@@ -184,7 +207,7 @@ fn a_good_revision_that_nothing_is_left_of_is_told_and_what_runs_is_left_alone()
         let after = told(&instance, &cluster, &defaults());
         let (reason, why) = ready(&after);
         assert_eq!(reason, Reason::RollbackRefused.as_str(), "{why}");
-        assert!(why.contains(good.name()) && why.contains("until the spec changes"), "{why}");
+        assert!(why.contains(good.name()) && why.contains("until the spec changes in more than"), "{why}");
         assert_eq!(after.status.as_ref().unwrap().rollout, instance.status.as_ref().unwrap().rollout);
         let restored = Observed { revisions: vec![good.clone()], ..cluster };
         assert_eq!(resolved(&after, &restored).revision, good, "who puts it back has it back");
