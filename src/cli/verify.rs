@@ -26,8 +26,13 @@ pub async fn run(client: &Client, args: VerifyArgs) -> Result<Answer, Fault> {
         return Err(Fault::not_found("the server keeps no receipts: JAM_ACCUMULATORS_ENABLED is false there"));
     }
     let algorithm: HashAlgorithm = field(&status, "accumulator_hash")?;
-    let head: Option<AccumulatorRoot> = field(&status, "accumulator_root")?;
-    let Some(head) = head else { return Err(Fault::not_found(format!("service {service} has no receipts"))) };
+    let head = match field(&status, "accumulator_root")? {
+        Some(head) => head,
+        None => match late_head(client, &service).await? {
+            Ok(head) => head,
+            Err(problem) => return Ok(broken(service, algorithm, problem)),
+        },
+    };
     let threshold = status.get("attestation_threshold").and_then(Value::as_u64);
     let (chain, ledger) = (Chain::empty(service.clone()), Ledger::new(algorithm));
     let mut walk = Walk { client, algorithm, chain, ledger, standing: Standing::new(algorithm, threshold), head };
@@ -35,6 +40,21 @@ pub async fn run(client: &Client, args: VerifyArgs) -> Result<Answer, Fault> {
         Ok(()) => Ok(sound(&service, &walk)),
         Err(problem) => Ok(broken(service, algorithm, problem)),
     }
+}
+
+/// The head of a service that had none: it has no receipts, got its first one just now, or has them without a head.
+async fn late_head(client: &Client, service: &ServiceId) -> Result<Result<AccumulatorRoot, Problem>, Fault> {
+    let filters = vec![("service_id", Some(service.to_string()))];
+    let last = Pages::new(client, Query { name: "receipts", filters }, 1, 0).next_page().await?;
+    let Some(last) = last.and_then(|page| page.items.into_iter().next()) else {
+        return Err(Fault::not_found(format!("service {service} has no receipts")));
+    };
+    let status = status::read(client, Some(service.to_string())).await?;
+    Ok(field::<Option<AccumulatorRoot>>(&status, "accumulator_root")?.ok_or_else(|| {
+        let reached = last.get("seq").and_then(Value::as_u64).unwrap_or_default();
+        let text = format!("the head is missing: the server has a receipt with seq {reached} and no root of the chain");
+        Problem { verified: 0, text }
+    }))
 }
 
 /// How many of the records that are not listed are looked for, the last ones first: retention takes the oldest.

@@ -166,6 +166,7 @@ async fn links_removed_inserted_or_swapped_and_a_moved_head_are_found_and_locate
         ),
         ("update accumulators set root = set_byte(root, 0, 255 - get_byte(root, 0))", "seq 6: the"),
         ("update accumulators set seq = 7", "the receipts end at seq 6"),
+        ("delete from accumulators", "the head is missing: the server has a receipt with seq 6 and no root"),
     ];
     for (sql, place) in cases {
         postgres::execute(&chained.dsn, sql).await;
@@ -243,7 +244,7 @@ const RECORDS: [(&str, &str, &str, Option<&str>); 30] = [
         "body = jsonb_set(body::jsonb, '{refine_output_hash}', '\"x\"')::json",
         Some("seq 3: metadata_hash"),
     ),
-    ("accumulators", "service_id", "service_id = 'other'", Some("service s has no receipts")),
+    ("accumulators", "service_id", "service_id = 'other'", Some("the head is missing: the server has")),
     ("accumulators", "seq", "seq = 7", Some("the receipts end at seq 6")),
     ("accumulators", "root", "root = set_byte(root, 0, 255 - get_byte(root, 0))", Some("seq 6: the server's root is")),
     ("accumulators", "updated_at", "updated_at = now()", Some("seq 6: the server's root was updated at")),
