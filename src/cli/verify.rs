@@ -77,13 +77,15 @@ struct Problem {
     text: String,
 }
 
-impl From<Mismatch> for Problem {
-    fn from(Mismatch { seq, problem }: Mismatch) -> Self {
-        Self { verified: seq - 1, text: format!("seq {seq}: {problem}") }
-    }
-}
-
 impl Walk<'_> {
+    fn located(&self, Mismatch { seq, problem }: Mismatch) -> Problem {
+        match seq {
+            Some(seq) => Problem { verified: seq.saturating_sub(1), text: format!("seq {seq}: {problem}") },
+            // Beside the chain, which is whole.
+            None => Problem { verified: self.chain.seq(), text: problem },
+        }
+    }
+
     /// Checks the links, then what they were given for; the inner error says where it breaks.
     async fn whole(&mut self, service: &ServiceId) -> Result<Result<(), Problem>, Fault> {
         if let Err(problem) = self.links(service).await? {
@@ -91,17 +93,17 @@ impl Walk<'_> {
         }
         for name in ["packages", "reports"] {
             if let Err(mismatch) = self.records(service, name).await? {
-                return Ok(Err(mismatch.into()));
+                return Ok(Err(self.located(mismatch)));
             }
         }
         // What stands under another service is not in the lists of this one.
         let missing = self.ledger.missing(LOOKED_FOR);
         if let Err(mismatch) = self.one_by_one(missing).await? {
-            return Ok(Err(mismatch.into()));
+            return Ok(Err(self.located(mismatch)));
         }
         for doubt in self.standing.doubts(LOOKED_FOR) {
             if let Err(mismatch) = self.settled(&doubt).await? {
-                return Ok(Err(mismatch.into()));
+                return Ok(Err(self.located(mismatch)));
             }
         }
         Ok(Ok(()))
@@ -128,8 +130,12 @@ impl Walk<'_> {
                 }
             }
             // A list of the old shape carries no receipts.
-            let given = page.receipts.iter().flat_map(|given| self.ledger.suspects(&page.items, given)).collect();
-            let fits = self.one_by_one(given).await?;
+            let suspects = page.receipts.as_ref().map(|given| self.ledger.suspects(&page.items, given));
+            let suspects = match suspects.transpose() {
+                Ok(suspects) => suspects.unwrap_or_default(),
+                Err(mismatch) => return Ok(Err(mismatch)),
+            };
+            let fits = self.one_by_one(suspects).await?;
             if fits.is_err() {
                 return Ok(fits);
             }
@@ -214,7 +220,7 @@ impl Walk<'_> {
         if receipt.entry_type == EntryType::Package {
             self.standing.note(&receipt.hash, receipt.seq);
         }
-        Ok(self.ledger.note(receipt)?)
+        self.ledger.note(receipt).map_err(|mismatch| self.located(mismatch))
     }
 }
 

@@ -154,6 +154,41 @@ async fn a_change_of_a_report_that_has_no_receipt_yet_is_found_by_its_attestatio
     }
     let sql = format!("update reports set package_id = gen_random_uuid() where package_id = '{refined}'");
     various.finds(&sql, &format!("seq 2: package {refined} is refined, and it has no report")).await;
+    // A disputed package may have no report: that this one is its, its attestation alone says.
+    let sql = format!("update reports set package_id = gen_random_uuid() where package_id = '{}'", various.packages[2]);
+    various.finds(&sql, " is not there, and its report is: ").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_took_the_receipt_of_another_is_found_and_located() {
+    let various = Various::new().await;
+    let [_, refined, _, pending] = &various.packages[..] else { panic!("four packages") };
+    let foreign = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let forged = |seq: &str| {
+        format!(
+            "insert into packages (id, service_id, status, created_at, created_by, fingerprint, receipt_seq, body)
+             select '{foreign}', service_id, status, created_at, created_by, fingerprint, {seq}, body
+             from packages where id = '{pending}'"
+        )
+    };
+    let renamed = format!("update packages set id = '{foreign}' where id = '{refined}'");
+    let with_report = format!("; update reports set package_id = '{foreign}' where package_id = '{refined}'");
+    let bare = forged("null").replace(foreign, "01890a5d-ac96-774b-bcce-b302099a8058");
+    let cases = [
+        (format!("update packages set id = '{foreign}' where id = '{pending}'"), 4),
+        (forged("4"), 4),
+        (forged("2"), 2),
+        (renamed.clone(), 2),
+        (renamed.clone() + &with_report, 2),
+        // Beside a record that never got a receipt, the receipts of a page don't say whose they are.
+        (format!("{renamed}; {bare}"), 2),
+    ];
+    for (sql, seq) in cases {
+        let place = format!("seq {seq}: this receipt is given for {foreign}, which it does not name");
+        various.finds(&sql, &place).await;
+    }
+    // What never got a receipt, as while accumulators were off, is no finding.
+    assert_eq!(various.after(&forged("null")).await.code, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -221,7 +221,7 @@ async fn a_changed_package_or_report_does_not_fit_its_receipt() {
 /// What is changed in each column of a record that got a receipt, and what verify says of it. `None`: no receipt covers the
 /// column, and docs/receipts.md says so.
 const RECORDS: [(&str, &str, &str, Option<&str>); 30] = [
-    ("packages", "id", "id = gen_random_uuid()", Some("seq 1: package")),
+    ("packages", "id", "id = gen_random_uuid()", Some("seq 1: this receipt is given for ")),
     ("packages", "service_id", "service_id = 'other'", Some("seq 1: metadata_hash")),
     ("packages", "status", "status = 'disputed'", Some("seq 1: package")),
     ("packages", "created_at", "created_at = created_at + interval '1 microsecond'", Some("seq 1: metadata_hash")),
@@ -232,7 +232,7 @@ const RECORDS: [(&str, &str, &str, Option<&str>); 30] = [
     ("packages", "receipt_seq", "receipt_seq = null", Some("seq 1: this is the receipt of")),
     ("packages", "body", "body = jsonb_set(body::jsonb, '{nonce}', '\"x\"')::json", Some("seq 1: metadata_hash")),
     ("packages", "restored_at", "restored_at = now()", None),
-    ("reports", "id", "id = gen_random_uuid()", Some("seq 3: the report of package")),
+    ("reports", "id", "id = gen_random_uuid()", Some("seq 3: this receipt is given for ")),
     ("reports", "package_id", "package_id = gen_random_uuid()", Some("seq 3: metadata_hash")),
     ("reports", "service_id", "service_id = 'other'", Some("seq 3: metadata_hash")),
     ("reports", "status", "status = 'disputed'", Some("seq 3: report")),
