@@ -12,7 +12,7 @@ use crate::cli::answer::Answer;
 use crate::cli::args::VerifyArgs;
 use crate::cli::client::{Call, Client};
 use crate::cli::fault::Fault;
-use crate::cli::lists::{MAX_LIMIT, Pages, Query};
+use crate::cli::lists::{MAX_LIMIT, Pages, Query, Unread};
 use crate::cli::records::{Ledger, Mismatch, Wanted, text};
 use crate::cli::standing::{Asked, Doubt, Standing, Tally};
 use crate::cli::status;
@@ -102,7 +102,11 @@ impl Walk<'_> {
             return Ok(Err(self.located(mismatch)));
         }
         for doubt in self.standing.doubts(LOOKED_FOR) {
-            if let Err(mismatch) = self.settled(&doubt).await? {
+            let settled = match self.settled(&doubt).await {
+                Err(fault) if fault.is_internal() => Err(unreadable(doubt.seq, &doubt.package_id)),
+                settled => settled?,
+            };
+            if let Err(mismatch) = settled {
                 return Ok(Err(self.located(mismatch)));
             }
         }
@@ -115,7 +119,12 @@ impl Walk<'_> {
         let mut filters = vec![("service_id", Some(service.to_string())), asked("include_receipt")];
         filters.extend((name == "reports").then(|| asked("include_attestations")));
         let mut pages = Pages::new(self.client, Query { name, filters }, MAX_LIMIT, 0);
-        while let Some(page) = pages.next_page().await? {
+        loop {
+            let page = match pages.next_located().await? {
+                Ok(Some(page)) => page,
+                Ok(None) => return Ok(Ok(())),
+                Err(unread) => return Ok(Err(Mismatch { seq: None, problem: unread_in(name, &unread) })),
+            };
             for (at, record) in page.items.iter().enumerate() {
                 let fits = if name == "packages" {
                     self.standing.package(record);
@@ -140,7 +149,6 @@ impl Walk<'_> {
                 return Ok(fits);
             }
         }
-        Ok(Ok(()))
     }
 
     /// What is there under this path; nothing, and what the server says of that, when it is not there.
@@ -155,7 +163,11 @@ impl Walk<'_> {
     async fn one_by_one(&mut self, records: Vec<Wanted>) -> Result<Result<(), Mismatch>, Fault> {
         for wanted in records {
             let (path, name) = (["jam", "packages", &wanted.package_id, "report"], ["package", "report"]);
-            let Ok(found) = self.found(&path[..if wanted.report { 4 } else { 3 }]).await? else { continue };
+            let found = match self.found(&path[..if wanted.report { 4 } else { 3 }]).await {
+                Err(fault) if fault.is_internal() => return Ok(Err(unreadable(wanted.seq, &wanted.package_id))),
+                asked => asked?,
+            };
+            let Ok(found) = found else { continue };
             let Some(record) = found.get(name[usize::from(wanted.report)]) else { continue };
             let checked = self.ledger.answered(&wanted, record, found.get("receipt"));
             if checked.is_err() {
@@ -184,7 +196,17 @@ impl Walk<'_> {
     async fn links(&mut self, service: &ServiceId) -> Result<Result<(), Problem>, Fault> {
         let filters = vec![("service_id", Some(service.to_string())), ("order", Some("asc".into()))];
         let mut pages = Pages::new(self.client, Query { name: "receipts", filters }, MAX_LIMIT, 0);
-        while let Some(page) = pages.next_page().await? {
+        loop {
+            let page = match pages.next_located().await? {
+                Ok(Some(page)) => page,
+                Ok(None) => break,
+                Err(_) => {
+                    let verified = self.chain.seq();
+                    let text =
+                        format!("after seq {verified}: the server can't read the next receipt; its log says why");
+                    return Ok(Err(Problem { verified, text }));
+                }
+            };
             for value in page.items {
                 if let Err(problem) = self.step(value) {
                     return Ok(Err(problem));
@@ -222,6 +244,19 @@ impl Walk<'_> {
         }
         self.ledger.note(receipt).map_err(|mismatch| self.located(mismatch))
     }
+}
+
+fn unread_in(list: &str, Unread { after }: &Unread) -> String {
+    let one = list.trim_end_matches('s');
+    match after {
+        Some(id) => format!("after {one} {id}, newest first: the server can't read the next {one}; its log says why"),
+        None => format!("the server can't read the newest {one}; its log says why"),
+    }
+}
+
+fn unreadable(seq: Option<u64>, package_id: &str) -> Mismatch {
+    let problem = format!("the server can't read package {package_id} or its report; its log says why");
+    Mismatch { seq, problem }
 }
 
 /// The package of an answer.
