@@ -138,14 +138,14 @@ impl Ledger {
         // Where a record came without one, a receipt that none of those known here got is the one of a stranger.
         let own: HashSet<u64> = known.iter().flatten().map(|link| link.seq).collect();
         let strange = !whole && seqs.iter().flatten().any(|seq| self.reaches(*seq) && !own.contains(seq));
-        let suspect = |(at, link): (usize, &Option<&Link>)| match link {
+        let suspect = |(at, link): (usize, Option<&Link>)| match link {
             Some(link) => {
                 let fits = if whole { seqs[at] == Some(link.seq) } else { seqs.contains(&Some(link.seq)) };
                 (!fits).then(|| link.wanted())
             }
             None => strange.then(|| Wanted::stranger(&records[at])),
         };
-        Ok(known.iter().enumerate().filter_map(suspect).collect())
+        Ok(known.iter().copied().enumerate().filter_map(suspect).collect())
     }
 
     /// A record that the chain does not know came after it was read, with its receipt, or has none. Receipts never change hands.
