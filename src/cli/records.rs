@@ -189,6 +189,11 @@ impl Ledger {
         self.reports.get(id).and_then(|at| self.links.get(*at)).map(|link| link.seq)
     }
 
+    /// The seq of a package's receipt.
+    pub fn seq_of_package(&self, id: &str) -> Option<u64> {
+        self.packages.get(id).and_then(|at| self.links.get(*at)).map(|link| link.seq)
+    }
+
     fn link_of(&self, id: &str) -> Option<&Link> {
         self.packages.get(id).or_else(|| self.reports.get(id)).and_then(|at| self.links.get(*at))
     }
