@@ -81,6 +81,12 @@ impl List {
     }
 }
 
+/// An entry at which the server fails.
+pub struct Unread {
+    /// What the entry before it is known by; none when it is the first one.
+    pub after: Option<String>,
+}
+
 /// Walks a list page by page.
 pub struct Pages<'c> {
     client: &'c Client,
@@ -89,12 +95,38 @@ pub struct Pages<'c> {
     at: Next,
     /// Whether pages may have fewer entries than were asked for, because all of them are walked.
     adapts: bool,
+    last: Option<String>,
+    /// The limit of a walk without faults.
+    wide: u32,
+    /// Whether a page of this limit came since the server failed.
+    passed: bool,
 }
 
 impl<'c> Pages<'c> {
     /// A walk from the offset on, with pages of at most this many entries.
     pub fn new(client: &'c Client, query: Query, limit: u32, offset: u64) -> Self {
-        Self { client, query, limit, at: Next::Offset(offset), adapts: true }
+        Self { client, query, limit, at: Next::Offset(offset), adapts: true, last: None, wide: limit, passed: false }
+    }
+
+    /// The next page, or the entry at which the server fails: where it does, pages of half the size are asked for.
+    pub async fn next_located(&mut self) -> Result<Result<Option<List>, Unread>, Fault> {
+        loop {
+            match self.next_page().await {
+                Ok(page) => {
+                    // A second one: the fault is gone, or was further on than half a page.
+                    if self.passed {
+                        self.limit = self.wide;
+                    }
+                    self.passed = self.limit < self.wide;
+                    return Ok(Ok(page));
+                }
+                Err(fault) if fault.is_internal() && self.limit > 1 => {
+                    (self.limit, self.passed) = (self.limit.div_ceil(2), false);
+                }
+                Err(fault) if fault.is_internal() => return Ok(Err(Unread { after: self.last.clone() })),
+                Err(fault) => return Err(fault),
+            }
+        }
     }
 
     /// The next page; `None` after the last.
@@ -113,7 +145,7 @@ impl<'c> Pages<'c> {
                 Ok(reply) => break List::read(reply.json()?, offset, name)?,
                 // A server of bare arrays refuses what is too large for one, and says how many entries are not.
                 Err(fault) => match most(&fault).filter(|most| self.adapts && *most < self.limit) {
-                    Some(most) => self.limit = most,
+                    Some(most) => (self.limit, self.wide) = (most, most),
                     None => return Err(fault),
                 },
             }
@@ -123,6 +155,7 @@ impl<'c> Pages<'c> {
             return Err(Fault::Answer { call: format!("GET /jam/{name}"), problem });
         }
         self.at = page.next.clone();
+        self.last = page.items.last().and_then(key).or(self.last.take());
         Ok(Some(page))
     }
 }

@@ -40,9 +40,14 @@ pub(super) struct Existing {
 }
 
 pub(super) fn package_of(row: &PgRow) -> Result<WorkPackage, Failure> {
+    let id = PackageId(row.try_get("id")?);
+    columns_of(row, id).map_err(|failure| failure.in_row(|| format!("package {id}")))
+}
+
+fn columns_of(row: &PgRow, id: PackageId) -> Result<WorkPackage, Failure> {
     let Body { items, nonce, expiry, signature, preimage_hashes } = unbody(row.try_get_unchecked("body")?)?;
     Ok(WorkPackage {
-        id: PackageId(row.try_get("id")?),
+        id,
         service_id: word(row.try_get("service_id")?)?,
         items,
         created_by: word(row.try_get("created_by")?)?,
