@@ -1,5 +1,7 @@
 //! Laws of what is said about the cleanup.
 
+mod beside;
+
 use std::collections::BTreeSet;
 
 use serde_json::json;
