@@ -100,6 +100,11 @@ impl Fault {
         })
     }
 
+    /// Whether the server failed, as it does at a stored value that it can't read.
+    pub fn is_internal(&self) -> bool {
+        matches!(self, Self::Refused(refused) if refused.code == jam_domain::Code::Internal.as_str())
+    }
+
     /// The word in parentheses.
     pub fn code(&self) -> &str {
         match self {

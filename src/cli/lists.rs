@@ -81,18 +81,50 @@ impl List {
     }
 }
 
+/// An entry at which the server fails.
+pub struct Unread {
+    /// What the entry before it is known by; none when it is the first one.
+    pub after: Option<String>,
+}
+
 /// Walks a list page by page.
 pub struct Pages<'c> {
     client: &'c Client,
     query: Query,
     limit: u32,
     at: Next,
+    last: Option<String>,
+    /// The limit of a walk without faults.
+    wide: u32,
+    /// Whether a page of this limit came since the server failed.
+    passed: bool,
 }
 
 impl<'c> Pages<'c> {
     /// A walk from the offset on, with pages of at most this many entries.
     pub fn new(client: &'c Client, query: Query, limit: u32, offset: u64) -> Self {
-        Self { client, query, limit, at: Next::Offset(offset) }
+        Self { client, query, limit, at: Next::Offset(offset), last: None, wide: limit, passed: false }
+    }
+
+    /// The next page, or the entry at which the server fails: where it does, pages of half the size are asked for.
+    pub async fn next_located(&mut self) -> Result<Result<Option<List>, Unread>, Fault> {
+        loop {
+            match self.next_page().await {
+                Ok(page) => {
+                    // A second one: the fault is gone, or was further on than half a page.
+                    if self.passed {
+                        self.limit = self.wide;
+                    }
+                    self.passed = self.limit < self.wide;
+                    return Ok(Ok(page));
+                }
+                Err(fault) if fault.is_internal() && self.limit > 1 => {
+                    (self.limit, self.passed) = (self.limit.div_ceil(2), false);
+                }
+                Err(fault) if fault.is_internal() => return Ok(Err(Unread { after: self.last.clone() })),
+                Err(fault) => return Err(fault),
+            }
+        }
     }
 
     /// The next page; `None` after the last.
@@ -112,6 +144,7 @@ impl<'c> Pages<'c> {
             return Err(Fault::Answer { call: format!("GET /jam/{name}"), problem });
         }
         self.at = page.next.clone();
+        self.last = page.items.last().and_then(key).or(self.last.take());
         Ok(Some(page))
     }
 }

@@ -8,8 +8,8 @@ use serde_json::Value;
 /// What a record does not fit, and where in the chain.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Mismatch {
-    /// The receipt.
-    pub seq: u64,
+    /// The receipt; none of a record that the chain does not know.
+    pub seq: Option<u64>,
     /// What is wrong.
     pub problem: String,
 }
@@ -17,8 +17,8 @@ pub struct Mismatch {
 /// A record that is to be asked for by itself.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// The seq of its receipt.
-    seq: u64,
+    /// The seq of its receipt; none when the chain does not know it.
+    pub seq: Option<u64>,
     /// Its package.
     pub package_id: String,
     /// Whether it is the package's report.
@@ -74,7 +74,7 @@ impl Ledger {
         let at = self.links.len();
         let package_id = match entry_type {
             EntryType::Package if extra.is_some() => {
-                return Err(Mismatch { seq, problem: "extra belongs to receipts of reports alone".into() });
+                return Err(Mismatch { seq: Some(seq), problem: "extra belongs to receipts of reports alone".into() });
             }
             EntryType::Package => {
                 self.packages.insert(hash.clone(), at);
@@ -82,7 +82,7 @@ impl Ledger {
             }
             EntryType::Report => {
                 let Some((package_id, report_id)) = extra.as_ref().and_then(named) else {
-                    return Err(Mismatch { seq, problem: "extra is not {package_id, report_id}".into() });
+                    return Err(Mismatch { seq: Some(seq), problem: "extra is not {package_id, report_id}".into() });
                 };
                 self.reports.entry(report_id).or_insert(at);
                 self.contents.insert(metadata_hash.clone(), at);
@@ -127,15 +127,40 @@ impl Ledger {
 
     /// Of a page of packages or reports and the receipts that came with it, in the same order: the records that seem to have
     /// another receipt than the one they got, or none. Each is to be asked for by itself, as records come and go meanwhile.
-    pub fn suspects(&self, records: &[Value], receipts: &[Value]) -> Vec<Wanted> {
+    pub fn suspects(&self, records: &[Value], receipts: &[Value]) -> Result<Vec<Wanted>, Mismatch> {
         let seqs: Vec<Option<u64>> = receipts.iter().map(seq_of).collect();
+        let known: Vec<Option<&Link>> = records.iter().map(|record| self.link_of(text(record, "id"))).collect();
         let whole = seqs.len() == records.len();
-        let fits = |(at, record): (usize, &Value)| {
-            let link = self.link_of(text(record, "id"))?;
-            let fits = if whole { seqs[at] == Some(link.seq) } else { seqs.contains(&Some(link.seq)) };
-            (!fits).then(|| link.wanted())
+        if whole {
+            // Each receipt is the one of the record at its place.
+            records.iter().zip(&seqs).try_for_each(|(record, seq)| self.stranger(text(record, "id"), *seq))?;
+        }
+        // Where a record came without one, a receipt that none of those known here got is the one of a stranger.
+        let own: HashSet<u64> = known.iter().flatten().map(|link| link.seq).collect();
+        let strange = !whole && seqs.iter().flatten().any(|seq| self.reaches(*seq) && !own.contains(seq));
+        let suspect = |(at, link): (usize, &Option<&Link>)| match link {
+            Some(link) => {
+                let fits = if whole { seqs[at] == Some(link.seq) } else { seqs.contains(&Some(link.seq)) };
+                (!fits).then(|| link.wanted())
+            }
+            None => strange.then(|| Wanted::stranger(&records[at])),
         };
-        records.iter().enumerate().filter_map(fits).collect()
+        Ok(known.iter().enumerate().filter_map(suspect).collect())
+    }
+
+    /// A record that the chain does not know came after it was read, with its receipt, or has none. Receipts never change hands.
+    fn stranger(&self, id: &str, given: Option<u64>) -> Result<(), Mismatch> {
+        match given.filter(|seq| self.link_of(id).is_none() && self.reaches(*seq)) {
+            Some(_) => {
+                Err(Mismatch { seq: given, problem: format!("this receipt is given for {id}, which it does not name") })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the chain had a receipt of this seq when it was read.
+    fn reaches(&self, seq: u64) -> bool {
+        (1..=self.links.len() as u64).contains(&seq)
     }
 
     /// The records of the last receipts that were not seen, newest first, at most so many.
@@ -148,6 +173,9 @@ impl Ledger {
         if wanted.report { self.report(record) } else { self.package(record) }?;
         let id = text(record, "id");
         let Some(link) = self.link_of(id) else {
+            if wanted.seq.is_none() {
+                return self.stranger(id, receipt.and_then(seq_of));
+            }
             let problem =
                 format!("the report of package {} is {id}, which is not the one of this receipt", wanted.package_id);
             return Err(Mismatch { seq: wanted.seq, problem });
@@ -173,11 +201,18 @@ impl Ledger {
 
 impl Link {
     fn wanted(&self) -> Wanted {
-        Wanted { seq: self.seq, package_id: self.package_id.clone(), report: self.hash != self.package_id }
+        Wanted { seq: Some(self.seq), package_id: self.package_id.clone(), report: self.hash != self.package_id }
     }
 
     fn fits(&self, fits: bool, problem: impl FnOnce() -> String) -> Result<(), Mismatch> {
-        if fits { Ok(()) } else { Err(Mismatch { seq: self.seq, problem: problem() }) }
+        if fits { Ok(()) } else { Err(Mismatch { seq: Some(self.seq), problem: problem() }) }
+    }
+}
+
+impl Wanted {
+    fn stranger(record: &Value) -> Self {
+        let package = record.get("package_id").and_then(Value::as_str);
+        Self { seq: None, package_id: package.unwrap_or(text(record, "id")).to_owned(), report: package.is_some() }
     }
 }
 

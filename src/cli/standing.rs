@@ -11,14 +11,14 @@ use crate::cli::records::{Mismatch, text};
 /// A package of which the lists don't tell one story. They were read at different moments: each is to be asked for by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Doubt {
-    /// The seq of its receipt.
-    pub seq: u64,
+    /// The seq of its receipt, if it has one.
+    pub seq: Option<u64>,
     /// The package.
     pub package_id: String,
     /// The seq of its report's receipt.
     report_seq: Option<u64>,
-    /// Whether its report was listed, and it was not.
-    reported: bool,
+    /// Its report, when that was listed, and it was not.
+    reported: Option<String>,
     /// What its report was listed as, where nothing else is wrong with that.
     listed: Option<PackageStatus>,
 }
@@ -58,7 +58,7 @@ pub struct Tally {
     pub lightest_seq: Option<u64>,
 }
 
-/// The packages of a chain.
+/// The packages of a chain, and those that are listed beside it: a chain has none of the time when accumulators were off.
 pub struct Standing {
     algorithm: HashAlgorithm,
     threshold: Option<u64>,
@@ -66,11 +66,14 @@ pub struct Standing {
     tally: Tally,
 }
 
+#[derive(Default)]
 struct Place {
-    seq: u64,
+    seq: Option<u64>,
     package: Option<PackageStatus>,
     report: Option<PackageStatus>,
     report_seq: Option<u64>,
+    /// The report, of a package that was not listed.
+    reported: Option<String>,
     doubted: bool,
 }
 
@@ -82,21 +85,19 @@ impl Standing {
 
     /// Takes down a package that got this receipt.
     pub fn note(&mut self, package_id: &str, seq: u64) {
-        let place = Place { seq, package: None, report: None, report_seq: None, doubted: false };
-        self.places.insert(package_id.to_owned(), place);
+        self.places.insert(package_id.to_owned(), Place { seq: Some(seq), ..Place::default() });
     }
 
     /// Takes down where a listed package stands.
     pub fn package(&mut self, package: &Value) {
-        if let Some(place) = self.places.get_mut(text(package, "id")) {
-            place.package = status_of(package);
-        }
+        self.places.entry(text(package, "id").to_owned()).or_default().package = status_of(package);
     }
 
     /// Takes down where a listed report stands, and looks at what was said for it; `seq` is that of the report's receipt.
     pub fn report(&mut self, report: &Value, attestations: Option<&Value>, seq: Option<u64>) {
-        let Some(place) = self.places.get_mut(text(report, "package_id")) else { return };
+        let place = self.places.entry(text(report, "package_id").to_owned()).or_default();
         (place.report, place.report_seq) = (status_of(report), seq);
+        place.reported = place.package.is_none().then(|| text(report, "id").to_owned());
         let Some(attestations) = attestations else {
             self.tally.unlisted += 1;
             return;
@@ -119,9 +120,9 @@ impl Standing {
     /// The packages in doubt, by seq; of those that are only to be asked why they are disputed, so many of the last.
     pub fn doubts(&self, most: usize) -> Vec<Doubt> {
         let (mut doubts, mut disputed) = (Vec::new(), Vec::new());
-        for (package_id, Place { seq, package, report, report_seq, doubted }) in &self.places {
+        for (package_id, Place { seq, package, report, report_seq, reported, doubted }) in &self.places {
             // One that was listed itself may be archived before it is asked for.
-            let (package_id, reported) = (package_id.clone(), package.is_none() && report.is_some());
+            let (package_id, reported) = (package_id.clone(), reported.clone());
             let listed = report.filter(|_| !doubted);
             let doubt = || Doubt { seq: *seq, package_id, report_seq: *report_seq, reported, listed };
             match (package, report) {
@@ -133,7 +134,8 @@ impl Standing {
         }
         disputed.sort_by_key(|doubt| std::cmp::Reverse(doubt.seq));
         doubts.extend(disputed.into_iter().take(most));
-        doubts.sort_by_key(|doubt| doubt.seq);
+        // What stands in the chain first: its place is known.
+        doubts.sort_by_key(|doubt| (doubt.seq.is_none(), doubt.seq));
         doubts
     }
 
@@ -144,10 +146,11 @@ impl Standing {
         let Asked { before, bundle, reason, after } = asked;
         let Some(package) = before else {
             // Reports leave the lists together with their packages.
-            return if *reported && after.is_none() {
-                wrong(format!("package {package_id} is not there, and its report is"))
-            } else {
-                Ok(())
+            return match reported {
+                Some(report) if after.is_none() => {
+                    wrong(format!("package {package_id} is not there, and its report is: {report}"))
+                }
+                Some(_) | None => Ok(()),
             };
         };
         let Some(status) = status_of(package).filter(|status| after.and_then(status_of) == Some(*status)) else {
@@ -169,7 +172,7 @@ impl Standing {
         let none = Value::Null;
         let attestations = bundle.and_then(|bundle| bundle.get("attestations")).unwrap_or(&none);
         let Words { proven, unproven, weight: _ } = words(self.algorithm, report, attestations)
-            .map_err(|problem| Mismatch { seq: report_seq.unwrap_or(*seq), problem })?;
+            .map_err(|problem| Mismatch { seq: report_seq.or(*seq), problem })?;
         self.tally.proven += proven;
         self.tally.unproven += unproven;
         Ok(())

@@ -12,7 +12,7 @@ use crate::cli::answer::Answer;
 use crate::cli::args::VerifyArgs;
 use crate::cli::client::{Call, Client};
 use crate::cli::fault::Fault;
-use crate::cli::lists::{MAX_LIMIT, Pages, Query};
+use crate::cli::lists::{MAX_LIMIT, Pages, Query, Unread};
 use crate::cli::records::{Ledger, Mismatch, Wanted, text};
 use crate::cli::standing::{Asked, Doubt, Standing, Tally};
 use crate::cli::status;
@@ -26,8 +26,13 @@ pub async fn run(client: &Client, args: VerifyArgs) -> Result<Answer, Fault> {
         return Err(Fault::not_found("the server keeps no receipts: JAM_ACCUMULATORS_ENABLED is false there"));
     }
     let algorithm: HashAlgorithm = field(&status, "accumulator_hash")?;
-    let head: Option<AccumulatorRoot> = field(&status, "accumulator_root")?;
-    let Some(head) = head else { return Err(Fault::not_found(format!("service {service} has no receipts"))) };
+    let head = match field(&status, "accumulator_root")? {
+        Some(head) => head,
+        None => match late_head(client, &service).await? {
+            Ok(head) => head,
+            Err(problem) => return Ok(broken(service, algorithm, problem)),
+        },
+    };
     let threshold = status.get("attestation_threshold").and_then(Value::as_u64);
     let (chain, ledger) = (Chain::empty(service.clone()), Ledger::new(algorithm));
     let mut walk = Walk { client, algorithm, chain, ledger, standing: Standing::new(algorithm, threshold), head };
@@ -35,6 +40,21 @@ pub async fn run(client: &Client, args: VerifyArgs) -> Result<Answer, Fault> {
         Ok(()) => Ok(sound(&service, &walk)),
         Err(problem) => Ok(broken(service, algorithm, problem)),
     }
+}
+
+/// The head of a service that had none: it has no receipts, got its first one just now, or has them without a head.
+async fn late_head(client: &Client, service: &ServiceId) -> Result<Result<AccumulatorRoot, Problem>, Fault> {
+    let filters = vec![("service_id", Some(service.to_string()))];
+    let last = Pages::new(client, Query { name: "receipts", filters }, 1, 0).next_page().await?;
+    let Some(last) = last.and_then(|page| page.items.into_iter().next()) else {
+        return Err(Fault::not_found(format!("service {service} has no receipts")));
+    };
+    let status = status::read(client, Some(service.to_string())).await?;
+    Ok(field::<Option<AccumulatorRoot>>(&status, "accumulator_root")?.ok_or_else(|| {
+        let reached = last.get("seq").and_then(Value::as_u64).unwrap_or_default();
+        let text = format!("the head is missing: the server has a receipt with seq {reached} and no root of the chain");
+        Problem { verified: 0, text }
+    }))
 }
 
 /// How many of the records that are not listed are looked for, the last ones first: retention takes the oldest.
@@ -57,13 +77,15 @@ struct Problem {
     text: String,
 }
 
-impl From<Mismatch> for Problem {
-    fn from(Mismatch { seq, problem }: Mismatch) -> Self {
-        Self { verified: seq - 1, text: format!("seq {seq}: {problem}") }
-    }
-}
-
 impl Walk<'_> {
+    fn located(&self, Mismatch { seq, problem }: Mismatch) -> Problem {
+        match seq {
+            Some(seq) => Problem { verified: seq.saturating_sub(1), text: format!("seq {seq}: {problem}") },
+            // Beside the chain, which is whole.
+            None => Problem { verified: self.chain.seq(), text: problem },
+        }
+    }
+
     /// Checks the links, then what they were given for; the inner error says where it breaks.
     async fn whole(&mut self, service: &ServiceId) -> Result<Result<(), Problem>, Fault> {
         if let Err(problem) = self.links(service).await? {
@@ -71,17 +93,21 @@ impl Walk<'_> {
         }
         for name in ["packages", "reports"] {
             if let Err(mismatch) = self.records(service, name).await? {
-                return Ok(Err(mismatch.into()));
+                return Ok(Err(self.located(mismatch)));
             }
         }
         // What stands under another service is not in the lists of this one.
         let missing = self.ledger.missing(LOOKED_FOR);
         if let Err(mismatch) = self.one_by_one(missing).await? {
-            return Ok(Err(mismatch.into()));
+            return Ok(Err(self.located(mismatch)));
         }
         for doubt in self.standing.doubts(LOOKED_FOR) {
-            if let Err(mismatch) = self.settled(&doubt).await? {
-                return Ok(Err(mismatch.into()));
+            let settled = match self.settled(&doubt).await {
+                Err(fault) if fault.is_internal() => Err(unreadable(doubt.seq, &doubt.package_id)),
+                settled => settled?,
+            };
+            if let Err(mismatch) = settled {
+                return Ok(Err(self.located(mismatch)));
             }
         }
         Ok(Ok(()))
@@ -93,7 +119,12 @@ impl Walk<'_> {
         let mut filters = vec![("service_id", Some(service.to_string())), asked("include_receipt")];
         filters.extend((name == "reports").then(|| asked("include_attestations")));
         let mut pages = Pages::new(self.client, Query { name, filters }, MAX_LIMIT, 0);
-        while let Some(page) = pages.next_page().await? {
+        loop {
+            let page = match pages.next_located().await? {
+                Ok(Some(page)) => page,
+                Ok(None) => return Ok(Ok(())),
+                Err(unread) => return Ok(Err(Mismatch { seq: None, problem: unread_in(name, &unread) })),
+            };
             for (at, record) in page.items.iter().enumerate() {
                 let fits = if name == "packages" {
                     self.standing.package(record);
@@ -108,13 +139,16 @@ impl Walk<'_> {
                 }
             }
             // A list of the old shape carries no receipts.
-            let given = page.receipts.iter().flat_map(|given| self.ledger.suspects(&page.items, given)).collect();
-            let fits = self.one_by_one(given).await?;
+            let suspects = page.receipts.as_ref().map(|given| self.ledger.suspects(&page.items, given));
+            let suspects = match suspects.transpose() {
+                Ok(suspects) => suspects.unwrap_or_default(),
+                Err(mismatch) => return Ok(Err(mismatch)),
+            };
+            let fits = self.one_by_one(suspects).await?;
             if fits.is_err() {
                 return Ok(fits);
             }
         }
-        Ok(Ok(()))
     }
 
     /// What is there under this path; nothing, and what the server says of that, when it is not there.
@@ -129,7 +163,11 @@ impl Walk<'_> {
     async fn one_by_one(&mut self, records: Vec<Wanted>) -> Result<Result<(), Mismatch>, Fault> {
         for wanted in records {
             let (path, name) = (["jam", "packages", &wanted.package_id, "report"], ["package", "report"]);
-            let Ok(found) = self.found(&path[..if wanted.report { 4 } else { 3 }]).await? else { continue };
+            let found = match self.found(&path[..if wanted.report { 4 } else { 3 }]).await {
+                Err(fault) if fault.is_internal() => return Ok(Err(unreadable(wanted.seq, &wanted.package_id))),
+                asked => asked?,
+            };
+            let Ok(found) = found else { continue };
             let Some(record) = found.get(name[usize::from(wanted.report)]) else { continue };
             let checked = self.ledger.answered(&wanted, record, found.get("receipt"));
             if checked.is_err() {
@@ -158,7 +196,17 @@ impl Walk<'_> {
     async fn links(&mut self, service: &ServiceId) -> Result<Result<(), Problem>, Fault> {
         let filters = vec![("service_id", Some(service.to_string())), ("order", Some("asc".into()))];
         let mut pages = Pages::new(self.client, Query { name: "receipts", filters }, MAX_LIMIT, 0);
-        while let Some(page) = pages.next_page().await? {
+        loop {
+            let page = match pages.next_located().await? {
+                Ok(Some(page)) => page,
+                Ok(None) => break,
+                Err(_) => {
+                    let verified = self.chain.seq();
+                    let text =
+                        format!("after seq {verified}: the server can't read the next receipt; its log says why");
+                    return Ok(Err(Problem { verified, text }));
+                }
+            };
             for value in page.items {
                 if let Err(problem) = self.step(value) {
                     return Ok(Err(problem));
@@ -194,8 +242,21 @@ impl Walk<'_> {
         if receipt.entry_type == EntryType::Package {
             self.standing.note(&receipt.hash, receipt.seq);
         }
-        Ok(self.ledger.note(receipt)?)
+        self.ledger.note(receipt).map_err(|mismatch| self.located(mismatch))
     }
+}
+
+fn unread_in(list: &str, Unread { after }: &Unread) -> String {
+    let one = list.trim_end_matches('s');
+    match after {
+        Some(id) => format!("after {one} {id}, newest first: the server can't read the next {one}; its log says why"),
+        None => format!("the server can't read the newest {one}; its log says why"),
+    }
+}
+
+fn unreadable(seq: Option<u64>, package_id: &str) -> Mismatch {
+    let problem = format!("the server can't read package {package_id} or its report; its log says why");
+    Mismatch { seq, problem }
 }
 
 /// The package of an answer.

@@ -18,6 +18,7 @@ use super::creation;
 use super::error::{Error, Objection, is_immutable, objection};
 use super::key::Key;
 use super::observe::{Finding, api_of};
+use super::quota;
 use super::setbacks::{Setbacks, runs_pods, serves_pods};
 use super::stranger;
 use super::tokens::Minted;
@@ -116,26 +117,38 @@ async fn write(
     }
 }
 
-/// Asks the API server whether it would take this object anew, under another name. What it would refuse then, or what an admission
-/// is in the way of, is not removed: nothing would come in its place.
-async fn rehearse(context: &Context, instance: &Key, desired: &Desired) -> Result<(), kube::Error> {
-    let mut body = desired.body.clone();
-    body["metadata"]["name"] = format!("{}-again", desired.object.name).into();
+/// Asks the API server whether it would take this object anew, under another name; what it would make of it, where it says so. What
+/// it would refuse then, or what an admission is in the way of, is not removed: nothing would come in its place.
+pub async fn rehearse(
+    context: &Context,
+    instance: &Key,
+    desired: &Desired,
+) -> Result<Option<DynamicObject>, kube::Error> {
+    let (name, mut body) = (&desired.object.name, desired.body.clone());
+    let again = format!("{name}-again");
+    body["metadata"]["name"] = again.as_str().into();
     let object: DynamicObject = serde_json::from_value(body).map_err(kube::Error::SerdeError)?;
     let params = PostParams { dry_run: true, field_manager: Some(names::FIELD_MANAGER.into()) };
     match api_of(context, desired.object.kind, &instance.namespace).create(&params, &object).await {
-        // A quota still counts the object that is there; and a webhook that knows no dry run says nothing about this object.
-        Err(kube::Error::Api(status)) if ["exceeded quota", "dry run"].iter().any(|no| status.message.contains(no)) => {
-            Ok(())
+        // A webhook that knows no dry run says nothing about this object.
+        Err(kube::Error::Api(status)) if status.message.contains("dry run") || quota::makes_room(&status.message) => {
+            Ok(None)
+        }
+        Err(kube::Error::Api(mut status)) => {
+            status.message = status.message.replace(&again, name);
+            Err(kube::Error::Api(status))
         }
         Err(error) => Err(error),
-        Ok(_) => Ok(()),
+        Ok(mut made) => {
+            made.metadata.name = Some(name.clone());
+            Ok(Some(made))
+        }
     }
 }
 
 /// The fields that cannot be put right in place, for which an object of ours is removed and made again. No Secret is, nor what has
 /// an address.
-fn remade_for(kind: Kind) -> &'static [&'static str] {
+pub fn remade_for(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::ConfigMap => &["data", "binaryData", "immutable"],
         Kind::Deployment => &["spec.selector"],

@@ -21,6 +21,7 @@ use super::children::Children;
 use super::client::{Ledger, connect};
 use super::context::Context;
 use super::difference::{essence, places, redact};
+use super::error::is_immutable;
 use super::instruments::Instruments;
 use super::key::Key;
 use super::observe::{self, Finding, api_of};
@@ -173,6 +174,9 @@ fn imagine_tokens(instance: &JamInstance, observed: &mut Observed, pace: Pace) -
     notes
 }
 
+/// Why pods go where their Deployment cannot be put right in place.
+const REMADE: &str = "spec.selector: the Deployment is removed with its pods and made again";
+
 async fn change(
     context: &Context,
     instance: &JamInstance,
@@ -181,33 +185,46 @@ async fn change(
 ) -> Result<Option<Change>, String> {
     let api = api_of(context, desired.object.kind, &Key::of(instance).namespace);
     let mut body = desired.body.clone();
-    let (action, params, live) = match finding {
+    let (action, params, live, own) = match finding {
         Finding::Good | Finding::Leaving { .. } => return Ok(None),
         Finding::Foreign(foreign) => {
             let refusal = Refusal::new(Reason::NameTaken, format!("{} belongs to {}", foreign.object, foreign.owner));
             return Err(format!("it would be refused, {refusal}"));
         }
-        Finding::Absent => (Action::Create, PatchParams::apply(FIELD_MANAGER), Value::Null),
-        Finding::Differs { uid, own: _ } => {
+        Finding::Absent => (Action::Create, PatchParams::apply(FIELD_MANAGER), Value::Null, false),
+        Finding::Differs { uid, own } => {
             body["metadata"]["uid"] = uid.into();
             let live = api.get(&desired.object.name).await.map_err(|error| chain(&error))?;
-            (Action::Change, PatchParams::apply(FIELD_MANAGER).force(), essence(json!(live)))
+            (Action::Change, PatchParams::apply(FIELD_MANAGER).force(), essence(json!(live)), own)
         }
     };
-    let answer = api.patch(&desired.object.name, &params.dry_run(), &Patch::Apply(&body)).await;
-    let answer = answer.map_err(|error| format!("{} would not be taken: {}", desired.object, chain(&error)))?;
-    let mut planned = json!(answer);
-    // The second write of the operator cannot be asked for: the first one was not made.
-    if let Some(patch) = apply::remainder(instance, desired, &answer) {
-        json_patch::merge(&mut planned, &patch);
-    }
+    let not_taken = |error: kube::Error| format!("{} would not be taken: {}", desired.object, chain(&error));
+    let mut restarts = Vec::new();
+    let planned = match api.patch(&desired.object.name, &params.dry_run(), &Patch::Apply(&body)).await {
+        Ok(answer) => {
+            let mut planned = json!(answer);
+            // The second write of the operator cannot be asked for: the first one was not made.
+            if let Some(patch) = apply::remainder(instance, desired, &answer) {
+                json_patch::merge(&mut planned, &patch);
+            }
+            planned
+        }
+        Err(error) if own && is_immutable(&error, apply::remade_for(desired.object.kind)) => {
+            let again = apply::rehearse(context, &Key::of(instance), desired).await.map_err(not_taken)?;
+            restarts.extend((desired.object.kind == Kind::Deployment).then(|| REMADE.to_owned()));
+            again.map_or_else(|| desired.body.clone(), |again| json!(again))
+        }
+        Err(error) => return Err(not_taken(error)),
+    };
     let (mut live, mut planned) = (live, essence(planned));
     if live == planned {
         return Ok(None);
     }
     let templates = [&live, &planned].map(|object| object.pointer("/spec/template").unwrap_or(&Value::Null).clone());
     let is_rollout = desired.object.kind == Kind::Deployment && action == Action::Change;
-    let restarts = if is_rollout { places(&templates[0], &templates[1]) } else { Vec::new() };
+    if is_rollout {
+        restarts.extend(places(&templates[0], &templates[1]));
+    }
     redact(&mut live, &mut planned);
     let ObjectRef { kind, name } = desired.object.clone();
     Ok(Some(Change { action, kind: kind.as_str(), name, restarts, live, planned }))

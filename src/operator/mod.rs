@@ -34,6 +34,7 @@ mod pods;
 mod preview;
 mod publish;
 mod queue;
+mod quota;
 pub mod rbac;
 mod reconcile;
 mod resource;

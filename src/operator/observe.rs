@@ -35,9 +35,8 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
     let own = |child: &&Child| child.controller.as_deref().is_none_or(|controller| controller == uid);
     let jobs = children.iter().filter(|child| child.object.kind == Kind::Job).filter(own);
     let jobs: Vec<String> = jobs.map(|child| child.object.name.clone()).collect();
-    let (api, worker) = (names::api(&key.name), names::worker(&key.name));
+    let (api, worker, book) = (names::api(&key.name), names::worker(&key.name), names::token_hashes(&key.name));
     let made_before = instance.status.as_ref().is_some_and(|status| status.last_good.is_some());
-    let book = names::token_hashes(&key.name);
     let discretion = &Discretion::about(context, instance);
     let ((dsn, database_port), blob_keys, consumers, hashes, own, admin, api, worker, cleanup, migrations) = tokio::try_join!(
         dsn(context, instance),

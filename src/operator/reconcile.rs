@@ -227,7 +227,10 @@ pub async fn reconcile(instance: Arc<Guarded>, context: Arc<Context>) -> Result<
         (Ok(Ending::Refused(refusal) | Ending::Objected(refusal)), _) => Verdict::Refused(refusal),
         (Ok(Ending::Paused), _) => Verdict::Paused,
         (Err(Error::Held { .. }), Some(resolved)) => Verdict::Held(resolved, &text),
-        (Err(Error::Denied { refused: None, .. }), Some(resolved)) => Verdict::Denied(resolved, &text),
+        // What is on its way out says as little about the pods as what a rule is in the way of.
+        (Err(Error::Denied { refused: None, .. } | Error::Leaving { .. }), Some(resolved)) => {
+            Verdict::Denied(resolved, &text)
+        }
         (Ok(Ending::Applied | Ending::GivenUp) | Err(_), resolved) => Verdict::Interrupted(resolved.as_ref(), &text),
     };
     let told = timeout(LIMIT, publish::outcome(&context, &instance, verdict, &learnt.observed)).await;
@@ -237,7 +240,7 @@ pub async fn reconcile(instance: Arc<Guarded>, context: Arc<Context>) -> Result<
     match outcome {
         Ok((ending, told)) => Ok(next(&ending, &told, &learnt)),
         // What goes on beside it has its deadlines all the same.
-        Err(error @ (Error::Held { .. } | Error::Denied { .. })) => {
+        Err(error @ (Error::Held { .. } | Error::Denied { .. } | Error::Leaving { .. })) => {
             let pause = pause_after(&key, &error, &context);
             Ok(Action::requeue(pause.min(due(&learnt).unwrap_or(RESYNC))))
         }

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use jam_plan::JamInstance;
 use jam_plan::crd::{RolloutPhase, RolloutStatus};
+use jam_plan::{JamInstance, Kind};
 use k8s_openapi::api::apps::v1::Deployment;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use crate::kubelet::{FATE, LAST_WORDS};
+use crate::operator_kinds::children;
 use crate::operator_support::{Account, Kubelet, apply, condition, eventually, quota};
 use crate::support::cluster::control_plane;
 
@@ -170,4 +171,36 @@ async fn what_served_and_crashes_beside_a_consumer_without_a_secret_is_told_and_
     let consumers = json!({"tokens": {"consumers": [{"name": "default"}, {"name": "another"}]}});
     let none = json!({"count/secrets": "0"});
     served_and_crashed("127.61.4.23", consumers, Some(none), ("TokensReady", "False", "RotationHeld")).await;
+}
+
+#[tokio::test]
+async fn beside_a_child_that_hangs_in_its_deletion_pods_that_crash_are_told() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let well = Arc::new(AtomicBool::new(true));
+    let _kubelet = Kubelet::play_at(&client, &namespace, (0, ""), Some(("127.61.4.24", Arc::clone(&well))));
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, &["--leader-election", "false"]);
+    let mut spec = in_memory();
+    spec["podTemplate"] = json!({"env": [{"name": FATE, "value": "falls"}]});
+    apply(&client, &namespace, "main", spec).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    operator.quiet().await;
+    let services = children(&client, &namespace, Kind::Service);
+    let held = json!({"metadata": {"finalizers": ["it.jam.network/hold"]}});
+    services.patch("main", &PatchParams::default(), &Patch::Merge(held)).await.unwrap();
+    services.delete("main", &DeleteParams::default()).await.unwrap();
+    let told = condition(&client, &namespace, "main", "Reconciling", "True", "ApplyFailed").await;
+    assert!(told.contains("Service main") && told.contains("it.jam.network/hold"), "{told}");
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    // The kubelet dates in seconds.
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    well.store(false, Ordering::SeqCst);
+    let told = condition(&client, &namespace, "main", "Ready", "False", "PodsNotReady").await;
+    assert!(told.contains(LAST_WORDS), "{told}");
+    well.store(true, Ordering::SeqCst);
+    let free = json!({"metadata": {"finalizers": null}});
+    services.patch("main", &PatchParams::default(), &Patch::Merge(free)).await.unwrap();
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    condition(&client, &namespace, "main", "Reconciling", "False", "Settled").await;
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::operator_kinds::children;
 use crate::operator_refused::{QUIET, another, at_rest, forbid, in_memory, with};
 use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
+use crate::plan_diff::{changes, manifest, plan};
 use crate::support::cluster::control_plane;
 
 /// As `kubectl replace --force` does: another object under the name, with this changed and that left out.
@@ -43,6 +44,11 @@ async fn a_child_with_another_immutable_field_is_removed_and_made_again() {
     let label = json!({"theirs": "yes"});
     let selector = json!({"spec": {"selector": {"matchLabels": label}, "template": {"metadata": {"labels": label}}}});
     let theirs = replaced(&deployments, "main", &selector).await;
+    let planned = plan(plane, &manifest(&namespace, "main", &in_memory(true)), &["--output", "json"]);
+    let planned = changes(&planned).into_iter().find(|change| change["kind"] == "Deployment").unwrap();
+    assert_eq!(planned["action"], "change", "{planned}");
+    assert_eq!(planned["planned"]["spec"]["selector"]["matchLabels"].get("theirs"), None, "{planned}");
+    assert!(planned["restarts"].to_string().contains("removed with its pods and made again"), "{planned}");
 
     let operator = account.start(plane, QUIET);
     let (again, deployment) = (another(&maps, &other).await, another(&deployments, &theirs).await);

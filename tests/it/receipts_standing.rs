@@ -154,6 +154,115 @@ async fn a_change_of_a_report_that_has_no_receipt_yet_is_found_by_its_attestatio
     }
     let sql = format!("update reports set package_id = gen_random_uuid() where package_id = '{refined}'");
     various.finds(&sql, &format!("seq 2: package {refined} is refined, and it has no report")).await;
+    // A disputed package may have no report: that this one is its, its attestation alone says.
+    let sql = format!("update reports set package_id = gen_random_uuid() where package_id = '{}'", various.packages[2]);
+    various.finds(&sql, " is not there, and its report is: ").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_took_the_receipt_of_another_is_found_and_located() {
+    let various = Various::new().await;
+    let [_, refined, _, pending] = &various.packages[..] else { panic!("four packages") };
+    let foreign = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let forged = |seq: &str| {
+        format!(
+            "insert into packages (id, service_id, status, created_at, created_by, fingerprint, receipt_seq, body)
+             select '{foreign}', service_id, status, created_at, created_by, fingerprint, {seq}, body
+             from packages where id = '{pending}'"
+        )
+    };
+    let renamed = format!("update packages set id = '{foreign}' where id = '{refined}'");
+    let with_report = format!("; update reports set package_id = '{foreign}' where package_id = '{refined}'");
+    let bare = forged("null").replace(foreign, "01890a5d-ac96-774b-bcce-b302099a8058");
+    let cases = [
+        (format!("update packages set id = '{foreign}' where id = '{pending}'"), 4),
+        (forged("4"), 4),
+        (forged("2"), 2),
+        (renamed.clone(), 2),
+        (renamed.clone() + &with_report, 2),
+        // Beside a record that never got a receipt, the receipts of a page don't say whose they are.
+        (format!("{renamed}; {bare}"), 2),
+    ];
+    for (sql, seq) in cases {
+        let place = format!("seq {seq}: this receipt is given for {foreign}, which it does not name");
+        various.finds(&sql, &place).await;
+    }
+    // What never got a receipt, as while accumulators were off, is no finding.
+    assert_eq!(various.after(&forged("null")).await.code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_the_server_cannot_read_is_located_and_named_in_its_log() {
+    let various = Various::new().await;
+    let [_, refined, disputed, _] = &various.packages[..] else { panic!("four packages") };
+    let reports = various.server.get("/jam/reports?service_id=s").await.expect(200).json()["items"].clone();
+    let report = |at: usize| reports[at]["id"].as_str().unwrap().to_owned();
+    let after_report = next(&format!("report {}, newest first", report(0)), "report");
+    let after_package = next(&format!("package {disputed}, newest first"), "package");
+    let cases = [
+        (
+            format!("update packages set body = '[]' where id = '{refined}'"),
+            after_package,
+            format!("package {refined}"),
+        ),
+        (
+            format!("update reports set body = '[]' where id = '{}'", report(1)),
+            after_report.clone(),
+            format!("report {}", report(1)),
+        ),
+        (
+            format!("update attestations set weight = -1 where worker_id = 'local' and report_id = '{}'", report(1)),
+            after_report,
+            format!("attestation of worker local for report {}", report(1)),
+        ),
+    ];
+    let logged = |row: &str| various.server.log().contains(&format!("{row}: "));
+    for (sql, place, row) in cases {
+        various.finds(&sql, &place).await;
+        assert!(logged(&row), "{row}: {}", various.server.log());
+    }
+    for column in ["status", "entry_type"] {
+        let set = |value: &str, seq: u8| format!("update receipts set {column} = '{value}' where seq = {seq}");
+        let right = if column == "status" { "pending" } else { "package" };
+        for seq in [1, 3] {
+            various.finds(&set("zzz", seq), &next(&format!("seq {}", seq - 1), "receipt")).await;
+            assert!(logged(&format!("receipt {seq} of service s")), "{}", various.server.log());
+            postgres::execute(&various.dsn, &set(right, seq)).await;
+        }
+    }
+    assert_eq!(verify(&various.server, &[]).code, 0, "all is undone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_the_server_cannot_read_is_located_wherever_it_stands() {
+    let various = Various::new().await;
+    let [_, refined, _, pending] = &various.packages[..] else { panic!("four packages") };
+    let own = [
+        (
+            format!("update packages set body = '[]' where id = '{pending}'"),
+            "the server can't read the newest package".into(),
+        ),
+        (
+            format!("update packages set body = '[]', service_id = 'other' where id = '{refined}'"),
+            format!("seq 2: the server can't read package {refined} or its report"),
+        ),
+    ];
+    // Far down the list: the pages before it and half pages lead to it.
+    let many = format!(
+        "insert into packages (id, service_id, status, created_at, created_by, fingerprint, body)
+         select ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, service_id, status,
+            created_at - n * interval '1 hour', created_by, fingerprint, case n when 301 then '[]'::json else body end
+         from packages, generate_series(1, 450) n where id = '{pending}'"
+    );
+    let far = next("package 00000000-0000-7000-8000-000000000300, newest first", "package");
+    for (sql, place) in own.into_iter().chain([(many, far)]) {
+        various.finds(&sql, &place).await;
+    }
+}
+
+/// What is said of what stands after this one.
+fn next(before: &str, what: &str) -> String {
+    format!("after {before}: the server can't read the next {what}")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -166,6 +166,7 @@ async fn links_removed_inserted_or_swapped_and_a_moved_head_are_found_and_locate
         ),
         ("update accumulators set root = set_byte(root, 0, 255 - get_byte(root, 0))", "seq 6: the"),
         ("update accumulators set seq = 7", "the receipts end at seq 6"),
+        ("delete from accumulators", "the head is missing: the server has a receipt with seq 6 and no root"),
     ];
     for (sql, place) in cases {
         postgres::execute(&chained.dsn, sql).await;
@@ -220,7 +221,7 @@ async fn a_changed_package_or_report_does_not_fit_its_receipt() {
 /// What is changed in each column of a record that got a receipt, and what verify says of it. `None`: no receipt covers the
 /// column, and docs/receipts.md says so.
 const RECORDS: [(&str, &str, &str, Option<&str>); 30] = [
-    ("packages", "id", "id = gen_random_uuid()", Some("seq 1: package")),
+    ("packages", "id", "id = gen_random_uuid()", Some("seq 1: this receipt is given for ")),
     ("packages", "service_id", "service_id = 'other'", Some("seq 1: metadata_hash")),
     ("packages", "status", "status = 'disputed'", Some("seq 1: package")),
     ("packages", "created_at", "created_at = created_at + interval '1 microsecond'", Some("seq 1: metadata_hash")),
@@ -231,7 +232,7 @@ const RECORDS: [(&str, &str, &str, Option<&str>); 30] = [
     ("packages", "receipt_seq", "receipt_seq = null", Some("seq 1: this is the receipt of")),
     ("packages", "body", "body = jsonb_set(body::jsonb, '{nonce}', '\"x\"')::json", Some("seq 1: metadata_hash")),
     ("packages", "restored_at", "restored_at = now()", None),
-    ("reports", "id", "id = gen_random_uuid()", Some("seq 3: the report of package")),
+    ("reports", "id", "id = gen_random_uuid()", Some("seq 3: this receipt is given for ")),
     ("reports", "package_id", "package_id = gen_random_uuid()", Some("seq 3: metadata_hash")),
     ("reports", "service_id", "service_id = 'other'", Some("seq 3: metadata_hash")),
     ("reports", "status", "status = 'disputed'", Some("seq 3: report")),
@@ -243,7 +244,7 @@ const RECORDS: [(&str, &str, &str, Option<&str>); 30] = [
         "body = jsonb_set(body::jsonb, '{refine_output_hash}', '\"x\"')::json",
         Some("seq 3: metadata_hash"),
     ),
-    ("accumulators", "service_id", "service_id = 'other'", Some("service s has no receipts")),
+    ("accumulators", "service_id", "service_id = 'other'", Some("the head is missing: the server has")),
     ("accumulators", "seq", "seq = 7", Some("the receipts end at seq 6")),
     ("accumulators", "root", "root = set_byte(root, 0, 255 - get_byte(root, 0))", Some("seq 6: the server's root is")),
     ("accumulators", "updated_at", "updated_at = now()", Some("seq 6: the server's root was updated at")),

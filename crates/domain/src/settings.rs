@@ -254,6 +254,12 @@ impl JamSettings {
 
     /// Fills what is left out from the profile's baseline and proves the result: every mistake at once, not the first.
     pub fn resolve(self, profile: Profile) -> Result<Settings, Vec<SettingsMistake>> {
+        let (settings, mistakes) = self.resolve_all(profile);
+        if mistakes.is_empty() { Ok(settings) } else { Err(mistakes) }
+    }
+
+    /// The same, with the settings beside their mistakes: for who has more to compare them with before it names all mistakes.
+    pub fn resolve_all(self, profile: Profile) -> (Settings, Vec<SettingsMistake>) {
         let base = profile.baseline();
         let mut mistakes = Vec::new();
         let mut services = BTreeMap::new();
@@ -282,7 +288,7 @@ impl JamSettings {
             profile,
         };
         settings.prove(&mut mistakes);
-        if mistakes.is_empty() { Ok(settings) } else { Err(mistakes) }
+        (settings, mistakes)
     }
 }
 

@@ -53,8 +53,8 @@ pub struct Scene<'a> {
     pub database_away: bool,
     /// Whether it was there again only just now: pods need a moment to become ready.
     pub recovering: bool,
-    /// Whether no API pod at all is ready, or no worker has been for long enough.
-    pub none_ready: bool,
+    /// Of which pods none at all is ready, or has been for long enough.
+    pub none_ready: Option<&'static str>,
     /// When the migration before its pods ended, where there was one: they could not start sooner.
     pub migrated: Option<Timestamp>,
     /// The version of the schema, where known.
@@ -125,13 +125,13 @@ pub fn step(scene: &Scene<'_>) -> Step {
         }
         return forward(status);
     }
-    if let Some(down) = down(scene, &mut status)
-        && scene.none_ready
+    if let Some(down) = down(scene, elapsed, &mut status)
+        && let Some(of_these) = scene.none_ready
         && down.min(elapsed) >= scene.deadline
         && !scene.recovering
     {
         let (words, served) = (scene.words(), if status.losses > 0 { "it served, and " } else { "" });
-        return give_up(scene, status, &format!("{served}no pod is ready after {down} s: {words}"));
+        return give_up(scene, status, &format!("{served}no {of_these} is ready after {down} s: {words}"));
     }
     match &scene.stuck {
         // A word about the revision before it may still stand there: nothing is judged before its time.
@@ -159,10 +159,14 @@ fn settled(scene: &Scene<'_>, mut status: RolloutStatus) -> RolloutStatus {
 }
 
 /// For how many seconds pods have not all been ready of which their Deployments say nothing more: that is counted here, whatever
-/// the conditions are about.
-fn down(scene: &Scene<'_>, status: &mut RolloutStatus) -> Option<i64> {
+/// the conditions are about. Once its time is over, a revision of which one pod serves is not held to account for another.
+fn down(scene: &Scene<'_>, elapsed: i64, status: &mut RolloutStatus) -> Option<i64> {
     let is_silent = status.phase == RolloutPhase::Progressing && (status.losses > 0 || scene.rolled_out);
-    let since = is_silent.then(|| status.down_since.get_or_insert_with(|| seconds(scene.at)).0)?;
+    if !is_silent || (scene.none_ready.is_none() && elapsed > scene.deadline) {
+        status.down_since = None;
+        return None;
+    }
+    let since = status.down_since.get_or_insert_with(|| seconds(scene.at)).0;
     Some(scene.at.as_micros() / 1_000_000 - since.as_second())
 }
 
@@ -192,7 +196,10 @@ pub(crate) fn afresh(scene: &Scene<'_>, wanted: &str) -> RolloutStatus {
 }
 
 fn begun(scene: &Scene<'_>, before: Option<&RolloutStatus>) -> RolloutStatus {
-    let from = scene.good.filter(|good| good.revision.as_deref().is_some_and(|name| name != scene.wanted));
+    // What is on trial was good for a moment at most: no way leads back to it, nor to the same pods under the other toggle.
+    let way_back = before.filter(|before| is_on_trial(scene, before)).and_then(|before| before.from.as_ref());
+    let good = way_back.or(scene.good);
+    let from = good.filter(|good| good.revision.as_deref().is_some_and(|name| name != scene.wanted));
     RolloutStatus {
         revision: scene.wanted.to_owned(),
         generation: scene.generation,
@@ -204,6 +211,18 @@ fn begun(scene: &Scene<'_>, before: Option<&RolloutStatus>) -> RolloutStatus {
         message: None,
         evidence: before.and_then(|before| before.evidence.clone()),
         spec: None,
+    }
+}
+
+/// Whether the rollout before this one had not shown yet that its pods go on serving.
+fn is_on_trial(scene: &Scene<'_>, before: &RolloutStatus) -> bool {
+    match before.phase {
+        RolloutPhase::Progressing => true,
+        RolloutPhase::Serving => {
+            let until = Timestamp::from_jiff(before.since.0).plus_seconds(scene.deadline);
+            before.revision == scene.toggled && scene.at <= until
+        }
+        RolloutPhase::RolledBack => false,
     }
 }
 
@@ -269,8 +288,8 @@ pub(crate) fn scene<'a>(
     let migrated = complete.is_some_and(|told| good.is_some_and(|good| good.image.as_ref() != Some(&told.image)));
     let remembered = stored.filter(|_| !migrated).and_then(|status| status.version.as_ref()?.schema);
     // A worker that crashes again and again is ready in between, but never for long enough to count.
-    let none_ready = observed.api.as_ref().is_some_and(|api| api.wanted > 0 && api.ready == 0)
-        || worker.is_some_and(|worker| worker.wanted > 0 && worker.available == 0);
+    let no_server = observed.api.as_ref().is_some_and(|api| api.wanted > 0 && api.ready == 0);
+    let no_worker = worker.is_some_and(|worker| worker.wanted > 0 && worker.available == 0);
     Scene {
         at: observed.at,
         generation: instance.metadata.generation.unwrap_or_default(),
@@ -294,7 +313,7 @@ pub(crate) fn scene<'a>(
             told.reason == Reason::Reachable.as_str()
                 && observed.at < Timestamp::from_jiff(since).plus_seconds(RECOVERY.min(deadline.into()))
         }),
-        none_ready,
+        none_ready: if no_server { Some("pod") } else { no_worker.then_some("worker") },
         migrated: complete.and_then(|told| told.finished_at.as_ref()).map(|Time(at)| Timestamp::from_jiff(*at)),
         schema: found.or(remembered),
         deadline: i64::from(deadline),

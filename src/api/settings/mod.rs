@@ -113,9 +113,10 @@ pub fn load(args: &SettingsArgs, purpose: Purpose) -> Result<Loaded, Vec<Mistake
     let sources: BTreeMap<_, _> = values.iter().map(|(name, (_, source))| (*name, *source)).collect();
     let settings = block_in_force(&values, &mut mistakes);
     let wiring = Wiring::prove(part(&values, Part::Wiring), &mut mistakes);
-    if let Some(settings) = &settings {
-        mistakes.extend(wiring.mistakes_with(settings, purpose));
-    }
+    // What has the wrong type is not missing as well.
+    let named = |key: &str| mistakes.iter().any(|mistake| mistake.key == key);
+    let between: Vec<_> = wiring.mistakes_with(&settings, purpose).into_iter().filter(|m| !named(&m.key)).collect();
+    mistakes.extend(between);
     if purpose == Purpose::Serve {
         let opened = [Tokens::open(&wiring).map(drop), Tokens::open_admin(&wiring).map(drop)];
         for line in opened.into_iter().filter_map(Result::err) {
@@ -126,10 +127,7 @@ pub fn load(args: &SettingsArgs, purpose: Purpose) -> Result<Loaded, Vec<Mistake
     for mistake in &mut mistakes {
         mistake.source = mistake.source.or_else(|| sources.get(mistake.key.as_str()).copied());
     }
-    match settings {
-        Some(settings) if mistakes.is_empty() => Ok(Loaded { settings, wiring, sources }),
-        Some(_) | None => Err(mistakes),
-    }
+    if mistakes.is_empty() { Ok(Loaded { settings, wiring, sources }) } else { Err(mistakes) }
 }
 
 fn overlay_file(path: Option<&Path>, values: &mut Values, mistakes: &mut Vec<Mistake>) {
@@ -163,6 +161,8 @@ fn overlay(key: &Key, value: Value, source: Source, values: &mut Values, mistake
         Err(_) if key.name == "services" && value.is_array() => {
             let wrong = services::mistakes(&value).into_iter();
             mistakes.extend(wrong.map(|(place, problem)| Mistake::of(&place, problem, Some(source))));
+            // What is right in the list may still be too much, or there twice.
+            values.insert(key.name, (services::right_part(&value), source));
         }
         Err(problem) => mistakes.push(Mistake::of(key.name, problem, Some(source))),
     }
@@ -227,17 +227,13 @@ fn part(values: &Values, wanted: Part) -> Value {
     Value::Object(of_part.map(|(name, (value, _))| ((*name).to_owned(), value.clone())).collect())
 }
 
-fn block_in_force(values: &Values, mistakes: &mut Vec<Mistake>) -> Option<Settings> {
+fn block_in_force(values: &Values, mistakes: &mut Vec<Mistake>) -> Settings {
     let profile = values.get("profile").and_then(|(value, _)| serde_json::from_value(value.clone()).ok());
     let block: JamSettings = serde_json::from_value(part(values, Part::Block))
         .expect("every value was checked by itself, and keys are distinct");
-    match block.resolve(profile.unwrap_or_default()) {
-        Ok(settings) => Some(settings),
-        Err(wrong) => {
-            mistakes.extend(wrong.into_iter().map(|m| Mistake::of(m.key, m.problem, None)));
-            None
-        }
-    }
+    let (settings, wrong) = block.resolve_all(profile.unwrap_or_default());
+    mistakes.extend(wrong.into_iter().map(|m| Mistake::of(m.key, m.problem, None)));
+    settings
 }
 
 /// Whether the store needs a DSN and has none.

@@ -9,6 +9,26 @@ pub fn mistakes(list: &Value) -> Vec<(String, String)> {
     entries.flat_map(|(n, entry)| of_entry(&format!("services[{n}]"), entry)).collect()
 }
 
+/// The entries that have an id, each with those of its fields that are right by themselves.
+pub fn right_part(list: &Value) -> Value {
+    list.as_array().into_iter().flatten().filter_map(right_fields).collect()
+}
+
+fn right_fields(entry: &Value) -> Option<Value> {
+    let fields = entry.as_object()?;
+    let id = fields.get("id").filter(|id| of_id_and(id, None).is_ok())?;
+    let right = fields.iter().filter(|field| of_id_and(id, Some(*field)).is_ok());
+    let right = Value::Object(right.map(|(name, value)| (name.clone(), value.clone())).collect());
+    let whole = serde_json::from_value::<ServiceLimits>(right.clone()).is_ok();
+    Some(if whole { right } else { Value::Object(Map::from_iter([("id".to_owned(), id.clone())])) })
+}
+
+fn of_id_and(id: &Value, field: Option<(&String, &Value)>) -> Result<ServiceLimits, serde_json::Error> {
+    let mut alone = Map::from_iter([("id".to_owned(), id.clone())]);
+    alone.extend(field.map(|(name, value)| (name.clone(), value.clone())));
+    serde_json::from_value(Value::Object(alone))
+}
+
 fn of_entry(place: &str, entry: &Value) -> Vec<(String, String)> {
     let Err(whole) = serde_json::from_value::<ServiceLimits>(entry.clone()) else { return Vec::new() };
     let wrong = |why: &serde_json::Error| format!("is wrong: {why}");
@@ -19,9 +39,7 @@ fn of_entry(place: &str, entry: &Value) -> Vec<(String, String)> {
     }
     for (name, value) in fields {
         // Each field by itself, beside an id that is right.
-        let mut alone = Map::from_iter([("id".to_owned(), Value::from("any"))]);
-        alone.insert(name.clone(), value.clone());
-        if let Err(why) = serde_json::from_value::<ServiceLimits>(Value::Object(alone)) {
+        if let Err(why) = of_id_and(&Value::from("any"), Some((name, value))) {
             let unknown = why.to_string().starts_with("unknown field");
             found.push((format!("{place}.{name}"), if unknown { "is not a setting".into() } else { wrong(&why) }));
         }

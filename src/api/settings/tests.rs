@@ -199,6 +199,32 @@ fn every_mistake_is_named_at_once_with_its_source() {
         let of_key = mistakes.iter().find(|m| m.starts_with(key)).unwrap_or_else(|| panic!("{key}: {mistakes:?}"));
         assert!(of_key.ends_with(&format!("({source})")), "{of_key}");
     }
+    assert!(mistakes.iter().any(|m| m.starts_with("allowed_tokens is empty")), "{mistakes:?}");
+}
+
+#[test]
+fn a_mistake_of_the_block_hides_none_between_the_block_and_the_wiring() {
+    let keys = |flags: &[&str]| -> Vec<String> {
+        let mistakes = mistakes(&args(flags)).into_iter();
+        mistakes.map(|line| line.split(' ').next().unwrap_or_default().to_owned()).collect()
+    };
+    let threshold = ["--store", "postgres", "--attestation-threshold", "0"];
+    assert_eq!(keys(&threshold), ["attestation_threshold", "pg_dsn", "allowed_tokens"]);
+    let origins = ["--profile", "production", "--allowed-origins", "http://a.b"];
+    assert_eq!(keys(&origins), ["allowed_origins", "pg_dsn", "allowed_tokens"]);
+    let memory = ["--attestation-threshold", "0", "--blob-store", "file:///tmp"];
+    assert_eq!(keys(&memory), ["attestation_threshold", "blob_store", "allowed_tokens"]);
+    let list = "[{id: a b}, {id: dup}, {id: dup, colour: red}, {id: dup, retention_days: 1, retentionDays: 2}, \
+                {id: much, retention_days: 36501}]";
+    let (_list, services) = file(list);
+    let told = mistakes(&args(&["--services-file", &services, "--allowed-tokens", "a"]));
+    let begins = ["services[0].id ", "services[2].colour ", "services[3] ", "services names dup twice"];
+    for begin in [&begins[..], &["services has much: retention_days must be at most 36500"]].concat() {
+        assert!(told.iter().any(|line| line.starts_with(begin)), "{begin}: {told:?}");
+    }
+    // What has the wrong type is there.
+    let (_wrong, path) = file("pg_dsn: [hush]\nallowed_tokens: {hush: 1}\nstore: postgres");
+    assert_eq!(keys(&["--config", &path]), ["allowed_tokens", "pg_dsn"]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Every transition of a rollout, as a table of scenes.
 
+mod trial;
+
 use super::*;
 use serde_json::json;
 
@@ -43,7 +45,7 @@ fn rolled_back() -> RolloutStatus {
 }
 
 /// What the machine sees of an instance with a worker whose second revision serves, after `change` in its cluster.
-fn seen(change: impl FnOnce(&mut Observed)) -> (bool, bool, Option<String>) {
+fn seen(change: impl FnOnce(&mut Observed)) -> (bool, Option<&'static str>, Option<String>) {
     let instance = but(&on_postgres(), json!({"workers": {"replicas": 1}}));
     let mut cluster = settled_cluster_for(&instance);
     let revision = cluster.api.as_ref().unwrap().revision.clone().unwrap();
@@ -79,7 +81,7 @@ fn a_worker_that_crashes_after_it_began_has_lost_readiness() {
         worker(cluster).deadline_exceeded = Some("no progress".into());
         cluster.trouble = Some("pod main-worker-1: CrashLoopBackOff".into());
     });
-    assert_eq!((none_ready, stuck.as_deref()), (true, Some("pod main-worker-1: CrashLoopBackOff")));
+    assert_eq!((none_ready, stuck.as_deref()), (Some("worker"), Some("pod main-worker-1: CrashLoopBackOff")));
     let (lost, _, stuck) = seen(|cluster| {
         unready(cluster);
         (cluster.worker_lapsed, worker(cluster).rolled_out) = (true, true);
@@ -100,7 +102,7 @@ fn no_pod_is_missed_where_none_is_wanted() {
         };
         seen(change).1
     };
-    assert!(none_ready(2) && !none_ready(0));
+    assert_eq!((none_ready(2), none_ready(0)), (Some("pod"), None));
 }
 
 /// Pods of `new` are there and not ready, at second 1010.
@@ -120,7 +122,7 @@ fn scene(before: &RolloutStatus) -> Scene<'_> {
         lost: false,
         database_away: false,
         recovering: false,
-        none_ready: false,
+        none_ready: None,
         migrated: None,
         schema: Some(3),
         deadline: DEADLINE,
@@ -329,45 +331,13 @@ fn a_first_revision_has_nothing_to_go_back_to() {
 }
 
 #[test]
-fn a_revision_that_served_and_then_hangs_for_good_is_given_up_after_the_deadline() {
-    let served = step(&Scene { at: at(1020), settled: true, ..scene(&under_way()) }).status;
-    let lost = step(&Scene { at: at(1030), lost: true, ..scene(&served) }).status;
-    assert_eq!((lost.phase, lost.losses), (RolloutPhase::Progressing, 1));
-    assert_eq!(lost.down_since, Some(seconds(at(1030))));
-    let after = |seconds| step(&Scene { at: at(1030 + seconds), none_ready: true, ..scene(&lost) });
-    assert!(!after(DEADLINE - 1).given_up);
-    assert!(after(DEADLINE).given_up);
-    let crashes = Scene { at: at(1330), none_ready: true, trouble: Some("crashes late".into()), ..scene(&lost) };
-    let RolloutStatus { message, down_since, .. } = step(&crashes).status;
-    assert_eq!(message.unwrap(), "it served, and no pod is ready after 300 s: crashes late");
-    assert_eq!(down_since, None, "that is over");
-    let one_is_ready = step(&Scene { at: at(1030 + DEADLINE), ..scene(&lost) });
-    assert_eq!((one_is_ready.given_up, &one_is_ready.status), (false, &lost), "and nothing is written");
-    let again = step(&Scene { at: at(1040), settled: true, ..scene(&lost) }).status;
-    assert_eq!((again.phase, again.down_since), (RolloutPhase::Serving, None));
-    let newer = Scene { wanted: "newer", generation: 3, ..scene(&lost) };
-    assert_eq!(step(&newer).status.down_since, None, "of that one nobody knows yet");
-}
-
-#[test]
-fn what_an_earlier_release_did_not_date_is_counted_from_the_first_look() {
-    let before = RolloutStatus { losses: 1, ..under_way() };
-    let first = step(&Scene { at: at(5000), none_ready: true, ..scene(&before) });
-    assert_eq!((first.given_up, &first.status.down_since), (false, &Some(seconds(at(5000)))));
-    let after = |seconds| step(&Scene { at: at(5000 + seconds), none_ready: true, ..scene(&first.status) }).given_up;
-    assert!(!after(DEADLINE - 1) && after(DEADLINE));
-    let away = Scene { at: at(5000), none_ready: true, database_away: true, ..scene(&before) };
-    assert_eq!(step(&away).status, before, "an outage is nobody's fault");
-}
-
-#[test]
 fn a_revision_without_a_pod_proves_nothing_and_is_judged_once_it_has_one() {
     let before = under_way();
     let none = Scene { at: at(1100), settled: true, serves: false, rolled_out: true, ..scene(&before) };
     let still = step(&none).status;
     assert_eq!(still, before, "nobody has seen it serve");
     // At second 5000 somebody scales it up: its Deployment has been rolled out long ago, and never says again that it is late.
-    let scaled = |at, before| step(&Scene { at, none_ready: true, rolled_out: true, ..scene(before) });
+    let scaled = |at, before| step(&Scene { at, none_ready: Some("pod"), rolled_out: true, ..scene(before) });
     let first = scaled(at(5000), &still);
     let after = |seconds: i64| scaled(at(5000 + seconds), &first.status);
     assert!(!first.given_up);

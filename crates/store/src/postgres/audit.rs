@@ -64,6 +64,5 @@ pub(super) async fn list(
          order by id desc offset {skip} limit {limit}"
     );
     let rows = query(AssertSqlSafe(sql)).persistent(skip == 0).bind(below).fetch_all(pool).await?;
-    let entries = rows.iter().map(entry_of).collect::<Result<Vec<_>, _>>()?;
-    Ok(lists::page(entries, page.limit, |last| AuditCursor(last.id)))
+    lists::page(&rows, page.limit, entry_of, |last| AuditCursor(last.id))
 }

@@ -43,6 +43,15 @@ impl Failure {
         }
     }
 
+    /// Says in which row a value stands that can't be.
+    pub(crate) fn in_row(self, row: impl FnOnce() -> String) -> Self {
+        match self {
+            Self::Corrupt(problem) => Self::Corrupt(format!("{}: {problem}", row())),
+            Self::Sql(error @ sqlx::Error::ColumnDecode { .. }) => Self::Corrupt(format!("{}: {error}", row())),
+            Self::Sql(_) | Self::Gone(_) => self,
+        }
+    }
+
     /// Where the server, if it answered at all, says that it went wrong.
     pub(crate) fn code(&self) -> Option<&str> {
         match self {

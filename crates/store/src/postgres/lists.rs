@@ -107,11 +107,15 @@ fn statement(listed: &Listed, narrowed: bool, skip: i64, limit: i64) -> String {
     )
 }
 
-/// Makes the page of rows that were read one too far.
-pub(super) fn page<T, C>(mut items: Vec<T>, limit: u32, place: impl Fn(&T) -> C) -> Page<T, C> {
+/// Makes the page of rows that were read one too far. That one is only counted: where it can't be read, the next page fails.
+pub(super) fn page<T, C>(
+    rows: &[PgRow],
+    limit: u32,
+    read: impl Fn(&PgRow) -> Result<T, Failure>,
+    place: impl Fn(&T) -> C,
+) -> Result<Page<T, C>, Failure> {
     let limit = limit as usize;
-    let more = items.len() > limit;
-    items.truncate(limit);
-    let next = if more { items.last().map(place) } else { None };
-    Page { items, next }
+    let items = rows.iter().take(limit).map(read).collect::<Result<Vec<_>, _>>()?;
+    let next = if rows.len() > limit { items.last().map(place) } else { None };
+    Ok(Page { items, next })
 }

@@ -38,9 +38,14 @@ pub(super) struct Existing {
 }
 
 pub(super) fn package_of(row: &PgRow) -> Result<WorkPackage, Failure> {
+    let id = PackageId(row.try_get("id")?);
+    columns_of(row, id).map_err(|failure| failure.in_row(|| format!("package {id}")))
+}
+
+fn columns_of(row: &PgRow, id: PackageId) -> Result<WorkPackage, Failure> {
     let Body { items, nonce, expiry, signature, preimage_hashes } = unbody(row.try_get_unchecked("body")?)?;
     Ok(WorkPackage {
-        id: PackageId(row.try_get("id")?),
+        id,
         service_id: word(row.try_get("service_id")?)?,
         items,
         created_by: word(row.try_get("created_by")?)?,
@@ -79,8 +84,7 @@ pub(super) async fn list(
     };
     let table = if *archived { "archived_packages" } else { "packages" };
     let rows = lists::rows(pool, &Listed { table, columns: COLUMNS }, &cut, page).await?;
-    let packages = rows.iter().map(package_of).collect::<Result<Vec<_>, _>>()?;
-    Ok(lists::page(packages, page.limit, |last| TimeCursor { created_at: last.created_at, id: last.id.0 }))
+    lists::page(&rows, page.limit, package_of, |last| TimeCursor { created_at: last.created_at, id: last.id.0 })
 }
 
 pub(super) async fn pending(pool: &PgPool) -> Result<u64, Failure> {

@@ -21,10 +21,16 @@ pub(super) const JOINED: &str = "r.service_id as r_service_id, r.seq as r_seq, r
 /// The receipt that was joined to the row, if there is one.
 pub(super) fn joined(row: &PgRow) -> Result<Option<Receipt>, Failure> {
     let Some(seq) = row.try_get::<Option<i64>, _>("r_seq")? else { return Ok(None) };
+    let service: &str = row.try_get("r_service_id")?;
+    let read = columns_of(row, service, seq);
+    read.map(Some).map_err(|failure| failure.in_row(|| format!("receipt {seq} of service {service}")))
+}
+
+fn columns_of(row: &PgRow, service: &str, seq: i64) -> Result<Receipt, Failure> {
     let extra: Option<&str> = row.try_get_unchecked("r_extra")?;
-    Ok(Some(Receipt {
+    Ok(Receipt {
         hash: row.try_get("r_hash")?,
-        service_id: word(row.try_get("r_service_id")?)?,
+        service_id: word(service)?,
         entry_type: word(row.try_get("r_entry_type")?)?,
         seq: count(seq)?,
         prev_root: hex::encode(row.try_get::<&[u8], _>("r_prev_root")?),
@@ -33,7 +39,12 @@ pub(super) fn joined(row: &PgRow) -> Result<Option<Receipt>, Failure> {
         processed_at: row.try_get::<At, _>("r_processed_at")?.timestamp(),
         metadata_hash: hex::encode(row.try_get::<&[u8], _>("r_metadata_hash")?),
         extra: extra.map(unbody).transpose()?,
-    }))
+    })
+}
+
+/// The receipt of a row that is one.
+fn receipt_of(row: &PgRow) -> Result<Receipt, Failure> {
+    joined(row)?.ok_or_else(|| Failure::Corrupt("a receipt has no seq".into()))
 }
 
 fn all_joined(rows: &[PgRow]) -> Result<Vec<Receipt>, Failure> {
@@ -61,16 +72,16 @@ pub(super) async fn list(
     request: PageRequest<ReceiptCursor>,
 ) -> Result<Page<Receipt, ReceiptCursor>, Failure> {
     let limit = request.limit;
-    let receipts = match &filter.service_id {
+    let rows = match &filter.service_id {
         Some(service) if filter.visible.as_ref().is_some_and(|visible| !visible.contains(service)) => Vec::new(),
         Some(service) => by_seq(pool, service, filter, request).await?,
         None => by_time(pool, filter, request).await?,
     };
-    Ok(page(receipts, limit, |last| ReceiptCursor {
+    page(&rows, limit, receipt_of, |last| ReceiptCursor {
         processed_at: last.processed_at,
         service_id: last.service_id.clone(),
         seq: last.seq,
-    }))
+    })
 }
 
 async fn by_seq(
@@ -78,7 +89,7 @@ async fn by_seq(
     service: &ServiceId,
     filter: &ReceiptFilter,
     request: PageRequest<ReceiptCursor>,
-) -> Result<Vec<Receipt>, Failure> {
+) -> Result<Vec<PgRow>, Failure> {
     let (beyond, order) = if filter.ascending { (">", "asc") } else { ("<", "desc") };
     let seen = match &request.start {
         Start::After(cursor) => number(cursor.seq)?,
@@ -92,14 +103,14 @@ async fn by_seq(
          order by r.seq {order} offset {skip} limit {limit}"
     );
     let statement = query(AssertSqlSafe(sql)).persistent(skip == 0);
-    all_joined(&statement.bind(service.as_str()).bind(seen).bind(filter.hash.as_deref()).fetch_all(pool).await?)
+    Ok(statement.bind(service.as_str()).bind(seen).bind(filter.hash.as_deref()).fetch_all(pool).await?)
 }
 
 async fn by_time(
     pool: &PgPool,
     filter: &ReceiptFilter,
     request: PageRequest<ReceiptCursor>,
-) -> Result<Vec<Receipt>, Failure> {
+) -> Result<Vec<PgRow>, Failure> {
     let (at, service, seq) = match &request.start {
         Start::After(cursor) => (At::from(cursor.processed_at), cursor.service_id.to_string(), number(cursor.seq)?),
         Start::Offset(_) => (At::FUTURE, String::new(), 0),
@@ -133,7 +144,7 @@ async fn by_time(
     };
     let statement = query(AssertSqlSafe(sql)).persistent(skip == 0).bind(at).bind(service).bind(seq);
     let statement = statement.bind(filter.hash.as_deref()).bind(services.unwrap_or_default());
-    all_joined(&statement.fetch_all(pool).await?)
+    Ok(statement.fetch_all(pool).await?)
 }
 
 /// Locks the heads of these chains, in order of their names, and makes those that are missing.
@@ -170,9 +181,11 @@ pub(super) async fn lock_heads(
 }
 
 fn chain_of(row: &PgRow) -> Result<(ServiceId, Chain), Failure> {
-    let service: ServiceId = word(row.try_get("service_id")?)?;
+    let name: &str = row.try_get("service_id")?;
+    let of_row = |failure: Failure| failure.in_row(|| format!("accumulator of service {name}"));
+    let service: ServiceId = word(name).map_err(of_row)?;
     let root = hex::encode(row.try_get::<&[u8], _>("root")?);
-    let chain = Chain::at(service.clone(), count(row.try_get("seq")?)?, root);
+    let chain = Chain::at(service.clone(), count(row.try_get("seq")?).map_err(of_row)?, root);
     Ok((service, chain))
 }
 

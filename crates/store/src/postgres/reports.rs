@@ -34,9 +34,14 @@ struct AttestationBody {
 }
 
 fn report_of(row: &PgRow) -> Result<WorkReport, Failure> {
+    let id = ReportId(row.try_get("id")?);
+    columns_of(row, id).map_err(|failure| failure.in_row(|| format!("report {id}")))
+}
+
+fn columns_of(row: &PgRow, id: ReportId) -> Result<WorkReport, Failure> {
     let ReportBody { refine_output_hash, refine_output_compact, traces } = unbody(row.try_get_unchecked("body")?)?;
     Ok(WorkReport {
-        id: ReportId(row.try_get("id")?),
+        id,
         package_id: PackageId(row.try_get("package_id")?),
         service_id: word(row.try_get("service_id")?)?,
         refine_output_hash,
@@ -48,11 +53,17 @@ fn report_of(row: &PgRow) -> Result<WorkReport, Failure> {
 }
 
 fn attestation_of(row: &PgRow) -> Result<Attestation, Failure> {
+    let (report, worker) = (ReportId(row.try_get("report_id")?), row.try_get::<&str, _>("worker_id")?);
+    word_of(row, report, worker)
+        .map_err(|failure| failure.in_row(|| format!("attestation of worker {worker} for report {report}")))
+}
+
+fn word_of(row: &PgRow, report_id: ReportId, worker: &str) -> Result<Attestation, Failure> {
     let AttestationBody { signature, engine, engine_version } = unbody(row.try_get_unchecked("body")?)?;
     let weight = count(row.try_get("weight")?)?;
     Ok(Attestation {
-        report_id: ReportId(row.try_get("report_id")?),
-        worker_id: row.try_get("worker_id")?,
+        report_id,
+        worker_id: worker.to_owned(),
         signature,
         weight: u32::try_from(weight).map_err(|_| Failure::Corrupt(format!("stored weight {weight}")))?,
         created_at: row.try_get::<At, _>("created_at")?.timestamp(),
@@ -70,8 +81,7 @@ pub(super) async fn list(
     let cut = Cut { service_id: service_id.as_ref(), status: *status, after: None, before: None, visible };
     let table = if *archived { "archived_reports" } else { "reports" };
     let rows = lists::rows(pool, &Listed { table, columns: COLUMNS }, &cut, page).await?;
-    let reports = rows.iter().map(report_of).collect::<Result<Vec<_>, _>>()?;
-    Ok(lists::page(reports, page.limit, |last| TimeCursor { created_at: last.created_at, id: last.id.0 }))
+    lists::page(&rows, page.limit, report_of, |last| TimeCursor { created_at: last.created_at, id: last.id.0 })
 }
 
 /// The report of a package with everything said about it, as of one moment.

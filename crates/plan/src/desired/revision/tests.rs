@@ -2,6 +2,7 @@
 
 mod back;
 mod kept;
+mod model;
 
 use std::collections::BTreeSet;
 

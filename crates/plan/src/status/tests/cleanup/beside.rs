@@ -1,5 +1,6 @@
 //! Laws of cleanups beside each other: the one that ended last is told.
 
+use super::counted::{COUNTED, dry};
 use super::*;
 
 /// A run with an end of its own.
