@@ -35,6 +35,8 @@ pub struct Gate {
     pub blobs: Room,
     /// Room for bodies of JSON that are under way.
     pub json: Room,
+    /// Room for lists on their way out.
+    pub lists: Room,
     /// How long a client may keep us waiting.
     pub patience: Duration,
 }

@@ -142,9 +142,19 @@ pub fn refused(refusal: &Refusal, plane: Plane) -> Response {
 
 /// A JSON answer.
 pub fn json_response<T: serde::Serialize>(status: StatusCode, value: &T) -> Response {
-    let body = serde_json::to_vec(value).expect("records have string keys and finite numbers");
-    let mut response = Response::new(Body::from(body));
+    let mut response = json_answer(Body::from(encoded(value)));
     *response.status_mut() = status;
+    response
+}
+
+/// A value as JSON.
+pub fn encoded<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("records have string keys and finite numbers")
+}
+
+/// An answer with status 200 whose body is JSON.
+pub fn json_answer(body: Body) -> Response {
+    let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::admit::Admitted;
 use super::body::received;
 use super::fault::{Fault, json_response, not_found, ok};
-use super::lists::{Beside, list};
+use super::lists::{self, Beside};
 use super::shapes::{Attestations, PackageWithReceipt, ReportBundle};
 use super::spans;
 use super::state::Api;
@@ -115,6 +115,7 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
     let asked = query.page()?;
     let with_receipts = admitted.lists("include_receipt")?;
     filter.service_id.iter().try_for_each(|service| admitted.caller.may_touch(service))?;
+    let turn = lists::turn(api, admitted).await?;
     let page = api.store.packages(&filter, asked).await?;
     let receipts = if with_receipts {
         let ids: Vec<PackageId> = page.items.iter().map(|package| package.id).collect();
@@ -122,7 +123,7 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
     } else {
         None
     };
-    Ok(list(admitted.settings.legacy_list_response, &asked, &page, Beside { receipts, attestations: None }))
+    Ok(lists::large(admitted, &asked, &page, Beside { receipts, attestations: None }, turn)?)
 }
 
 /// GET /jam/packages/{id}.

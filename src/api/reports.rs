@@ -11,7 +11,7 @@ use jam_store::{Attest, Dissent, ReportBundle};
 use super::admit::Admitted;
 use super::body::received;
 use super::fault::{Fault, json_response, not_found};
-use super::lists::{Beside, list};
+use super::lists::{self, Beside};
 use super::shapes;
 use super::state::Api;
 
@@ -28,6 +28,7 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
     let with_receipts = admitted.lists("include_receipt")?;
     let with_attestations = admitted.lists("include_attestations")?;
     filter.service_id.iter().try_for_each(|service| admitted.caller.may_touch(service))?;
+    let turn = lists::turn(api, admitted).await?;
     let page = api.store.reports(&filter, asked).await?;
     let receipts = if with_receipts {
         let packages: Vec<PackageId> = page.items.iter().map(|report| report.package_id).collect();
@@ -41,7 +42,7 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
     } else {
         None
     };
-    Ok(list(admitted.settings.legacy_list_response, &asked, &page, Beside { receipts, attestations }))
+    Ok(lists::large(admitted, &asked, &page, Beside { receipts, attestations }, turn)?)
 }
 
 /// POST /jam/reports/{id}/attestations.

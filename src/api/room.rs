@@ -23,16 +23,40 @@ pub struct Room {
 
 /// The room that one body has; given back when it is dropped.
 pub struct Turn {
-    _of_the_share: OwnedSemaphorePermit,
-    _of_all: OwnedSemaphorePermit,
+    of_the_share: OwnedSemaphorePermit,
+    of_all: OwnedSemaphorePermit,
 }
 
-/// Two rooms of so many bytes in all: for blobs, and a smaller one for JSON, so that a submission never waits for uploads.
-pub fn rooms(bytes: u64) -> (Room, Room) {
-    let kib = |bytes: u64| u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).max(1);
+/// The rooms: a submission never waits for uploads, nor for who reads its list slowly.
+pub struct Rooms {
+    /// For blobs, both ways.
+    pub blobs: Room,
+    /// For JSON that comes.
+    pub json: Room,
+    /// For lists that go.
+    pub lists: Room,
+}
+
+/// Rooms of so many bytes in all.
+pub fn rooms(bytes: u64) -> Rooms {
     // Twice the largest body at least: a share holds one whole.
     let json = (bytes / 8).max(2 * MAX_JSON).min(bytes / 2);
-    (Room::of(kib(bytes - json)), Room::of(kib(json)))
+    let lists = bytes / 4;
+    Rooms { blobs: Room::of(kib(bytes - json - lists)), json: Room::of(kib(json)), lists: Room::of(kib(lists)) }
+}
+
+fn kib(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).max(1)
+}
+
+impl Turn {
+    /// Gives back what is more than so many bytes: a list is known to be small once it is read.
+    pub fn keep(&mut self, bytes: u64) {
+        let kept = kib(bytes) as usize;
+        for permit in [&mut self.of_the_share, &mut self.of_all] {
+            drop(permit.split(permit.num_permits().saturating_sub(kept)));
+        }
+    }
 }
 
 impl Room {
@@ -47,12 +71,12 @@ impl Room {
     /// Waits for room for so many bytes of this caller's, first in its own share: who has used that up keeps nobody else
     /// waiting. A body that is larger than the share gets it whole.
     pub async fn turn(&self, caller: &Key, bytes: u64) -> Result<Turn, Refusal> {
-        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).clamp(1, self.share());
+        let kib = kib(bytes).min(self.share());
         let share = self.share_of(caller);
         let turn = async {
             let of_the_share = share.acquire_many_owned(kib).await?;
             let of_all = self.left.clone().acquire_many_owned(kib).await?;
-            Ok::<_, AcquireError>(Turn { _of_the_share: of_the_share, _of_all: of_all })
+            Ok::<_, AcquireError>(Turn { of_the_share, of_all })
         };
         match timeout(TURN, turn).await {
             Ok(Ok(turn)) => Ok(turn),
@@ -79,6 +103,7 @@ impl Room {
 mod tests {
     use futures::FutureExt as _;
     use jam_domain::TokenId;
+    use jam_domain::page::PAGE_BYTES;
     use jam_domain::token::TokenHash;
     use tokio::task::unconstrained;
 
@@ -102,21 +127,33 @@ mod tests {
 
     #[tokio::test]
     async fn one_caller_holds_half_at_most_and_all_together_no_more_than_there_is() {
-        let (blobs, json) = rooms(64 * MIB);
+        let Rooms { blobs, json, lists } = rooms(64 * MIB);
         let first = taken(&blobs, &of("a"), MIB);
-        assert_eq!(first.len(), 28);
+        assert_eq!(first.len(), 20);
         assert_eq!(taken(&blobs, &of("b"), 10 * MIB).len(), 2, "the other half is there for another");
         assert_eq!(taken(&json, &of("a"), MIB).len(), 4, "uploads take nothing from submissions");
+        assert_eq!(taken(&lists, &of("a"), PAGE_BYTES).len(), 2, "nor from lists");
         let second = taken(&blobs, &of("b"), MIB);
-        assert_eq!(second.len(), 28);
+        assert_eq!(second.len(), 20);
         assert!(taken(&blobs, &of("c"), 1).is_empty(), "what is held in all is bounded");
         drop(first);
-        assert_eq!(taken(&blobs, &of("c"), MIB).len(), 28);
+        assert_eq!(taken(&blobs, &of("c"), MIB).len(), 20);
+    }
+
+    #[tokio::test]
+    async fn a_turn_keeps_what_it_needs_and_gives_the_rest_to_others() {
+        let lists = rooms(64 * MIB).lists;
+        let mut turns = taken(&lists, &of("a"), PAGE_BYTES);
+        turns[0].keep(MIB);
+        turns[0].keep(2 * MIB);
+        assert_eq!(taken(&lists, &of("a"), MIB).len(), 3);
+        drop(turns);
+        assert_eq!(taken(&lists, &of("a"), MIB).len(), 8);
     }
 
     #[tokio::test]
     async fn who_holds_nothing_is_forgotten() {
-        let (blobs, _json) = rooms(64 * MIB);
+        let blobs = rooms(64 * MIB).blobs;
         for caller in 0..1_000 {
             drop(taken(&blobs, &of(&caller.to_string()), 10 * MIB));
         }
@@ -126,9 +163,10 @@ mod tests {
     #[tokio::test]
     async fn a_body_larger_than_the_share_gets_it_whole_and_every_room_lets_one_in() {
         for bytes in [0, 1, 1024, 100_000, 4 * MIB] {
-            let (blobs, json) = rooms(bytes);
-            assert_eq!(taken(&blobs, &of("a"), u64::MAX).len(), 1, "{bytes}");
-            assert_eq!(taken(&json, &of("a"), u64::MAX).len(), 1, "{bytes}");
+            let Rooms { blobs, json, lists } = rooms(bytes);
+            for room in [blobs, json, lists] {
+                assert_eq!(taken(&room, &of("a"), u64::MAX).len(), 1, "{bytes}");
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use super::health::Health;
 use super::limiter::Limiter;
 use super::metrics::Metrics;
 use super::pending::Pending;
-use super::room::rooms;
+use super::room::{Rooms, rooms};
 use super::settings::Wiring;
 use super::spans::Spans;
 use super::tokens::Tokens;
@@ -57,7 +57,7 @@ impl Api {
         stale_after: Option<Duration>,
     ) -> Result<Self, String> {
         let tokens = Arc::new(Tokens::open(wiring)?);
-        let (blobs, json) = rooms(wiring.max_bytes_in_flight);
+        let Rooms { blobs, json, lists } = rooms(wiring.max_bytes_in_flight);
         let gate = Gate {
             tokens,
             admins: Tokens::open_admin(wiring)?.map(Arc::new),
@@ -65,6 +65,7 @@ impl Api {
             trusted_proxies: wiring.trusted_proxies.clone(),
             blobs,
             json,
+            lists,
             patience: Duration::from_secs(wiring.client_timeout_seconds.into()),
         };
         let engine = Engine::hash_refiner(

@@ -246,6 +246,9 @@ pub struct VerifyArgs {
     /// The owner of the chain
     #[arg(long, value_name = "S")]
     pub service: ServiceId,
+    /// Also read every preimage that a listed package names, and compare its bytes with its hash
+    #[arg(long)]
+    pub preimages: bool,
 }
 
 /// What a receipt is found by: hex digits and hyphens. It becomes a part of a path, so nothing else gets through.

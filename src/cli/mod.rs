@@ -9,6 +9,7 @@ mod destination;
 mod doctor;
 mod fault;
 mod lists;
+mod named;
 mod outage;
 mod package;
 mod preimage;

@@ -156,6 +156,11 @@ async fn fetch<W: Write>(
     }
 }
 
+/// Reads the bytes and keeps none: whether their hash is this one.
+pub async fn compare(client: &Client, hash: PreimageHash) -> Result<(), Fault> {
+    fetch(client, hash, &mut std::io::sink(), Fault::Output).await.map(drop)
+}
+
 /// A 404 of HEAD has no body: the hash is named here.
 fn name_missing(fault: Fault, hash: PreimageHash) -> Fault {
     match fault {

@@ -138,14 +138,14 @@ impl Ledger {
         // Where a record came without one, a receipt that none of those known here got is the one of a stranger.
         let own: HashSet<u64> = known.iter().flatten().map(|link| link.seq).collect();
         let strange = !whole && seqs.iter().flatten().any(|seq| self.reaches(*seq) && !own.contains(seq));
-        let suspect = |(at, link): (usize, &Option<&Link>)| match link {
+        let suspect = |(at, link): (usize, Option<&Link>)| match link {
             Some(link) => {
                 let fits = if whole { seqs[at] == Some(link.seq) } else { seqs.contains(&Some(link.seq)) };
                 (!fits).then(|| link.wanted())
             }
             None => strange.then(|| Wanted::stranger(&records[at])),
         };
-        Ok(known.iter().enumerate().filter_map(suspect).collect())
+        Ok(known.iter().copied().enumerate().filter_map(suspect).collect())
     }
 
     /// A record that the chain does not know came after it was read, with its receipt, or has none. Receipts never change hands.
@@ -187,6 +187,11 @@ impl Ledger {
     /// The seq of a report's own receipt.
     pub fn seq_of_report(&self, id: &str) -> Option<u64> {
         self.reports.get(id).and_then(|at| self.links.get(*at)).map(|link| link.seq)
+    }
+
+    /// The seq of a package's receipt.
+    pub fn seq_of_package(&self, id: &str) -> Option<u64> {
+        self.packages.get(id).and_then(|at| self.links.get(*at)).map(|link| link.seq)
     }
 
     fn link_of(&self, id: &str) -> Option<&Link> {

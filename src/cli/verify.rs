@@ -13,6 +13,7 @@ use crate::cli::args::VerifyArgs;
 use crate::cli::client::{Call, Client};
 use crate::cli::fault::Fault;
 use crate::cli::lists::{MAX_LIMIT, Pages, Query, Unread};
+use crate::cli::named::Named;
 use crate::cli::records::{Ledger, Mismatch, Wanted, text};
 use crate::cli::standing::{Asked, Doubt, Standing, Tally};
 use crate::cli::status;
@@ -20,7 +21,7 @@ use crate::cli::status;
 /// `jam verify`. Reads the head first: links that are added meanwhile come after it and are checked too. The records come last, so that
 /// each was there when its receipt was read.
 pub async fn run(client: &Client, args: VerifyArgs) -> Result<Answer, Fault> {
-    let service = args.service;
+    let VerifyArgs { service, preimages } = args;
     let status = status::read(client, Some(service.to_string())).await?;
     if status.get("accumulators_enabled") == Some(&Value::Bool(false)) {
         return Err(Fault::not_found("the server keeps no receipts: JAM_ACCUMULATORS_ENABLED is false there"));
@@ -35,7 +36,15 @@ pub async fn run(client: &Client, args: VerifyArgs) -> Result<Answer, Fault> {
     };
     let threshold = status.get("attestation_threshold").and_then(Value::as_u64);
     let (chain, ledger) = (Chain::empty(service.clone()), Ledger::new(algorithm));
-    let mut walk = Walk { client, algorithm, chain, ledger, standing: Standing::new(algorithm, threshold), head };
+    let mut walk = Walk {
+        client,
+        algorithm,
+        chain,
+        ledger,
+        standing: Standing::new(algorithm, threshold),
+        head,
+        named: preimages.then(Named::default),
+    };
     match walk.whole(&service).await? {
         Ok(()) => Ok(sound(&service, &walk)),
         Err(problem) => Ok(broken(service, algorithm, problem)),
@@ -68,6 +77,8 @@ struct Walk<'c> {
     ledger: Ledger,
     standing: Standing,
     head: AccumulatorRoot,
+    /// What packages name, where it is to be read.
+    named: Option<Named>,
 }
 
 /// Where a chain breaks.
@@ -110,7 +121,8 @@ impl Walk<'_> {
                 return Ok(Err(self.located(mismatch)));
             }
         }
-        Ok(Ok(()))
+        let Some(named) = &self.named else { return Ok(Ok(())) };
+        Ok(named.compare(self.client).await?.map_err(|mismatch| self.located(mismatch)))
     }
 
     /// Compares a list of records, page by page.
@@ -128,6 +140,8 @@ impl Walk<'_> {
             for (at, record) in page.items.iter().enumerate() {
                 let fits = if name == "packages" {
                     self.standing.package(record);
+                    let seq = self.ledger.seq_of_package(text(record, "id"));
+                    self.named.iter_mut().for_each(|named| named.note(record, seq));
                     self.ledger.package(record)
                 } else {
                     let said = page.attestations.as_ref().and_then(|said| said.get(at));
@@ -265,16 +279,20 @@ fn package_in(found: &Result<Value, Option<Value>>) -> Option<&Value> {
 }
 
 fn sound(service: &ServiceId, walk: &Walk<'_>) -> Answer {
-    let Walk { client: _, algorithm, chain, ledger, standing, head: _ } = walk;
+    let Walk { client: _, algorithm, chain, ledger, standing, head: _, named } = walk;
     let (count, root, gone) = (chain.seq(), chain.root(), ledger.unseen());
     let Tally { proven, unproven, unlisted, light, lightest_seq } = standing.tally();
     let json = json!({
         "service_id": service, "verified": true, "receipts": count, "root": root, "accumulator_hash": algorithm,
         "records_gone": gone, "attestations_verified": proven, "attestations_not_covered": unproven,
         "reports_without_attestations": unlisted, "reports_below_threshold": light, "first_below_threshold": lightest_seq,
+        "preimages_verified": named.as_ref().map(Named::count),
     });
     let receipts = if count == 1 { "1 receipt".to_owned() } else { format!("{count} receipts") };
     let mut said = format!("service {service}: {receipts} verified, root {root} ({algorithm})\n");
+    if let Some(named) = named {
+        let _ = writeln!(said, "preimages that their packages name, whose bytes were compared: {}", named.count());
+    }
     if gone > 0 {
         let _ = writeln!(said, "{gone} of their packages and reports are no longer listed: those were not compared");
     }

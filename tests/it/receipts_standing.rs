@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use jam_domain::{HashAlgorithm, canonical};
 use serde_json::{Value, json};
 
-use crate::api_support::{Server, TOKEN, World, laws};
+use crate::api_support::{Server, TOKEN, World, laws, package};
 use crate::cli_support::{Ran, slctl_with};
 use crate::support::postgres;
 
@@ -257,6 +257,32 @@ async fn a_row_that_the_server_cannot_read_is_located_wherever_it_stands() {
     let far = next("package 00000000-0000-7000-8000-000000000300, newest first", "package");
     for (sql, place) in own.into_iter().chain([(many, far)]) {
         various.finds(&sql, &place).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_bytes_of_a_preimage_that_a_package_names_are_found_when_they_are_asked_for() {
+    let dsn = postgres::migrated_database().await;
+    let server = World::on(&dsn).serve().await;
+    let (hash, empty) = (server.upload(b"abc").await, server.upload(b"").await);
+    let mut naming = package("s", "1");
+    naming["preimage_hashes"] = json!([hash, empty]);
+    server.submit("s", "0").await;
+    let id = server.post("/jam/packages", &naming).await.expect(201).json()["id"].as_str().unwrap().to_owned();
+    let whole = verify(&server, &["--preimages"]);
+    assert!(whole.code == 0 && whole.out.ends_with("whose bytes were compared: 2\n"), "{whole:?}");
+    let cases = [
+        ("update blob_chunks set bytes = 'abd'", "has other bytes"),
+        ("update blob_chunks set bytes = 'ab'", "breaks off"),
+        ("delete from blob_chunks", "breaks off"),
+        ("delete from preimages where size > 0", "is not stored"),
+    ];
+    for (sql, found) in cases {
+        postgres::execute(&dsn, sql).await;
+        let ran = verify(&server, &["--preimages"]);
+        let place = format!("seq 2: preimage {hash}, which package {id} names, {found}");
+        assert!(ran.code == 1 && ran.err.contains(&place), "{sql}: {ran:?}");
+        assert_eq!(verify(&server, &[]).code, 0, "bytes are read on demand alone");
     }
 }
 

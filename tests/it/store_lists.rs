@@ -1,21 +1,27 @@
 //! Laws of lists that are walked page by page while others submit, process, archive and delete.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use jam_domain::page::{PackageFilter, ReceiptFilter, ReportFilter};
-use jam_domain::{PackageId, PackageStatus, Receipt, Timestamp};
-use jam_store::Store;
+use jam_domain::page::{PAGE_BYTES, PackageFilter, PageRequest, ReceiptFilter, ReportFilter, Start};
+use jam_domain::refine::{Engine, RefineFault, Refined, Refiner};
+use jam_domain::{PackageId, PackageStatus, Receipt, Timestamp, WorkPackage};
+use jam_store::{NewPackage, Store};
 use tokio::task::JoinHandle;
 
-use crate::store_fixture::{World, all_pages, engine, first, laws, only, package, service, verified_chain};
+use crate::store_fixture::{
+    World, all_pages, engine, first, laws, noise, only, package, service, signed, verified_chain,
+};
 use crate::store_retention::rule_at;
 
-laws!(what_is_there_throughout_comes_once_on_the_pages_of_every_list_while_others_write_and_clean_up);
+laws!(
+    what_is_there_throughout_comes_once_on_the_pages_of_every_list_while_others_write_and_clean_up,
+    a_page_ends_where_its_bodies_reach_its_bytes_and_the_next_one_begins_there,
+);
 
 /// Packages of `kept` are processed and stay, of `idle` stay pending, of `gone` are processed, archived and deleted.
 const SERVICES: [&str; 3] = ["kept", "gone", "idle"];
@@ -206,4 +212,57 @@ async fn what_is_there_throughout_comes_once_on_the_pages_of_every_list_while_ot
     for name in SERVICES {
         verified_chain(&*store, name).await;
     }
+}
+
+/// A body that is as large as it takes with a nonce of so many bytes.
+fn large(nonce: String) -> NewPackage {
+    let mut new = package("s");
+    new.package.nonce = nonce;
+    signed(new)
+}
+
+async fn a_page_ends_where_its_bodies_reach_its_bytes_and_the_next_one_begins_there(world: World) {
+    let store = world.store();
+    let page_bytes = usize::try_from(PAGE_BYTES).unwrap();
+    let spare = "0".repeat(page_bytes + 1);
+    // Newest last: one too large, two that fill a page to the byte, two that are a byte too much, and bodies that pack well and badly.
+    let own = body_length(&large(String::new()));
+    let half = page_bytes / 2 - own;
+    let mut nonces = vec![spare.clone()];
+    nonces.extend([half, half, half, half + 1].map(|length| spare[..length].to_owned()));
+    nonces.extend((0..3).map(|seed| hex::encode(noise(page_bytes / 8, seed))));
+    let mut ids = Vec::new();
+    for nonce in nonces {
+        ids.push(store.submit(large(nonce), &engine()).await.unwrap().package.id);
+    }
+    ids.reverse();
+    let sizes = Mutex::new(Vec::new());
+    let found = all_pages(200, async |page| {
+        let page = store.packages(&PackageFilter::default(), page).await.unwrap();
+        sizes.lock().unwrap().push(page.items.len());
+        page
+    });
+    assert_eq!(found.await.iter().map(|package| package.id).collect::<Vec<_>>(), ids);
+    assert_eq!(*sizes.lock().unwrap(), [3, 1, 2, 1, 1]);
+    let bounded = store.packages(&PackageFilter::default(), PageRequest { limit: 2, start: Start::Offset(4) }).await;
+    assert_eq!(bounded.unwrap().items.iter().map(|package| package.id).collect::<Vec<_>>(), ids[4..6]);
+    assert_eq!(store.process(100, &wordy(page_bytes / 3 + 1)).await.unwrap().len(), ids.len());
+    let reports = store.reports(&ReportFilter::default(), first(200)).await.unwrap();
+    assert_eq!((reports.items.len(), reports.next.is_some()), (2, true));
+}
+
+fn body_length(new: &NewPackage) -> usize {
+    serde_json::json!({"items": new.package.items, "nonce": new.package.nonce}).to_string().len()
+}
+
+/// An engine whose reports have traces of so many bytes.
+fn wordy(length: usize) -> Engine {
+    struct Wordy(usize);
+    impl Refiner for Wordy {
+        fn refine(&self, package: &WorkPackage) -> Result<Refined, RefineFault> {
+            let output_hash = package.id.to_string();
+            Ok(Refined { output_hash, compact: Vec::new(), traces: Some(vec!["t".repeat(self.0)]) })
+        }
+    }
+    Engine { refiner: Box::new(Wordy(length)), ..engine() }
 }

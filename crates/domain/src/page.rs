@@ -16,6 +16,8 @@ use crate::time::Timestamp;
 pub const DEFAULT_LIMIT: u32 = 50;
 /// Items a page has at most.
 pub const MAX_LIMIT: u32 = 200;
+/// Bytes of bodies, as JSON, that a page has at most; an item that is larger has a page of its own.
+pub const PAGE_BYTES: u64 = 4 << 20;
 
 /// Services that a caller may see: `None` is all of them.
 pub type Visible = Option<BTreeSet<ServiceId>>;
@@ -114,6 +116,19 @@ pub struct ReceiptCursor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AuditCursor(pub u64);
 
+/// How many of these items, by their bytes, a page has: the first in any case, then as many as fit.
+pub fn fitting(bytes: impl IntoIterator<Item = u64>) -> u32 {
+    let (mut count, mut sum) = (0, 0_u64);
+    for bytes in bytes {
+        sum = sum.saturating_add(bytes);
+        if count > 0 && sum > PAGE_BYTES {
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
 /// A cursor that this server did not make.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the cursor is not one that this server gave out")]
@@ -183,6 +198,16 @@ fn decode(text: &str) -> Result<String, BadCursor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_has_its_first_item_and_as_many_more_as_fit() {
+        assert_eq!(fitting([]), 0);
+        assert_eq!(fitting([PAGE_BYTES + 1, 1]), 1);
+        assert_eq!(fitting([PAGE_BYTES - 1, 1, 1]), 2);
+        assert_eq!(fitting([PAGE_BYTES, 0, 1, 0]), 2);
+        assert_eq!(fitting([1, u64::MAX, 1]), 1);
+        assert_eq!(fitting([1; 7]), 7);
+    }
 
     #[test]
     fn a_cursor_survives_its_text_and_a_made_up_one_is_refused() {

@@ -1,6 +1,7 @@
 //! The memory of the JAM API: one trait, two stores, and a place for blobs outside of them. The only place with SQL.
 
 mod admin;
+mod bodies;
 mod limits;
 pub mod memory;
 mod objects;

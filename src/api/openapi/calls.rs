@@ -257,12 +257,12 @@ pub(super) fn paging() -> [Parameter; 3] {
     [
         Parameter::query(
             "limit",
-            "Items of the page; more than 200 is 200, 0 is 50.",
+            "Items of the page at most; more than 200 is 200, 0 is 50. A page ends early where its items are large.",
             json!({"type": "integer", "minimum": 0, "maximum": u64::MAX, "default": 50}),
         ),
         Parameter::query(
             "offset",
-            "Items to skip; excludes `cursor`.",
+            "Items to skip; excludes `cursor`. What is inserted meanwhile comes before, and shifts the others onto the next page: only `cursor` never repeats.",
             json!({"type": "integer", "minimum": 0, "maximum": u64::MAX, "default": 0}),
         ),
         Parameter::query(

@@ -1,7 +1,7 @@
 //! Packages in memory: acceptance in one step under the lock, and lists.
 
 use jam_domain::event::Fact;
-use jam_domain::page::{PackageFilter, Page, PageRequest, TimeCursor};
+use jam_domain::page::{PackageFilter, Page, PageRequest, TimeCursor, fitting};
 use jam_domain::receipt::Entry;
 use jam_domain::refine::Engine;
 use jam_domain::submission::passed_expiry;
@@ -10,6 +10,7 @@ use jam_domain::{PackageId, PackageStatus, Receipt, ServiceId, WorkPackage};
 use super::index::Cut;
 use super::receipts::turn;
 use super::state::{PackageRow, State, narrowed};
+use crate::bodies::{PackageBody, bytes};
 use crate::work::{field_of, preimages_of};
 use crate::{NewPackage, StoreError, SubmitError, Submitted};
 
@@ -133,7 +134,8 @@ pub(super) fn list(
     };
     let index = if *archived { &state.archive_index } else { &state.package_index };
     let mut places = index.cut(services.as_deref(), &cut);
-    let next = turn(&mut places, page.limit);
-    let items = places.iter().filter_map(|place| state.stored(PackageId(place.id)));
-    Page { items: items.map(|row| row.package.clone()).collect(), next }
+    let package = |place: &TimeCursor| state.stored(PackageId(place.id)).map(|row| &row.package);
+    let fits = fitting(places.iter().filter_map(package).map(|package| bytes(&PackageBody::of(package))));
+    let next = turn(&mut places, page.limit.min(fits));
+    Page { items: places.iter().filter_map(package).cloned().collect(), next }
 }

@@ -1,7 +1,7 @@
 //! Processing in memory: claim under the lock, refine without it, write under it again.
 
 use jam_domain::event::Fact;
-use jam_domain::page::{Page, PageRequest, ReportFilter, TimeCursor, Visible};
+use jam_domain::page::{Page, PageRequest, ReportFilter, TimeCursor, Visible, fitting};
 use jam_domain::refine::{Attested, Engine, reached};
 use jam_domain::{Attestation, PackageId, PackageStatus, ReportId, Timestamp, WorkPackage, WorkReport};
 
@@ -10,6 +10,7 @@ use super::disputes::has_spoken;
 use super::index::Cut;
 use super::receipts::turn;
 use super::state::{ReportRow, State, narrowed};
+use crate::bodies::{ReportBody, bytes};
 use crate::work::{applied, reported, work};
 use crate::{Attest, Processed};
 
@@ -146,7 +147,8 @@ pub(super) fn list_reports(
     let cut = Cut { status: *status, after: None, before: None, start: page.start, count: page.limit as usize + 1 };
     let index = if *archived { &state.archived_reports } else { &state.report_index };
     let mut places = index.cut(services.as_deref(), &cut);
-    let next = turn(&mut places, page.limit);
-    let items = places.iter().filter_map(|place| state.stored_report(ReportId(place.id)));
-    Page { items: items.map(|row| row.report.clone()).collect(), next }
+    let report = |place: &TimeCursor| state.stored_report(ReportId(place.id)).map(|row| &row.report);
+    let fits = fitting(places.iter().filter_map(report).map(|report| bytes(&ReportBody::of(report))));
+    let next = turn(&mut places, page.limit.min(fits));
+    Page { items: places.iter().filter_map(report).cloned().collect(), next }
 }

@@ -1,9 +1,9 @@
 //! Pages of packages and reports: both tables have the same keys, so one statement serves both.
 
-use jam_domain::page::{Page, PageRequest, Start, TimeCursor, Visible};
+use jam_domain::page::{PAGE_BYTES, Page, PageRequest, Start, TimeCursor, Visible};
 use jam_domain::{PackageStatus, ServiceId, Timestamp};
 use sqlx::postgres::{PgPool, PgRow};
-use sqlx::{AssertSqlSafe, query};
+use sqlx::{AssertSqlSafe, Row, query};
 use uuid::Uuid;
 
 use super::error::Failure;
@@ -37,7 +37,27 @@ pub(super) fn narrowed(service: Option<&ServiceId>, visible: &Visible) -> Option
     Some(names.into_iter().map(ToString::to_string).collect())
 }
 
-/// Reads one row more than the page has, newest first.
+/// The rows of one page, and whether more follow.
+pub(super) struct Rows {
+    rows: Vec<PgRow>,
+    more: bool,
+}
+
+impl Rows {
+    /// Makes the page of them.
+    pub(super) fn page<T, C>(
+        self,
+        read: impl Fn(&PgRow) -> Result<T, Failure>,
+        place: impl Fn(&T) -> C,
+    ) -> Result<Page<T, C>, Failure> {
+        let Self { rows, more } = self;
+        let items = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let next = if more { items.last().map(place) } else { None };
+        Ok(Page { items, next })
+    }
+}
+
+/// Reads the rows of one page, newest first: as many as fit, and only those leave the database.
 ///
 /// The lists of the statuses (and services) are merged: each is one range of an index, so a deep page costs what the first
 /// one costs. Limits are literals, because a parameter would give a plan for any limit.
@@ -46,7 +66,7 @@ pub(super) async fn rows(
     listed: &Listed,
     cut: &Cut<'_>,
     page: PageRequest<TimeCursor>,
-) -> Result<Vec<PgRow>, Failure> {
+) -> Result<Rows, Failure> {
     let Cut { service_id, status, after, before, visible } = cut;
     let services = narrowed(*service_id, visible);
     let statuses: Vec<&str> = match status {
@@ -57,7 +77,7 @@ pub(super) async fn rows(
     let (high, high_id) = high_end(*before, page.start);
     let (skip, limit) = (skip_of(&page.start)?, i64::from(page.limit) + 1);
     let sql = statement(listed, services.is_some(), skip, limit);
-    let rows = query(AssertSqlSafe(sql))
+    let mut rows = query(AssertSqlSafe(sql))
         .persistent(skip == 0)
         .bind(statuses)
         .bind(low)
@@ -66,7 +86,9 @@ pub(super) async fn rows(
         .bind(services.unwrap_or_default())
         .fetch_all(pool)
         .await?;
-    Ok(rows)
+    rows.truncate(page.limit as usize);
+    let found: i64 = rows.first().map_or(Ok(0), |row| row.try_get("found"))?;
+    Ok(Rows { more: found > i64::try_from(rows.len()).unwrap_or(i64::MAX), rows })
 }
 
 /// The place before which the page starts: strictly before `before`, and after what the caller has seen.
@@ -90,6 +112,10 @@ pub(super) fn skip_of<C>(start: &Start<C>) -> Result<i64, Failure> {
     }
 }
 
+/// One row more than the page has is found; those that make it too large stay behind.
+///
+/// A body is looked at to be measured, which takes a large one apart. What is stored of it, packed or not, is known without: it is
+/// no more than the body and a header of 4 bytes, so that where these sums have reached the bound already, nothing further is looked at.
 fn statement(listed: &Listed, narrowed: bool, skip: i64, limit: i64) -> String {
     let Listed { table, columns } = listed;
     let (services, of_service) = if narrowed {
@@ -98,12 +124,24 @@ fn statement(listed: &Listed, narrowed: bool, skip: i64, limit: i64) -> String {
         ("", "cardinality($5::text[]) = 0 and")
     };
     let reach = limit + skip;
-    format!(
+    let found = format!(
         "select p.* from unnest($1::text[]) as s(status) {services} cross join lateral (
             select {columns} from {table} t
             where {of_service} t.status = s.status and t.created_at > $2 and (t.created_at, t.id) < ($3, $4)
             order by t.created_at desc, t.id desc limit {reach}
         ) p order by p.created_at desc, p.id desc offset {skip} limit {limit}"
+    );
+    format!(
+        "select * from (
+            select s.*, sum(case when s.before <= {PAGE_BYTES} then octet_length(s.body::text) else {PAGE_BYTES} end)
+                over (order by s.created_at desc, s.id desc rows unbounded preceding) as bytes
+            from (
+                select f.*, count(*) over () as found, row_number() over so_far as place,
+                    coalesce(sum(pg_column_size(f.body) - 4) over (so_far rows between unbounded preceding and 1 preceding), 0)
+                        as before
+                from ({found}) f window so_far as (order by f.created_at desc, f.id desc)
+            ) s
+         ) m where m.place = 1 or m.bytes <= {PAGE_BYTES} order by m.created_at desc, m.id desc"
     )
 }
 

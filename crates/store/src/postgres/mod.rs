@@ -1,6 +1,7 @@
 //! The store in PostgreSQL: one module for each group of tables, and the only place that knows SQL.
 
 mod admin;
+mod apart;
 mod archive;
 mod audit;
 mod blobs;
@@ -49,6 +50,7 @@ use sqlx::postgres::PgPool;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use self::apart::Aside;
 use self::error::{Failure, Redaction};
 use self::outage::Outage;
 use self::pool::{again, read};
@@ -127,6 +129,7 @@ pub struct PostgresStore {
     /// Half of the connections may wait for refiners; the other half stays for everybody else.
     processors: Arc<Semaphore>,
     swept: Arc<Mutex<Option<Instant>>>,
+    aside: Arc<Aside>,
 }
 
 impl PostgresStore {
@@ -146,8 +149,8 @@ impl PostgresStore {
         let writer = Writer::new(pool.clone(), outage.clone(), redaction.clone(), patience, wanted);
         let processors = Arc::new(Semaphore::new(config.max_connections.div_ceil(2).max(1) as usize));
         let PostgresConfig { claim_timeout, clock, objects, .. } = config;
-        let swept = Arc::default();
-        Ok(Self { pool, writer, outage, redaction, patience, claim_timeout, clock, objects, processors, swept })
+        let (swept, aside) = (Arc::default(), Arc::default());
+        Ok(Self { pool, writer, outage, redaction, patience, claim_timeout, clock, objects, processors, swept, aside })
     }
 
     /// Closes every connection.

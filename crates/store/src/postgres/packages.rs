@@ -3,29 +3,31 @@
 use jam_domain::event::Fact;
 use jam_domain::page::{PackageFilter, Page, PageRequest, TimeCursor, Visible};
 use jam_domain::{PackageId, PackageStatus, PreimageHash, Receipt, Timestamp, WorkItem, WorkPackage};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::{AssertSqlSafe, Row, query, query_scalar};
 use uuid::Uuid;
 
+use super::apart::Exceptions;
 use super::error::Failure;
 use super::lists::{self, Cut, Listed};
 use super::value::{At, body, count, number, unbody, word};
 use super::{events, receipts};
 use crate::NewPackage;
+use crate::bodies::PackageBody;
 
 pub(super) const COLUMNS: &str = "t.id, t.service_id, t.status, t.created_at, t.created_by, t.body";
 
-/// What no statement asks for by itself.
-#[derive(Serialize, Deserialize)]
+/// What no statement asks for by itself, as [`PackageBody`] writes it.
+#[derive(Deserialize)]
 struct Body {
     items: Vec<WorkItem>,
     nonce: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     expiry: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     signature: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     preimage_hashes: Option<Vec<PreimageHash>>,
 }
 
@@ -84,7 +86,7 @@ pub(super) async fn list(
     };
     let table = if *archived { "archived_packages" } else { "packages" };
     let rows = lists::rows(pool, &Listed { table, columns: COLUMNS }, &cut, page).await?;
-    lists::page(&rows, page.limit, package_of, |last| TimeCursor { created_at: last.created_at, id: last.id.0 })
+    rows.page(package_of, |last| TimeCursor { created_at: last.created_at, id: last.id.0 })
 }
 
 pub(super) async fn pending(pool: &PgPool) -> Result<u64, Failure> {
@@ -211,27 +213,9 @@ pub(super) async fn keep_keys(connection: &mut PgConnection, keys: &[(Uuid, Stri
     Ok(())
 }
 
-/// What of a package does not stand in columns; a new field must be put into one of them.
+/// What of a package does not stand in columns, as text.
 pub(super) fn body_of(package: &WorkPackage) -> Result<String, Failure> {
-    let WorkPackage {
-        id: _,
-        service_id: _,
-        items,
-        created_by: _,
-        nonce,
-        expiry,
-        signature,
-        preimage_hashes,
-        status: _,
-        created_at: _,
-    } = package;
-    body(&Body {
-        items: items.clone(),
-        nonce: nonce.clone(),
-        expiry: *expiry,
-        signature: signature.clone(),
-        preimage_hashes: preimage_hashes.clone(),
-    })
+    body(&PackageBody::of(package))
 }
 
 /// Locks up to `limit` pending packages that nobody else has in hand, oldest first. The lock is the claim: it ends with
@@ -240,20 +224,60 @@ pub(super) async fn claim(
     connection: &mut PgConnection,
     limit: u32,
     visible: &Visible,
+    (packages, left_out): &Exceptions,
 ) -> Result<Vec<WorkPackage>, Failure> {
     let services = lists::narrowed(None, visible);
     let of_services = if services.is_some() { "service_id = any($1) and" } else { "" };
+    let excepted = !packages.is_empty() || !left_out.is_empty();
+    let but = match (excepted, &services) {
+        (false, _) => "",
+        (true, Some(_)) => "id <> all($2) and service_id <> all($3) and",
+        (true, None) => "id <> all($1) and service_id <> all($2) and",
+    };
     let sql = format!(
         "select {COLUMNS} from packages t where t.id = any(array(
-            select id from packages where {of_services} status = 'pending'
+            select id from packages where {of_services} {but} status = 'pending'
             order by status, created_at, id limit {limit} for update skip locked))
          order by t.created_at, t.id"
     );
-    let claim = match services {
-        Some(services) => query(AssertSqlSafe(sql)).bind(services),
-        None => query(AssertSqlSafe(sql)),
-    };
+    let mut claim = query(AssertSqlSafe(sql));
+    if let Some(services) = services {
+        claim = claim.bind(services);
+    }
+    if excepted {
+        claim = claim.bind(packages).bind(left_out);
+    }
     claim.fetch_all(connection).await?.iter().map(package_of).collect()
+}
+
+/// The oldest pending packages with their services, of which nothing is read that may be broken; nobody is kept from them.
+pub(super) async fn oldest(
+    pool: &PgPool,
+    limit: u32,
+    visible: &Visible,
+    (packages, left_out): &Exceptions,
+) -> Result<Vec<(PackageId, String)>, Failure> {
+    let services = lists::narrowed(None, visible);
+    let of_services = if services.is_some() { "service_id = any($3) and" } else { "cardinality($3::text[]) = 0 and" };
+    let sql = format!(
+        "select id, service_id from packages
+         where {of_services} id <> all($1) and service_id <> all($2) and status = 'pending'
+         order by status, created_at, id limit {limit}"
+    );
+    let found = query(AssertSqlSafe(sql)).bind(packages).bind(left_out).bind(services.unwrap_or_default());
+    let rows = found.fetch_all(pool).await?;
+    rows.iter().map(|row| Ok((PackageId(row.try_get("id")?), row.try_get("service_id")?))).collect()
+}
+
+/// Locks those of these packages that are pending and that nobody else has in hand.
+pub(super) async fn claim_these(connection: &mut PgConnection, ids: &[PackageId]) -> Result<Vec<WorkPackage>, Failure> {
+    let sql = format!(
+        "select {COLUMNS} from packages t where t.id = any(array(
+            select id from packages where id = any($1) and status = 'pending' for update skip locked))
+         order by t.created_at, t.id"
+    );
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    query(AssertSqlSafe(sql)).bind(ids).fetch_all(connection).await?.iter().map(package_of).collect()
 }
 
 /// Locks one package, so that its status changes under one hand.

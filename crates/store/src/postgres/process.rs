@@ -13,10 +13,11 @@ use sqlx::postgres::PgConnection;
 use tokio::time::{Instant, timeout};
 
 use super::PostgresStore;
-use super::error::Failure;
+use super::error::{Cause, Failure};
 use super::pool::{Begin, begin};
 use super::transaction::Transaction;
-use super::{disputes, packages, receipts, reports};
+use super::value::word;
+use super::{apart, disputes, packages, receipts, reports};
 use crate::work::{reported, work};
 use crate::{Attest, Processed, ReportBundle, StoreError};
 
@@ -34,13 +35,29 @@ pub(super) async fn process(
     let busy = || StoreError::Unavailable("every processor's connection is in use".into());
     let turn = timeout(store.patience, store.processors.acquire()).await;
     let _turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
-    let (mut transaction, packages) = store.begun(claim(store, limit, visible)).await?;
+    let oldest = async {
+        let (transaction, packages) = store.begun(claim(store, limit, visible)).await?;
+        finish(store, transaction, &packages, engine).await
+    };
+    match oldest.await {
+        Err(why @ StoreError::Fault(_)) => apart::process(store, limit, visible, engine, why).await,
+        other => other,
+    }
+}
+
+/// Refines what was claimed, and writes what came of it.
+pub(super) async fn finish(
+    store: &PostgresStore,
+    mut transaction: Transaction,
+    packages: &[WorkPackage],
+    engine: &Engine,
+) -> Result<Vec<Processed>, StoreError> {
     if packages.is_empty() {
         return Ok(Vec::new());
     }
     let mut outcomes = Vec::with_capacity(packages.len());
     let mut heard = Instant::now();
-    for package in &packages {
+    for package in packages {
         outcomes.push(work(engine, package, (store.clock)()));
         // A batch of slow packages must neither starve the other tasks of this thread nor outlive its caller.
         tokio::task::yield_now().await;
@@ -49,7 +66,7 @@ pub(super) async fn process(
             heard = Instant::now();
         }
     }
-    store.bounded(write(store, transaction, &packages, outcomes, engine)).await
+    store.bounded(write(store, transaction, Sorted::of(packages, outcomes), engine)).await
 }
 
 async fn claim(
@@ -58,8 +75,31 @@ async fn claim(
     visible: &Visible,
 ) -> Result<(Transaction, Vec<WorkPackage>), Failure> {
     let mut transaction = begin(&store.pool, Begin::Process(store.claim_timeout)).await?;
-    let packages = packages::claim(&mut transaction, limit, visible).await?;
-    Ok((transaction, packages))
+    let except = store.aside.at(Instant::now().into_std());
+    match packages::claim(&mut transaction, limit, visible, &except).await {
+        Ok(packages) => Ok((transaction, packages)),
+        Err(failure) => back(transaction, failure).await,
+    }
+}
+
+/// Takes back what failed, at once: whoever tries its packages one by one must find them free.
+pub(super) async fn back<T>(transaction: Transaction, failure: Failure) -> Result<T, Failure> {
+    if failure.cause() == Cause::Fault {
+        transaction.rollback().await?;
+    }
+    Err(failure)
+}
+
+/// Disputes a claimed package of which nothing can be told but its id and its service.
+pub(super) async fn dispute_unread(
+    store: &PostgresStore,
+    transaction: Transaction,
+    (id, service): (PackageId, &str),
+    engine: &Engine,
+) -> Result<Vec<Processed>, Failure> {
+    let mut sorted = Sorted::default();
+    sorted.dispute(id, &word(service)?, "the stored package can't be read".into());
+    write(store, transaction, sorted, engine).await
 }
 
 /// A claim of which nothing is heard is taken back: a processor may be frozen for ever, and its packages with it.
@@ -71,21 +111,34 @@ async fn sign_of_life(transaction: &mut Transaction) -> Result<(), Failure> {
 async fn write(
     store: &PostgresStore,
     mut transaction: Transaction,
-    packages: &[WorkPackage],
-    outcomes: Vec<Result<Attested, String>>,
+    sorted: Sorted,
     engine: &Engine,
 ) -> Result<Vec<Processed>, Failure> {
-    let Sorted { finished, reports: done, attestations, disputes, moves, mut deeds } = Sorted::of(packages, outcomes);
+    match rows_of(store, &mut transaction, sorted, engine).await {
+        Ok(finished) => {
+            transaction.commit().await?;
+            Ok(finished)
+        }
+        Err(failure) => back(transaction, failure).await,
+    }
+}
+
+async fn rows_of(
+    store: &PostgresStore,
+    transaction: &mut PgConnection,
+    sorted: Sorted,
+    engine: &Engine,
+) -> Result<Vec<Processed>, Failure> {
+    let Sorted { finished, reports: done, attestations, disputes, moves, mut deeds } = sorted;
     // Heads are locked last and for as short as can be: the other processors of these services wait for them.
-    reports::attest(&mut transaction, &attestations).await?;
-    reports::dispute(&mut transaction, &disputes, (store.clock)()).await?;
-    packages::move_all(&mut transaction, &moves).await?;
+    reports::attest(transaction, &attestations).await?;
+    reports::dispute(transaction, &disputes, (store.clock)()).await?;
+    packages::move_all(transaction, &moves).await?;
     let applied: Vec<&WorkReport> = done.iter().filter(|report| report.status == PackageStatus::Applied).collect();
-    let seqs = accumulate(&mut transaction, &applied, engine, || (store.clock)()).await?;
+    let seqs = accumulate(transaction, &applied, engine, || (store.clock)()).await?;
     let rows: Vec<_> = done.iter().map(|report| (report, seqs.get(&report.id).copied())).collect();
     deeds.extend(rows.iter().map(|(report, seq)| reported(report, *seq)));
-    reports::insert(&mut transaction, &rows, &deeds).await?;
-    transaction.commit().await?;
+    reports::insert(transaction, &rows, &deeds).await?;
     Ok(finished)
 }
 
@@ -105,28 +158,28 @@ impl Sorted {
     fn of(packages: &[WorkPackage], outcomes: Vec<Result<Attested, String>>) -> Self {
         let mut sorted = Self::default();
         for (package, outcome) in packages.iter().zip(outcomes) {
-            let (status, fault) = match outcome {
+            match outcome {
                 Ok(Attested { report, attestations }) => {
-                    let status = report.status;
+                    sorted.finish(package.id, &package.service_id, report.status, None);
                     sorted.reports.push(report);
                     sorted.attestations.extend(attestations);
-                    (status, None)
                 }
-                Err(reason) => {
-                    sorted.disputes.push((package.id, reason.clone()));
-                    sorted.deeds.push(Fact::Disputed(package.service_id.clone(), package.id));
-                    (PackageStatus::Disputed, Some(reason))
-                }
-            };
-            sorted.moves.push((package.id, status));
-            sorted.finished.push(Processed {
-                package_id: package.id,
-                service_id: package.service_id.clone(),
-                fault,
-                applied: status == PackageStatus::Applied,
-            });
+                Err(reason) => sorted.dispute(package.id, &package.service_id, reason),
+            }
         }
         sorted
+    }
+
+    fn dispute(&mut self, id: PackageId, service: &ServiceId, reason: String) {
+        self.disputes.push((id, reason.clone()));
+        self.deeds.push(Fact::Disputed(service.clone(), id));
+        self.finish(id, service, PackageStatus::Disputed, Some(reason));
+    }
+
+    fn finish(&mut self, id: PackageId, service: &ServiceId, status: PackageStatus, fault: Option<String>) {
+        self.moves.push((id, status));
+        let applied = status == PackageStatus::Applied;
+        self.finished.push(Processed { package_id: id, service_id: service.clone(), fault, applied });
     }
 }
 

@@ -81,7 +81,7 @@ pub(super) async fn list(
     let cut = Cut { service_id: service_id.as_ref(), status: *status, after: None, before: None, visible };
     let table = if *archived { "archived_reports" } else { "reports" };
     let rows = lists::rows(pool, &Listed { table, columns: COLUMNS }, &cut, page).await?;
-    lists::page(&rows, page.limit, report_of, |last| TimeCursor { created_at: last.created_at, id: last.id.0 })
+    rows.page(report_of, |last| TimeCursor { created_at: last.created_at, id: last.id.0 })
 }
 
 /// The report of a package with everything said about it, as of one moment.
