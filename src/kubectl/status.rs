@@ -188,6 +188,7 @@ fn migration_line(migration: &MigrationStatus) -> String {
 fn cleanup_line(cleanup: &CleanupStatus) -> Option<String> {
     let CleanupStatus {
         last_run,
+        last_ended: _,
         last_result,
         dry_run: _,
         failure: _,

@@ -1,10 +1,11 @@
 //! What is read of the cleanup: its CronJob, and how the newest of its Jobs ended.
 
+use std::cmp::Ordering;
+
 use jam_plan::crd::CleanupStatus;
-use jam_plan::observed::{CleanupRun, CleanupState};
+use jam_plan::observed::{CleanupRun, CleanupState, ToldRun};
 use jam_plan::{JamInstance, Kind, ObjectRef, names};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
 use kube::api::ListParams;
 
@@ -45,7 +46,8 @@ async fn runs(context: &Context, instance: &Key, uid: &str) -> Result<Vec<Job>, 
     Ok(jobs)
 }
 
-/// The newest of these runs that ended and did more than count, and the newest that only counted, unless it ended before that one.
+/// The newest of these runs that ended and did more than count, unless it ended before the one that is told, and the newest that only
+/// counted, unless it ended before that one.
 async fn newest(
     context: &Context,
     instance: &Key,
@@ -54,10 +56,12 @@ async fn newest(
     discretion: &Discretion<'_>,
 ) -> (Option<CleanupRun>, Option<CleanupRun>) {
     let (dry, real): (Vec<_>, Vec<_>) = CleanupState::ended(jobs).into_iter().partition(|run| run.dry_run);
-    let told_real = told.and_then(CleanupStatus::real).map(|real| real.last_run);
+    let known = told.and_then(CleanupStatus::real);
+    let told_real = known.as_ref().map(ToldRun::real);
     let (mut did, mut beside) = (None, None);
-    for run in real {
-        let run = spoken(context, instance, run, told_real.as_ref(), discretion).await;
+    // What ended before the one that is told is no news, and hides none.
+    for run in real.into_iter().filter(|run| run.against(told_real) != Ordering::Less) {
+        let run = spoken(context, instance, run, told_real, discretion).await;
         if run.was_beside() {
             // It says nothing of the one before it, which may have failed.
             beside = beside.or(Some(run));
@@ -66,7 +70,7 @@ async fn newest(
             break;
         }
     }
-    let told_dry = told.filter(|told| told.only_counted()).and_then(|told| told.last_run.as_ref());
+    let told_dry = told.filter(|told| told.only_counted()).and_then(ToldRun::last);
     let later = |dry: &CleanupRun| did.as_ref().is_none_or(|real| real.ended_at < dry.ended_at);
     let counted = match dry.into_iter().next().filter(later) {
         Some(run) => Some(spoken(context, instance, run, told_dry, discretion).await),
@@ -75,18 +79,19 @@ async fn newest(
     (did.or(beside), counted)
 }
 
-/// A run with its last words when it failed or when that is news: `told` is when the run of its kind began that status tells of.
+/// A run with its last words when it failed or when that is news: `told` is the run of its kind that status tells of.
 async fn spoken(
     context: &Context,
     instance: &Key,
     run: CleanupRun,
-    told: Option<&Time>,
+    told: Option<ToldRun<'_>>,
     discretion: &Discretion<'_>,
 ) -> CleanupRun {
-    let second = run.began_at.map(|at| at.as_micros().div_euclid(1_000_000));
-    let told = told.map(|told| told.0.as_second());
-    let is_told =
-        second.zip(told).is_some_and(|(began, told)| began < told || (began == told && run.failure.is_none()));
+    let is_told = match run.against(told) {
+        Ordering::Less => true,
+        Ordering::Equal => run.failure.is_none(),
+        Ordering::Greater => false,
+    };
     if is_told {
         return run;
     }

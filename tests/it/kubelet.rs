@@ -179,7 +179,8 @@ fn running(address: Option<&str>, ready: bool) -> Value {
     status
 }
 
-fn ended(exit_code: i32, words: &str) -> Value {
+/// The status of a pod of a Job that ended.
+pub fn ended(exit_code: i32, words: &str) -> Value {
     let now = now();
     let state = json!({"terminated": {"exitCode": exit_code, "message": words, "startedAt": now, "finishedAt": now}});
     let phase = if exit_code == 0 { "Succeeded" } else { "Failed" };

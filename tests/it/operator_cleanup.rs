@@ -2,10 +2,13 @@
 
 use jam_plan::{JamInstance, Kind};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use kube::api::{DeleteParams, PostParams};
-use kube::{Api, Client};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
+use crate::kubelet::ended;
 use crate::operator_kinds::{children, on_postgres};
 use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
 use crate::support::cluster::control_plane;
@@ -209,6 +212,84 @@ async fn a_failed_cleanup_is_a_condition_with_its_last_words_until_one_succeeds(
     let suspended = children(&client, &namespace, Kind::CronJob).get("main-cleanup").await.unwrap();
     assert_eq!(suspended.data["spec"]["suspend"], Value::Bool(true));
     operator.quiet().await;
-    assert_eq!(jobs.list(&kube::api::ListParams::default()).await.unwrap().items.len(), 3, "its runs are not pruned");
+    assert_eq!(jobs.list(&ListParams::default()).await.unwrap().items.len(), 3, "its runs are not pruned");
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+/// The runs of a CronJob, begun and ended one by one.
+struct Runs<'a> {
+    cron_job: &'a CronJob,
+    jobs: Api<Job>,
+    pods: Api<Pod>,
+}
+
+impl Runs<'_> {
+    /// Begins one in another second than whatever was before.
+    async fn begin(&self, name: &str) -> Option<Time> {
+        tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+        self.jobs.create(&PostParams::default(), &run_of(self.cron_job, name)).await.unwrap();
+        Some(eventually("it begins", async || self.jobs.get(name).await.ok()?.status?.start_time).await)
+    }
+
+    /// Ends one in another second than whatever was before.
+    async fn end(&self, name: &str, exit_code: i32, words: &str) {
+        tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+        let selector = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={name}"));
+        let pod = async || self.pods.list(&selector).await.ok()?.items.pop();
+        let pod = eventually("its pod is made", pod).await.name_any();
+        let status = Patch::Merge(json!({"status": ended(exit_code, words)}));
+        self.pods.patch_status(&pod, &PatchParams::default(), &status).await.unwrap();
+        let is_over = async || {
+            let conditions = self.jobs.get(name).await.ok()?.status?.conditions?;
+            conditions.iter().any(|one| ["Complete", "Failed"].contains(&one.type_.as_str())).then_some(())
+        };
+        eventually("it ends", is_over).await;
+    }
+}
+
+#[tokio::test]
+async fn a_cleanup_that_ends_after_another_is_told_whichever_began_first_and_one_beside_both_hides_none() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, &["--leader-election", "false"]);
+    let mut spec = on_postgres(&client, &namespace).await;
+    spec["cleanup"] = json!({"schedule": "0 0 29 2 *"});
+    apply(&client, &namespace, "main", spec).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    condition(&client, &namespace, "main", "CleanupScheduled", "True", "Scheduled").await;
+    drop(kubelet);
+    let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
+    let told = async || instances.get("main").await.unwrap().status.unwrap().cleanup.unwrap();
+    let cron_job = Api::<CronJob>::namespaced(client.clone(), &namespace).get("main-cleanup").await.unwrap();
+    let (jobs, pods) = (Api::namespaced(client.clone(), &namespace), Api::namespaced(client.clone(), &namespace));
+    let runs = Runs { cron_job: &cron_job, jobs, pods };
+    let did = r#"{"dry_run":false,"archived":{"packages":5},"deleted":{}}"#;
+
+    let long = runs.begin("long").await;
+    runs.begin("short").await;
+    runs.end("short", 1, "error: no route to host").await;
+    condition(&client, &namespace, "main", "CleanupScheduled", "False", "CleanupFailed").await;
+    runs.end("long", 0, did).await;
+    condition(&client, &namespace, "main", "CleanupScheduled", "True", "Scheduled").await;
+    let now = told().await;
+    assert_eq!((&now.last_run, now.archived.get("packages"), &now.failure), (&long, Some(&5), &None));
+
+    // The operator is away while one fails, and while one ends that began first of all and found another one running.
+    runs.begin("beside").await;
+    let good = runs.begin("good").await;
+    runs.end("good", 0, did).await;
+    eventually("it is told", async || (told().await.last_run == good).then_some(())).await;
+    operator.quiet().await;
+    operator.stop().await;
+    let bad = runs.begin("bad").await;
+    runs.end("bad", 1, "error: permission denied").await;
+    runs.end("beside", 0, r#"{"dry_run":false,"skipped":true,"deleted":{}}"#).await;
+    let operator = account.start(plane, &["--leader-election", "false"]);
+    let words = condition(&client, &namespace, "main", "CleanupScheduled", "False", "CleanupFailed").await;
+    assert!(words.ends_with("Job bad failed: error: permission denied"), "{words}");
+    assert_eq!(told().await.last_run, bad);
+    operator.quiet().await;
     assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
 }

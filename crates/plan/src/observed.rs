@@ -27,7 +27,7 @@ use crate::rotation::{Distribution, PodAnswer};
 pub use token_secrets::{HashBook, OwnTokens, TokenSecret};
 
 pub use child::Child;
-pub use cleanup::{CleanupOutcome, CleanupRun, CleanupState};
+pub use cleanup::{CleanupOutcome, CleanupRun, CleanupState, ToldRun};
 pub use deployment::DeploymentState;
 pub(crate) use last_words::end_of;
 pub use last_words::{LastWords, left_out};

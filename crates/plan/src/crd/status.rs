@@ -210,6 +210,9 @@ pub struct CleanupStatus {
     /// When it ran. A run that did nothing because another one was running is not told, nor one that ended before this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run: Option<Time>,
+    /// When it ended: one that ends later is told next, also when it began before this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_ended: Option<Time>,
     /// How it ended: Succeeded, Failed, DryRun when it only counted, or Skipped where each one so far found another one running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
@@ -259,7 +262,8 @@ impl CleanupStatus {
         if self.only_counted() {
             return self.last_real.clone();
         }
-        Some(RealCleanup { last_run: self.last_run.clone()?, failure: self.failure.clone() })
+        let (last_ended, failure) = (self.last_ended.clone(), self.failure.clone());
+        Some(RealCleanup { last_run: self.last_run.clone()?, last_ended, failure })
     }
 }
 
@@ -269,6 +273,9 @@ impl CleanupStatus {
 pub struct RealCleanup {
     /// When it ran.
     pub last_run: Time,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_ended: Option<Time>,
     /// Why it failed: no dry run takes that back, unless `spec.cleanup.dryRun` asks for no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]

@@ -1,12 +1,15 @@
 //! What is known of the cleanup: its CronJob, and how its newest run ended.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jam_domain::Timestamp;
 use k8s_openapi::api::batch::v1::{CronJob, Job, JobSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Deserialize;
 
 use super::{CutShort, JobState, LastWords, MigrationJob, instant};
+use crate::crd::{CleanupStatus, RealCleanup};
 use crate::names;
 /// Kinds that are told.
 const KINDS: usize = 16;
@@ -22,7 +25,7 @@ pub struct CleanupState {
     pub running: bool,
     /// When it was last known to work: its last start, its last success, or its own making.
     pub since: Option<Timestamp>,
-    /// The newest run that ended and did more than count.
+    /// The newest run that ended and did more than count, unless it ended before the one that status tells of.
     pub real: Option<CleanupRun>,
     /// The newest run that ended and only counted, unless it ended before that one.
     pub counted: Option<CleanupRun>,
@@ -47,6 +50,27 @@ pub struct CleanupRun {
     pub cut_short: Option<CutShort>,
     /// What it said that it did, when it was asked and said so.
     pub outcome: Option<CleanupOutcome>,
+}
+
+/// Which run status tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ToldRun<'a> {
+    /// When it began.
+    began: &'a Time,
+    /// When it ended; none where an operator said it that told no ends.
+    ended: Option<&'a Time>,
+}
+
+impl<'a> ToldRun<'a> {
+    /// The last run of either kind.
+    pub fn last(told: &'a CleanupStatus) -> Option<Self> {
+        Some(Self { began: told.last_run.as_ref()?, ended: told.last_ended.as_ref() })
+    }
+
+    /// The last one that did more than count.
+    pub fn real(told: &'a RealCleanup) -> Self {
+        Self { began: &told.last_run, ended: told.last_ended.as_ref() }
+    }
 }
 
 /// What a run did, as its pod said.
@@ -196,6 +220,16 @@ impl CleanupRun {
         let dry_run = counts(job.spec.as_ref());
         let (ended_at, cut_short) = (told.finished_at, CutShort::of(job));
         Some(Self { job: told.name, dry_run, began_at, ended_at, failure, cut_short, outcome: None })
+    }
+
+    /// Whether it ended before the run that is told, is that one, or ended after it and is news. Within one second, which is as fine as
+    /// Kubernetes tells it, the one that began first counts as ended first. By the begins alone where an end is unknown.
+    pub fn against(&self, told: Option<ToldRun<'_>>) -> Ordering {
+        let Some(ToldRun { began, ended }) = told else { return Ordering::Greater };
+        let second = |at: Timestamp| at.as_micros().div_euclid(1_000_000);
+        let begins = self.began_at.or(self.ended_at).map(second).cmp(&Some(began.0.as_second()));
+        let ends = self.ended_at.zip(ended).map(|(at, told)| second(at).cmp(&told.0.as_second()));
+        ends.map_or(begins, |ends| ends.then(begins))
     }
 
     /// Whether it did nothing, because another one was running.

@@ -1,9 +1,11 @@
 //! The last cleanup, as status tells of it: a dry run is shown, and takes back no failure of one that was to do more.
 
+use std::cmp::Ordering;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::crd::{CleanupStatus, JamInstanceStatus};
-use crate::observed::{CleanupOutcome, CleanupRun, Observed, end_of};
+use crate::observed::{CleanupOutcome, CleanupRun, Observed, ToldRun, end_of};
 use crate::resolve::{Resolved, Timetable};
 
 /// The newest cleanup that ended, and the schedule that it is judged by.
@@ -32,23 +34,25 @@ fn last(observed: &Observed, before: &JamInstanceStatus) -> Option<CleanupStatus
     let told = before.cleanup.as_ref();
     let Some(state) = &observed.cleanup else { return told.cloned() };
     let known = told.and_then(CleanupStatus::real);
-    let is_left = |run: &CleanupRun| known.as_ref().is_some_and(|known| begun(run) < Some(known.last_run.clone()));
+    let against_known = |run: &CleanupRun| run.against(known.as_ref().map(ToldRun::real));
     let (beside, real) = match &state.real {
         Some(run) if run.was_beside() => (true, None),
-        real => (false, real.as_ref().filter(|run| !is_left(run))),
+        real => (false, real.as_ref().filter(|run| against_known(run) != Ordering::Less)),
     };
     let shown = real.map(|run| block(run, told.filter(|told| !told.only_counted())));
     let last_real = shown.as_ref().and_then(CleanupStatus::real).or(known.clone());
 
     let counted = told.filter(|told| told.only_counted());
     // What was told is newer than what is left, where its Job is gone.
-    let newest = counted.or(told.filter(|_| real.is_none())).and_then(|told| told.last_run.clone());
-    let dry = state.counted.as_ref().filter(|run| !run.was_beside() && begun(run) >= newest);
+    let newest = counted.or(told.filter(|_| real.is_none())).and_then(ToldRun::last);
+    let dry = state.counted.as_ref().filter(|run| !run.was_beside() && run.against(newest) != Ordering::Less);
     if let Some(run) = dry {
         return Some(CleanupStatus { last_real, ..block(run, counted) });
     }
-    let is_known = last_real.as_ref().map(|real| &real.last_run) == known.as_ref().map(|known| &known.last_run);
-    let is_later = |counted: &CleanupStatus| !is_known && real.and_then(ended) >= counted.last_run;
+    let is_news = real.is_some_and(|run| against_known(run) == Ordering::Greater);
+    let is_later = |counted: &CleanupStatus| {
+        is_news && real.and_then(ended).as_ref() >= counted.last_ended.as_ref().or(counted.last_run.as_ref())
+    };
     match (counted, shown) {
         (Some(counted), shown) if !is_later(counted) || shown.is_none() => {
             Some(CleanupStatus { last_real, ..counted.clone() })
@@ -74,20 +78,21 @@ fn ended(run: &CleanupRun) -> Option<Time> {
 
 /// What is said of one run. `told` is what was said before, of this one or of another.
 fn block(run: &CleanupRun, told: Option<&CleanupStatus>) -> CleanupStatus {
-    let (last_run, dry_run) = (begun(run), run.dry_run);
-    let same = told.filter(|told| told.last_run == last_run).cloned().unwrap_or_default();
+    let (last_run, last_ended, dry_run) = (begun(run), ended(run), run.dry_run);
+    let same = told.filter(|told| run.against(ToldRun::last(told)) == Ordering::Equal).cloned().unwrap_or_default();
     let failure = run.failure.as_ref().map(|words| end_of(&format!("Job {} failed: {words}", run.job)));
-    let ended = if dry_run { "DryRun" } else { "Succeeded" };
+    let good = if dry_run { "DryRun" } else { "Succeeded" };
     let failed = failure.as_ref().map(|_| "Failed".to_owned());
     let Some(outcome) = &run.outcome else {
         // Nobody was asked again, because it is told already; or its pod said nothing of what it did.
-        let last_result = failed.or(same.last_result.clone()).or(Some(ended.into()));
-        return CleanupStatus { last_run, last_result, dry_run, failure, last_real: None, ..same };
+        let last_result = failed.or(same.last_result.clone()).or(Some(good.into()));
+        return CleanupStatus { last_run, last_ended, last_result, dry_run, failure, last_real: None, ..same };
     };
     let CleanupOutcome { dry_run: _, skipped: _, error: _, cutoff, duration_ms, archived, deleted } = outcome.clone();
     CleanupStatus {
         last_run,
-        last_result: Some(failed.unwrap_or_else(|| ended.to_owned())),
+        last_ended,
+        last_result: Some(failed.unwrap_or_else(|| good.to_owned())),
         dry_run,
         failure,
         last_real: None,

@@ -1,5 +1,6 @@
 //! Laws of what is said about the cleanup.
 
+mod beside;
 mod counted;
 
 use std::collections::BTreeSet;

@@ -2,11 +2,11 @@
 
 use super::*;
 
-fn dry(run: CleanupRun) -> CleanupRun {
+pub(super) fn dry(run: CleanupRun) -> CleanupRun {
     CleanupRun { dry_run: true, ..run }
 }
 
-const COUNTED: &str = r#"{"dry_run":true,"archived":{"packages":7},"deleted":{}}"#;
+pub(super) const COUNTED: &str = r#"{"dry_run":true,"archived":{"packages":7},"deleted":{}}"#;
 
 #[test]
 fn a_dry_run_is_told_and_takes_back_no_failure_of_a_real_one() {
