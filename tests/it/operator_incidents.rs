@@ -156,7 +156,7 @@ async fn a_worker_that_never_gets_ready_or_crashes_later_goes_back_although_the_
     })
     .await;
     for (tag, fate, words) in
-        [("next", "bad-worker", "has timed out"), ("later", "late-worker", "no pod is ready after")]
+        [("next", "bad-worker", "has timed out"), ("later", "late-worker", "no worker is ready after")]
     {
         let mut bad = with_fate(spec.clone(), fate);
         bad["image"] = json!({"tag": tag});
