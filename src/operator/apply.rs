@@ -18,7 +18,6 @@ use super::creation;
 use super::error::{Error, Objection, is_immutable, objection};
 use super::key::Key;
 use super::observe::{Finding, api_of};
-use super::quota;
 use super::setbacks::{Setbacks, runs_pods, serves_pods};
 use super::stranger;
 use super::tokens::Minted;
@@ -130,10 +129,9 @@ pub async fn rehearse(
     let object: DynamicObject = serde_json::from_value(body).map_err(kube::Error::SerdeError)?;
     let params = PostParams { dry_run: true, field_manager: Some(names::FIELD_MANAGER.into()) };
     match api_of(context, desired.object.kind, &instance.namespace).create(&params, &object).await {
-        // A webhook that knows no dry run says nothing about this object.
-        Err(kube::Error::Api(status)) if status.message.contains("dry run") || quota::makes_room(&status.message) => {
-            Ok(None)
-        }
+        // A webhook that knows no dry run says nothing about this object. A quota says no more than that it is full, nothing of others
+        // and of the pods': what serves is not given up for that.
+        Err(kube::Error::Api(status)) if status.message.contains("dry run") => Ok(None),
         Err(kube::Error::Api(mut status)) => {
             status.message = status.message.replace(&again, name);
             Err(kube::Error::Api(status))

@@ -61,6 +61,13 @@ pub struct Change {
     pub planned: Value,
 }
 
+impl Change {
+    /// Whether it goes before it is made again.
+    pub fn is_remade(&self) -> bool {
+        self.restarts.iter().any(|why| why == REMADE)
+    }
+}
+
 /// What would be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

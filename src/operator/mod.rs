@@ -34,7 +34,6 @@ mod pods;
 mod preview;
 mod publish;
 mod queue;
-mod quota;
 pub mod rbac;
 mod reconcile;
 mod resource;

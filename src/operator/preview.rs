@@ -101,7 +101,8 @@ fn shown(preview: &Preview) -> String {
         let _ = writeln!(text, "  {note}");
     }
     for change in changes.iter().filter(|change| !change.restarts.is_empty()) {
-        let _ = writeln!(text, "  pods of {} {} restart, one at a time, because of", change.kind, change.name);
+        let how = if change.is_remade() { "all go at once" } else { "restart, one at a time" };
+        let _ = writeln!(text, "  pods of {} {} {how}, because of", change.kind, change.name);
         for place in &change.restarts {
             let _ = writeln!(text, "    {place}");
         }

@@ -216,11 +216,14 @@ fn begun(scene: &Scene<'_>, before: Option<&RolloutStatus>) -> RolloutStatus {
 
 /// Whether the rollout before this one had not shown yet that its pods go on serving.
 fn is_on_trial(scene: &Scene<'_>, before: &RolloutStatus) -> bool {
+    let early = scene.at <= Timestamp::from_jiff(before.since.0).plus_seconds(scene.deadline);
     match before.phase {
-        RolloutPhase::Progressing => true,
+        // Once its time is over, a pod that serves has shown it.
+        RolloutPhase::Progressing => before.losses == 0 || scene.none_ready.is_some() || early,
         RolloutPhase::Serving => {
-            let until = Timestamp::from_jiff(before.since.0).plus_seconds(scene.deadline);
-            before.revision == scene.toggled && scene.at <= until
+            // The same pods with the other toggle, or with another password or other keys.
+            let same_pods = before.revision == scene.toggled || before.generation == scene.generation;
+            early && (same_pods || scene.lost || scene.none_ready.is_some())
         }
         RolloutPhase::RolledBack => false,
     }

@@ -43,21 +43,38 @@ fn after_its_time_a_revision_of_which_one_pod_serves_is_not_held_to_account_for_
 #[test]
 fn no_way_leads_back_to_what_is_on_trial_whatever_is_changed_meanwhile() {
     let (served, crashed) = (serving(), RolloutStatus { losses: 1, ..under_way() });
-    let from = |before: &RolloutStatus, wanted: &str, toggled: &str, seconds: i64| {
-        // It was good for a moment.
-        let now = good("new");
-        let scene = Scene { at: at(seconds), good: Some(&now), generation: 3, wanted, toggled, ..scene(before) };
-        step(&scene).status.from.and_then(|from| from.revision)
+    // It was good for a moment.
+    let now = good("new");
+    let from = |scene: Scene<'_>| {
+        let of_new = Scene { good: Some(&now), generation: scene.generation.max(3), ..scene };
+        step(&of_new).status.from.and_then(|from| from.revision)
     };
-    let old = Some("old".to_owned());
+    let to = |before, (wanted, toggled), seconds| Scene { at: at(seconds), wanted, toggled, ..scene(before) };
+    let (off, newer, back) = (("new-off", "new"), ("newer", "newer-off"), ("old", "old-off"));
+    let (old, new) = (Some("old".to_owned()), Some("new".to_owned()));
     for seconds in [1010, 9000] {
-        assert_eq!(from(&crashed, "new-off", "new", seconds), old, "the toggle is turned while it is down");
-        assert_eq!(from(&crashed, "newer", "newer-off", seconds), old, "somebody tries another spec");
-        assert_eq!(from(&crashed, "old", "old-off", seconds), None, "it is gone back to by hand");
+        let none = |to| Scene { none_ready: Some("pod"), ..to };
+        assert_eq!(from(none(to(&crashed, off, seconds))), old, "the toggle is turned while it is down");
+        assert_eq!(from(none(to(&crashed, newer, seconds))), old, "somebody tries another spec");
+        assert_eq!(from(none(to(&crashed, back, seconds))), None, "it is gone back to by hand");
     }
-    assert_eq!(from(&served, "new-off", "new", 1000 + DEADLINE), old, "the toggle is turned on trial");
-    assert_eq!(from(&served, "new-off", "new", 1001 + DEADLINE).as_deref(), Some("new"), "it has shown that it serves");
-    assert_eq!(from(&served, "newer", "newer-off", 1010).as_deref(), Some("new"), "it serves");
+    assert_eq!(from(to(&crashed, newer, 1000 + DEADLINE)), old, "one of its pods serves, so far");
+    assert_eq!(from(to(&crashed, newer, 1001 + DEADLINE)), new, "one of its pods has shown that it serves");
+    let waits = under_way();
+    assert_eq!(from(to(&waits, newer, 9000)), old, "it never served");
+    assert_eq!(from(to(&served, off, 1000 + DEADLINE)), old, "the toggle is turned on trial");
+    assert_eq!(from(to(&served, off, 1001 + DEADLINE)), new, "it has shown that it serves");
+    assert_eq!(from(to(&served, newer, 1010)), new, "it serves");
+    for lost in [
+        Scene { lost: true, ..to(&served, newer, 1010) },
+        Scene { none_ready: Some("worker"), ..to(&served, newer, 1010) },
+    ] {
+        assert_eq!(from(lost), old, "it has lost its pods by the time at which the change is seen");
+    }
+    let same = RolloutStatus { generation: 3, ..serving() };
+    let password = |seconds| Scene { generation: 3, ..to(&same, ("new-password", "new-password-off"), seconds) };
+    assert_eq!(from(password(1000 + DEADLINE)), old, "the password is changed on trial");
+    assert_eq!(from(password(1001 + DEADLINE)), new, "the password is changed of what serves");
 }
 
 #[test]
