@@ -78,6 +78,8 @@ impl Ledger {
             }
             EntryType::Package => {
                 self.packages.insert(hash.clone(), at);
+                // An id may be used again once its record was deleted: what became of that one is not this one's.
+                self.applied.remove(&hash);
                 hash.clone()
             }
             EntryType::Report => {
@@ -135,13 +137,13 @@ impl Ledger {
             // Each receipt is the one of the record at its place.
             records.iter().zip(&seqs).try_for_each(|(record, seq)| self.stranger(text(record, "id"), *seq))?;
         }
-        // Where a record came without one, a receipt that none of those known here got is the one of a stranger.
-        let own: HashSet<u64> = known.iter().flatten().map(|link| link.seq).collect();
-        let strange = !whole && seqs.iter().flatten().any(|seq| self.reaches(*seq) && !own.contains(seq));
+        // Where a record came without one, they still come in the order of the records, each once.
+        let mut rest = known.iter().flatten().map(|link| link.seq);
+        let strange = !whole && !seqs.iter().flatten().all(|seq| !self.reaches(*seq) || rest.any(|next| next == *seq));
         let suspect = |(at, link): (usize, Option<&Link>)| match link {
             Some(link) => {
                 let fits = if whole { seqs[at] == Some(link.seq) } else { seqs.contains(&Some(link.seq)) };
-                (!fits).then(|| link.wanted())
+                (strange || !fits).then(|| link.wanted())
             }
             None => strange.then(|| Wanted::stranger(&records[at])),
         };

@@ -187,8 +187,38 @@ async fn a_record_that_took_the_receipt_of_another_is_found_and_located() {
         let place = format!("seq {seq}: this receipt is given for {foreign}, which it does not name");
         various.finds(&sql, &place).await;
     }
+    // Nor then whether two of them have changed places.
+    let [_, _, disputed, _] = &various.packages[..] else { panic!("four packages") };
+    let swapped = format!("update packages set receipt_seq = 5 - receipt_seq where receipt_seq in (2, 3); {bare}");
+    various
+        .finds(&swapped, &format!("seq 3: this is the receipt of {disputed}, for which the server gives another"))
+        .await;
+    let twice = format!("update packages set receipt_seq = 2 where receipt_seq = 3; {bare}");
+    various
+        .finds(&twice, &format!("seq 3: this is the receipt of {disputed}, for which the server gives another"))
+        .await;
     // What never got a receipt, as while accumulators were off, is no finding.
     assert_eq!(various.after(&forged("null")).await.code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_is_used_again_once_its_record_was_deleted_is_no_finding() {
+    let dsn = postgres::migrated_database().await;
+    let server = World::on(&dsn).serve().await;
+    let mut again = server.submit("s", "1").await;
+    server.post("/jam/process", &json!({})).await.expect(200);
+    for table in ["attestations", "reports", "packages"] {
+        postgres::execute(&dsn, &format!("delete from {table}")).await;
+    }
+    let id = again["id"].take();
+    let mut again = package("s", "2");
+    again["id"] = id;
+    server.post("/jam/packages", &again).await.expect(201);
+    let pending = verify(&server, &[]);
+    assert_eq!(pending.code, 0, "{pending:?}");
+    server.post("/jam/process", &json!({})).await.expect(200);
+    let applied = verify(&server, &[]);
+    assert!(applied.code == 0 && applied.out.contains("4 receipts verified"), "{applied:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
