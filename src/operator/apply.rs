@@ -280,7 +280,7 @@ fn note(context: &Context, instance: &Key, desired: &Desired, live: DynamicObjec
     context.memory.prove(instance, &desired.object, &desired.hash, Mark::of(&live.metadata));
     tracing::info!(instance = %instance, object = %desired.object, hash = desired.hash, "written");
     if desired.object.kind == Kind::CronJob
-        && let Ok(written) = serde_json::to_value(&live).and_then(serde_json::from_value::<CronJob>)
+        && let Ok(written) = live.clone().try_parse::<CronJob>()
     {
         let written = CleanupState::of(&written);
         let suspended = written.suspended;
@@ -288,19 +288,17 @@ fn note(context: &Context, instance: &Key, desired: &Desired, live: DynamicObjec
     }
     if desired.object.kind == Kind::Job
         && !names::is_migration_preview(&desired.object.name)
-        && let Ok(made) = serde_json::to_value(&live).and_then(serde_json::from_value::<Job>)
+        && let Ok(made) = live.clone().try_parse::<Job>()
     {
         observed.migration_jobs.push(MigrationJob::of(&made, None));
     }
     if desired.object.name == names::token_hashes(&instance.name) {
-        let book = serde_json::to_value(&live).and_then(serde_json::from_value::<Secret>);
-        observed.hashes = book.ok().map(|secret| HashBook::of(&secret));
+        observed.hashes = live.clone().try_parse::<Secret>().ok().map(|secret| HashBook::of(&secret));
     }
     if desired.object.kind != Kind::Deployment {
         return;
     }
-    let state = serde_json::to_value(live).and_then(serde_json::from_value::<Deployment>);
-    let state = state.ok().map(|deployment| DeploymentState::of(&deployment));
+    let state = live.try_parse::<Deployment>().ok().map(|deployment| DeploymentState::of(&deployment));
     if desired.object.name == names::api(&instance.name) {
         observed.api = state;
     } else if desired.object.name == names::worker(&instance.name) {
