@@ -258,14 +258,19 @@ fn keep_what_serves(resolved: &mut Resolved, instance: &JamInstance, observed: &
     }
 }
 
+/// Why a rollout was given up.
+fn why(status: &RolloutStatus) -> &str {
+    status.message.as_deref().unwrap_or("it is bad")
+}
+
 fn lost(good: &LastGood, status: &RolloutStatus) -> String {
-    let why = status.message.as_deref().unwrap_or("it is bad");
+    let why = why(status);
     let name = good.revision.as_deref().unwrap_or_default();
     format!("{why}; not rolled back: ConfigMap {name} with the last good revision is gone")
 }
 
 fn lost_since(good: &LastGood, status: &RolloutStatus) -> String {
-    let why = status.message.as_deref().unwrap_or("it is bad");
+    let why = why(status);
     let (name, image) = (good.revision.as_deref().unwrap_or_default(), good.image.as_deref().unwrap_or_default());
     format!(
         "{why}; rolled back to {image}, but ConfigMap {name} with that revision is gone since: its pods are left as they are \
