@@ -4,14 +4,29 @@ use futures::StreamExt;
 use jam_plan::{JamInstance, Kind};
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use kube::api::{DeleteParams, DynamicObject, PostParams, WatchEvent, WatchParams};
-use kube::{Api, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::operator_kinds::children;
 use crate::operator_refused::{QUIET, another, at_rest, forbid, in_memory, with};
 use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
 use crate::plan_diff::{changes, manifest, plan};
-use crate::support::cluster::control_plane;
+use crate::support::cluster::{ControlPlane, control_plane};
+
+/// A namespace in which an instance served until its operator was stopped.
+async fn served(plane: &ControlPlane) -> (Client, String, Account, Kubelet) {
+    let (client, namespace) = plane.with_crd().await;
+    let kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    at_rest(&account, &client, &namespace).await.stop().await;
+    (client, namespace, account, kubelet)
+}
+
+/// A Deployment for other pods, which nobody may make of one that is there.
+fn another_selector() -> Value {
+    let label = json!({"theirs": "yes"});
+    json!({"spec": {"selector": {"matchLabels": label}, "template": {"metadata": {"labels": label}}}})
+}
 
 /// As `kubectl replace --force` does: another object under the name, with this changed and that left out.
 async fn replaced(api: &Api<DynamicObject>, name: &str, change: &Value) -> DynamicObject {
@@ -31,19 +46,14 @@ async fn replaced(api: &Api<DynamicObject>, name: &str, change: &Value) -> Dynam
 #[tokio::test]
 async fn a_child_with_another_immutable_field_is_removed_and_made_again() {
     let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    at_rest(&account, &client, &namespace).await.stop().await;
+    let (client, namespace, account, _kubelet) = served(plane).await;
     let (maps, deployments) =
         (children(&client, &namespace, Kind::ConfigMap), children(&client, &namespace, Kind::Deployment));
     let template = deployments.get("main").await.unwrap().data["spec"]["template"]["spec"]["volumes"].to_string();
     let all = maps.list(&kube::api::ListParams::default()).await.unwrap();
     let map = all.items.into_iter().find(|map| template.contains(&format!("\"{}\"", map.name_any()))).unwrap();
     let other = replaced(&maps, &map.name_any(), &json!({"data": {"config.yaml": "theirs"}})).await;
-    let label = json!({"theirs": "yes"});
-    let selector = json!({"spec": {"selector": {"matchLabels": label}, "template": {"metadata": {"labels": label}}}});
-    let theirs = replaced(&deployments, "main", &selector).await;
+    let theirs = replaced(&deployments, "main", &another_selector()).await;
     let planned = plan(plane, &manifest(&namespace, "main", &in_memory(true)), &["--output", "json"]);
     let planned = changes(&planned).into_iter().find(|change| change["kind"] == "Deployment").unwrap();
     assert_eq!(planned["action"], "change", "{planned}");
@@ -65,10 +75,7 @@ async fn a_child_with_another_immutable_field_is_removed_and_made_again() {
 #[tokio::test]
 async fn no_instance_is_ready_whose_pods_wait_for_what_is_made_again() {
     let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    at_rest(&account, &client, &namespace).await.stop().await;
+    let (client, namespace, account, _kubelet) = served(plane).await;
     let (maps, deployments) =
         (children(&client, &namespace, Kind::ConfigMap), children(&client, &namespace, Kind::Deployment));
     let volumes = &deployments.get("main").await.unwrap().data["spec"]["template"]["spec"]["volumes"];
@@ -96,15 +103,11 @@ async fn no_instance_is_ready_whose_pods_wait_for_what_is_made_again() {
 #[tokio::test]
 async fn what_was_refused_as_a_change_is_made_when_it_is_gone() {
     let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    at_rest(&account, &client, &namespace).await.stop().await;
+    let (client, namespace, account, _kubelet) = served(plane).await;
     let deployments = children(&client, &namespace, Kind::Deployment);
-    let label = json!({"theirs": "yes"});
     // Nothing says that it was this instance who made it, so it is not removed.
-    let unowned = json!({"metadata": {"ownerReferences": null},
-        "spec": {"selector": {"matchLabels": label}, "template": {"metadata": {"labels": label}}}});
+    let mut unowned = another_selector();
+    unowned["metadata"] = json!({"ownerReferences": null});
     let theirs = replaced(&deployments, "main", &unowned).await;
     let operator = account.start(plane, QUIET);
     let told = condition(&client, &namespace, "main", "Stalled", "True", "InvalidObject").await;
@@ -119,14 +122,9 @@ async fn what_was_refused_as_a_change_is_made_when_it_is_gone() {
 #[tokio::test]
 async fn what_could_not_be_made_again_is_not_removed() {
     let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    at_rest(&account, &client, &namespace).await.stop().await;
+    let (client, namespace, account, _kubelet) = served(plane).await;
     let deployments = children(&client, &namespace, Kind::Deployment);
-    let label = json!({"theirs": "yes"});
-    let selector = json!({"spec": {"selector": {"matchLabels": label}, "template": {"metadata": {"labels": label}}}});
-    let theirs = replaced(&deployments, "main", &selector).await;
+    let theirs = replaced(&deployments, "main", &another_selector()).await;
     let mut probe = theirs.clone();
     (probe.metadata.name, probe.metadata.resource_version, probe.metadata.uid) = (Some("probe".into()), None, None);
     let bindings = forbid(&client, &namespace, Kind::Deployment, &probe).await;
