@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::kubelet::ended;
 use crate::operator_kinds::{children, on_postgres};
-use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
+use crate::operator_support::{Account, Kubelet, Operator, apply, condition, eventually};
 use crate::support::cluster::control_plane;
 
 /// What `kubectl create job --from=cronjob/main-cleanup` makes, without a second attempt.
@@ -28,6 +28,32 @@ pub fn run_of(cron_job: &CronJob, name: &str) -> Job {
     });
     job["spec"]["backoffLimit"] = json!(0);
     serde_json::from_value(job).unwrap()
+}
+
+/// An instance whose cleanup has a schedule that is not due for years, and serves.
+struct Timetable {
+    client: Client,
+    namespace: String,
+    kubelet: Kubelet,
+    account: Account,
+    operator: Operator,
+    spec: Value,
+}
+
+impl Timetable {
+    async fn kept() -> Self {
+        let plane = control_plane();
+        let (client, namespace) = plane.with_crd().await;
+        let kubelet = Kubelet::play(&client, &namespace, 0, "");
+        let account = Account::new(plane, &client, &namespace, "operator").await;
+        let operator = account.start(plane, &["--leader-election", "false"]);
+        let mut spec = on_postgres(&client, &namespace).await;
+        spec["cleanup"] = json!({"schedule": "0 0 29 2 *"});
+        apply(&client, &namespace, "main", spec.clone()).await;
+        condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+        condition(&client, &namespace, "main", "CleanupScheduled", "True", "Scheduled").await;
+        Self { client, namespace, kubelet, account, operator, spec }
+    }
 }
 
 /// One that only counts is told, and what failed before it stays so.
@@ -50,15 +76,7 @@ async fn a_dry_run_takes_back_no_failure(client: &Client, namespace: &str, cron_
 
 #[tokio::test]
 async fn what_a_stopped_cleanup_did_is_in_status_and_one_beside_another_takes_nothing_back() {
-    let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    let kubelet = Kubelet::play(&client, &namespace, 0, "");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, &["--leader-election", "false"]);
-    let mut spec = on_postgres(&client, &namespace).await;
-    spec["cleanup"] = json!({"schedule": "0 0 29 2 *"});
-    apply(&client, &namespace, "main", spec).await;
-    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let Timetable { client, namespace, kubelet, operator, .. } = Timetable::kept().await;
     drop(kubelet);
     let words = r#"{"dry_run":false,"error":"the cleanup was told to stop","archived":{"packages":5},"deleted":{}}"#;
     let kubelet = Kubelet::play(&client, &namespace, 124, words);
@@ -112,15 +130,7 @@ async fn what_a_stopped_cleanup_did_is_in_status_and_one_beside_another_takes_no
 
 #[tokio::test]
 async fn a_long_suspension_of_the_cleanup_is_held_against_nobody() {
-    let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, &["--leader-election", "false"]);
-    let mut spec = on_postgres(&client, &namespace).await;
-    spec["cleanup"] = json!({"schedule": "0 0 29 2 *"});
-    apply(&client, &namespace, "main", spec.clone()).await;
-    condition(&client, &namespace, "main", "CleanupScheduled", "True", "Scheduled").await;
+    let Timetable { client, namespace, kubelet: _kubelet, operator, mut spec, .. } = Timetable::kept().await;
     let cron_jobs: Api<CronJob> = Api::namespaced(client.clone(), &namespace);
     let cron_job = cron_jobs.get("main-cleanup").await.unwrap();
     spec["cleanup"]["suspend"] = json!(true);
@@ -139,15 +149,7 @@ async fn a_long_suspension_of_the_cleanup_is_held_against_nobody() {
 
 #[tokio::test]
 async fn a_cleanup_is_told_as_suspended_when_its_cron_job_is_and_not_when_the_spec_says_so() {
-    let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    let _operator = account.start(plane, &["--leader-election", "false"]);
-    let mut spec = on_postgres(&client, &namespace).await;
-    spec["cleanup"] = json!({"schedule": "0 0 29 2 *"});
-    apply(&client, &namespace, "main", spec.clone()).await;
-    condition(&client, &namespace, "main", "CleanupScheduled", "True", "Scheduled").await;
+    let Timetable { client, namespace, kubelet: _kubelet, operator: _operator, mut spec, .. } = Timetable::kept().await;
     let cron_jobs: Api<CronJob> = Api::namespaced(client.clone(), &namespace);
     for suspend in [true, false] {
         spec["cleanup"]["suspend"] = json!(suspend);
@@ -171,16 +173,7 @@ async fn a_cleanup_is_told_as_suspended_when_its_cron_job_is_and_not_when_the_sp
 
 #[tokio::test]
 async fn a_failed_cleanup_is_a_condition_with_its_last_words_until_one_succeeds() {
-    let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    let kubelet = Kubelet::play(&client, &namespace, 0, "");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, &["--leader-election", "false"]);
-    let mut spec = on_postgres(&client, &namespace).await;
-    spec["cleanup"] = json!({"schedule": "0 0 29 2 *"});
-    apply(&client, &namespace, "main", spec.clone()).await;
-    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
-    condition(&client, &namespace, "main", "CleanupScheduled", "True", "Scheduled").await;
+    let Timetable { client, namespace, kubelet, operator, mut spec, .. } = Timetable::kept().await;
 
     drop(kubelet);
     let kubelet = Kubelet::play(&client, &namespace, 1, "error: permission denied for table packages");
@@ -249,16 +242,7 @@ impl Runs<'_> {
 
 #[tokio::test]
 async fn a_cleanup_that_ends_after_another_is_told_whichever_began_first_and_one_beside_both_hides_none() {
-    let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    let kubelet = Kubelet::play(&client, &namespace, 0, "");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, &["--leader-election", "false"]);
-    let mut spec = on_postgres(&client, &namespace).await;
-    spec["cleanup"] = json!({"schedule": "0 0 29 2 *"});
-    apply(&client, &namespace, "main", spec).await;
-    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
-    condition(&client, &namespace, "main", "CleanupScheduled", "True", "Scheduled").await;
+    let Timetable { client, namespace, kubelet, account, operator, .. } = Timetable::kept().await;
     drop(kubelet);
     let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
     let told = async || instances.get("main").await.unwrap().status.unwrap().cleanup.unwrap();
@@ -286,7 +270,7 @@ async fn a_cleanup_that_ends_after_another_is_told_whichever_began_first_and_one
     let bad = runs.begin("bad").await;
     runs.end("bad", 1, "error: permission denied").await;
     runs.end("beside", 0, r#"{"dry_run":false,"skipped":true,"deleted":{}}"#).await;
-    let operator = account.start(plane, &["--leader-election", "false"]);
+    let operator = account.start(control_plane(), &["--leader-election", "false"]);
     let words = condition(&client, &namespace, "main", "CleanupScheduled", "False", "CleanupFailed").await;
     assert!(words.ends_with("Job bad failed: error: permission denied"), "{words}");
     assert_eq!(told().await.last_run, bad);

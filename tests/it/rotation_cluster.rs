@@ -13,7 +13,7 @@ use kube::{Api, Client};
 use serde_json::json;
 
 use crate::operator_support::{Account, apply, condition, eventually};
-use crate::rotation_support::{Node, SECONDS, annotate, answer, at_stage, database, key, spec};
+use crate::rotation_support::{Node, SECONDS, Stage, annotate, answer, at_stage, database, key, spec};
 use crate::support::cluster::control_plane;
 
 /// A consumer that reads its Secret again every half second and calls every pod without a pause.
@@ -140,12 +140,7 @@ async fn a_consumer_under_load_sees_not_one_401_while_the_operator_dies_after_ea
 
 #[tokio::test]
 async fn a_pod_that_does_not_answer_holds_the_rotation_and_is_named() {
-    let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    database(&client, &namespace).await;
-    let node = Node::running(&client, &namespace, "main");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, SECONDS);
+    let Stage { client, namespace, node, operator } = Stage::set().await;
     apply(&client, &namespace, "main", spec(&json!([{"name": "demo"}]))).await;
     condition(&client, &namespace, "main", "TokensReady", "True", "TokensIssued").await;
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
@@ -166,14 +161,7 @@ async fn a_pod_that_does_not_answer_holds_the_rotation_and_is_named() {
 
 #[tokio::test]
 async fn a_pod_that_can_never_agree_is_named_and_asked_ever_less_and_its_end_calls_at_once() {
-    let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    database(&client, &namespace).await;
-    let node = Node::running(&client, &namespace, "main");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, SECONDS);
-    apply(&client, &namespace, "main", spec(&json!([{"name": "demo"}]))).await;
-    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let Stage { client, namespace, node, operator } = Stage::serving().await;
     let token = key(&client, &namespace, "demo", "token").await;
     let deaf = node.addresses().into_keys().next().unwrap();
     node.leave_alone(&deaf);
@@ -323,12 +311,7 @@ async fn a_secret_deleted_or_edited_by_hand_is_put_right_and_what_it_held_goes_o
 
 #[tokio::test]
 async fn the_users_own_tokens_let_in_and_a_changed_secret_counts_by_itself() {
-    let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    database(&client, &namespace).await;
-    let node = Node::running(&client, &namespace, "main");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, SECONDS);
+    let Stage { client, namespace, node, operator } = Stage::set().await;
     let mut own = spec(&json!([]));
     own["tokens"] = json!({"consumers": [], "allowedTokensSecretRef": {"name": "mine"}});
     apply(&client, &namespace, "main", own).await;

@@ -11,26 +11,12 @@ use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 
-use crate::operator_support::{Account, apply, condition, eventually, quota};
-use crate::rotation_support::{Node, SECONDS, annotate, answer, answer_of, at_stage, database, key, spec};
-use crate::support::cluster::control_plane;
-
-/// What a pod answers to a request that needs the scope `process`.
-async fn process(address: &str, token: &str) -> u16 {
-    let request = reqwest::Client::new().post(format!("http://{address}:8080/jam/process")).bearer_auth(token);
-    request.send().await.map_or(0, |answer| answer.status().as_u16())
-}
+use crate::operator_support::{apply, condition, eventually, quota};
+use crate::rotation_support::{Stage, annotate, answer, answer_of, at_stage, key, process, spec};
 
 #[tokio::test]
 async fn consumers_are_added_rescoped_renamed_and_removed_while_pods_serve() {
-    let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    database(&client, &namespace).await;
-    let node = Node::running(&client, &namespace, "main");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, SECONDS);
-    apply(&client, &namespace, "main", spec(&json!([{"name": "demo"}]))).await;
-    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let Stage { client, namespace, node, operator } = Stage::serving().await;
     let demo = key(&client, &namespace, "demo", "token").await.unwrap();
     let told = async |name: &str| key(&client, &namespace, "demo", name).await.unwrap();
     assert_eq!(told("authorization").await, format!("Bearer {demo}"), "ready to be sent");
@@ -63,14 +49,7 @@ async fn consumers_are_added_rescoped_renamed_and_removed_while_pods_serve() {
 
 #[tokio::test]
 async fn an_instance_made_again_takes_its_tokens_over_in_the_middle_of_a_rotation() {
-    let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    database(&client, &namespace).await;
-    let node = Node::running(&client, &namespace, "main");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    let _operator = account.start(plane, SECONDS);
-    apply(&client, &namespace, "main", spec(&json!([{"name": "demo"}]))).await;
-    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let Stage { client, namespace, node, operator: _operator } = Stage::serving().await;
     let first = key(&client, &namespace, "demo", "token").await.unwrap();
     annotate(&client, &namespace, "jam.network/rotate", "now").await;
     eventually("the overlap", async || key(&client, &namespace, "demo", "previous").await).await;
@@ -97,12 +76,7 @@ async fn an_instance_made_again_takes_its_tokens_over_in_the_middle_of_a_rotatio
 
 #[tokio::test]
 async fn no_token_moves_while_the_instance_is_stalled_because_its_hashes_would_not_follow() {
-    let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    database(&client, &namespace).await;
-    let node = Node::running(&client, &namespace, "main");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, SECONDS);
+    let Stage { client, namespace, node, operator } = Stage::set().await;
     let good = spec(&json!([{"name": "demo"}]));
     apply(&client, &namespace, "main", good.clone()).await;
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
@@ -124,12 +98,7 @@ async fn no_token_moves_while_the_instance_is_stalled_because_its_hashes_would_n
 
 #[tokio::test]
 async fn a_revocation_reaches_the_pods_while_another_child_cannot_be_written() {
-    let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    database(&client, &namespace).await;
-    let node = Node::running(&client, &namespace, "main");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    let _operator = account.start(plane, SECONDS);
+    let Stage { client, namespace, node, operator: _operator } = Stage::set().await;
     let mut wanted = spec(&json!([{"name": "demo"}]));
     apply(&client, &namespace, "main", wanted.clone()).await;
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
@@ -149,14 +118,7 @@ async fn a_revocation_reaches_the_pods_while_another_child_cannot_be_written() {
 
 #[tokio::test]
 async fn a_consumer_whose_secret_cannot_be_written_is_named_and_holds_up_nobody_else() {
-    let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    database(&client, &namespace).await;
-    let node = Node::running(&client, &namespace, "main");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, SECONDS);
-    apply(&client, &namespace, "main", spec(&json!([{"name": "demo"}]))).await;
-    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let Stage { client, namespace, node, operator } = Stage::serving().await;
     let token = key(&client, &namespace, "demo", "token").await.unwrap();
     // What is there stays and may change; another one is too many.
     let quotas = quota(&client, &namespace, json!({"count/secrets": "1"})).await;
@@ -187,14 +149,7 @@ async fn a_consumer_whose_secret_cannot_be_written_is_named_and_holds_up_nobody_
 
 #[tokio::test]
 async fn a_secret_that_refuses_what_is_due_is_tried_again_with_pauses_and_goes_on_when_it_is_made_anew() {
-    let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    database(&client, &namespace).await;
-    let _node = Node::running(&client, &namespace, "main");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, SECONDS);
-    apply(&client, &namespace, "main", spec(&json!([{"name": "demo"}]))).await;
-    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let Stage { client, namespace, node: _node, operator } = Stage::serving().await;
     let token = key(&client, &namespace, "demo", "token").await.unwrap();
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
     let annotations = json!({"jam.network/issued-at": "2001-01-01T00:00:00Z"});
@@ -216,12 +171,7 @@ async fn a_secret_that_refuses_what_is_due_is_tried_again_with_pauses_and_goes_o
 
 #[tokio::test]
 async fn a_secret_that_goes_with_an_instance_of_before_is_waited_for_and_taken_for_nobody_elses() {
-    let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    database(&client, &namespace).await;
-    let _node = Node::running(&client, &namespace, "main");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, SECONDS);
+    let Stage { client, namespace, node: _node, operator } = Stage::set().await;
     let mut wanted = spec(&json!([{"name": "demo"}]));
     wanted["deletionPolicy"] = json!("Delete");
     apply(&client, &namespace, "main", wanted.clone()).await;
@@ -254,12 +204,7 @@ async fn a_secret_that_goes_with_an_instance_of_before_is_waited_for_and_taken_f
 
 #[tokio::test]
 async fn administrators_tokens_reach_the_pods_as_hashes_and_a_changed_secret_counts_by_itself() {
-    let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    database(&client, &namespace).await;
-    let node = Node::running(&client, &namespace, "main");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, SECONDS);
+    let Stage { client, namespace, node, operator } = Stage::set().await;
     let mut wanted = spec(&json!([{"name": "demo"}]));
     wanted["tokens"]["adminTokensSecretRef"] = json!({"name": "admins"});
     apply(&client, &namespace, "main", wanted).await;

@@ -17,7 +17,8 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::operator_support::eventually;
+use crate::operator_support::{Account, Operator, apply, condition, eventually};
+use crate::support::cluster::control_plane;
 
 static BLOCKS: AtomicU8 = AtomicU8::new(1);
 
@@ -194,6 +195,33 @@ fn ready(address: &str) -> Value {
     })
 }
 
+/// What most tests of rotation begin with: a database, a node that runs the pods of `main`, and an operator.
+pub struct Stage {
+    pub client: Client,
+    pub namespace: String,
+    pub node: Node,
+    pub operator: Operator,
+}
+
+impl Stage {
+    pub async fn set() -> Self {
+        let plane = control_plane();
+        let (client, namespace) = plane.with_crd().await;
+        database(&client, &namespace).await;
+        let node = Node::running(&client, &namespace, "main");
+        let operator = Account::new(plane, &client, &namespace, "operator").await.start(plane, SECONDS);
+        Self { client, namespace, node, operator }
+    }
+
+    /// The same, and `main` serves its consumer demo.
+    pub async fn serving() -> Self {
+        let stage = Self::set().await;
+        apply(&stage.client, &stage.namespace, "main", spec(&json!([{"name": "demo"}]))).await;
+        condition(&stage.client, &stage.namespace, "main", "Ready", "True", "Serving").await;
+        stage
+    }
+}
+
 /// An instance of two pods whose overlaps last as many seconds as the spec says hours.
 pub fn spec(consumers: &Value) -> Value {
     json!({
@@ -238,6 +266,12 @@ pub async fn at_stage(client: &Client, namespace: &str, stage: &str) -> jam_plan
         (rotation.stage.as_deref() == Some(stage)).then_some(rotation)
     })
     .await
+}
+
+/// What a pod answers to a request that needs the scope `process`.
+pub async fn process(address: &str, token: &str) -> u16 {
+    let request = reqwest::Client::new().post(format!("http://{address}:8080/jam/process")).bearer_auth(token);
+    request.send().await.map_or(0, |answer| answer.status().as_u16())
 }
 
 /// What a pod answers to a request with this token.

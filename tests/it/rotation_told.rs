@@ -12,7 +12,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::operator_support::{Account, apply, condition, eventually};
-use crate::rotation_support::{Node, SECONDS, annotate, answer, at_stage, database, key, spec};
+use crate::rotation_support::{Node, SECONDS, Stage, annotate, answer, at_stage, database, key, process, spec};
 use crate::support::cluster::control_plane;
 
 async fn put(client: &Client, namespace: &str, name: &str, tokens: Value) {
@@ -38,11 +38,6 @@ async fn everywhere(node: &Node, token: &str, wanted: u16) {
         let what = format!("{address} answers {wanted}");
         eventually(&what, async || (answer(&address, token).await == wanted).then_some(())).await;
     }
-}
-
-async fn process(address: &str, token: &str) -> u16 {
-    let request = reqwest::Client::new().post(format!("http://{address}:8080/jam/process")).bearer_auth(token);
-    request.send().await.map_or(0, |answer| answer.status().as_u16())
 }
 
 /// A spec with these consumers, whose old tokens are accepted for long.
@@ -115,14 +110,7 @@ async fn whatever_changes_what_pods_accept_is_told_to_each_of_them_and_is_done_w
 
 #[tokio::test]
 async fn hashes_that_an_admission_policy_refuses_are_named_and_written_when_it_is_gone() {
-    let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    database(&client, &namespace).await;
-    let node = Node::running(&client, &namespace, "main");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    let _operator = account.start(plane, SECONDS);
-    apply(&client, &namespace, "main", spec(&json!([{"name": "demo"}]))).await;
-    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let Stage { client, namespace, node, operator: _operator } = Stage::serving().await;
     condition(&client, &namespace, "main", "TokensReady", "True", "TokensIssued").await;
     let leaked = key(&client, &namespace, "demo", "token").await.unwrap();
     let (policies, bindings): (Api<ValidatingAdmissionPolicy>, Api<ValidatingAdmissionPolicyBinding>) =
