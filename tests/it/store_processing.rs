@@ -9,6 +9,8 @@ use jam_domain::page::{PackageFilter, ReceiptCursor, ReceiptFilter, ReportFilter
 use jam_domain::refine::{Engine, RefineFault};
 use jam_domain::{EntryType, PackageId, PackageStatus, Receipt, ReportId, Timestamp};
 use jam_store::{Attest, NewPackage, Store, StoreError};
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection as _, query_scalar};
 
 use crate::store_fixture::{
     ALGORITHM, World, all_pages, engine, engine_that, first, laws, only, package, sent_again, service, signed,
@@ -155,6 +157,24 @@ async fn a_processor_that_goes_away_leaves_its_packages_pending(world: World) {
     assert_eq!(world.store().pending().await.unwrap(), 6);
     assert_eq!(world.store().reports(&ReportFilter::default(), first(10)).await.unwrap().items, []);
     tokio::time::timeout(Duration::from_secs(5), drain(world.store(), 10)).await.unwrap();
+    audit(&*world.store(), &ids).await;
+}
+
+#[tokio::test]
+async fn large_packages_are_processed_in_batches_bounded_in_bytes_and_all_of_them_in_one_call() {
+    let world = World::postgres().await;
+    let large = |_| {
+        let mut new = package("a");
+        new.package.nonce = "n".repeat(1_000_000);
+        signed(new)
+    };
+    let ids = submit_all(&world, (0..9).map(large).collect()).await;
+    let processed = world.store().process(9, &engine()).await.unwrap();
+    assert_eq!(processed.into_iter().map(|one| one.package_id).collect::<BTreeSet<_>>(), ids.iter().copied().collect());
+    let mut connection = PgConnection::connect(world.dsn.as_ref().unwrap()).await.unwrap();
+    let sql = "select count(*) from reports group by xmin order by min(created_at)";
+    let batches: Vec<i64> = query_scalar(sql).fetch_all(&mut connection).await.unwrap();
+    assert_eq!(batches, [4, 4, 1], "packages in each transaction");
     audit(&*world.store(), &ids).await;
 }
 

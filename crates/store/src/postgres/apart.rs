@@ -186,7 +186,7 @@ async fn these(
     };
     let (transaction, claimed) = store.begun(claim).await?;
     match (claimed, ids) {
-        (Ok(packages), _) => process::finish(store, transaction, &packages, engine).await,
+        (Ok(claimed), _) => process::finish(store, transaction, &claimed.packages, engine).await,
         (Err(problem @ Failure::Corrupt { .. }), [id]) => {
             let error = store.answer(&problem);
             tracing::error!(pkg_id = %id, service_id = service, %error, "a stored package can't be read: it is disputed");

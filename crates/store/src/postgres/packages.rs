@@ -1,5 +1,7 @@
 //! The table of packages.
 
+use futures::TryStreamExt as _;
+use futures::stream::BoxStream;
 use jam_domain::event::Fact;
 use jam_domain::page::{PackageFilter, Page, PageRequest, TimeCursor, Visible};
 use jam_domain::{PackageId, PackageStatus, PreimageHash, Receipt, Timestamp, WorkItem, WorkPackage};
@@ -218,6 +220,29 @@ pub(super) fn body_of(package: &WorkPackage) -> Result<String, Failure> {
     body(&PackageBody::of(package))
 }
 
+/// Bytes of bodies that a claim has at most, in each processor; a package that is larger is a claim by itself.
+const CLAIM_BYTES: usize = 4 << 20;
+
+/// Packages that a processor has in hand.
+pub(super) struct Claimed {
+    pub(super) packages: Vec<WorkPackage>,
+    /// Whether more were locked than fit: those are pending again when the transaction ends.
+    pub(super) cut: bool,
+}
+
+/// Reads what was locked, row by row, as far as it fits.
+async fn fitting(mut rows: BoxStream<'_, Result<PgRow, sqlx::Error>>) -> Result<Claimed, Failure> {
+    let (mut packages, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.try_next().await? {
+        bytes += row.try_get_raw("body")?.as_bytes().map_or(0, <[u8]>::len);
+        if bytes > CLAIM_BYTES && !packages.is_empty() {
+            return Ok(Claimed { packages, cut: true });
+        }
+        packages.push(package_of(&row)?);
+    }
+    Ok(Claimed { packages, cut: false })
+}
+
 /// Locks up to `limit` pending packages that nobody else has in hand, oldest first. The lock is the claim: it ends with
 /// the transaction, also when the processor dies.
 pub(super) async fn claim(
@@ -225,7 +250,7 @@ pub(super) async fn claim(
     limit: u32,
     visible: &Visible,
     (packages, left_out): &Exceptions,
-) -> Result<Vec<WorkPackage>, Failure> {
+) -> Result<Claimed, Failure> {
     let services = lists::narrowed(None, visible);
     let of_services = if services.is_some() { "service_id = any($1) and" } else { "" };
     let excepted = !packages.is_empty() || !left_out.is_empty();
@@ -247,7 +272,7 @@ pub(super) async fn claim(
     if excepted {
         claim = claim.bind(packages).bind(left_out);
     }
-    claim.fetch_all(connection).await?.iter().map(package_of).collect()
+    fitting(claim.fetch(connection)).await
 }
 
 /// The oldest pending packages with their services, of which nothing is read that may be broken; nobody is kept from them.
@@ -270,14 +295,14 @@ pub(super) async fn oldest(
 }
 
 /// Locks those of these packages that are pending and that nobody else has in hand.
-pub(super) async fn claim_these(connection: &mut PgConnection, ids: &[PackageId]) -> Result<Vec<WorkPackage>, Failure> {
+pub(super) async fn claim_these(connection: &mut PgConnection, ids: &[PackageId]) -> Result<Claimed, Failure> {
     let sql = format!(
         "select {COLUMNS} from packages t where t.id = any(array(
             select id from packages where id = any($1) and status = 'pending' for update skip locked))
          order by t.created_at, t.id"
     );
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-    query(AssertSqlSafe(sql)).bind(ids).fetch_all(connection).await?.iter().map(package_of).collect()
+    fitting(query(AssertSqlSafe(sql)).bind(ids).fetch(connection)).await
 }
 
 /// Locks one package, so that its status changes under one hand.

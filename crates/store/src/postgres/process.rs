@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use super::PostgresStore;
 use super::error::{Cause, Failure};
+use super::packages::Claimed;
 use super::pool::{Begin, begin};
 use super::transaction::Transaction;
 use super::value::word;
@@ -21,8 +22,8 @@ use super::{apart, disputes, packages, receipts, reports};
 use crate::work::{reported, work};
 use crate::{Attest, Processed, ReportBundle, StoreError};
 
-/// Claims, refines and writes one batch. Until the commit nothing is visible, and when this process or its connection
-/// dies, the claim dies with it.
+/// Claims, refines and writes one batch, or several where the packages are large: what is in hand is bounded in bytes. Until
+/// its commit nothing of a batch is visible, and when this process or its connection dies, the claim dies with it.
 pub(super) async fn process(
     store: &PostgresStore,
     limit: u32,
@@ -35,14 +36,33 @@ pub(super) async fn process(
     let busy = || StoreError::Unavailable("every processor's connection is in use".into());
     let turn = timeout(store.patience, store.processors.acquire()).await;
     let _turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
-    let oldest = async {
-        let (transaction, packages) = store.begun(claim(store, limit, visible)).await?;
-        finish(store, transaction, &packages, engine).await
-    };
-    match oldest.await {
-        Err(why @ StoreError::Fault(_)) => apart::process(store, limit, visible, engine, why).await,
-        other => other,
+    let mut done = Vec::new();
+    loop {
+        let left = limit.saturating_sub(u32::try_from(done.len()).unwrap_or(u32::MAX));
+        match batch(store, left, visible, engine).await {
+            // What is done is done, and said; who calls again hears of the rest.
+            Err(_) if !done.is_empty() => return Ok(done),
+            Err(why @ StoreError::Fault(_)) => return apart::process(store, limit, visible, engine, why).await,
+            Err(error) => return Err(error),
+            Ok((processed, cut)) => {
+                done.extend(processed);
+                if !cut || done.len() >= limit as usize {
+                    return Ok(done);
+                }
+            }
+        }
     }
+}
+
+/// One transaction's work, and whether it was cut: then more is pending than fitted.
+async fn batch(
+    store: &PostgresStore,
+    limit: u32,
+    visible: &Visible,
+    engine: &Engine,
+) -> Result<(Vec<Processed>, bool), StoreError> {
+    let (transaction, Claimed { packages, cut }) = store.begun(claim(store, limit, visible)).await?;
+    Ok((finish(store, transaction, &packages, engine).await?, cut))
 }
 
 /// Refines what was claimed, and writes what came of it.
@@ -69,15 +89,11 @@ pub(super) async fn finish(
     store.bounded(write(store, transaction, Sorted::of(packages, outcomes), engine)).await
 }
 
-async fn claim(
-    store: &PostgresStore,
-    limit: u32,
-    visible: &Visible,
-) -> Result<(Transaction, Vec<WorkPackage>), Failure> {
+async fn claim(store: &PostgresStore, limit: u32, visible: &Visible) -> Result<(Transaction, Claimed), Failure> {
     let mut transaction = begin(&store.pool, Begin::Process(store.claim_timeout)).await?;
     let except = store.aside.at(Instant::now().into_std());
     match packages::claim(&mut transaction, limit, visible, &except).await {
-        Ok(packages) => Ok((transaction, packages)),
+        Ok(claimed) => Ok((transaction, claimed)),
         Err(failure) => back(transaction, failure).await,
     }
 }
