@@ -319,7 +319,10 @@ fn without_auth(
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.trim().split_once(' ')?;
+    let mut given = headers.get_all(AUTHORIZATION).iter();
+    // Of two, nobody can tell which one a proxy before this server has looked at.
+    let given = given.next().filter(|_| given.next().is_none())?;
+    let (scheme, token) = given.to_str().ok()?.trim().split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }

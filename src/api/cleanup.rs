@@ -171,7 +171,7 @@ async fn stopped(
     match tokio::time::timeout(LAST_BATCH, work).await {
         Ok(Err(CleanupError::Failed { error, cleaned })) if error != Progress::stopped() => {
             let error =
-                StoreError::Unavailable(format!("the cleanup was told to stop, and its last batch failed: {error}"));
+                StoreError::Stopped(format!("the cleanup was told to stop, and its last batch failed: {error}"));
             Err(CleanupError::Failed { error, cleaned })
         }
         Ok(ended) => ended,
@@ -322,8 +322,11 @@ mod tests {
         };
         stop.cancel();
         let told = stopped(full, &progress, &stop).await.unwrap_err().to_string();
-        assert!(told.contains("told to stop, and") && told.contains("no space left on device"), "{told}");
+        assert_eq!(
+            told,
+            "the cleanup was told to stop, and its last batch failed: the store is unavailable: no space left on device"
+        );
         let told = stopped(std::future::pending(), &progress, &stop).await.unwrap_err().to_string();
-        assert!(told.contains("told to stop"), "{told}");
+        assert_eq!(told, "the cleanup was told to stop");
     }
 }

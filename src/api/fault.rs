@@ -87,7 +87,9 @@ impl Fault {
         match self {
             Self::Refused(refusal) => refusal.code,
             Self::Method(_) => Code::MethodNotAllowed,
-            Self::Store(StoreError::Unavailable(_) | StoreError::Schema { .. }) => Code::StoreUnavailable,
+            Self::Store(StoreError::Unavailable(_) | StoreError::Stopped(_) | StoreError::Schema { .. }) => {
+                Code::StoreUnavailable
+            }
             Self::Panicked | Self::Store(StoreError::Fault(_)) => Code::Internal,
         }
     }
@@ -100,7 +102,7 @@ impl Fault {
                 let allowed: Vec<_> = allowed.iter().map(Method::as_str).collect();
                 Refusal::new(Code::MethodNotAllowed, format!("this path takes {}", allowed.join(", ")))
             }
-            Self::Store(StoreError::Unavailable(_) | StoreError::Schema { .. }) => {
+            Self::Store(StoreError::Unavailable(_) | StoreError::Stopped(_) | StoreError::Schema { .. }) => {
                 Refusal::new(Code::StoreUnavailable, "the store does not answer: try again").retry_after(STORE_RETRY)
             }
             Self::Panicked | Self::Store(StoreError::Fault(_)) => {

@@ -129,7 +129,7 @@ impl Health {
 
 fn reason(error: &StoreError) -> &'static str {
     match error {
-        StoreError::Unavailable(_) => "the store can't be reached",
+        StoreError::Unavailable(_) | StoreError::Stopped(_) => "the store can't be reached",
         StoreError::Schema { .. } => "the schema is not the one this build needs",
         StoreError::Fault(_) => "the store failed",
     }

@@ -90,8 +90,12 @@ pub async fn run(client: &Client, args: AdminArgs) -> Result<Answer, Fault> {
         return Ok(Answer::json(json!({"done": true})).with_text("done\n"));
     }
     let json: Value = reply.json()?;
-    let Some(items) = json.get("items").and_then(Value::as_array) else { return Ok(Answer::json(json)) };
     let name = |item: &Value| item.get(columns[0].1).and_then(Value::as_str).map(str::to_owned);
+    let Some(items) = json.get("items").and_then(Value::as_array) else {
+        let named = name(&json);
+        let answer = Answer::json(json);
+        return Ok(if let Some(named) = named { answer.with_names(vec![named]) } else { answer });
+    };
     let (names, table) = (items.iter().filter_map(name).collect(), Table::of_records(columns, items));
     Ok(Answer::json(json).with_names(names).with_table(table))
 }

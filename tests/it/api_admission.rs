@@ -65,10 +65,14 @@ async fn a_token_is_required_known_and_sent_as_bearer(world: World) {
     {
         status(Some(wrong)).await.refused(401, "jam_auth_missing");
     }
+    // Of two headers, nobody can tell which one a proxy in front has looked at.
+    let good = format!("Bearer {TOKEN}");
+    let twice = server.bare("GET", "/jam/status").header("authorization", &good).header("authorization", &good);
+    answer(twice).await.refused(401, "jam_auth_missing");
     status(Some(&format!("bearer {TOKEN}"))).await.expect(200);
     // A global token that the allowlist leaves out is known, and not allowed here.
     status(Some("Bearer a-global-token")).await.refused(403, "jam_auth_forbidden");
-    assert_eq!(server.metric("jam_auth_failures_total{reason=\"missing\"").await, Some(6.0));
+    assert_eq!(server.metric("jam_auth_failures_total{reason=\"missing\"").await, Some(7.0));
     assert_eq!(server.metric("jam_auth_failures_total{reason=\"unknown\"").await, Some(3.0));
 }
 

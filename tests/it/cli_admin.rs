@@ -129,6 +129,7 @@ fn what_an_administrator_lists_has_columns_and_names() {
     let table = format!("KEY VALUE OVERRODE SET BY\nmax_pending_packages 7 100 <time> {by}\n");
     assert_eq!(shown(&["toggles"], "table"), table);
     assert_eq!(shown(&["toggles"], "name"), "max_pending_packages\n");
+    assert_eq!(shown(&["toggles", "--set", "max_pending_packages=8"], "name"), "max_pending_packages\n");
     // The API takes upper case, so slctl does.
     let hash = TokenHash::of("the-delegate").to_string();
     desk.admin(&["delegates", "--service", "s", "--add", &hash.to_uppercase()]);

@@ -239,6 +239,9 @@ pub enum StoreError {
     /// The store can't be reached, or did not answer in time: try again later.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
+    /// It was told to end before it was done, with how far that went.
+    #[error("{0}")]
+    Stopped(String),
     /// The schema is not the one this build needs.
     #[error("the database schema is at version {found:?}, this build needs {wanted}: run `jam-api migrate`")]
     Schema {

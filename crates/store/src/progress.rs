@@ -27,7 +27,7 @@ impl Progress {
 
     /// What ends a cleanup that was asked for its end.
     pub fn stopped() -> StoreError {
-        StoreError::Unavailable("the cleanup was told to stop".into())
+        StoreError::Stopped("the cleanup was told to stop".into())
     }
 
     pub(crate) fn add(&self, done: impl FnOnce(&mut Cleaned)) {

@@ -203,6 +203,18 @@ fn every_mistake_is_named_at_once_with_its_source() {
 }
 
 #[test]
+fn no_connection_and_no_time_at_all_are_refused_by_name() {
+    for (flag, key) in [
+        ("--pg-max-connections", "pg_max_connections"),
+        ("--claim-timeout", "claim_timeout_seconds"),
+        ("--client-timeout", "client_timeout_seconds"),
+    ] {
+        let told = mistakes(&args(&[flag, "0", "--allowed-tokens", "a"]));
+        assert_eq!(told, [format!("{key} must be at least 1 (flag {flag})")]);
+    }
+}
+
+#[test]
 fn a_mistake_of_the_block_hides_none_between_the_block_and_the_wiring() {
     let keys = |flags: &[&str]| -> Vec<String> {
         let mistakes = mistakes(&args(flags)).into_iter();

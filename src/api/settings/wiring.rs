@@ -116,7 +116,11 @@ impl Wiring {
                 wrong(key, "has a token that no header can carry: use visible ASCII characters without spaces".into());
             }
         }
-        let some = [("pg_max_connections", pg_max_connections), ("client_timeout_seconds", client_timeout_seconds)];
+        let some = [
+            ("pg_max_connections", pg_max_connections),
+            ("claim_timeout_seconds", claim_timeout_seconds),
+            ("client_timeout_seconds", client_timeout_seconds),
+        ];
         for (key, _) in some.into_iter().filter(|(_, number)| *number == Some(0)) {
             wrong(key, "must be at least 1".into());
         }

@@ -167,7 +167,9 @@ impl Tally {
                 self.why = why;
                 Ok(false)
             }
-            Err(error @ (StoreError::Unavailable(_) | StoreError::Schema { .. })) => Err(error),
+            Err(error @ (StoreError::Unavailable(_) | StoreError::Stopped(_) | StoreError::Schema { .. })) => {
+                Err(error)
+            }
         }
     }
 }
