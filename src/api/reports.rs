@@ -3,8 +3,8 @@
 use axum::http::StatusCode;
 use axum::response::Response;
 use hyper::body::Incoming;
-use jam_domain::page::ReportFilter;
-use jam_domain::word::attestation;
+use jam_domain::page::{Page, ReportFilter};
+use jam_domain::word::{MAX_WORDS, attestation};
 use jam_domain::{Attestation, Code, PackageId, PackageStatus, Refusal, ReportId};
 use jam_store::{Attest, Dissent, ReportBundle};
 
@@ -29,16 +29,16 @@ pub async fn all(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> 
     let with_attestations = admitted.lists("include_attestations")?;
     filter.service_id.iter().try_for_each(|service| admitted.caller.may_touch(service))?;
     let turn = lists::turn(api, admitted).await?;
-    let page = api.store.reports(&filter, asked).await?;
+    let (page, attestations) = if with_attestations {
+        let Page { items, next } = api.store.attested_reports(&filter, asked).await?;
+        let (items, words) = items.into_iter().unzip();
+        (Page { items, next }, Some(words))
+    } else {
+        (api.store.reports(&filter, asked).await?, None)
+    };
     let receipts = if with_receipts {
         let packages: Vec<PackageId> = page.items.iter().map(|report| report.package_id).collect();
         Some(api.store.report_receipts(&packages, filter.archived).await?)
-    } else {
-        None
-    };
-    let attestations = if with_attestations {
-        let ids: Vec<ReportId> = page.items.iter().map(|report| report.id).collect();
-        Some(api.store.attestations(&ids).await?)
     } else {
         None
     };
@@ -56,6 +56,12 @@ pub async fn attest(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> 
         Attest::Recorded(bundle) => bundle,
         Attest::Twice => {
             let message = format!("worker {worker} has attested this report already");
+            return Err(Refusal::new(Code::Conflict, message).into());
+        }
+        Attest::Full => {
+            let message = format!(
+                "a report takes {MAX_WORDS} attestations at most, and as many against it: leave this one out, no threshold needs it"
+            );
             return Err(Refusal::new(Code::Conflict, message).into());
         }
         Attest::NoSuchReport => return Err(not_found("report").into()),

@@ -270,7 +270,7 @@ pub struct SystemHealth {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "{T}List")]
 pub struct Listed<'a, T> {
-    /// The items of this page; at most `limit`, and fewer where they are large: go on as long as `next_cursor` is set.
+    /// The items of this page; at most `limit`, and fewer where they or their attestations are large: go on while `next_cursor` is set.
     pub items: &'a [T],
     /// The `offset` of the next page; null at the end, and after a `cursor`.
     pub next_offset: Option<u64>,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpSocket;
@@ -11,11 +12,13 @@ use tokio::time::timeout;
 use crate::api_raw::{head, memory};
 use crate::api_support::{Server, TOKEN, World, answer, laws};
 use crate::cli_support::slctl_with;
+use crate::support::postgres;
 
 laws!(
     a_page_of_large_packages_ends_early_and_both_ways_of_paging_find_them_all,
     a_bare_array_is_never_cut_short_but_refused_with_what_fits,
     a_list_that_nobody_takes_holds_its_room_until_its_reader_is_gone,
+    a_page_of_reports_with_many_words_ends_early_and_the_cursor_finds_them_all,
 );
 
 const MIB: usize = 1 << 20;
@@ -105,4 +108,74 @@ async fn a_list_that_nobody_takes_holds_its_room_until_its_reader_is_gone(world:
     server.submit("s", "meanwhile").await;
     drop(deaf);
     waiting.await.unwrap().expect(200);
+}
+
+/// Packages that are refined, each with so many words of the largest kind, and their reports.
+async fn submit_wordy(server: &Server, packages: usize, words: usize) -> BTreeSet<String> {
+    for n in 0..packages {
+        server.submit("s", &n.to_string()).await;
+    }
+    server.post("/jam/process?limit=100", &Value::Null).await.expect(200);
+    let all = ids(&server.get("/jam/reports?limit=200").await.expect(200).json()["items"]);
+    let attest = async |report: &String| {
+        for n in 0..words {
+            let word = json!({"worker_id": format!("w{n}"), "signature": "A".repeat(4096)});
+            server.post(&format!("/jam/reports/{report}/attestations"), &word).await.expect(201);
+        }
+    };
+    stream::iter(&all).for_each_concurrent(4, attest).await;
+    all.into_iter().collect()
+}
+
+async fn a_page_of_reports_with_many_words_ends_early_and_the_cursor_finds_them_all(world: World) {
+    let server = world.serve().await;
+    let all = submit_wordy(&server, 100, 10).await;
+    for way in ["cursor", "offset"] {
+        let (mut found, mut next, mut sizes) = (Vec::new(), String::new(), Vec::new());
+        loop {
+            let page = server.get(&format!("/jam/reports?limit=200&include_attestations=true{next}")).await.expect(200);
+            assert!(page.bytes.len() < 4 * MIB, "{}", page.bytes.len());
+            let page = page.json();
+            let here = ids(&page["items"]);
+            let words = page["attestations"].as_array().unwrap();
+            assert!(words.len() == here.len() && words.iter().all(|words| words.as_array().unwrap().len() == 11));
+            sizes.push(here.len());
+            found.extend(here);
+            next = match &page[format!("next_{way}")] {
+                Value::Null => break,
+                Value::String(cursor) => format!("&{way}={cursor}"),
+                number => format!("&{way}={number}"),
+            };
+        }
+        assert_eq!(sizes, [96, 4], "{way}");
+        assert_eq!((found.len(), found.into_iter().collect::<BTreeSet<_>>()), (100, all.clone()), "{way}");
+    }
+    // A bare array carries no words, and is not made shorter by them.
+    let bare = world.with(&[("JAM_LEGACY_LIST_RESPONSE", "true")]).await;
+    if world.dsn().is_some() {
+        let page = bare.get("/jam/reports?limit=200&include_attestations=true").await.expect(200).json();
+        assert_eq!(ids(&page).into_iter().collect::<BTreeSet<_>>(), all);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_word_too_many_is_a_conflict_that_says_so() {
+    let world = World::postgres().await;
+    let server = world.serve().await;
+    let report = submit_wordy(&server, 1, 0).await.pop_first().unwrap();
+    let sql = format!(
+        "insert into attestations (report_id, worker_id, weight, created_at, body)
+         select '{report}', 'w' || n, 1, now(), '{{\"signature\":\"c2ln\",\"engine\":\"e\",\"engine_version\":\"1\"}}'
+         from generate_series(1, 998) n"
+    );
+    postgres::execute(world.dsn().unwrap(), &sql).await;
+    let path = format!("/jam/reports/{report}/attestations");
+    let word = |worker: &str| json!({"worker_id": worker, "signature": "c2ln"});
+    server.post(&path, &word("last")).await.expect(201);
+    let refused = server.post(&path, &word("later")).await.refused(409, "jam_conflict");
+    assert!(refused["error"].as_str().unwrap().starts_with("a report takes 1000 attestations at most"), "{refused}");
+    let bundle = server.get("/jam/packages?limit=1").await.json();
+    let package = bundle["items"][0]["id"].as_str().unwrap();
+    let said = server.get(&format!("/jam/packages/{package}/attestations")).await.expect(200).json();
+    assert_eq!(said["items"].as_array().unwrap().len(), 1000);
 }

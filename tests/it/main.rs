@@ -130,5 +130,6 @@ mod store_processing;
 mod store_retention;
 mod store_stalls;
 mod store_statements;
+mod store_words;
 mod support;
 mod trace_support;

@@ -142,6 +142,7 @@ impl Pair {
             Some(match store.attest(id, word, &None, &self.engine).await.unwrap() {
                 Attest::Recorded(bundle) => Ok(outline(&bundle)),
                 Attest::Twice => Err("twice"),
+                Attest::Full => Err("full"),
                 Attest::NoSuchReport => Err("no such report"),
             })
         });

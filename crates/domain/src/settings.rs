@@ -10,9 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::digest::HashAlgorithm;
 use crate::names::{ServiceId, is_media_token, is_media_type};
 
-use bounds::{
-    MOST_BYTES, MOST_DAYS, MOST_ENTRIES, MOST_PENDING, MOST_RATE, MOST_SERVICE_RATE, MOST_SERVICES, MOST_THRESHOLD,
-};
+pub(crate) use bounds::MOST_THRESHOLD;
+use bounds::{MOST_BYTES, MOST_DAYS, MOST_ENTRIES, MOST_PENDING, MOST_RATE, MOST_SERVICE_RATE, MOST_SERVICES};
 
 /// Where the API keeps its state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]

@@ -4,11 +4,16 @@ use crate::fields::{Fields, object_of};
 use crate::names::ReportId;
 use crate::record::Attestation;
 use crate::refusal::Refusal;
+use crate::settings::MOST_THRESHOLD;
 use crate::submission::{plain_name, signature};
 use crate::time::Timestamp;
 
 /// The heaviest word that one worker can give.
 pub const MAX_WEIGHT: u32 = 1000;
+
+/// Words that a report has at most, and as many those that contradict it together. A word weighs 1 at least, so that a report
+/// which waits for the highest threshold there is never has as many.
+pub const MAX_WORDS: usize = MOST_THRESHOLD as usize;
 
 /// Reads the body of an attestation of this report.
 ///

@@ -2,7 +2,8 @@
 
 use std::io;
 
-use jam_domain::{PreimageHash, Timestamp, WorkItem, WorkPackage, WorkReport};
+use jam_domain::page::{Page, TimeCursor, fitting};
+use jam_domain::{Attestation, PreimageHash, Timestamp, WorkItem, WorkPackage, WorkReport};
 use serde::Serialize;
 
 /// The body of a package.
@@ -25,6 +26,17 @@ pub(crate) struct ReportBody<'a> {
     refine_output_compact: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     traces: Option<&'a [String]>,
+}
+
+/// What a word for a report takes in an answer beside its body and the name of its worker.
+pub(crate) const WORD: u64 = 128;
+
+/// The body of a word.
+#[derive(Serialize)]
+pub(crate) struct WordBody<'a> {
+    signature: &'a str,
+    engine: &'a str,
+    engine_version: &'a str,
 }
 
 impl<'a> PackageBody<'a> {
@@ -62,6 +74,32 @@ impl<'a> ReportBody<'a> {
         } = report;
         Self { refine_output_hash, refine_output_compact, traces: traces.as_deref() }
     }
+}
+
+impl<'a> WordBody<'a> {
+    /// The same of a word.
+    pub(crate) fn of(word: &'a Attestation) -> Self {
+        let Attestation { report_id: _, worker_id: _, signature, weight: _, created_at: _, engine, engine_version } =
+            word;
+        Self { signature, engine, engine_version }
+    }
+}
+
+/// How much these words take.
+pub(crate) fn words_bytes(words: &[Attestation]) -> u64 {
+    words.iter().map(|word| bytes(&WordBody::of(word)) + word.worker_id.len() as u64 + WORD).sum()
+}
+
+/// The page of reports, ending where their bodies and so many bytes of words reach its bytes.
+pub(crate) fn ending(page: Page<WorkReport, TimeCursor>, words: Vec<u64>) -> Page<WorkReport, TimeCursor> {
+    let Page { mut items, next } = page;
+    let fits = fitting(items.iter().zip(words).map(|(report, words)| bytes(&ReportBody::of(report)) + words)) as usize;
+    if fits >= items.len() {
+        return Page { items, next };
+    }
+    items.truncate(fits);
+    let next = items.last().map(|last| TimeCursor { created_at: last.created_at, id: last.id.0 });
+    Page { items, next }
 }
 
 /// Counts what is written.

@@ -161,6 +161,8 @@ pub enum Attest {
     Recorded(ReportBundle),
     /// The same worker attested this report before.
     Twice,
+    /// It has [`jam_domain::word::MAX_WORDS`] already.
+    Full,
     /// There is no such report, or the caller may not see it.
     NoSuchReport,
 }
@@ -312,8 +314,6 @@ pub trait Store: Administration + Send + Sync + 'static {
     async fn package_receipts(&self, ids: &[PackageId], archived: bool) -> Stored<Vec<Receipt>>;
     /// Receipts of the reports of these packages, or of these archived ones; none for a report that is not accumulated.
     async fn report_receipts(&self, packages: &[PackageId], archived: bool) -> Stored<Vec<Receipt>>;
-    /// Every worker's word for each of these reports, oldest first, in the order of the reports.
-    async fn attestations(&self, reports: &[ReportId]) -> Stored<Vec<Vec<Attestation>>>;
     /// Packages, newest first.
     async fn packages(
         &self,
@@ -340,6 +340,12 @@ pub trait Store: Administration + Send + Sync + 'static {
         filter: &ReportFilter,
         page: PageRequest<TimeCursor>,
     ) -> Stored<Page<WorkReport, TimeCursor>>;
+    /// The same with every worker's word for each of them, oldest first: a page ends where bodies and words reach its bytes.
+    async fn attested_reports(
+        &self,
+        filter: &ReportFilter,
+        page: PageRequest<TimeCursor>,
+    ) -> Stored<Page<(WorkReport, Vec<Attestation>), TimeCursor>>;
     /// Records a further attestation and accumulates when the threshold is reached, in one transaction.
     async fn attest(
         &self,

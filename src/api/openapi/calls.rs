@@ -158,7 +158,11 @@ fn attest() -> Call {
     .reads::<AttestationRequest>()
     .answers(Answer::json::<ReportBundle>(201, "Recorded: the report with everything that was said about it."))
     .refuses(Code::NotFound, "there is no such report, or none of a service that the token may touch")
-    .refuses(Code::Conflict, "this worker has attested this package already, or got another output and the report is applied")
+    .refuses(
+        Code::Conflict,
+        "this worker has attested this package already, or got another output and the report is applied, or the report has 1000 \
+         attestations, or as many against it",
+    )
 }
 
 fn reports() -> Call {
@@ -166,7 +170,10 @@ fn reports() -> Call {
         .takes(service_id("Reports of this service."))
         .takes(status())
         .takes(Parameter::flag("include_receipt", "Add the receipts of the reports of this page under `receipts`."))
-        .takes(Parameter::flag("include_attestations", "Add the attestations of each report under `attestations`."))
+        .takes(Parameter::flag(
+            "include_attestations",
+            "Add the attestations of each report under `attestations`; they count for what a page holds.",
+        ))
         .takes(Parameter::flag("archived", "The reports of archived packages and only those; needs the scope `admin`."))
         .takes_all(paging())
         .answers(listed::<WorkReport>())

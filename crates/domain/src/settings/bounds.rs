@@ -7,7 +7,7 @@ pub(super) const MOST_SERVICE_RATE: u32 = 1_000_000;
 pub(super) const MOST_PENDING: u32 = 10_000_000;
 pub(super) const MOST_BYTES: u64 = 1 << 40;
 pub(super) const MOST_DAYS: u32 = 36_500;
-pub(super) const MOST_THRESHOLD: u32 = 1000;
+pub(crate) const MOST_THRESHOLD: u32 = 1000;
 pub(super) const MOST_SERVICES: usize = 256;
 pub(super) const MOST_ENTRIES: usize = 64;
 

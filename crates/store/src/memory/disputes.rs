@@ -4,6 +4,7 @@ use jam_domain::dispute::{Resolution, conflict, rival};
 use jam_domain::event::Fact;
 use jam_domain::page::Visible;
 use jam_domain::refine::Engine;
+use jam_domain::word::MAX_WORDS;
 use jam_domain::{Attestation, By, PackageId, PackageStatus, ReportId, Timestamp, WorkReport};
 
 use super::process::accumulate;
@@ -32,6 +33,10 @@ pub(super) fn dissent(
     }
     if has_spoken(state, own.package_id, &word.worker_id) {
         return Dissent::Recorded(Attest::Twice);
+    }
+    let rivals = state.packages.get(&own.package_id).map_or(&[][..], |row| &row.rivals);
+    if rivals.iter().map(|rival| rival.attestations.len()).sum::<usize>() >= MAX_WORDS {
+        return Dissent::Recorded(Attest::Full);
     }
     if own.status != PackageStatus::Disputed {
         state.move_report(id, PackageStatus::Disputed);

@@ -127,12 +127,6 @@ impl Store for MemoryStore {
         Ok(packages.iter().filter_map(|id| bundle(id)?.receipt).collect())
     }
 
-    async fn attestations(&self, reports: &[ReportId]) -> Stored<Vec<Vec<Attestation>>> {
-        let state = self.state();
-        let words = |id: &ReportId| state.stored_report(*id).map(|row| row.attestations.clone()).unwrap_or_default();
-        Ok(reports.iter().map(words).collect())
-    }
-
     async fn packages(
         &self,
         filter: &PackageFilter,
@@ -165,6 +159,14 @@ impl Store for MemoryStore {
         page: PageRequest<TimeCursor>,
     ) -> Stored<Page<WorkReport, TimeCursor>> {
         Ok(process::list_reports(&self.state(), filter, page))
+    }
+
+    async fn attested_reports(
+        &self,
+        filter: &ReportFilter,
+        page: PageRequest<TimeCursor>,
+    ) -> Stored<Page<(WorkReport, Vec<Attestation>), TimeCursor>> {
+        Ok(process::list_attested(&self.state(), filter, page))
     }
 
     async fn attest(

@@ -3,6 +3,7 @@
 use jam_domain::event::Fact;
 use jam_domain::page::{Page, PageRequest, ReportFilter, TimeCursor, Visible, fitting};
 use jam_domain::refine::{Attested, Engine, reached};
+use jam_domain::word::MAX_WORDS;
 use jam_domain::{Attestation, PackageId, PackageStatus, ReportId, Timestamp, WorkPackage, WorkReport};
 
 use super::MemoryStore;
@@ -10,7 +11,7 @@ use super::disputes::has_spoken;
 use super::index::Cut;
 use super::receipts::turn;
 use super::state::{ReportRow, State, narrowed};
-use crate::bodies::{ReportBody, bytes};
+use crate::bodies::{ReportBody, bytes, ending, words_bytes};
 use crate::work::{applied, reported, work};
 use crate::{Attest, Processed};
 
@@ -121,6 +122,9 @@ pub(super) fn attest(
         return Attest::Twice;
     }
     let Some(row) = state.reports.get_mut(&id) else { return Attest::NoSuchReport };
+    if row.attestations.len() >= MAX_WORDS {
+        return Attest::Full;
+    }
     row.attestations.push(attestation);
     let waits = row.report.status == PackageStatus::Refined;
     if waits && reached(engine.threshold, row.attestations.iter().map(|attestation| attestation.weight)) {
@@ -151,4 +155,20 @@ pub(super) fn list_reports(
     let fits = fitting(places.iter().filter_map(report).map(|report| bytes(&ReportBody::of(report))));
     let next = turn(&mut places, page.limit.min(fits));
     Page { items: places.iter().filter_map(report).cloned().collect(), next }
+}
+
+pub(super) fn list_attested(
+    state: &State,
+    filter: &ReportFilter,
+    page: PageRequest<TimeCursor>,
+) -> Page<(WorkReport, Vec<Attestation>), TimeCursor> {
+    let page = list_reports(state, filter, page);
+    let words = |report: &WorkReport| state.stored_report(report.id).map_or(&[][..], |row| &row.attestations);
+    let bytes = page.items.iter().map(|report| words_bytes(words(report))).collect();
+    let Page { items, next } = ending(page, bytes);
+    let attested = |report: WorkReport| {
+        let words = words(&report).to_vec();
+        (report, words)
+    };
+    Page { items: items.into_iter().map(attested).collect(), next }
 }

@@ -4,6 +4,7 @@ use jam_domain::dispute::{Resolution, conflict, rival};
 use jam_domain::event::Fact;
 use jam_domain::page::Visible;
 use jam_domain::refine::Engine;
+use jam_domain::word::MAX_WORDS;
 use jam_domain::{Attestation, By, PackageId, PackageStatus, ReportId, WorkReport};
 use sqlx::postgres::PgConnection;
 use sqlx::{Row, query, query_scalar};
@@ -13,7 +14,7 @@ use super::PostgresStore;
 use super::error::Failure;
 use super::pool::{Begin, begin};
 use super::value::{body, unbody};
-use super::{audit, events, packages, process, reports};
+use super::{audit, events, packages, process, reports, words};
 use crate::{Attest, Dispute, Dissent, Resolved};
 
 /// Records the word of a worker who got this output.
@@ -45,6 +46,9 @@ pub(super) async fn dissent(
         return Ok(Dissent::Recorded(Attest::Twice));
     }
     let rivals = reports::rivals(&mut transaction, package).await?;
+    if rivals.iter().map(|bundle| bundle.attestations.len()).sum::<usize>() >= MAX_WORDS {
+        return Ok(Dissent::Recorded(Attest::Full));
+    }
     let known = rivals.into_iter().map(|bundle| bundle.report).find(|report| report.refine_output_hash == hash);
     let target = if let Some(known) = known {
         known
@@ -60,7 +64,7 @@ pub(super) async fn dissent(
         reports::dispute(&mut transaction, &[(package, reason)], word.created_at).await?;
         events::tell(&mut transaction, &[Fact::Disputed(own.service_id.clone(), package)]).await?;
     }
-    reports::attest(&mut transaction, &[Attestation { report_id: target.id, ..word.clone() }]).await?;
+    words::write(&mut transaction, &[Attestation { report_id: target.id, ..word.clone() }]).await?;
     let rivals = reports::rivals(&mut transaction, package).await?;
     transaction.commit().await?;
     let recorded = rivals.into_iter().find(|bundle| bundle.report.id == target.id);

@@ -28,6 +28,7 @@ mod sweep;
 mod transaction;
 mod upload;
 mod value;
+mod words;
 mod writer;
 
 use std::fmt;
@@ -284,10 +285,6 @@ impl Store for PostgresStore {
         self.read(|| receipts::of(&self.pool, (table, "package_id"), packages)).await
     }
 
-    async fn attestations(&self, reports: &[ReportId]) -> Stored<Vec<Vec<Attestation>>> {
-        self.read(|| reports::attestations_of(&self.pool, reports)).await
-    }
-
     async fn packages(
         &self,
         filter: &PackageFilter,
@@ -318,6 +315,14 @@ impl Store for PostgresStore {
         page: PageRequest<TimeCursor>,
     ) -> Stored<Page<WorkReport, TimeCursor>> {
         self.read(|| reports::list(&self.pool, filter, page)).await
+    }
+
+    async fn attested_reports(
+        &self,
+        filter: &ReportFilter,
+        page: PageRequest<TimeCursor>,
+    ) -> Stored<Page<(WorkReport, Vec<Attestation>), TimeCursor>> {
+        self.read(|| reports::list_attested(&self.pool, filter, page)).await
     }
 
     async fn attest(

@@ -6,6 +6,7 @@ use jam_domain::event::Fact;
 use jam_domain::page::Visible;
 use jam_domain::receipt::Chain;
 use jam_domain::refine::{Attested, Engine, reached};
+use jam_domain::word::MAX_WORDS;
 use jam_domain::{
     Attestation, PackageId, PackageStatus, Receipt, ReportId, ServiceId, Timestamp, WorkPackage, WorkReport,
 };
@@ -18,7 +19,7 @@ use super::packages::Claimed;
 use super::pool::{Begin, begin};
 use super::transaction::Transaction;
 use super::value::word;
-use super::{apart, disputes, packages, receipts, reports};
+use super::{apart, disputes, packages, receipts, reports, words};
 use crate::work::{reported, work};
 use crate::{Attest, Processed, ReportBundle, StoreError};
 
@@ -147,7 +148,7 @@ async fn rows_of(
 ) -> Result<Vec<Processed>, Failure> {
     let Sorted { finished, reports: done, attestations, disputes, moves, mut deeds } = sorted;
     // Heads are locked last and for as short as can be: the other processors of these services wait for them.
-    reports::attest(transaction, &attestations).await?;
+    words::write(transaction, &attestations).await?;
     reports::dispute(transaction, &disputes, (store.clock)()).await?;
     packages::move_all(transaction, &moves).await?;
     let applied: Vec<&WorkReport> = done.iter().filter(|report| report.status == PackageStatus::Applied).collect();
@@ -251,10 +252,13 @@ pub(super) async fn attest(
     if speaks_again && disputes::has_spoken(&mut transaction, package, &attestation.worker_id).await? {
         return Ok(Attest::Twice);
     }
-    if reports::attest(&mut transaction, &[Attestation { report_id: id, ..attestation.clone() }]).await? == 0 {
+    if words::write(&mut transaction, &[Attestation { report_id: id, ..attestation.clone() }]).await? == 0 {
         return Ok(Attest::Twice);
     }
-    let attestations = reports::attestations(&mut transaction, id).await?;
+    let attestations = words::of(&mut transaction, id).await?;
+    if attestations.len() > MAX_WORDS {
+        return Ok(Attest::Full);
+    }
     let waits = report.status == PackageStatus::Refined;
     if waits && reached(engine.threshold, attestations.iter().map(|attestation| attestation.weight)) {
         let report = WorkReport { status: PackageStatus::Applied, ..report };

@@ -1,6 +1,4 @@
-//! The tables of reports, attestations and disputes: what processing leaves behind.
-
-use std::collections::HashMap;
+//! The tables of reports and disputes: what processing leaves behind.
 
 use jam_domain::event::Fact;
 use jam_domain::page::{Page, PageRequest, ReportFilter, TimeCursor};
@@ -12,9 +10,10 @@ use uuid::Uuid;
 
 use super::error::Failure;
 use super::lists::{self, Cut, Listed};
-use super::value::{At, body, count, number, unbody, word};
-use super::{events, receipts};
+use super::value::{At, body, number, unbody, word};
+use super::{events, receipts, words};
 use crate::ReportBundle;
+use crate::bodies::ending;
 
 const COLUMNS: &str = "t.id, t.package_id, t.service_id, t.status, t.created_at, t.body";
 
@@ -24,13 +23,6 @@ struct ReportBody {
     refine_output_compact: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     traces: Option<Vec<String>>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct AttestationBody {
-    signature: String,
-    engine: String,
-    engine_version: String,
 }
 
 fn report_of(row: &PgRow) -> Result<WorkReport, Failure> {
@@ -52,26 +44,6 @@ fn columns_of(row: &PgRow, id: ReportId) -> Result<WorkReport, Failure> {
     })
 }
 
-fn attestation_of(row: &PgRow) -> Result<Attestation, Failure> {
-    let (report, worker) = (ReportId(row.try_get("report_id")?), row.try_get::<&str, _>("worker_id")?);
-    word_of(row, report, worker)
-        .map_err(|failure| failure.in_row(|| format!("attestation of worker {worker} for report {report}")))
-}
-
-fn word_of(row: &PgRow, report_id: ReportId, worker: &str) -> Result<Attestation, Failure> {
-    let AttestationBody { signature, engine, engine_version } = unbody(row.try_get_unchecked("body")?)?;
-    let weight = count(row.try_get("weight")?)?;
-    Ok(Attestation {
-        report_id,
-        worker_id: worker.to_owned(),
-        signature,
-        weight: u32::try_from(weight).map_err(|_| Failure::Corrupt(format!("stored weight {weight}")))?,
-        created_at: row.try_get::<At, _>("created_at")?.timestamp(),
-        engine,
-        engine_version,
-    })
-}
-
 pub(super) async fn list(
     pool: &PgPool,
     filter: &ReportFilter,
@@ -82,6 +54,20 @@ pub(super) async fn list(
     let table = if *archived { "archived_reports" } else { "reports" };
     let rows = lists::rows(pool, &Listed { table, columns: COLUMNS }, &cut, page).await?;
     rows.page(report_of, |last| TimeCursor { created_at: last.created_at, id: last.id.0 })
+}
+
+/// The same with every worker's word for each of them, as far as the words fit onto the page, too.
+pub(super) async fn list_attested(
+    pool: &PgPool,
+    filter: &ReportFilter,
+    page: PageRequest<TimeCursor>,
+) -> Result<Page<(WorkReport, Vec<Attestation>), TimeCursor>, Failure> {
+    let ids = |page: &Page<WorkReport, TimeCursor>| page.items.iter().map(|report| report.id).collect::<Vec<_>>();
+    let page = list(pool, filter, page).await?;
+    let bytes = words::bytes(pool, &ids(&page)).await?;
+    let page = ending(page, bytes);
+    let words = words::of_each(pool, &ids(&page)).await?;
+    Ok(Page { items: page.items.into_iter().zip(words).collect(), next: page.next })
 }
 
 /// The report of a package with everything said about it, as of one moment.
@@ -115,7 +101,7 @@ async fn bundles(connection: &mut PgConnection, table: &str, id: PackageId) -> R
     for row in &rows {
         let report = report_of(row)?;
         let receipt = receipts::joined(row)?;
-        found.push(ReportBundle { attestations: attestations(connection, report.id).await?, report, receipt });
+        found.push(ReportBundle { attestations: words::of(connection, report.id).await?, report, receipt });
     }
     Ok(found)
 }
@@ -189,36 +175,6 @@ pub(super) async fn lock(connection: &mut PgConnection, id: ReportId) -> Result<
     query(AssertSqlSafe(sql)).bind(id.0).fetch_optional(connection).await?.as_ref().map(report_of).transpose()
 }
 
-/// Every worker's word for a report, oldest first.
-pub(super) async fn attestations(connection: &mut PgConnection, id: ReportId) -> Result<Vec<Attestation>, Failure> {
-    query(
-        "select report_id, worker_id, weight, created_at, body from attestations where report_id = $1 order by ordinal",
-    )
-    .bind(id.0)
-    .fetch_all(connection)
-    .await?
-    .iter()
-    .map(attestation_of)
-    .collect()
-}
-
-/// The same for each of these reports, in their order.
-pub(super) async fn attestations_of(pool: &PgPool, ids: &[ReportId]) -> Result<Vec<Vec<Attestation>>, Failure> {
-    let rows = query(
-        "select report_id, worker_id, weight, created_at, body from attestations where report_id = any($1)
-         order by ordinal",
-    )
-    .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())
-    .fetch_all(pool)
-    .await?;
-    let mut found: HashMap<ReportId, Vec<Attestation>> = HashMap::new();
-    for row in &rows {
-        let word = attestation_of(row)?;
-        found.entry(word.report_id).or_default().push(word);
-    }
-    Ok(ids.iter().map(|id| found.remove(id).unwrap_or_default()).collect())
-}
-
 /// Writes new reports, and what else the transaction did; `receipt` is the seq of each one's receipt.
 pub(super) async fn insert(
     connection: &mut PgConnection,
@@ -289,42 +245,6 @@ pub(super) async fn apply(
         .execute(connection)
         .await?;
     Ok(())
-}
-
-/// Writes attestations and returns how many are new: a worker's second word for a report is not written.
-pub(super) async fn attest(connection: &mut PgConnection, attestations: &[Attestation]) -> Result<u64, Failure> {
-    if attestations.is_empty() {
-        return Ok(0);
-    }
-    let (mut reports, mut workers, mut weights) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut times, mut bodies) = (Vec::new(), Vec::new());
-    for attestation in attestations {
-        let Attestation { report_id, worker_id, signature, weight, created_at, engine, engine_version } = attestation;
-        reports.push(report_id.0);
-        workers.push(worker_id.as_str());
-        weights.push(i64::from(*weight));
-        times.push(At::from(*created_at));
-        bodies.push(body(&AttestationBody {
-            signature: signature.clone(),
-            engine: engine.clone(),
-            engine_version: engine_version.clone(),
-        })?);
-    }
-    let written = query(
-        "insert into attestations (report_id, worker_id, weight, created_at, body)
-         select u.report_id, u.worker_id, u.weight, u.created_at, u.body::json
-         from unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[], $5::text[])
-            as u(report_id, worker_id, weight, created_at, body)
-         on conflict on constraint attestations_once_per_worker do nothing",
-    )
-    .bind(reports)
-    .bind(workers)
-    .bind(weights)
-    .bind(times)
-    .bind(bodies)
-    .execute(connection)
-    .await?;
-    Ok(written.rows_affected())
 }
 
 /// Writes why packages are disputed.
