@@ -33,6 +33,7 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 pub struct Turns {
     answering: AtomicUsize,
     streaming: AtomicUsize,
+    holding: AtomicUsize,
     begun: Notify,
 }
 
@@ -52,19 +53,21 @@ impl Drop for Count<'_> {
     }
 }
 
-/// A body that is on its way out.
-struct Stream(Arc<Turns>);
+/// Marks an answer that holds room for which others wait.
+#[derive(Clone)]
+pub struct HoldsRoom;
 
-impl Stream {
-    fn of(turns: Arc<Turns>) -> Self {
-        turns.streaming.fetch_add(1, Ordering::Relaxed);
-        Self(turns)
-    }
+/// A body that is on its way out.
+pub struct Stream {
+    turns: Arc<Turns>,
+    /// One when it holds room for which others wait.
+    holding: usize,
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.0.streaming.fetch_sub(1, Ordering::Relaxed);
+        self.turns.streaming.fetch_sub(1, Ordering::Relaxed);
+        self.turns.holding.fetch_sub(self.holding, Ordering::Relaxed);
     }
 }
 
@@ -72,6 +75,19 @@ impl Turns {
     /// Whether bytes that a client chose may be on their way out.
     pub fn is_streaming(&self) -> bool {
         self.streaming.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether one of them holds room for which others wait.
+    pub fn is_holding_room(&self) -> bool {
+        self.holding.load(Ordering::Relaxed) > 0
+    }
+
+    /// Counts a body that begins its way out.
+    pub fn stream(self: &Arc<Self>, holds_room: bool) -> Stream {
+        let holding = usize::from(holds_room);
+        self.streaming.fetch_add(1, Ordering::Relaxed);
+        self.holding.fetch_add(holding, Ordering::Relaxed);
+        Stream { turns: self.clone(), holding }
     }
 
     async fn answer<S, F>(self: Arc<Self>, service: S, peer: IpAddr, request: Request<Incoming>) -> Response
@@ -86,7 +102,7 @@ impl Turns {
         if response.body().size_hint().exact().is_some() {
             return response;
         }
-        let stream = Stream::of(self.clone());
+        let stream = self.stream(response.extensions().get::<HoldsRoom>().is_some());
         response.map(|body| {
             Body::new(body.map_frame(move |frame| {
                 let _on_its_way = &stream;

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::admit::Admitted;
+use super::connection::HoldsRoom;
 use super::fault::{encoded, json_answer, ok};
 use super::room::Turn;
 use super::shapes::Listed;
@@ -92,5 +93,6 @@ fn sent(json: Vec<u8>, mut turn: Turn) -> Response {
     });
     let mut response = json_answer(Body::from_stream(futures::stream::iter(pieces)));
     response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    response.extensions_mut().insert(HoldsRoom);
     response
 }

@@ -17,6 +17,9 @@ use super::unspoken;
 /// Bytes that have to be taken for each time that we are patient, as of a body that comes.
 const PROGRESS: usize = 64 << 10;
 
+/// Which part of the patience a client has for an answer that holds room for which others wait.
+const FOR_ROOM: u32 = 3;
+
 /// A stream whose writes fail once the peer has let us wait too long for too little.
 pub struct Patient {
     stream: TcpStream,
@@ -33,7 +36,7 @@ pub struct Patient {
 }
 
 impl Patient {
-    /// Gives up after waiting so long for less than 64 KiB to be taken.
+    /// Gives up after waiting so long for less than 64 KiB to be taken; a third of that where others wait for the room.
     pub fn new(stream: TcpStream, stall: Duration, turns: Arc<Turns>) -> Self {
         let deadline = Box::pin(sleep(stall));
         Self { stream, stall, deadline, waiting: None, waited: Duration::ZERO, taken: 0, turns, instead: None }
@@ -54,7 +57,8 @@ impl Patient {
         if self.waiting.is_none() {
             let now = Instant::now();
             self.waiting = Some(now);
-            self.deadline.as_mut().reset(now + self.stall.saturating_sub(self.waited));
+            let stall = if self.turns.is_holding_room() { self.stall / FOR_ROOM } else { self.stall };
+            self.deadline.as_mut().reset(now + stall.saturating_sub(self.waited));
         }
         ready!(self.deadline.as_mut().poll(context));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped reading, or reads too slowly")))
@@ -150,6 +154,19 @@ mod tests {
         let (mut server, _client) = pair().await;
         let error = server.write_all(&vec![0; 64 << 20]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_holds_room_for_which_others_wait_is_given_up_sooner() {
+        let (mut server, _client) = pair().await;
+        server.stall = Duration::from_secs(6);
+        let list = server.turns.stream(true);
+        let began = Instant::now();
+        let error = server.write_all(&vec![0; 64 << 20]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() < Duration::from_secs(5));
+        drop(list);
+        assert!(!server.turns.is_holding_room());
     }
 
     #[tokio::test]

@@ -1,9 +1,11 @@
-//! Room for the bytes of bodies that are under way: bounded for everybody together, and half of it at most for each caller.
+//! Room for the bytes of bodies that are under way: bounded for everybody together and for each caller, who has half of it, or of that
+//! for lists one page.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use jam_domain::page::PAGE_BYTES;
 use jam_domain::{Code, Refusal};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -16,7 +18,7 @@ const TURN: Duration = Duration::from_secs(30);
 
 /// How many KiB may be held at once: by all, and by each caller.
 pub struct Room {
-    size: u32,
+    share: u32,
     left: Arc<Semaphore>,
     shares: Mutex<HashMap<Key, Weak<Semaphore>>>,
 }
@@ -42,7 +44,10 @@ pub fn rooms(bytes: u64) -> Rooms {
     // Twice the largest body at least: a share holds one whole.
     let json = (bytes / 8).max(2 * MAX_JSON).min(bytes / 2);
     let lists = bytes / 4;
-    Rooms { blobs: Room::of(kib(bytes - json - lists)), json: Room::of(kib(json)), lists: Room::of(kib(lists)) }
+    let half = |size: u64| Room::of(kib(size), kib(size).div_ceil(2));
+    // Whoever leaves a page unread waits for its end with the next one: a list is a turn like any other of his.
+    let page = Room::of(kib(lists), kib(PAGE_BYTES).min(kib(lists).div_ceil(2)));
+    Rooms { blobs: half(bytes - json - lists), json: half(json), lists: page }
 }
 
 fn kib(bytes: u64) -> u32 {
@@ -60,18 +65,14 @@ impl Turn {
 }
 
 impl Room {
-    fn of(size: u32) -> Self {
-        Self { size, left: Arc::new(Semaphore::new(size as usize)), shares: Mutex::default() }
-    }
-
-    fn share(&self) -> u32 {
-        self.size.div_ceil(2)
+    fn of(size: u32, share: u32) -> Self {
+        Self { share, left: Arc::new(Semaphore::new(size as usize)), shares: Mutex::default() }
     }
 
     /// Waits for room for so many bytes of this caller's, first in its own share: who has used that up keeps nobody else
     /// waiting. A body that is larger than the share gets it whole.
     pub async fn turn(&self, caller: &Key, bytes: u64) -> Result<Turn, Refusal> {
-        let kib = kib(bytes).min(self.share());
+        let kib = kib(bytes).min(self.share);
         let share = self.share_of(caller);
         let turn = async {
             let of_the_share = share.acquire_many_owned(kib).await?;
@@ -93,7 +94,7 @@ impl Room {
             return share;
         }
         shares.retain(|_, share| share.strong_count() > 0);
-        let share = Arc::new(Semaphore::new(self.share() as usize));
+        let share = Arc::new(Semaphore::new(self.share as usize));
         shares.insert(caller.clone(), Arc::downgrade(&share));
         share
     }
@@ -103,7 +104,6 @@ impl Room {
 mod tests {
     use futures::FutureExt as _;
     use jam_domain::TokenId;
-    use jam_domain::page::PAGE_BYTES;
     use jam_domain::token::TokenHash;
     use tokio::task::unconstrained;
 
@@ -132,12 +132,21 @@ mod tests {
         assert_eq!(first.len(), 20);
         assert_eq!(taken(&blobs, &of("b"), 10 * MIB).len(), 2, "the other half is there for another");
         assert_eq!(taken(&json, &of("a"), MIB).len(), 4, "uploads take nothing from submissions");
-        assert_eq!(taken(&lists, &of("a"), PAGE_BYTES).len(), 2, "nor from lists");
+        assert_eq!(taken(&lists, &of("a"), PAGE_BYTES).len(), 1, "nor from lists");
         let second = taken(&blobs, &of("b"), MIB);
         assert_eq!(second.len(), 20);
         assert!(taken(&blobs, &of("c"), 1).is_empty(), "what is held in all is bounded");
         drop(first);
         assert_eq!(taken(&blobs, &of("c"), MIB).len(), 20);
+    }
+
+    #[tokio::test]
+    async fn of_lists_each_caller_has_one_page_and_the_others_theirs() {
+        let lists = rooms(64 * MIB).lists;
+        let stalled: Vec<_> =
+            ["a", "b"].map(|token| taken(&lists, &of(token), PAGE_BYTES)).into_iter().flatten().collect();
+        assert_eq!(stalled.len(), 2);
+        assert_eq!(taken(&lists, &of("c"), PAGE_BYTES).len(), 1, "two who do not read leave half of the room");
     }
 
     #[tokio::test]
@@ -148,7 +157,7 @@ mod tests {
         turns[0].keep(2 * MIB);
         assert_eq!(taken(&lists, &of("a"), MIB).len(), 3);
         drop(turns);
-        assert_eq!(taken(&lists, &of("a"), MIB).len(), 8);
+        assert_eq!(taken(&lists, &of("a"), MIB).len(), 4);
     }
 
     #[tokio::test]

@@ -26,7 +26,7 @@ const BREATH: Duration = Duration::from_millis(50);
 const LAST_CONNECTIONS: Duration = Duration::from_secs(1);
 
 /// Serves connections of the listener until the stop, then finishes the requests that were sent before. A client may take
-/// `patience` for a request's head, idle so long between two requests, and leave an answer unread so long.
+/// `patience` for a request's head, idle so long between two requests, and leave an answer unread so long, or a list a third of it.
 pub async fn run<S, F>(listener: TcpListener, service: S, patience: Duration, stop: CancellationToken)
 where
     S: Fn(IpAddr, Request<Incoming>) -> F + Clone + Send + 'static,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpSocket;
-use tokio::time::timeout;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout};
 
 use crate::api_raw::{head, memory};
 use crate::api_support::{Server, TOKEN, World, answer, laws};
@@ -18,6 +18,8 @@ laws!(
     a_page_of_large_packages_ends_early_and_both_ways_of_paging_find_them_all,
     a_bare_array_is_never_cut_short_but_refused_with_what_fits,
     a_list_that_nobody_takes_holds_its_room_until_its_reader_is_gone,
+    lists_that_two_tokens_do_not_read_keep_no_other_token_waiting,
+    who_does_not_take_a_list_is_given_up_in_a_third_of_the_time,
     a_page_of_reports_with_many_words_ends_early_and_the_cursor_finds_them_all,
 );
 
@@ -91,15 +93,21 @@ async fn a_bare_array_is_never_cut_short_but_refused_with_what_fits(world: World
     assert!(ran.code == 1 && ran.err.contains("ask for 4 at most"), "{}", ran.err);
 }
 
-async fn a_list_that_nobody_takes_holds_its_room_until_its_reader_is_gone(world: World) {
-    // A quarter is for lists, of which half is for one caller: a page takes all of that.
-    let server = world.with(&[("JAM_MAX_BYTES_IN_FLIGHT", "1000000")]).await;
-    submit_large(&server).await;
+/// One who asks for a page, and does not read it.
+async fn deaf(server: &Server, token: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     // What the kernel takes off our hands is no longer under way.
     socket.set_recv_buffer_size(4096).unwrap();
     let mut deaf = socket.connect(server.address.trim_start_matches("http://").parse().unwrap()).await.unwrap();
-    deaf.write_all(head("GET", "/jam/packages", TOKEN, "").as_bytes()).await.unwrap();
+    deaf.write_all(head("GET", "/jam/packages", token, "").as_bytes()).await.unwrap();
+    deaf
+}
+
+async fn a_list_that_nobody_takes_holds_its_room_until_its_reader_is_gone(world: World) {
+    // A quarter is for lists, of which half is for one caller: a page takes all of that.
+    let server = world.with(&[("JAM_MAX_BYTES_IN_FLIGHT", "1000000")]).await;
+    submit_large(&server).await;
+    let deaf = deaf(&server, TOKEN).await;
     // The answer is on its way.
     deaf.peek(&mut [0]).await.unwrap();
     let mut waiting = tokio::spawn(answer(server.request("GET", "/jam/packages?limit=1")));
@@ -108,6 +116,32 @@ async fn a_list_that_nobody_takes_holds_its_room_until_its_reader_is_gone(world:
     server.submit("s", "meanwhile").await;
     drop(deaf);
     waiting.await.unwrap().expect(200);
+}
+
+async fn lists_that_two_tokens_do_not_read_keep_no_other_token_waiting(world: World) {
+    let tokens = format!("first,second,{TOKEN}");
+    let server = world.with(&[("JAM_ALLOWED_TOKENS", &tokens), ("JAM_CLIENT_TIMEOUT", "300")]).await;
+    submit_large(&server).await;
+    let mut open = Vec::new();
+    for token in ["first", "second"] {
+        let under_way = deaf(&server, token).await;
+        under_way.peek(&mut [0]).await.unwrap();
+        open.extend([under_way, deaf(&server, token).await]);
+    }
+    for _ in 0..10 {
+        let listed = timeout(Duration::from_secs(10), server.get("/jam/packages"));
+        assert!(listed.await.expect("it waits for nobody").expect(200).bytes.len() > 3 * MIB);
+    }
+}
+
+async fn who_does_not_take_a_list_is_given_up_in_a_third_of_the_time(world: World) {
+    let server = world.with(&[("JAM_CLIENT_TIMEOUT", "18")]).await;
+    submit_large(&server).await;
+    let deaf = deaf(&server, TOKEN).await;
+    deaf.peek(&mut [0]).await.unwrap();
+    let began = Instant::now();
+    server.get("/jam/packages").await.expect(200);
+    assert!(began.elapsed() < Duration::from_secs(15), "the first one still held the room of both");
 }
 
 /// Packages that are refined, each with so many words of the largest kind, and their reports.
