@@ -1,5 +1,5 @@
 //! The body of a request: read whole when it is small JSON, streamed and hashed when it is a blob, and read to its end when
-//! it was refused, so that the client hears the answer.
+//! it was refused or nobody asked for it, so that the client hears the answer and may go on.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::state::Api;
 
 /// Bytes that have to come for each time that we are patient: slower than this is a client that only holds a place.
 const PROGRESS: usize = 64 << 10;
-/// How much of a refused body is read, and for how long, before the connection is closed.
+/// How much of a refused body, or of one that nobody asked for, is read, and for how long, before the connection is closed.
 const DRAIN_BYTES: usize = 64 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
@@ -141,8 +141,8 @@ pub fn checked(
         .boxed()
 }
 
-/// Reads what is left of a refused body for a while: a client that is still sending would otherwise see its connection
-/// reset before it reads the answer. One that waits for `100 Continue` sends nothing, so nothing is read.
+/// Reads what is left of a body for a while: a client that is still sending would otherwise see its connection reset before
+/// it reads the answer. One that waits for `100 Continue` sends nothing, so nothing is read.
 pub fn drain(mut body: Incoming, headers: &HeaderMap) {
     let waits = headers.get(EXPECT).is_some_and(|v| v == HeaderValue::from_static("100-continue"));
     if body.is_end_stream() || waits {

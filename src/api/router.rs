@@ -53,11 +53,9 @@ pub async fn answer(api: Arc<Api>, peer: IpAddr, request: Request<Incoming>) -> 
     };
     // One future for both: with two of them every connection would hold room for both as long as it is open.
     let answered = answered.instrument(lines).with_context(span.clone().unwrap_or_default()).await;
-    let refused = answered.is_err();
     let mut response = answered.unwrap_or_else(|fault| fault.response(outcome.plane));
-    if refused {
-        drain(body, &parts.headers);
-    }
+    // Refused, or of no use to the call: what is left of it would be taken for the next request, or end the connection.
+    drain(body, &parts.headers);
     finish(&settings, &parts, &outcome, &here, &mut response);
     let route = outcome.route.unwrap_or(UNMATCHED);
     let status = response.status().as_u16();

@@ -6,6 +6,7 @@ use jam_domain::PreimageHash;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::sleep;
 
+use crate::api_early::first_answer;
 use crate::api_raw::{RawAnswer, broken_chunk, connect, head, raw, read_to_end};
 use crate::api_support::{Server, TOKEN, World, answer, laws, package};
 
@@ -15,6 +16,7 @@ laws!(
     an_upload_of_many_pauses_that_goes_on_is_not_too_slow,
     a_client_that_does_not_read_gives_its_place_to_others,
     a_client_that_closes_its_side_after_the_request_still_gets_the_answer,
+    a_body_that_the_call_has_no_use_for_is_passed_over_and_the_connection_goes_on,
     hostile_bytes_are_answered_and_the_server_goes_on,
 );
 
@@ -129,6 +131,32 @@ async fn a_client_that_closes_its_side_after_the_request_still_gets_the_answer(w
     let half = read_to_end(&mut stream).await;
     assert_eq!((half.status, half.code().as_str()), (400, "jam_bad_request"), "{half:?}");
     assert_eq!(server.get("/jam/packages").await.json()["items"].as_array().unwrap().len(), 1);
+}
+
+async fn a_body_that_the_call_has_no_use_for_is_passed_over_and_the_connection_goes_on(world: World) {
+    let server = world.with(&[LONG]).await;
+    for (method, path, status) in
+        [("POST", "/jam/process", 204), ("GET", "/jam/packages", 200), ("GET", "/healthz", 200)]
+    {
+        for chunked in [false, true] {
+            let mut stream = connect(&server.address).await;
+            let framing = if chunked { "transfer-encoding: chunked" } else { "content-length: 400000" };
+            let head = |method: &str, path: &str, more: &str| {
+                format!("{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n{more}\r\n")
+            };
+            let begin = head(method, path, &format!("{framing}\r\n")) + if chunked { "61a80\r\n" } else { "" };
+            stream.write_all(begin.as_bytes()).await.unwrap();
+            stream.write_all(&[b'x'; 100_000]).await.unwrap();
+            // The answer does not wait for the rest.
+            let answered = first_answer(&mut stream).await;
+            assert_eq!(answered.status, status, "{answered:?}");
+            stream.write_all(&[b'x'; 300_000]).await.unwrap();
+            stream.write_all(if chunked { b"\r\n0\r\n\r\n" } else { b"" }).await.unwrap();
+            stream.write_all(head("GET", "/jam/status", "").as_bytes()).await.unwrap();
+            let next = first_answer(&mut stream).await;
+            assert_eq!(next.status, 200, "{method} {path}, {framing}: {next:?}");
+        }
+    }
 }
 
 pub fn request(method: &str, path: &str, headers: &str) -> Vec<u8> {

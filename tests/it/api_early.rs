@@ -14,7 +14,7 @@ use crate::store_fixture::noise;
 laws!(what_can_be_refused_by_its_head_is_refused_without_its_body_and_without_100_continue);
 
 /// What comes first on the connection: an answer with as much of its body as its length says, or `100 Continue`.
-async fn first_answer(stream: &mut TcpStream) -> RawAnswer {
+pub async fn first_answer(stream: &mut TcpStream) -> RawAnswer {
     let mut bytes = Vec::new();
     let whole = |bytes: &[u8]| {
         let answer = RawAnswer::of(bytes);
