@@ -2,8 +2,10 @@
 
 use jam_domain::PackageId;
 use jam_domain::page::Visible;
+use jam_domain::refine::Engine;
 use jam_store::{Processed, Store, StoreError};
 use serde_json::json;
+use sqlx::Executor as _;
 
 use crate::api_support::{World as Servers, until};
 use crate::store_fixture::{World, engine, only, package, verified_chain};
@@ -77,6 +79,29 @@ async fn a_chain_that_is_broken_stops_its_own_service_and_no_other_until_it_is_m
     let fresh = jam_store::PostgresStore::connect(jam_store::PostgresConfig::new(dsn)).await.unwrap();
     assert_eq!(ids(&process(&fresh, 100).await), broken);
     assert_eq!(verified_chain(&fresh, "ha").await.len(), 12);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn packages_that_others_have_in_hand_say_nothing_of_a_service_whose_chain_is_broken() {
+    let world = World::postgres().await;
+    let (store, dsn) = (world.store(), world.dsn.clone().unwrap());
+    let all = submit(&*store, "s", 8).await;
+    execute(&dsn, "update accumulators set seq = 0 where service_id = 's'").await;
+    // The oldest and the newest are in the hands of another worker.
+    let mut other = postgres::connect(&dsn).await;
+    let held = format!("begin; select from packages where id in ('{}', '{}') for update", all[0], all[7]);
+    sqlx::raw_sql(sqlx::AssertSqlSafe(held)).execute(&mut other).await.unwrap();
+    let failed = store.process(1, &engine()).await;
+    assert!(matches!(failed, Err(StoreError::Fault(_))), "{failed:?}");
+    // The service is left out, and what is submitted to it meanwhile fails nobody's call.
+    let without_receipts = Engine { receipts: false, ..engine() };
+    store.submit(package("s"), &without_receipts).await.unwrap();
+    assert!(process(&*store, 1).await.is_empty());
+    // What is held is no fault of its own, either.
+    other.execute("rollback").await.unwrap();
+    execute(&dsn, "update accumulators set seq = 8 where service_id = 's'").await;
+    let fresh = jam_store::PostgresStore::connect(jam_store::PostgresConfig::new(dsn)).await.unwrap();
+    assert_eq!(process(&fresh, 100).await.len(), 9);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -64,6 +64,17 @@ struct Group {
     ids: Vec<PackageId>,
 }
 
+/// What came of a try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Came {
+    /// Packages were processed.
+    Done,
+    /// Somebody else has them in hand, which says nothing of them.
+    Nothing,
+    /// It failed for a reason of their own.
+    Failed,
+}
+
 /// What came of the call so far.
 struct Tally {
     left: usize,
@@ -123,30 +134,51 @@ async fn of_service(
 ) -> Result<(), StoreError> {
     let Group { service, ids } = group;
     let together = &ids[..ids.len().min(tally.left)];
-    if together.len() > 1 && tally.take(these(store, together, service, engine).await)? {
+    // What others have in hand they will finish.
+    if together.len() > 1 && tally.take(these(store, together, service, engine).await)? != Came::Failed {
         return Ok(());
     }
     let (mut failed, mut good) = (0, false);
-    for id in ids {
+    for (at, id) in ids.iter().enumerate() {
         if tally.left == 0 {
             return Ok(());
         }
-        if tally.take(these(store, &[*id], service, engine).await)? {
-            good = true;
+        let came = tally.take(these(store, &[*id], service, engine).await)?;
+        good |= came == Came::Done;
+        if came != Came::Failed {
             continue;
         }
         leave_out(store, *id, service, tally);
         failed += 1;
-        if let (ENOUGH, false, Some(newest)) = (failed, good, ids.get(ENOUGH..).and_then(<[_]>::last)) {
-            if !tally.take(these(store, &[*newest], service, engine).await)? {
-                tracing::error!(service_id = service, error = %tally.why, "no package of it can be processed: the service is left out for a minute");
-                store.aside.put(LeftOut::Service(service.clone()), Instant::now());
-                return Ok(());
-            }
-            good = true;
+        if failed != ENOUGH || good {
+            continue;
+        }
+        let came = newest(store, &ids[at + 1..], service, engine, tally).await?;
+        good |= came == Came::Done;
+        if came == Came::Failed {
+            tracing::error!(service_id = service, error = %tally.why, "no package of it can be processed: the service is left out for a minute");
+            store.aside.put(LeftOut::Service(service.clone()), Instant::now());
+            return Ok(());
         }
     }
     Ok(())
+}
+
+/// Tries the newest of these that nobody else has in hand.
+async fn newest(
+    store: &PostgresStore,
+    ids: &[PackageId],
+    service: &str,
+    engine: &Engine,
+    tally: &mut Tally,
+) -> Result<Came, StoreError> {
+    for id in ids.iter().rev() {
+        match tally.take(these(store, &[*id], service, engine).await)? {
+            Came::Nothing => {}
+            told @ (Came::Done | Came::Failed) => return Ok(told),
+        }
+    }
+    Ok(Came::Nothing)
 }
 
 fn leave_out(store: &PostgresStore, id: PackageId, service: &str, tally: &Tally) {
@@ -155,17 +187,18 @@ fn leave_out(store: &PostgresStore, id: PackageId, service: &str, tally: &Tally)
 }
 
 impl Tally {
-    /// Counts what was done; says whether it was, or failed for a reason of its own. What fails all is an error.
-    fn take(&mut self, outcome: Result<Vec<Processed>, StoreError>) -> Result<bool, StoreError> {
+    /// Counts what was done, and says what came of it. What fails all is an error.
+    fn take(&mut self, outcome: Result<Vec<Processed>, StoreError>) -> Result<Came, StoreError> {
         match outcome {
+            Ok(processed) if processed.is_empty() => Ok(Came::Nothing),
             Ok(processed) => {
                 self.left = self.left.saturating_sub(processed.len());
                 self.done.extend(processed);
-                Ok(true)
+                Ok(Came::Done)
             }
             Err(why @ StoreError::Fault(_)) => {
                 self.why = why;
-                Ok(false)
+                Ok(Came::Failed)
             }
             Err(error @ (StoreError::Unavailable(_) | StoreError::Stopped(_) | StoreError::Schema { .. })) => {
                 Err(error)
