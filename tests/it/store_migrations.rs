@@ -161,6 +161,20 @@ async fn a_database_of_another_program_is_refused_and_left_alone() {
     assert_eq!(postgres::number(&dsn, TABLES).await, 1);
     let store = PostgresStore::connect(PostgresConfig::new(&dsn)).await.unwrap();
     assert!(store.schema().await.unwrap().foreign);
+    // What it keeps elsewhere it may show here.
+    for kind in ["view", "materialized view"] {
+        let dsn = postgres::fresh_database().await;
+        let elsewhere = format!(
+            "create schema theirs; create table theirs.all_of_them (id int);
+            create {kind} customers as select id from theirs.all_of_them"
+        );
+        postgres::execute(&dsn, &elsewhere).await;
+        let refused = migrate::apply(&PostgresConfig::new(&dsn)).await.unwrap_err();
+        assert!(matches!(&refused, MigrateError::Foreign(what) if what.contains("customers")), "{kind}: {refused}");
+        assert_eq!(postgres::number(&dsn, TABLES).await, 0);
+        let store = PostgresStore::connect(PostgresConfig::new(&dsn)).await.unwrap();
+        assert!(store.schema().await.unwrap().foreign);
+    }
     // Another program that uses the same library has the same table of migrations, with other rows.
     let dsn = postgres::migrated_database().await;
     postgres::execute(&dsn, "update _sqlx_migrations set version = 20240101 + version, description = 'init'").await;
@@ -188,7 +202,7 @@ async fn what_can_be_put_right_outside_may_be_tried_again_and_a_statement_that_f
     postgres::execute(&dsn, "grant create on schema public to reader_only").await;
     assert!(!migrate::apply(&PostgresConfig::new(&reader)).await.unwrap().is_empty(), "the same DSN, with the right");
     let dsn = postgres::fresh_database().await;
-    postgres::execute(&dsn, "create view packages as select 1 as one").await;
+    postgres::execute(&dsn, "create type packages as (one int)").await;
     let failed = migrate::apply(&PostgresConfig::new(&dsn)).await.unwrap_err();
     assert!(matches!(failed, MigrateError::Failed { .. }) && failed.permanent(), "{failed}");
     assert!(!failed.to_string().contains(" at line "), "no line of the database's own source: {failed}");

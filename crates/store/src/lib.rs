@@ -213,7 +213,7 @@ pub struct SchemaVersion {
     pub wanted: i64,
     /// Of a later version: the version of the oldest build that it says it serves.
     pub oldest: Option<i64>,
-    /// Nothing of ours is there, and tables of another program are: a migration would be refused.
+    /// Nothing of ours is there, and tables or views of another program are: a migration would be refused.
     pub foreign: bool,
 }
 

@@ -350,13 +350,13 @@ struct Applied {
     success: bool,
 }
 
-/// The first tables that are neither the migrations' nor an extension's.
+/// The first tables and views that are neither the migrations' nor an extension's.
 const OTHERS: &str = "select c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where n.nspname = current_schema() and c.relkind in ('r', 'p') and c.relname <> '_sqlx_migrations'
+    where n.nspname = current_schema() and c.relkind in ('r', 'p', 'f', 'v', 'm') and c.relname <> '_sqlx_migrations'
         and not exists (select from pg_depend d where d.objid = c.oid and d.deptype = 'e')
     order by c.relname limit 5";
 
-/// The applied migrations, and the first tables that are neither theirs nor an extension's.
+/// The applied migrations, and the first tables and views that are neither theirs nor an extension's.
 async fn state(connection: &mut PgConnection) -> Result<(Vec<Applied>, Vec<String>), Failure> {
     let table: Option<String> =
         query_scalar("select to_regclass('_sqlx_migrations')::text").fetch_one(&mut *connection).await?;
@@ -373,7 +373,7 @@ fn stranger(rows: &[Applied], others: &[String]) -> Option<String> {
     let ours = |row: &Applied| MIGRATOR.iter().any(|m| m.version == row.version && *m.description == row.description);
     match others {
         [] if rows.is_empty() => None,
-        [..] if rows.is_empty() => Some(format!("the tables {}", others.join(", "))),
+        [..] if rows.is_empty() => Some(format!("the tables or views {}", others.join(", "))),
         [..] if rows.iter().any(ours) => None,
         [..] => Some("the migrations of another program".into()),
     }
