@@ -90,7 +90,7 @@ impl Fault {
             Self::Store(StoreError::Unavailable(_) | StoreError::Stopped(_) | StoreError::Schema { .. }) => {
                 Code::StoreUnavailable
             }
-            Self::Panicked | Self::Store(StoreError::Fault(_)) => Code::Internal,
+            Self::Panicked | Self::Store(StoreError::Fault(_) | StoreError::Unread(..)) => Code::Internal,
         }
     }
 
@@ -104,6 +104,11 @@ impl Fault {
             }
             Self::Store(StoreError::Unavailable(_) | StoreError::Stopped(_) | StoreError::Schema { .. }) => {
                 Refusal::new(Code::StoreUnavailable, "the store does not answer: try again").retry_after(STORE_RETRY)
+            }
+            Self::Store(StoreError::Unread(_, place)) => {
+                let message = "the server can't read the next item of this list; the fault is logged. Behind it the list goes on: \
+                     pass the cursor of the details, or an offset that is one higher";
+                Refusal::new(Code::Internal, message).details(json!({"next_cursor": place.to_string()}))
             }
             Self::Panicked | Self::Store(StoreError::Fault(_)) => {
                 Refusal::new(Code::Internal, "the server failed; the fault is logged")

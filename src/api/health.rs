@@ -131,7 +131,7 @@ fn reason(error: &StoreError) -> &'static str {
     match error {
         StoreError::Unavailable(_) | StoreError::Stopped(_) => "the store can't be reached",
         StoreError::Schema { .. } => "the schema is not the one this build needs",
-        StoreError::Fault(_) => "the store failed",
+        StoreError::Fault(_) | StoreError::Unread(..) => "the store failed",
     }
 }
 

@@ -61,7 +61,9 @@ pub fn large<T: Serialize, C: Display>(
     let fits = page.items.len();
     if page.next.is_some() && fits < asked.limit as usize {
         let most = PAGE_BYTES >> 20;
-        let problem = format!("only {fits} items fit into the {most} MiB of one answer here: ask for {fits} at most");
+        let problem = format!(
+            "one answer has {fits} items here ({most} MiB at most, or up to one that can't be read): ask for {fits} at most"
+        );
         return Err(Refusal::field("limit", problem).details(json!({"field": "limit", "limit": fits})));
     }
     Ok(sent(encoded(&page.items), turn))

@@ -10,7 +10,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout};
 
 use crate::api_raw::{head, memory};
-use crate::api_support::{Server, TOKEN, World, answer, laws};
+use crate::api_support::{Server, TOKEN, World, answer, laws, until};
 use crate::cli_support::slctl_with;
 use crate::support::postgres;
 
@@ -212,4 +212,42 @@ async fn a_word_too_many_is_a_conflict_that_says_so() {
     let package = bundle["items"][0]["id"].as_str().unwrap();
     let said = server.get(&format!("/jam/packages/{package}/attestations")).await.expect(200).json();
     assert_eq!(said["items"].as_array().unwrap().len(), 1000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_that_cannot_be_read_ends_a_page_and_the_list_goes_on_behind_it() {
+    let world = World::postgres().await;
+    let server = world.serve().await;
+    for n in 0..6 {
+        server.submit("s", &n.to_string()).await;
+    }
+    server.post("/jam/process?limit=100", &Value::Null).await.expect(200);
+    for list in ["packages", "reports"] {
+        let all = ids(&server.get(&format!("/jam/{list}")).await.expect(200).json()["items"]);
+        let break_row = async |at: usize| {
+            postgres::execute(world.dsn().unwrap(), &format!("update {list} set body = '[]' where id = '{}'", all[at]))
+                .await;
+        };
+        break_row(2).await;
+        break_row(3).await;
+        let page = server.get(&format!("/jam/{list}")).await.expect(200).json();
+        assert_eq!((ids(&page["items"]), &page["next_offset"]), (all[..2].to_vec(), &json!(2)));
+        // Each of them is a fault that names the place behind it, and in the log the row.
+        let mut next = page["next_cursor"].as_str().unwrap().to_owned();
+        for at in [2, 3] {
+            let fault = server.get(&format!("/jam/{list}?cursor={next}")).await.refused(500, "jam_internal");
+            next = fault["details"]["next_cursor"].as_str().unwrap().to_owned();
+            until("the log names it", async || server.log().contains(&all[at]).then_some(())).await;
+            server.get(&format!("/jam/{list}?offset={at}")).await.refused(500, "jam_internal");
+        }
+        for way in [format!("cursor={next}"), "offset=4".into()] {
+            let rest = server.get(&format!("/jam/{list}?{way}")).await.expect(200).json();
+            assert_eq!((ids(&rest["items"]), &rest["next_cursor"]), (all[4..].to_vec(), &Value::Null));
+        }
+        // The newest of all.
+        break_row(0).await;
+        let fault = server.get(&format!("/jam/{list}?limit=1")).await.refused(500, "jam_internal");
+        let path = format!("/jam/{list}?cursor={}", fault["details"]["next_cursor"].as_str().unwrap());
+        assert_eq!(ids(&server.get(&path).await.expect(200).json()["items"]), all[1..2]);
+    }
 }

@@ -255,6 +255,9 @@ pub enum StoreError {
     /// A fault of ours: a statement or a stored value that can't be.
     #[error("the store failed: {0}")]
     Fault(String),
+    /// A fault of the item with which a page would begin: the list goes on behind it.
+    #[error("the store failed: {0}")]
+    Unread(String, TimeCursor),
 }
 
 /// Why an upload is not stored.

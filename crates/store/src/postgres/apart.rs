@@ -196,7 +196,7 @@ impl Tally {
                 self.done.extend(processed);
                 Ok(Came::Done)
             }
-            Err(why @ StoreError::Fault(_)) => {
+            Err(why @ (StoreError::Fault(_) | StoreError::Unread(..))) => {
                 self.why = why;
                 Ok(Came::Failed)
             }

@@ -1,5 +1,6 @@
 //! What can go wrong between here and PostgreSQL, sorted by what the caller can do about it, with the DSN kept out of it.
 
+use jam_domain::page::TimeCursor;
 use sqlx::postgres::PgDatabaseError;
 
 use crate::StoreError;
@@ -13,6 +14,9 @@ pub(crate) enum Failure {
     /// A stored value that can't be.
     #[error("{0}")]
     Corrupt(String),
+    /// The same of the first row of a page, whose place is known.
+    #[error("{0}")]
+    Unread(String, TimeCursor),
     /// What was worked on went away meanwhile; doing it again may succeed.
     #[error("{0}")]
     Gone(&'static str),
@@ -38,7 +42,7 @@ impl Failure {
     pub(crate) fn cause(&self) -> Cause {
         match self {
             Self::Sql(error) => cause_of(error),
-            Self::Corrupt(_) => Cause::Fault,
+            Self::Corrupt(_) | Self::Unread(..) => Cause::Fault,
             Self::Gone(_) => Cause::Exhausted,
         }
     }
@@ -48,7 +52,7 @@ impl Failure {
         match self {
             Self::Corrupt(problem) => Self::Corrupt(format!("{}: {problem}", row())),
             Self::Sql(error @ sqlx::Error::ColumnDecode { .. }) => Self::Corrupt(format!("{}: {error}", row())),
-            Self::Sql(_) | Self::Gone(_) => self,
+            Self::Sql(_) | Self::Unread(..) | Self::Gone(_) => self,
         }
     }
 
@@ -58,7 +62,7 @@ impl Failure {
             Self::Sql(sqlx::Error::Database(error)) => {
                 error.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::code)
             }
-            Self::Sql(_) | Self::Corrupt(_) | Self::Gone(_) => None,
+            Self::Sql(_) | Self::Corrupt(_) | Self::Unread(..) | Self::Gone(_) => None,
         }
     }
 }
@@ -132,13 +136,16 @@ impl Redaction {
             Failure::Sql(sqlx::Error::PoolTimedOut) => {
                 format!("no connection to {} in time: it does not answer, or every connection is in use", self.place)
             }
-            Failure::Sql(_) | Failure::Corrupt(_) | Failure::Gone(_) => failure.to_string(),
+            Failure::Sql(_) | Failure::Corrupt(_) | Failure::Unread(..) | Failure::Gone(_) => failure.to_string(),
         };
         let words = self.clean(&words);
         match failure.cause() {
             Cause::Connection | Cause::Collision | Cause::Exhausted => StoreError::Unavailable(words),
             Cause::Schema => StoreError::Schema { found: None, wanted },
-            Cause::Fault => StoreError::Fault(words),
+            Cause::Fault => match failure {
+                Failure::Unread(_, place) => StoreError::Unread(words, *place),
+                Failure::Sql(_) | Failure::Corrupt(_) | Failure::Gone(_) => StoreError::Fault(words),
+            },
         }
     }
 }

@@ -44,17 +44,35 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Makes the page of them.
-    pub(super) fn page<T, C>(
+    /// Makes the page of them. One that can't be read ends it, as if it were too large: only a page that would begin with it fails,
+    /// and says where the list goes on.
+    pub(super) fn page<T>(
         self,
         read: impl Fn(&PgRow) -> Result<T, Failure>,
-        place: impl Fn(&T) -> C,
-    ) -> Result<Page<T, C>, Failure> {
-        let Self { rows, more } = self;
-        let items = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        place: impl Fn(&T) -> TimeCursor,
+    ) -> Result<Page<T, TimeCursor>, Failure> {
+        let Self { rows, mut more } = self;
+        let mut items = Vec::with_capacity(rows.len());
+        for row in &rows {
+            match read(row) {
+                Ok(item) => items.push(item),
+                Err(Failure::Corrupt(problem)) if items.is_empty() => {
+                    return Err(Failure::Unread(problem, place_of(row)?));
+                }
+                Err(Failure::Corrupt(_)) => {
+                    more = true;
+                    break;
+                }
+                Err(failure @ (Failure::Sql(_) | Failure::Unread(..) | Failure::Gone(_))) => return Err(failure),
+            }
+        }
         let next = if more { items.last().map(place) } else { None };
         Ok(Page { items, next })
     }
+}
+
+fn place_of(row: &PgRow) -> Result<TimeCursor, Failure> {
+    Ok(TimeCursor { created_at: row.try_get::<At, _>("created_at")?.timestamp(), id: row.try_get("id")? })
 }
 
 /// Reads the rows of one page, newest first: as many as fit, and only those leave the database.
