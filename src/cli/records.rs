@@ -25,6 +25,15 @@ pub struct Wanted {
     pub report: bool,
 }
 
+/// The records of a page that are to be asked for by themselves.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Suspects {
+    /// Those that seem to have another receipt than the one they got, or none.
+    pub seeming: Vec<Wanted>,
+    /// Those whose receipt may as well be the one of a record beside them, as a page does not say whose they are.
+    pub possible: Vec<Wanted>,
+}
+
 /// What the chain says of its records, until they are read.
 pub struct Ledger {
     algorithm: HashAlgorithm,
@@ -92,7 +101,8 @@ impl Ledger {
                 package_id
             }
         };
-        self.links.push(Link { seq, hash, metadata_hash, status: status.as_str(), package_id, seen: false });
+        let status = status.as_str();
+        self.links.push(Link { seq, hash, metadata_hash, status, package_id, seen: false });
         Ok(())
     }
 
@@ -127,11 +137,15 @@ impl Ledger {
         link.fits(output, || format!("hash is not the refine_output_hash of report {id}"))
     }
 
-    /// Of a page of packages or reports and the receipts that came with it, in the same order: the records that seem to have
-    /// another receipt than the one they got, or none. Each is to be asked for by itself, as records come and go meanwhile.
-    pub fn suspects(&self, records: &[Value], receipts: &[Value]) -> Result<Vec<Wanted>, Mismatch> {
-        let seqs: Vec<Option<u64>> = receipts.iter().map(seq_of).collect();
+    /// Of a page of packages or reports and the receipts that came with it, in the same order, none where the server sends none: the
+    /// records to be asked for by themselves, as records come and go meanwhile.
+    pub fn suspects(&self, records: &[Value], receipts: Option<&[Value]>) -> Result<Suspects, Mismatch> {
         let known: Vec<Option<&Link>> = records.iter().map(|record| self.link_of(text(record, "id"))).collect();
+        let Some(receipts) = receipts else {
+            let possible = known.into_iter().flatten().map(Link::wanted).collect();
+            return Ok(Suspects { seeming: Vec::new(), possible });
+        };
+        let seqs: Vec<Option<u64>> = receipts.iter().map(seq_of).collect();
         let whole = seqs.len() == records.len();
         if whole {
             // Each receipt is the one of the record at its place.
@@ -140,14 +154,23 @@ impl Ledger {
         // Where a record came without one, they still come in the order of the records, each once.
         let mut rest = known.iter().flatten().map(|link| link.seq);
         let strange = !whole && !seqs.iter().flatten().all(|seq| !self.reaches(*seq) || rest.any(|next| next == *seq));
-        let suspect = |(at, link): (usize, Option<&Link>)| match link {
-            Some(link) => {
-                let fits = if whole { seqs[at] == Some(link.seq) } else { seqs.contains(&Some(link.seq)) };
-                (strange || !fits).then(|| link.wanted())
+        let mut suspects = Suspects::default();
+        for (at, link) in known.iter().enumerate() {
+            let Some(link) = link else {
+                suspects.seeming.extend(strange.then(|| Wanted::stranger(&records[at])));
+                continue;
+            };
+            let fits = if whole { seqs[at] == Some(link.seq) } else { seqs.contains(&Some(link.seq)) };
+            // In that order, a receipt can have moved no further than onto a stranger next to its record.
+            let beside =
+                [at.checked_sub(1), Some(at + 1)].into_iter().flatten().any(|at| matches!(known.get(at), Some(None)));
+            if strange || !fits {
+                suspects.seeming.push(link.wanted());
+            } else if !whole && beside {
+                suspects.possible.push(link.wanted());
             }
-            None => strange.then(|| Wanted::stranger(&records[at])),
-        };
-        Ok(known.iter().copied().enumerate().filter_map(suspect).collect())
+        }
+        Ok(suspects)
     }
 
     /// A record that the chain does not know came after it was read, with its receipt, or has none. Receipts never change hands.

@@ -14,7 +14,7 @@ use crate::cli::client::{Call, Client};
 use crate::cli::fault::Fault;
 use crate::cli::lists::{MAX_LIMIT, Pages, Query, Unread};
 use crate::cli::named::Named;
-use crate::cli::records::{Ledger, Mismatch, Wanted, text};
+use crate::cli::records::{Ledger, Mismatch, Suspects, Wanted, text};
 use crate::cli::standing::{Asked, Doubt, Standing, Tally};
 use crate::cli::status;
 
@@ -44,6 +44,7 @@ pub async fn run(client: &Client, args: VerifyArgs) -> Result<Answer, Fault> {
         standing: Standing::new(algorithm, threshold),
         head,
         named: preimages.then(Named::default),
+        unsaid: Unsaid::default(),
     };
     match walk.whole(&service).await? {
         Ok(()) => Ok(sound(&service, &walk)),
@@ -66,7 +67,8 @@ async fn late_head(client: &Client, service: &ServiceId) -> Result<Result<Accumu
     }))
 }
 
-/// How many of the records that are not listed are looked for, the last ones first: retention takes the oldest.
+/// How many of the records that are not listed are looked for, the last ones first: retention takes the oldest. As many of each list are
+/// asked for by themselves where it does not say whose the receipts are.
 const LOOKED_FOR: usize = 50;
 
 /// A chain being checked.
@@ -79,6 +81,16 @@ struct Walk<'c> {
     head: AccumulatorRoot,
     /// What packages name, where it is to be read.
     named: Option<Named>,
+    unsaid: Unsaid,
+}
+
+/// What lists don't say of receipts.
+#[derive(Default)]
+struct Unsaid {
+    /// Records whose receipts were not compared.
+    uncompared: usize,
+    /// Whether that is because the server answers with bare arrays.
+    bare_arrays: bool,
 }
 
 /// Where a chain breaks.
@@ -131,6 +143,7 @@ impl Walk<'_> {
         let mut filters = vec![("service_id", Some(service.to_string())), asked("include_receipt")];
         filters.extend((name == "reports").then(|| asked("include_attestations")));
         let mut pages = Pages::new(self.client, Query { name, filters }, MAX_LIMIT, 0);
+        let mut left = LOOKED_FOR;
         loop {
             let page = match pages.next_located().await? {
                 Ok(Some(page)) => page,
@@ -138,31 +151,40 @@ impl Walk<'_> {
                 Err(unread) => return Ok(Err(Mismatch { seq: None, problem: unread_in(name, &unread) })),
             };
             for (at, record) in page.items.iter().enumerate() {
-                let fits = if name == "packages" {
-                    self.standing.package(record);
-                    let seq = self.ledger.seq_of_package(text(record, "id"));
-                    self.named.iter_mut().for_each(|named| named.note(record, seq));
-                    self.ledger.package(record)
-                } else {
-                    let said = page.attestations.as_ref().and_then(|said| said.get(at));
-                    self.standing.report(record, said, self.ledger.seq_of_report(text(record, "id")));
-                    self.ledger.report(record)
-                };
+                let said = page.attestations.as_ref().and_then(|said| said.get(at));
+                let fits = self.listed(name, record, said);
                 if fits.is_err() {
                     return Ok(fits);
                 }
             }
-            // A list of the old shape carries no receipts.
-            let suspects = page.receipts.as_ref().map(|given| self.ledger.suspects(&page.items, given));
-            let suspects = match suspects.transpose() {
-                Ok(suspects) => suspects.unwrap_or_default(),
+            let given = page.receipts.as_deref();
+            let Suspects { seeming, mut possible } = match self.ledger.suspects(&page.items, given) {
+                Ok(suspects) => suspects,
                 Err(mismatch) => return Ok(Err(mismatch)),
             };
-            let fits = self.one_by_one(suspects).await?;
+            let asked = possible.len().min(left);
+            left -= asked;
+            self.unsaid.uncompared += possible.len() - asked;
+            self.unsaid.bare_arrays |= page.bare;
+            possible.truncate(asked);
+            let fits = self.one_by_one(seeming.into_iter().chain(possible)).await?;
             if fits.is_err() {
                 return Ok(fits);
             }
         }
+    }
+
+    /// Compares a record as it is listed, with what was said for it.
+    fn listed(&mut self, name: &str, record: &Value, said: Option<&Value>) -> Result<(), Mismatch> {
+        let id = text(record, "id");
+        if name == "reports" {
+            self.standing.report(record, said, self.ledger.seq_of_report(id));
+            return self.ledger.report(record);
+        }
+        self.standing.package(record);
+        let seq = self.ledger.seq_of_package(id);
+        self.named.iter_mut().for_each(|named| named.note(record, seq));
+        self.ledger.package(record)
     }
 
     /// What is there under this path; nothing, and what the server says of that, when it is not there.
@@ -174,7 +196,7 @@ impl Walk<'_> {
         }
     }
 
-    async fn one_by_one(&mut self, records: Vec<Wanted>) -> Result<Result<(), Mismatch>, Fault> {
+    async fn one_by_one(&mut self, records: impl IntoIterator<Item = Wanted>) -> Result<Result<(), Mismatch>, Fault> {
         for wanted in records {
             let (path, name) = (["jam", "packages", &wanted.package_id, "report"], ["package", "report"]);
             let found = match self.found(&path[..if wanted.report { 4 } else { 3 }]).await {
@@ -279,12 +301,14 @@ fn package_in(found: &Result<Value, Option<Value>>) -> Option<&Value> {
 }
 
 fn sound(service: &ServiceId, walk: &Walk<'_>) -> Answer {
-    let Walk { client: _, algorithm, chain, ledger, standing, head: _, named } = walk;
+    let Walk { client: _, algorithm, chain, ledger, standing, head: _, named, unsaid } = walk;
     let (count, root, gone) = (chain.seq(), chain.root(), ledger.unseen());
+    let Unsaid { uncompared, bare_arrays } = unsaid;
     let Tally { proven, unproven, unlisted, light, lightest_seq } = standing.tally();
     let json = json!({
         "service_id": service, "verified": true, "receipts": count, "root": root, "accumulator_hash": algorithm,
-        "records_gone": gone, "attestations_verified": proven, "attestations_not_covered": unproven,
+        "records_gone": gone, "record_receipts_not_compared": uncompared,
+        "attestations_verified": proven, "attestations_not_covered": unproven,
         "reports_without_attestations": unlisted, "reports_below_threshold": light, "first_below_threshold": lightest_seq,
         "preimages_verified": named.as_ref().map(Named::count),
     });
@@ -295,6 +319,10 @@ fn sound(service: &ServiceId, walk: &Walk<'_>) -> Answer {
     }
     if gone > 0 {
         let _ = writeln!(said, "{gone} of their packages and reports are no longer listed: those were not compared");
+    }
+    if *uncompared > 0 {
+        let why = if *bare_arrays { "the server answers with bare arrays" } else { "others beside them have none" };
+        let _ = writeln!(said, "receipts of records not compared: {uncompared} ({why})");
     }
     if unlisted > 0 {
         let _ = writeln!(said, "reports that are listed without attestations, which were not compared: {unlisted}");
