@@ -173,6 +173,16 @@ impl Ledger {
         Ok(suspects)
     }
 
+    /// How many applied reports of a page have no receipt, as far as the receipts that came with it say.
+    pub fn bare(&self, reports: &[Value], receipts: Option<&[Value]>) -> u64 {
+        let bare = |report: &&Value| {
+            text(report, "status") == PackageStatus::Applied.as_str() && self.link_of(text(report, "id")).is_none()
+        };
+        // Those that were applied since the chain was read have theirs behind its end.
+        let later = receipts.into_iter().flatten().filter_map(seq_of).filter(|seq| !self.reaches(*seq)).count();
+        reports.iter().filter(bare).count().saturating_sub(later) as u64
+    }
+
     /// A record that the chain does not know came after it was read, with its receipt, or has none. Receipts never change hands.
     fn stranger(&self, id: &str, given: Option<u64>) -> Result<(), Mismatch> {
         match given.filter(|seq| self.link_of(id).is_none() && self.reaches(*seq)) {

@@ -91,6 +91,8 @@ struct Unsaid {
     uncompared: usize,
     /// Whether that is because the server answers with bare arrays.
     bare_arrays: bool,
+    /// Applied reports without a receipt.
+    bare_reports: u64,
 }
 
 /// Where a chain breaks.
@@ -158,6 +160,9 @@ impl Walk<'_> {
                 }
             }
             let given = page.receipts.as_deref();
+            if name == "reports" {
+                self.unsaid.bare_reports += self.ledger.bare(&page.items, given);
+            }
             let Suspects { seeming, mut possible } = match self.ledger.suspects(&page.items, given) {
                 Ok(suspects) => suspects,
                 Err(mismatch) => return Ok(Err(mismatch)),
@@ -303,12 +308,12 @@ fn package_in(found: &Result<Value, Option<Value>>) -> Option<&Value> {
 fn sound(service: &ServiceId, walk: &Walk<'_>) -> Answer {
     let Walk { client: _, algorithm, chain, ledger, standing, head: _, named, unsaid } = walk;
     let (count, root, gone) = (chain.seq(), chain.root(), ledger.unseen());
-    let Unsaid { uncompared, bare_arrays } = unsaid;
+    let Unsaid { uncompared, bare_arrays, bare_reports } = unsaid;
     let Tally { proven, unproven, unlisted, light, lightest_seq } = standing.tally();
     let json = json!({
         "service_id": service, "verified": true, "receipts": count, "root": root, "accumulator_hash": algorithm,
         "records_gone": gone, "record_receipts_not_compared": uncompared,
-        "attestations_verified": proven, "attestations_not_covered": unproven,
+        "applied_reports_without_receipts": bare_reports, "attestations_verified": proven, "attestations_not_covered": unproven,
         "reports_without_attestations": unlisted, "reports_below_threshold": light, "first_below_threshold": lightest_seq,
         "preimages_verified": named.as_ref().map(Named::count),
     });
@@ -323,6 +328,12 @@ fn sound(service: &ServiceId, walk: &Walk<'_>) -> Answer {
     if *uncompared > 0 {
         let why = if *bare_arrays { "the server answers with bare arrays" } else { "others beside them have none" };
         let _ = writeln!(said, "receipts of records not compared: {uncompared} ({why})");
+    }
+    if *bare_reports > 0 {
+        let _ = writeln!(
+            said,
+            "applied reports without receipts: {bare_reports}; accumulators were off then, or they were applied by hand"
+        );
     }
     if unlisted > 0 {
         let _ = writeln!(said, "reports that are listed without attestations, which were not compared: {unlisted}");

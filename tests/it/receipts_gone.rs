@@ -2,9 +2,44 @@
 
 use serde_json::{Value, json};
 
-use crate::api_support::{Server, World};
+use crate::api_support::{Server, TOKEN, World};
+use crate::cli_support::Ran;
 use crate::receipts_standing::verify;
+use crate::receipts_vectors::python;
 use crate::support::postgres;
+
+/// One database behind a server that keeps receipts and one that keeps none.
+struct Both {
+    dsn: String,
+    keeps: Server,
+    without: Server,
+}
+
+impl Both {
+    async fn new() -> Self {
+        let dsn = postgres::migrated_database().await;
+        let hash = ("JAM_ACCUMULATOR_HASH", "sha256");
+        let keeps = World::on(&dsn).with(&[hash]).await;
+        let without = World::on(&dsn).with(&[hash, ("JAM_ACCUMULATORS_ENABLED", "false")]).await;
+        Self { dsn, keeps, without }
+    }
+
+    fn is_whole(&self, what: &str) -> Ran {
+        let ran = verify(&self.keeps, &[]);
+        assert_eq!(ran.code, 0, "{what}: {ran:?}");
+        let (code, _, err) = self.python();
+        assert_eq!((code, err.as_str()), (0, ""), "{what}");
+        ran
+    }
+
+    fn python(&self) -> (i32, String, String) {
+        python(&["--url", &self.keeps.address, "--service", "s", "--records"], TOKEN)
+    }
+}
+
+async fn process(server: &Server) {
+    server.post("/jam/process", &json!({})).await.expect(200);
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn receipts_that_a_list_does_not_tell_apart_are_asked_for_and_the_rest_is_counted() {
@@ -34,4 +69,21 @@ async fn receipts_that_a_list_does_not_tell_apart_are_asked_for_and_the_rest_is_
     postgres::execute(&dsn, beside).await;
     assert_eq!(not_compared(&server), json!(2));
     assert!(verify(&server, &[]).out.contains(": 2 (others beside them have none)\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn applied_reports_without_receipts_are_counted() {
+    let both = Both::new().await;
+    both.keeps.submit("s", "1").await;
+    process(&both.keeps).await;
+    assert!(!both.is_whole("all have receipts").out.contains("without receipts"));
+    both.without.submit("s", "2").await;
+    process(&both.without).await;
+    let ran = verify(&both.keeps, &[]);
+    assert!(ran.code == 0 && ran.out.contains("\napplied reports without receipts: 1; "), "{ran:?}");
+    // Of which the list of this server says nothing.
+    let settings = [("JAM_LEGACY_LIST_RESPONSE", "true"), ("JAM_ACCUMULATOR_HASH", "sha256")];
+    let bare = World::on(&both.dsn).with(&settings).await;
+    let said: Value = serde_json::from_str(&verify(&bare, &["--output", "json"]).out).unwrap();
+    assert_eq!(said["applied_reports_without_receipts"], json!(1));
 }
