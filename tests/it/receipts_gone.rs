@@ -87,3 +87,27 @@ async fn applied_reports_without_receipts_are_counted() {
     let said: Value = serde_json::from_str(&verify(&bare, &["--output", "json"]).out).unwrap();
     assert_eq!(said["applied_reports_without_receipts"], json!(1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn python_waits_when_it_is_turned_away_and_counts_what_is_gone() {
+    let both = Both::new().await;
+    for nonce in ["1", "2", "3"] {
+        both.keeps.submit("s", nonce).await;
+    }
+    process(&both.keeps).await;
+    let oldest = "(select hash from receipts where seq = 1)";
+    for table in ["packages where id", "reports where package_id"] {
+        postgres::execute(&both.dsn, &format!("delete from {table}::text = {oldest}")).await;
+    }
+    let settings = [("JAM_RATE_LIMIT_PER_MINUTE", "120"), ("JAM_ACCUMULATOR_HASH", "sha256")];
+    let slow = World::on(&both.dsn).with(&settings).await;
+    while slow.get("/jam/status").await.status == 200 {}
+    let (code, out, err) = python(&["--url", &slow.address, "--service", "s", "--records"], TOKEN);
+    assert!(code == 0 && out.ends_with("\n2 records are gone: not compared\n"), "{out} {err}");
+    // What the server can't read is no more whole for being there.
+    postgres::execute(&both.dsn, "update packages set body = '[]' where receipt_seq = 2").await;
+    let (code, _, err) = both.python();
+    assert!(code == 1 && err.contains("seq 2: its record can't be read: "), "{err}");
+    let (code, _, err) = python(&["--url", &both.keeps.address, "--service", "s", "--records"], "another-token");
+    assert!(code == 2 && err.contains(" 401 "), "{err}");
+}
