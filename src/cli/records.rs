@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use jam_domain::{EntryType, HashAlgorithm, PackageStatus, Receipt, canonical};
+use jam_domain::{EntryType, HashAlgorithm, PackageStatus, Receipt, ServiceId, Timestamp, canonical};
 use serde_json::Value;
 
 /// What a record does not fit, and where in the chain.
@@ -34,14 +34,28 @@ pub struct Suspects {
     pub possible: Vec<Wanted>,
 }
 
+/// A package that was submitted under the id of one that was deleted, and has no receipt in this chain.
+struct Again {
+    /// The seq of the receipt of the one before it.
+    seq: u64,
+    /// When that receipt was made.
+    receipted_at: Timestamp,
+    created_at: Timestamp,
+}
+
+/// The shortest time that a finished package is kept: `retention_days` is 1 or more, or for ever.
+const KEPT_SECONDS: i64 = 86_400;
+
 /// What the chain says of its records, until they are read.
 pub struct Ledger {
     algorithm: HashAlgorithm,
+    service: ServiceId,
     links: Vec<Link>,
     packages: HashMap<String, usize>,
     reports: HashMap<String, usize>,
     contents: HashMap<String, usize>,
     applied: HashSet<String>,
+    again: HashMap<String, Again>,
 }
 
 struct Link {
@@ -50,19 +64,22 @@ struct Link {
     metadata_hash: String,
     status: &'static str,
     package_id: String,
+    processed_at: Timestamp,
     seen: bool,
 }
 
 impl Ledger {
     /// No receipts yet.
-    pub fn new(algorithm: HashAlgorithm) -> Self {
+    pub fn new(algorithm: HashAlgorithm, service: ServiceId) -> Self {
         Self {
             algorithm,
+            service,
             links: Vec::new(),
             packages: HashMap::new(),
             reports: HashMap::new(),
             contents: HashMap::new(),
             applied: HashSet::new(),
+            again: HashMap::new(),
         }
     }
 
@@ -76,7 +93,7 @@ impl Ledger {
             prev_root: _,
             new_root: _,
             status,
-            processed_at: _,
+            processed_at,
             metadata_hash,
             extra,
         } = receipt;
@@ -102,7 +119,7 @@ impl Ledger {
             }
         };
         let status = status.as_str();
-        self.links.push(Link { seq, hash, metadata_hash, status, package_id, seen: false });
+        self.links.push(Link { seq, hash, metadata_hash, status, package_id, processed_at, seen: false });
         Ok(())
     }
 
@@ -211,12 +228,74 @@ impl Ledger {
             if wanted.seq.is_none() {
                 return self.stranger(id, receipt.and_then(seq_of));
             }
+            if self.is_used_again(wanted) {
+                return Ok(());
+            }
             let problem =
                 format!("the report of package {} is {id}, which is not the one of this receipt", wanted.package_id);
             return Err(Mismatch { seq: wanted.seq, problem });
         };
         let own = receipt.and_then(seq_of) == Some(link.seq);
         link.fits(own, || format!("this is the receipt of {id}, for which the server gives another or none"))
+    }
+
+    /// Whether the package's id was used again after this receipt.
+    fn is_used_again(&self, wanted: &Wanted) -> bool {
+        self.again.contains_key(&wanted.package_id) || self.seq_of_package(&wanted.package_id) > wanted.seq
+    }
+
+    /// Whether this record, which does not fit what is wanted, may be of another package with the same id.
+    pub fn may_be_another(&self, wanted: &Wanted, record: &Value) -> bool {
+        let content = || hash_of(self.algorithm, record, text(record, "status"));
+        !wanted.report || !(self.reports.contains_key(text(record, "id")) || self.contents.contains_key(&content()))
+    }
+
+    /// Whether this package, which does not fit the receipt of its id, is another one: it was created after that was made, and has no
+    /// receipt in the chain that was read. The one before it counts as gone.
+    pub fn used_again(&mut self, package: &Value, receipt: Option<&Value>) -> bool {
+        let (id, created_at) = (text(package, "id"), text(package, "created_at").parse::<Timestamp>());
+        let ours = receipt.filter(|receipt| text(receipt, "service_id") == self.service.as_str());
+        if ours.and_then(seq_of).is_some_and(|seq| self.reaches(seq)) {
+            return false;
+        }
+        let (Some(at), Ok(created_at)) = (self.packages.get(id), created_at) else {
+            return self.again.contains_key(id);
+        };
+        let Some(Link { seq, processed_at, seen, .. }) = self.links.get_mut(*at) else { return false };
+        if created_at <= *processed_at {
+            return false;
+        }
+        *seen = false;
+        let again = Again { seq: *seq, receipted_at: *processed_at, created_at };
+        self.again.insert(id.to_owned(), again);
+        self.packages.remove(id);
+        true
+    }
+
+    /// How many ids were used again without a receipt in the chain that was read.
+    pub fn ids_used_again(&self) -> usize {
+        self.again.len()
+    }
+
+    /// Reports leave together with their packages: where one of those is there, its package can't have been deleted.
+    pub fn left_with_their_reports(&self) -> Result<(), Mismatch> {
+        let there = |link: &&Link| link.seen && link.is_report();
+        for link in self.links.iter().filter(there) {
+            let Some(Again { seq, receipted_at, created_at }) = self.again.get(&link.package_id) else { continue };
+            // Accumulators may be on again when the other package is processed: then the report is its own.
+            let former = |other: &Link| {
+                other.is_report() && other.package_id == link.package_id && (*seq..link.seq).contains(&other.seq)
+            };
+            let ended = *created_at >= receipted_at.plus_seconds(KEPT_SECONDS) || self.links.iter().any(former);
+            if !ended || *created_at > link.processed_at {
+                let problem = format!(
+                    "metadata_hash is not the hash of package {}, whose report has the receipt with seq {}",
+                    link.package_id, link.seq
+                );
+                return Err(Mismatch { seq: Some(*seq), problem });
+            }
+        }
+        Ok(())
     }
 
     /// The seq of a report's own receipt.
@@ -240,8 +319,12 @@ impl Ledger {
 }
 
 impl Link {
+    fn is_report(&self) -> bool {
+        self.hash != self.package_id
+    }
+
     fn wanted(&self) -> Wanted {
-        Wanted { seq: Some(self.seq), package_id: self.package_id.clone(), report: self.hash != self.package_id }
+        Wanted { seq: Some(self.seq), package_id: self.package_id.clone(), report: self.is_report() }
     }
 
     fn fits(&self, fits: bool, problem: impl FnOnce() -> String) -> Result<(), Mismatch> {

@@ -35,7 +35,7 @@ pub async fn run(client: &Client, args: VerifyArgs) -> Result<Answer, Fault> {
         },
     };
     let threshold = status.get("attestation_threshold").and_then(Value::as_u64);
-    let (chain, ledger) = (Chain::empty(service.clone()), Ledger::new(algorithm));
+    let (chain, ledger) = (Chain::empty(service.clone()), Ledger::new(algorithm, service.clone()));
     let mut walk = Walk {
         client,
         algorithm,
@@ -123,7 +123,11 @@ impl Walk<'_> {
         }
         // What stands under another service is not in the lists of this one.
         let missing = self.ledger.missing(LOOKED_FOR);
-        if let Err(mismatch) = self.one_by_one(missing).await? {
+        let found = match self.one_by_one(missing).await? {
+            Ok(()) => self.ledger.left_with_their_reports(),
+            wrong => wrong,
+        };
+        if let Err(mismatch) = found {
             return Ok(Err(self.located(mismatch)));
         }
         for doubt in self.standing.doubts(LOOKED_FOR) {
@@ -154,7 +158,7 @@ impl Walk<'_> {
             };
             for (at, record) in page.items.iter().enumerate() {
                 let said = page.attestations.as_ref().and_then(|said| said.get(at));
-                let fits = self.listed(name, record, said);
+                let fits = self.listed(name, record, said).await?;
                 if fits.is_err() {
                     return Ok(fits);
                 }
@@ -180,16 +184,31 @@ impl Walk<'_> {
     }
 
     /// Compares a record as it is listed, with what was said for it.
-    fn listed(&mut self, name: &str, record: &Value, said: Option<&Value>) -> Result<(), Mismatch> {
+    async fn listed(
+        &mut self,
+        name: &str,
+        record: &Value,
+        said: Option<&Value>,
+    ) -> Result<Result<(), Mismatch>, Fault> {
         let id = text(record, "id");
         if name == "reports" {
             self.standing.report(record, said, self.ledger.seq_of_report(id));
-            return self.ledger.report(record);
+            return Ok(self.ledger.report(record));
         }
         self.standing.package(record);
         let seq = self.ledger.seq_of_package(id);
         self.named.iter_mut().for_each(|named| named.note(record, seq));
-        self.ledger.package(record)
+        Ok(match self.ledger.package(record) {
+            Err(_) if self.used_again(id).await? => Ok(()),
+            fits => fits,
+        })
+    }
+
+    /// Whether the package with this id is another one than that of the receipt.
+    async fn used_again(&mut self, package_id: &str) -> Result<bool, Fault> {
+        let found = self.found(&["jam", "packages", package_id]).await?;
+        let receipt = found.as_ref().ok().and_then(|found| found.get("receipt"));
+        Ok(package_in(&found).is_some_and(|package| self.ledger.used_again(package, receipt)))
     }
 
     /// What is there under this path; nothing, and what the server says of that, when it is not there.
@@ -211,7 +230,8 @@ impl Walk<'_> {
             let Ok(found) = found else { continue };
             let Some(record) = found.get(name[usize::from(wanted.report)]) else { continue };
             let checked = self.ledger.answered(&wanted, record, found.get("receipt"));
-            if checked.is_err() {
+            let another = checked.is_err() && self.ledger.may_be_another(&wanted, record);
+            if checked.is_err() && !(another && self.used_again(&wanted.package_id).await?) {
                 return Ok(checked);
             }
         }
@@ -307,12 +327,12 @@ fn package_in(found: &Result<Value, Option<Value>>) -> Option<&Value> {
 
 fn sound(service: &ServiceId, walk: &Walk<'_>) -> Answer {
     let Walk { client: _, algorithm, chain, ledger, standing, head: _, named, unsaid } = walk;
-    let (count, root, gone) = (chain.seq(), chain.root(), ledger.unseen());
+    let (count, root, gone, again) = (chain.seq(), chain.root(), ledger.unseen(), ledger.ids_used_again());
     let Unsaid { uncompared, bare_arrays, bare_reports } = unsaid;
     let Tally { proven, unproven, unlisted, light, lightest_seq } = standing.tally();
     let json = json!({
         "service_id": service, "verified": true, "receipts": count, "root": root, "accumulator_hash": algorithm,
-        "records_gone": gone, "record_receipts_not_compared": uncompared,
+        "records_gone": gone, "ids_used_again_without_receipts": again, "record_receipts_not_compared": uncompared,
         "applied_reports_without_receipts": bare_reports, "attestations_verified": proven, "attestations_not_covered": unproven,
         "reports_without_attestations": unlisted, "reports_below_threshold": light, "first_below_threshold": lightest_seq,
         "preimages_verified": named.as_ref().map(Named::count),
@@ -324,6 +344,9 @@ fn sound(service: &ServiceId, walk: &Walk<'_>) -> Answer {
     }
     if gone > 0 {
         let _ = writeln!(said, "{gone} of their packages and reports are no longer listed: those were not compared");
+    }
+    if again > 0 {
+        let _ = writeln!(said, "ids used again without receipts: {again}, whose packages nothing in the chain covers");
     }
     if *uncompared > 0 {
         let why = if *bare_arrays { "the server answers with bare arrays" } else { "others beside them have none" };

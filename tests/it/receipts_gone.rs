@@ -1,8 +1,8 @@
-//! What `jam verify` makes of records that are gone or that have no receipt to compare.
+//! What `jam verify` makes of records that are gone, whose id was used again, or that have no receipt to compare.
 
 use serde_json::{Value, json};
 
-use crate::api_support::{Server, TOKEN, World};
+use crate::api_support::{Server, TOKEN, World, package};
 use crate::cli_support::Ran;
 use crate::receipts_standing::verify;
 use crate::receipts_vectors::python;
@@ -24,6 +24,13 @@ impl Both {
         Self { dsn, keeps, without }
     }
 
+    /// Deletes what retention deletes in the end.
+    async fn delete_records(&self) {
+        for table in ["attestations", "reports", "packages"] {
+            postgres::execute(&self.dsn, &format!("delete from {table}")).await;
+        }
+    }
+
     fn is_whole(&self, what: &str) -> Ran {
         let ran = verify(&self.keeps, &[]);
         assert_eq!(ran.code, 0, "{what}: {ran:?}");
@@ -39,6 +46,81 @@ impl Both {
 
 async fn process(server: &Server) {
     server.post("/jam/process", &json!({})).await.expect(200);
+}
+
+async fn submit(server: &Server, id: &Value, service: &str, nonce: &str) {
+    let mut new = package(service, nonce);
+    new["id"] = id.clone();
+    server.post("/jam/packages", &new).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_is_used_again_without_a_receipt_is_counted_and_no_finding() {
+    let both = Both::new().await;
+    let id = both.keeps.submit("s", "1").await["id"].take();
+    process(&both.keeps).await;
+    both.delete_records().await;
+    submit(&both.without, &id, "s", "2").await;
+    let counted = "\nids used again without receipts: 1, whose packages nothing in the chain covers\n";
+    let pending = both.is_whole("pending again");
+    assert!(
+        pending.out.contains("\n2 of their packages and reports are no longer listed") && pending.out.contains(counted),
+        "{pending:?}"
+    );
+    process(&both.without).await;
+    let applied = both.is_whole("applied again, without a receipt");
+    assert!(applied.out.contains(counted), "{applied:?}");
+    both.delete_records().await;
+    submit(&both.without, &id, "s", "3").await;
+    process(&both.keeps).await;
+    let receipted = both.is_whole("its report alone has a receipt");
+    assert!(receipted.out.contains("3 receipts verified") && receipted.out.contains(counted), "{receipted:?}");
+    both.delete_records().await;
+    submit(&both.keeps, &id, "t", "4").await;
+    process(&both.keeps).await;
+    let elsewhere = both.is_whole("used by another service");
+    assert!(elsewhere.out.contains(counted), "{elsewhere:?}");
+    both.delete_records().await;
+    submit(&both.keeps, &id, "s", "5").await;
+    let settings = [("JAM_ATTESTATION_THRESHOLD", "2"), ("JAM_ACCUMULATOR_HASH", "sha256")];
+    process(&World::on(&both.dsn).with(&settings).await).await;
+    let refined = both.is_whole("with a receipt, and its report waits for further words");
+    assert!(!refined.out.contains("ids used again"), "{refined:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_package_does_not_pass_for_one_whose_id_was_used_again() {
+    let both = Both::new().await;
+    both.keeps.submit("s", "1").await;
+    process(&both.keeps).await;
+    both.keeps.submit("s", "2").await;
+    postgres::execute(&both.dsn, "create table whole as table packages").await;
+    let body = "body = jsonb_set(body::jsonb, '{nonce}', '\"x\"')::json";
+    let applied = "(select processed_at from receipts where seq = 2)";
+    let cases = [
+        ("1", format!("{body}, receipt_seq = null")),
+        ("1", format!("{body}, created_at = created_at + interval '1 hour'")),
+        ("1", format!("{body}, receipt_seq = null, created_at = created_at + interval '1 hour'")),
+        ("1", format!("{body}, receipt_seq = null, created_at = created_at + interval '2 days'")),
+        ("1", format!("{body}, receipt_seq = null, created_at = {applied}")),
+        ("1", format!("{body}, receipt_seq = null, created_at = {applied}, service_id = 'other'")),
+        ("1", format!("{body}, receipt_seq = 3, created_at = {applied}")),
+        ("3", format!("{body}, receipt_seq = null")),
+    ];
+    let restore = "truncate packages; insert into packages table whole";
+    for (seq, set) in cases {
+        postgres::execute(&both.dsn, &format!("update packages set {set} where receipt_seq = {seq}")).await;
+        let (ran, (code, _, err)) = (verify(&both.keeps, &[]), both.python());
+        let place = format!("seq {seq}: metadata_hash is not the hash of");
+        assert!(ran.code == 1 && ran.err.contains(&place), "{set}: {ran:?}");
+        assert!(code == 1 && err.contains(&place), "{set}: {err}");
+        postgres::execute(&both.dsn, restore).await;
+        both.is_whole(&set);
+    }
+    // One that has no report yet is as good as deleted and made by hand: it is counted.
+    let by_hand = format!("{body}, receipt_seq = null, created_at = created_at + interval '1 hour'");
+    postgres::execute(&both.dsn, &format!("update packages set {by_hand} where receipt_seq = 3")).await;
+    assert!(both.is_whole(&by_hand).out.contains("\nids used again without receipts: 1"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
