@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use jam_domain::{EntryType, HashAlgorithm, PackageStatus, Receipt, canonical};
+use jam_domain::{EntryType, HashAlgorithm, PackageStatus, Receipt, ServiceId, Timestamp, canonical};
 use serde_json::Value;
 
 /// What a record does not fit, and where in the chain.
@@ -25,14 +25,37 @@ pub struct Wanted {
     pub report: bool,
 }
 
+/// The records of a page that are to be asked for by themselves.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Suspects {
+    /// Those that seem to have another receipt than the one they got, or none.
+    pub seeming: Vec<Wanted>,
+    /// Those whose receipt may as well be the one of a record beside them, as a page does not say whose they are.
+    pub possible: Vec<Wanted>,
+}
+
+/// A package that was submitted under the id of one that was deleted, and has no receipt in this chain.
+struct Again {
+    /// The seq of the receipt of the one before it.
+    seq: u64,
+    /// When that receipt was made.
+    receipted_at: Timestamp,
+    created_at: Timestamp,
+}
+
+/// The shortest time that a finished package is kept: `retention_days` is 1 or more, or for ever.
+const KEPT_SECONDS: i64 = 86_400;
+
 /// What the chain says of its records, until they are read.
 pub struct Ledger {
     algorithm: HashAlgorithm,
+    service: ServiceId,
     links: Vec<Link>,
     packages: HashMap<String, usize>,
     reports: HashMap<String, usize>,
     contents: HashMap<String, usize>,
     applied: HashSet<String>,
+    again: HashMap<String, Again>,
 }
 
 struct Link {
@@ -41,19 +64,22 @@ struct Link {
     metadata_hash: String,
     status: &'static str,
     package_id: String,
+    processed_at: Timestamp,
     seen: bool,
 }
 
 impl Ledger {
     /// No receipts yet.
-    pub fn new(algorithm: HashAlgorithm) -> Self {
+    pub fn new(algorithm: HashAlgorithm, service: ServiceId) -> Self {
         Self {
             algorithm,
+            service,
             links: Vec::new(),
             packages: HashMap::new(),
             reports: HashMap::new(),
             contents: HashMap::new(),
             applied: HashSet::new(),
+            again: HashMap::new(),
         }
     }
 
@@ -67,7 +93,7 @@ impl Ledger {
             prev_root: _,
             new_root: _,
             status,
-            processed_at: _,
+            processed_at,
             metadata_hash,
             extra,
         } = receipt;
@@ -92,7 +118,8 @@ impl Ledger {
                 package_id
             }
         };
-        self.links.push(Link { seq, hash, metadata_hash, status: status.as_str(), package_id, seen: false });
+        let status = status.as_str();
+        self.links.push(Link { seq, hash, metadata_hash, status, package_id, processed_at, seen: false });
         Ok(())
     }
 
@@ -127,11 +154,15 @@ impl Ledger {
         link.fits(output, || format!("hash is not the refine_output_hash of report {id}"))
     }
 
-    /// Of a page of packages or reports and the receipts that came with it, in the same order: the records that seem to have
-    /// another receipt than the one they got, or none. Each is to be asked for by itself, as records come and go meanwhile.
-    pub fn suspects(&self, records: &[Value], receipts: &[Value]) -> Result<Vec<Wanted>, Mismatch> {
-        let seqs: Vec<Option<u64>> = receipts.iter().map(seq_of).collect();
+    /// Of a page of packages or reports and the receipts that came with it, in the same order, none where the server sends none: the
+    /// records to be asked for by themselves, as records come and go meanwhile.
+    pub fn suspects(&self, records: &[Value], receipts: Option<&[Value]>) -> Result<Suspects, Mismatch> {
         let known: Vec<Option<&Link>> = records.iter().map(|record| self.link_of(text(record, "id"))).collect();
+        let Some(receipts) = receipts else {
+            let possible = known.into_iter().flatten().map(Link::wanted).collect();
+            return Ok(Suspects { seeming: Vec::new(), possible });
+        };
+        let seqs: Vec<Option<u64>> = receipts.iter().map(seq_of).collect();
         let whole = seqs.len() == records.len();
         if whole {
             // Each receipt is the one of the record at its place.
@@ -140,14 +171,33 @@ impl Ledger {
         // Where a record came without one, they still come in the order of the records, each once.
         let mut rest = known.iter().flatten().map(|link| link.seq);
         let strange = !whole && !seqs.iter().flatten().all(|seq| !self.reaches(*seq) || rest.any(|next| next == *seq));
-        let suspect = |(at, link): (usize, Option<&Link>)| match link {
-            Some(link) => {
-                let fits = if whole { seqs[at] == Some(link.seq) } else { seqs.contains(&Some(link.seq)) };
-                (strange || !fits).then(|| link.wanted())
+        let mut suspects = Suspects::default();
+        for (at, link) in known.iter().enumerate() {
+            let Some(link) = link else {
+                suspects.seeming.extend(strange.then(|| Wanted::stranger(&records[at])));
+                continue;
+            };
+            let fits = if whole { seqs[at] == Some(link.seq) } else { seqs.contains(&Some(link.seq)) };
+            // In that order, a receipt can have moved no further than onto a stranger next to its record.
+            let beside =
+                [at.checked_sub(1), Some(at + 1)].into_iter().flatten().any(|at| matches!(known.get(at), Some(None)));
+            if strange || !fits {
+                suspects.seeming.push(link.wanted());
+            } else if !whole && beside {
+                suspects.possible.push(link.wanted());
             }
-            None => strange.then(|| Wanted::stranger(&records[at])),
+        }
+        Ok(suspects)
+    }
+
+    /// How many applied reports of a page have no receipt, as far as the receipts that came with it say.
+    pub fn bare(&self, reports: &[Value], receipts: Option<&[Value]>) -> u64 {
+        let bare = |report: &&Value| {
+            text(report, "status") == PackageStatus::Applied.as_str() && self.link_of(text(report, "id")).is_none()
         };
-        Ok(known.iter().copied().enumerate().filter_map(suspect).collect())
+        // Those that were applied since the chain was read have theirs behind its end.
+        let later = receipts.into_iter().flatten().filter_map(seq_of).filter(|seq| !self.reaches(*seq)).count();
+        reports.iter().filter(bare).count().saturating_sub(later) as u64
     }
 
     /// A record that the chain does not know came after it was read, with its receipt, or has none. Receipts never change hands.
@@ -178,12 +228,74 @@ impl Ledger {
             if wanted.seq.is_none() {
                 return self.stranger(id, receipt.and_then(seq_of));
             }
+            if self.is_used_again(wanted) {
+                return Ok(());
+            }
             let problem =
                 format!("the report of package {} is {id}, which is not the one of this receipt", wanted.package_id);
             return Err(Mismatch { seq: wanted.seq, problem });
         };
         let own = receipt.and_then(seq_of) == Some(link.seq);
         link.fits(own, || format!("this is the receipt of {id}, for which the server gives another or none"))
+    }
+
+    /// Whether the package's id was used again after this receipt.
+    fn is_used_again(&self, wanted: &Wanted) -> bool {
+        self.again.contains_key(&wanted.package_id) || self.seq_of_package(&wanted.package_id) > wanted.seq
+    }
+
+    /// Whether this record, which does not fit what is wanted, may be of another package with the same id.
+    pub fn may_be_another(&self, wanted: &Wanted, record: &Value) -> bool {
+        let content = || hash_of(self.algorithm, record, text(record, "status"));
+        !wanted.report || !(self.reports.contains_key(text(record, "id")) || self.contents.contains_key(&content()))
+    }
+
+    /// Whether this package, which does not fit the receipt of its id, is another one: it was created after that was made, and has no
+    /// receipt in the chain that was read. The one before it counts as gone.
+    pub fn used_again(&mut self, package: &Value, receipt: Option<&Value>) -> bool {
+        let (id, created_at) = (text(package, "id"), text(package, "created_at").parse::<Timestamp>());
+        let ours = receipt.filter(|receipt| text(receipt, "service_id") == self.service.as_str());
+        if ours.and_then(seq_of).is_some_and(|seq| self.reaches(seq)) {
+            return false;
+        }
+        let (Some(at), Ok(created_at)) = (self.packages.get(id), created_at) else {
+            return self.again.contains_key(id);
+        };
+        let Some(Link { seq, processed_at, seen, .. }) = self.links.get_mut(*at) else { return false };
+        if created_at <= *processed_at {
+            return false;
+        }
+        *seen = false;
+        let again = Again { seq: *seq, receipted_at: *processed_at, created_at };
+        self.again.insert(id.to_owned(), again);
+        self.packages.remove(id);
+        true
+    }
+
+    /// How many ids were used again without a receipt in the chain that was read.
+    pub fn ids_used_again(&self) -> usize {
+        self.again.len()
+    }
+
+    /// Reports leave together with their packages: where one of those is there, its package can't have been deleted.
+    pub fn left_with_their_reports(&self) -> Result<(), Mismatch> {
+        let there = |link: &&Link| link.seen && link.is_report();
+        for link in self.links.iter().filter(there) {
+            let Some(Again { seq, receipted_at, created_at }) = self.again.get(&link.package_id) else { continue };
+            // Accumulators may be on again when the other package is processed: then the report is its own.
+            let former = |other: &Link| {
+                other.is_report() && other.package_id == link.package_id && (*seq..link.seq).contains(&other.seq)
+            };
+            let ended = *created_at >= receipted_at.plus_seconds(KEPT_SECONDS) || self.links.iter().any(former);
+            if !ended || *created_at > link.processed_at {
+                let problem = format!(
+                    "metadata_hash is not the hash of package {}, whose report has the receipt with seq {}",
+                    link.package_id, link.seq
+                );
+                return Err(Mismatch { seq: Some(*seq), problem });
+            }
+        }
+        Ok(())
     }
 
     /// The seq of a report's own receipt.
@@ -207,8 +319,12 @@ impl Ledger {
 }
 
 impl Link {
+    fn is_report(&self) -> bool {
+        self.hash != self.package_id
+    }
+
     fn wanted(&self) -> Wanted {
-        Wanted { seq: Some(self.seq), package_id: self.package_id.clone(), report: self.hash != self.package_id }
+        Wanted { seq: Some(self.seq), package_id: self.package_id.clone(), report: self.is_report() }
     }
 
     fn fits(&self, fits: bool, problem: impl FnOnce() -> String) -> Result<(), Mismatch> {

@@ -14,7 +14,7 @@ use crate::cli::client::{Call, Client};
 use crate::cli::fault::Fault;
 use crate::cli::lists::{MAX_LIMIT, Pages, Query, Unread};
 use crate::cli::named::Named;
-use crate::cli::records::{Ledger, Mismatch, Wanted, text};
+use crate::cli::records::{Ledger, Mismatch, Suspects, Wanted, text};
 use crate::cli::standing::{Asked, Doubt, Standing, Tally};
 use crate::cli::status;
 
@@ -35,7 +35,7 @@ pub async fn run(client: &Client, args: VerifyArgs) -> Result<Answer, Fault> {
         },
     };
     let threshold = status.get("attestation_threshold").and_then(Value::as_u64);
-    let (chain, ledger) = (Chain::empty(service.clone()), Ledger::new(algorithm));
+    let (chain, ledger) = (Chain::empty(service.clone()), Ledger::new(algorithm, service.clone()));
     let mut walk = Walk {
         client,
         algorithm,
@@ -44,6 +44,7 @@ pub async fn run(client: &Client, args: VerifyArgs) -> Result<Answer, Fault> {
         standing: Standing::new(algorithm, threshold),
         head,
         named: preimages.then(Named::default),
+        unsaid: Unsaid::default(),
     };
     match walk.whole(&service).await? {
         Ok(()) => Ok(sound(&service, &walk)),
@@ -66,7 +67,8 @@ async fn late_head(client: &Client, service: &ServiceId) -> Result<Result<Accumu
     }))
 }
 
-/// How many of the records that are not listed are looked for, the last ones first: retention takes the oldest.
+/// How many of the records that are not listed are looked for, the last ones first: retention takes the oldest. As many of each list are
+/// asked for by themselves where it does not say whose the receipts are.
 const LOOKED_FOR: usize = 50;
 
 /// A chain being checked.
@@ -79,6 +81,18 @@ struct Walk<'c> {
     head: AccumulatorRoot,
     /// What packages name, where it is to be read.
     named: Option<Named>,
+    unsaid: Unsaid,
+}
+
+/// What lists don't say of receipts.
+#[derive(Default)]
+struct Unsaid {
+    /// Records whose receipts were not compared.
+    uncompared: usize,
+    /// Whether that is because the server answers with bare arrays.
+    bare_arrays: bool,
+    /// Applied reports without a receipt.
+    bare_reports: u64,
 }
 
 /// Where a chain breaks.
@@ -109,7 +123,11 @@ impl Walk<'_> {
         }
         // What stands under another service is not in the lists of this one.
         let missing = self.ledger.missing(LOOKED_FOR);
-        if let Err(mismatch) = self.one_by_one(missing).await? {
+        let found = match self.one_by_one(missing).await? {
+            Ok(()) => self.ledger.left_with_their_reports(),
+            wrong => wrong,
+        };
+        if let Err(mismatch) = found {
             return Ok(Err(self.located(mismatch)));
         }
         for doubt in self.standing.doubts(LOOKED_FOR) {
@@ -131,6 +149,7 @@ impl Walk<'_> {
         let mut filters = vec![("service_id", Some(service.to_string())), asked("include_receipt")];
         filters.extend((name == "reports").then(|| asked("include_attestations")));
         let mut pages = Pages::new(self.client, Query { name, filters }, MAX_LIMIT, 0);
+        let mut left = LOOKED_FOR;
         loop {
             let page = match pages.next_located().await? {
                 Ok(Some(page)) => page,
@@ -138,31 +157,58 @@ impl Walk<'_> {
                 Err(unread) => return Ok(Err(Mismatch { seq: None, problem: unread_in(name, &unread) })),
             };
             for (at, record) in page.items.iter().enumerate() {
-                let fits = if name == "packages" {
-                    self.standing.package(record);
-                    let seq = self.ledger.seq_of_package(text(record, "id"));
-                    self.named.iter_mut().for_each(|named| named.note(record, seq));
-                    self.ledger.package(record)
-                } else {
-                    let said = page.attestations.as_ref().and_then(|said| said.get(at));
-                    self.standing.report(record, said, self.ledger.seq_of_report(text(record, "id")));
-                    self.ledger.report(record)
-                };
+                let said = page.attestations.as_ref().and_then(|said| said.get(at));
+                let fits = self.listed(name, record, said).await?;
                 if fits.is_err() {
                     return Ok(fits);
                 }
             }
-            // A list of the old shape carries no receipts.
-            let suspects = page.receipts.as_ref().map(|given| self.ledger.suspects(&page.items, given));
-            let suspects = match suspects.transpose() {
-                Ok(suspects) => suspects.unwrap_or_default(),
+            let given = page.receipts.as_deref();
+            if name == "reports" {
+                self.unsaid.bare_reports += self.ledger.bare(&page.items, given);
+            }
+            let Suspects { seeming, mut possible } = match self.ledger.suspects(&page.items, given) {
+                Ok(suspects) => suspects,
                 Err(mismatch) => return Ok(Err(mismatch)),
             };
-            let fits = self.one_by_one(suspects).await?;
+            let asked = possible.len().min(left);
+            left -= asked;
+            self.unsaid.uncompared += possible.len() - asked;
+            self.unsaid.bare_arrays |= page.bare;
+            possible.truncate(asked);
+            let fits = self.one_by_one(seeming.into_iter().chain(possible)).await?;
             if fits.is_err() {
                 return Ok(fits);
             }
         }
+    }
+
+    /// Compares a record as it is listed, with what was said for it.
+    async fn listed(
+        &mut self,
+        name: &str,
+        record: &Value,
+        said: Option<&Value>,
+    ) -> Result<Result<(), Mismatch>, Fault> {
+        let id = text(record, "id");
+        if name == "reports" {
+            self.standing.report(record, said, self.ledger.seq_of_report(id));
+            return Ok(self.ledger.report(record));
+        }
+        self.standing.package(record);
+        let seq = self.ledger.seq_of_package(id);
+        self.named.iter_mut().for_each(|named| named.note(record, seq));
+        Ok(match self.ledger.package(record) {
+            Err(_) if self.used_again(id).await? => Ok(()),
+            fits => fits,
+        })
+    }
+
+    /// Whether the package with this id is another one than that of the receipt.
+    async fn used_again(&mut self, package_id: &str) -> Result<bool, Fault> {
+        let found = self.found(&["jam", "packages", package_id]).await?;
+        let receipt = found.as_ref().ok().and_then(|found| found.get("receipt"));
+        Ok(package_in(&found).is_some_and(|package| self.ledger.used_again(package, receipt)))
     }
 
     /// What is there under this path; nothing, and what the server says of that, when it is not there.
@@ -174,7 +220,7 @@ impl Walk<'_> {
         }
     }
 
-    async fn one_by_one(&mut self, records: Vec<Wanted>) -> Result<Result<(), Mismatch>, Fault> {
+    async fn one_by_one(&mut self, records: impl IntoIterator<Item = Wanted>) -> Result<Result<(), Mismatch>, Fault> {
         for wanted in records {
             let (path, name) = (["jam", "packages", &wanted.package_id, "report"], ["package", "report"]);
             let found = match self.found(&path[..if wanted.report { 4 } else { 3 }]).await {
@@ -184,7 +230,8 @@ impl Walk<'_> {
             let Ok(found) = found else { continue };
             let Some(record) = found.get(name[usize::from(wanted.report)]) else { continue };
             let checked = self.ledger.answered(&wanted, record, found.get("receipt"));
-            if checked.is_err() {
+            let another = checked.is_err() && self.ledger.may_be_another(&wanted, record);
+            if checked.is_err() && !(another && self.used_again(&wanted.package_id).await?) {
                 return Ok(checked);
             }
         }
@@ -279,12 +326,14 @@ fn package_in(found: &Result<Value, Option<Value>>) -> Option<&Value> {
 }
 
 fn sound(service: &ServiceId, walk: &Walk<'_>) -> Answer {
-    let Walk { client: _, algorithm, chain, ledger, standing, head: _, named } = walk;
-    let (count, root, gone) = (chain.seq(), chain.root(), ledger.unseen());
+    let Walk { client: _, algorithm, chain, ledger, standing, head: _, named, unsaid } = walk;
+    let (count, root, gone, again) = (chain.seq(), chain.root(), ledger.unseen(), ledger.ids_used_again());
+    let Unsaid { uncompared, bare_arrays, bare_reports } = unsaid;
     let Tally { proven, unproven, unlisted, light, lightest_seq } = standing.tally();
     let json = json!({
         "service_id": service, "verified": true, "receipts": count, "root": root, "accumulator_hash": algorithm,
-        "records_gone": gone, "attestations_verified": proven, "attestations_not_covered": unproven,
+        "records_gone": gone, "ids_used_again_without_receipts": again, "record_receipts_not_compared": uncompared,
+        "applied_reports_without_receipts": bare_reports, "attestations_verified": proven, "attestations_not_covered": unproven,
         "reports_without_attestations": unlisted, "reports_below_threshold": light, "first_below_threshold": lightest_seq,
         "preimages_verified": named.as_ref().map(Named::count),
     });
@@ -295,6 +344,19 @@ fn sound(service: &ServiceId, walk: &Walk<'_>) -> Answer {
     }
     if gone > 0 {
         let _ = writeln!(said, "{gone} of their packages and reports are no longer listed: those were not compared");
+    }
+    if again > 0 {
+        let _ = writeln!(said, "ids used again without receipts: {again}, whose packages nothing in the chain covers");
+    }
+    if *uncompared > 0 {
+        let why = if *bare_arrays { "the server answers with bare arrays" } else { "others beside them have none" };
+        let _ = writeln!(said, "receipts of records not compared: {uncompared} ({why})");
+    }
+    if *bare_reports > 0 {
+        let _ = writeln!(
+            said,
+            "applied reports without receipts: {bare_reports}; accumulators were off then, or they were applied by hand"
+        );
     }
     if unlisted > 0 {
         let _ = writeln!(said, "reports that are listed without attestations, which were not compared: {unlisted}");

@@ -40,7 +40,8 @@ async fn various(world: &World) -> (Server, Vec<String>) {
     (server, packages)
 }
 
-fn verify(server: &Server, more: &[&str]) -> Ran {
+/// What `jam verify` says of service `s`.
+pub fn verify(server: &Server, more: &[&str]) -> Ran {
     let environment = [("SERVICE_LAYER_ADDR", server.address.as_str()), ("SERVICE_LAYER_TOKEN", TOKEN)];
     slctl_with(&environment, &[&["jam", "verify", "--service", "s"], more].concat())
 }
@@ -196,6 +197,16 @@ async fn a_record_that_took_the_receipt_of_another_is_found_and_located() {
     let twice = format!("update packages set receipt_seq = 2 where receipt_seq = 3; {bare}");
     various
         .finds(&twice, &format!("seq 3: this is the receipt of {disputed}, for which the server gives another"))
+        .await;
+    // Nor whether one has moved onto a record beside its own, which has none then.
+    let beside = format!(
+        "{}; update packages set receipt_seq = null where id = '{refined}';
+         update packages set receipt_seq = 2, created_at = p.created_at + interval '1 microsecond'
+         from packages p where p.id = '{refined}' and packages.id = '{foreign}'",
+        forged("null")
+    );
+    various
+        .finds(&beside, &format!("seq 2: this is the receipt of {refined}, for which the server gives another or none"))
         .await;
     // What never got a receipt, as while accumulators were off, is no finding.
     assert_eq!(various.after(&forged("null")).await.code, 0);

@@ -8,7 +8,7 @@ use jam_domain::retention::Cleaned;
 use jam_store::{CleanupError, NewPackage, PostgresConfig, PostgresStore, Progress, Store, StoreError};
 use sqlx::Executor;
 
-use crate::api_support::{PATIENCE, until};
+use crate::api_support::{PATIENCE, ran, until};
 use crate::store_fixture::{bytes_of, engine, engine_that, package, put, verified_chain};
 use crate::store_retention::{aged, blob, cleanup, rule, rule_of};
 use crate::support::postgres;
@@ -195,4 +195,38 @@ async fn the_dispute_of_a_living_package_stays_when_an_archived_one_of_the_same_
     postgres::execute(&dsn, "update packages set created_at = '2020-01-01'").await;
     assert_eq!(store.cleanup(&rule_of(30, 0, &[], 7), false).await.unwrap().deleted_packages, 1);
     assert_eq!(postgres::number(&dsn, "select count(*) from disputes").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archived_package_that_cannot_be_read_stays_and_stops_no_other_deletion() {
+    let dsn = postgres::migrated_database().await;
+    let store = store_on(&dsn).await;
+    let hash = filled(&store, 3).await;
+    let other = aged("other", 40);
+    store.submit(other, &engine()).await.unwrap();
+    store.process(1, &engine()).await.unwrap();
+    assert_eq!(cleanup(&store, &rule(0)).await.archived_packages, 4);
+    let spoil = "update archived_packages set body = '[]'
+        where id = (select id from archived_packages where service_id = 's' order by id limit 1)";
+    postgres::execute(&dsn, spoil).await;
+    // What a dry run foretells is what is done, and nothing is left for a further one.
+    let cleaned = cleanup(&store, &rule(7)).await;
+    assert_eq!((cleaned.deleted_packages, cleaned.deleted_reports), (3, 3));
+    let left = "select count(*) from archived_packages p join archived_reports r on r.package_id = p.id
+        join attestations a on a.report_id = r.id where p.service_id = 's'";
+    assert_eq!(postgres::number(&dsn, left).await, 1);
+    assert_eq!(store.preimage(hash).await.unwrap().unwrap().refcount, 1, "of the one that stays");
+    // A run that leaves it has gone well, and its log names it.
+    let settings = [("JAM_STORE", "postgres"), ("JAM_PG_DSN", dsn.as_str())];
+    postgres::execute(&dsn, "update archived_packages set archived_at = '2020-01-01'").await;
+    let id: uuid::Uuid = sqlx::query_scalar("select id from archived_packages")
+        .fetch_one(&mut postgres::connect(&dsn).await)
+        .await
+        .unwrap();
+    for arguments in [&["cleanup", "--dry-run"][..], &["cleanup"]] {
+        let (code, _, err) = ran(arguments, &settings).await;
+        let named = err.lines().any(|line| line.contains("not deleted") && line.contains(&format!("package {id}: ")));
+        assert!(code == 0 && named && err.contains("\"left\":1"), "{arguments:?}: {err}");
+    }
+    assert_eq!(postgres::number(&dsn, left).await, 1);
 }

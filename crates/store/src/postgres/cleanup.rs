@@ -40,6 +40,8 @@ struct Run<'a> {
     progress: &'a Progress,
     /// A dry run changes nothing, and keeps which references the packages that it would delete take along.
     dry: Option<BTreeMap<PreimageHash, u64>>,
+    /// Packages that stay in the archive because they can't be read.
+    left: u64,
 }
 
 pub(super) async fn cleanup(
@@ -55,9 +57,12 @@ pub(super) async fn cleanup(
         return Err(CleanupError::Busy);
     }
     let dry = dry_run.then(BTreeMap::new);
-    let mut run = Run { store, connection, retention, progress, dry };
+    let mut run = Run { store, connection, retention, progress, dry, left: 0 };
     let walked = run.walk().await;
     let cleaned = progress.cleaned();
+    if run.left > 0 {
+        tracing::warn!(left = run.left, "packages stay in the archive because they can't be read: this log names each");
+    }
     // What was done is done; a connection that breaks now is closed as well.
     let _ = store.aside(leave(run.connection, dry_run)).await;
     walked.map(|()| cleaned).map_err(|error| failed(error, cleaned))
@@ -201,28 +206,66 @@ impl Run<'_> {
         if self.dry.is_some() {
             return self.weigh(ids).await;
         }
-        let (connection, began) = (&mut self.connection, Instant::now());
-        let deleted = async {
-            let mut transaction = connection.begin_with(Begin::Staging.statement()).await?;
-            let deleted = archive::delete(&mut transaction, ids).await?;
-            transaction.commit().await?;
-            Ok(deleted)
-        };
-        let (packages, reports) = self.store.aside(deleted).await?;
-        self.deleted(packages, reports);
+        let began = Instant::now();
+        if self.delete_these(ids).await?.is_err() {
+            for one in ids.chunks(1) {
+                if let Err(unread) = self.delete_these(one).await? {
+                    self.leave(&unread);
+                }
+            }
+        }
         rest(began).await;
         Ok(())
     }
 
+    /// Deletes these together; the inner error says which one can't be read, and none is deleted then.
+    async fn delete_these(&mut self, ids: &[Uuid]) -> Stored<Result<(), Failure>> {
+        let connection = &mut self.connection;
+        let deleted = async {
+            let mut transaction = connection.begin_with(Begin::Staging.statement()).await?;
+            let deleted = unless_unread(archive::delete(&mut transaction, ids).await)?;
+            match deleted {
+                Ok(_) => transaction.commit().await?,
+                Err(_) => transaction.rollback().await?,
+            }
+            Ok(deleted)
+        };
+        let deleted = self.store.aside(deleted).await?;
+        Ok(deleted.map(|(packages, reports)| self.deleted(packages, reports)))
+    }
+
     /// Counts these as deleted, and remembers the references that would go with them.
     async fn weigh(&mut self, ids: &[Uuid]) -> Stored<()> {
-        let (reports, references) = self.store.aside(archive::weigh(&mut self.connection, ids)).await?;
+        if self.weigh_these(ids).await?.is_err() {
+            for one in ids.chunks(1) {
+                if let Err(unread) = self.weigh_these(one).await? {
+                    self.leave(&unread);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn weigh_these(&mut self, ids: &[Uuid]) -> Stored<Result<(), Failure>> {
+        let connection = &mut self.connection;
+        let weighed = async { unless_unread(archive::weigh(connection, ids).await) };
+        let (reports, references) = match self.store.aside(weighed).await? {
+            Ok(weighed) => weighed,
+            Err(unread) => return Ok(Err(unread)),
+        };
         let released = self.dry.get_or_insert_default();
         for (hash, count) in references {
             *released.entry(hash).or_default() += count;
         }
         self.deleted(ids.len() as u64, reports);
-        Ok(())
+        Ok(Ok(()))
+    }
+
+    /// Tells of a package that stays in the archive: what it refers to can't be known, and it stops no other (adr/0056).
+    fn leave(&mut self, unread: &Failure) {
+        self.left += 1;
+        let error = self.store.answer(unread);
+        tracing::error!(%error, "an archived package can't be read: it is not deleted");
     }
 
     fn deleted(&self, packages: u64, reports: u64) {
@@ -273,6 +316,14 @@ impl Run<'_> {
                 None => return Ok(()),
             }
         }
+    }
+}
+
+/// Sets what can't be read apart from what stops the run.
+fn unless_unread<T>(done: Result<T, Failure>) -> Result<Result<T, Failure>, Failure> {
+    match done {
+        Err(unread @ Failure::Corrupt(_)) => Ok(Err(unread)),
+        done => done.map(Ok),
     }
 }
 

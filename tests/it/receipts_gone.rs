@@ -1,0 +1,195 @@
+//! What `jam verify` makes of records that are gone, whose id was used again, or that have no receipt to compare.
+
+use serde_json::{Value, json};
+
+use crate::api_support::{Server, TOKEN, World, package};
+use crate::cli_support::Ran;
+use crate::receipts_standing::verify;
+use crate::receipts_vectors::python;
+use crate::support::postgres;
+
+/// One database behind a server that keeps receipts and one that keeps none.
+struct Both {
+    dsn: String,
+    keeps: Server,
+    without: Server,
+}
+
+impl Both {
+    async fn new() -> Self {
+        let dsn = postgres::migrated_database().await;
+        let hash = ("JAM_ACCUMULATOR_HASH", "sha256");
+        let keeps = World::on(&dsn).with(&[hash]).await;
+        let without = World::on(&dsn).with(&[hash, ("JAM_ACCUMULATORS_ENABLED", "false")]).await;
+        Self { dsn, keeps, without }
+    }
+
+    /// Deletes what retention deletes in the end.
+    async fn delete_records(&self) {
+        for table in ["attestations", "reports", "packages"] {
+            postgres::execute(&self.dsn, &format!("delete from {table}")).await;
+        }
+    }
+
+    fn is_whole(&self, what: &str) -> Ran {
+        let ran = verify(&self.keeps, &[]);
+        assert_eq!(ran.code, 0, "{what}: {ran:?}");
+        let (code, _, err) = self.python();
+        assert_eq!((code, err.as_str()), (0, ""), "{what}");
+        ran
+    }
+
+    fn python(&self) -> (i32, String, String) {
+        python(&["--url", &self.keeps.address, "--service", "s", "--records"], TOKEN)
+    }
+}
+
+async fn process(server: &Server) {
+    server.post("/jam/process", &json!({})).await.expect(200);
+}
+
+async fn submit(server: &Server, id: &Value, service: &str, nonce: &str) {
+    let mut new = package(service, nonce);
+    new["id"] = id.clone();
+    server.post("/jam/packages", &new).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_is_used_again_without_a_receipt_is_counted_and_no_finding() {
+    let both = Both::new().await;
+    let id = both.keeps.submit("s", "1").await["id"].take();
+    process(&both.keeps).await;
+    both.delete_records().await;
+    submit(&both.without, &id, "s", "2").await;
+    let counted = "\nids used again without receipts: 1, whose packages nothing in the chain covers\n";
+    let pending = both.is_whole("pending again");
+    assert!(
+        pending.out.contains("\n2 of their packages and reports are no longer listed") && pending.out.contains(counted),
+        "{pending:?}"
+    );
+    process(&both.without).await;
+    let applied = both.is_whole("applied again, without a receipt");
+    assert!(applied.out.contains(counted), "{applied:?}");
+    both.delete_records().await;
+    submit(&both.without, &id, "s", "3").await;
+    process(&both.keeps).await;
+    let receipted = both.is_whole("its report alone has a receipt");
+    assert!(receipted.out.contains("3 receipts verified") && receipted.out.contains(counted), "{receipted:?}");
+    both.delete_records().await;
+    submit(&both.keeps, &id, "t", "4").await;
+    process(&both.keeps).await;
+    let elsewhere = both.is_whole("used by another service");
+    assert!(elsewhere.out.contains(counted), "{elsewhere:?}");
+    both.delete_records().await;
+    submit(&both.keeps, &id, "s", "5").await;
+    let settings = [("JAM_ATTESTATION_THRESHOLD", "2"), ("JAM_ACCUMULATOR_HASH", "sha256")];
+    process(&World::on(&both.dsn).with(&settings).await).await;
+    let refined = both.is_whole("with a receipt, and its report waits for further words");
+    assert!(!refined.out.contains("ids used again"), "{refined:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_package_does_not_pass_for_one_whose_id_was_used_again() {
+    let both = Both::new().await;
+    both.keeps.submit("s", "1").await;
+    process(&both.keeps).await;
+    both.keeps.submit("s", "2").await;
+    postgres::execute(&both.dsn, "create table whole as table packages").await;
+    let body = "body = jsonb_set(body::jsonb, '{nonce}', '\"x\"')::json";
+    let applied = "(select processed_at from receipts where seq = 2)";
+    let cases = [
+        ("1", format!("{body}, receipt_seq = null")),
+        ("1", format!("{body}, created_at = created_at + interval '1 hour'")),
+        ("1", format!("{body}, receipt_seq = null, created_at = created_at + interval '1 hour'")),
+        ("1", format!("{body}, receipt_seq = null, created_at = created_at + interval '2 days'")),
+        ("1", format!("{body}, receipt_seq = null, created_at = {applied}")),
+        ("1", format!("{body}, receipt_seq = null, created_at = {applied}, service_id = 'other'")),
+        ("1", format!("{body}, receipt_seq = 3, created_at = {applied}")),
+        ("3", format!("{body}, receipt_seq = null")),
+    ];
+    let restore = "truncate packages; insert into packages table whole";
+    for (seq, set) in cases {
+        postgres::execute(&both.dsn, &format!("update packages set {set} where receipt_seq = {seq}")).await;
+        let (ran, (code, _, err)) = (verify(&both.keeps, &[]), both.python());
+        let place = format!("seq {seq}: metadata_hash is not the hash of");
+        assert!(ran.code == 1 && ran.err.contains(&place), "{set}: {ran:?}");
+        assert!(code == 1 && err.contains(&place), "{set}: {err}");
+        postgres::execute(&both.dsn, restore).await;
+        both.is_whole(&set);
+    }
+    // One that has no report yet is as good as deleted and made by hand: it is counted.
+    let by_hand = format!("{body}, receipt_seq = null, created_at = created_at + interval '1 hour'");
+    postgres::execute(&both.dsn, &format!("update packages set {by_hand} where receipt_seq = 3")).await;
+    assert!(both.is_whole(&by_hand).out.contains("\nids used again without receipts: 1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn receipts_that_a_list_does_not_tell_apart_are_asked_for_and_the_rest_is_counted() {
+    let dsn = postgres::migrated_database().await;
+    let server = World::on(&dsn).serve().await;
+    let bare = World::on(&dsn).with(&[("JAM_LEGACY_LIST_RESPONSE", "true")]).await;
+    for nonce in 0..52 {
+        server.submit("s", &nonce.to_string()).await;
+    }
+    let not_compared = |server: &Server| {
+        let ran = verify(server, &["--output", "json"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        serde_json::from_str::<Value>(&ran.out).unwrap()["record_receipts_not_compared"].clone()
+    };
+    assert_eq!((not_compared(&server), not_compared(&bare)), (json!(0), json!(2)));
+    let said = "\nreceipts of records not compared: 2 (the server answers with bare arrays)\n";
+    assert!(verify(&bare, &[]).out.contains(said));
+    let swap = "update packages set receipt_seq = 103 - receipt_seq where receipt_seq in (51, 52)";
+    postgres::execute(&dsn, swap).await;
+    let ran = verify(&bare, &[]);
+    assert!(ran.code == 1 && ran.err.contains(": this is the receipt of"), "{ran:?}");
+    postgres::execute(&dsn, swap).await;
+    // Beside each of them one without a receipt.
+    let beside = "insert into packages (id, service_id, status, created_at, created_by, fingerprint, body)
+        select gen_random_uuid(), service_id, status, created_at + interval '1 microsecond', created_by, fingerprint, body
+        from packages";
+    postgres::execute(&dsn, beside).await;
+    assert_eq!(not_compared(&server), json!(2));
+    assert!(verify(&server, &[]).out.contains(": 2 (others beside them have none)\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn applied_reports_without_receipts_are_counted() {
+    let both = Both::new().await;
+    both.keeps.submit("s", "1").await;
+    process(&both.keeps).await;
+    assert!(!both.is_whole("all have receipts").out.contains("without receipts"));
+    both.without.submit("s", "2").await;
+    process(&both.without).await;
+    let ran = verify(&both.keeps, &[]);
+    assert!(ran.code == 0 && ran.out.contains("\napplied reports without receipts: 1; "), "{ran:?}");
+    // Of which the list of this server says nothing.
+    let settings = [("JAM_LEGACY_LIST_RESPONSE", "true"), ("JAM_ACCUMULATOR_HASH", "sha256")];
+    let bare = World::on(&both.dsn).with(&settings).await;
+    let said: Value = serde_json::from_str(&verify(&bare, &["--output", "json"]).out).unwrap();
+    assert_eq!(said["applied_reports_without_receipts"], json!(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn python_waits_when_it_is_turned_away_and_counts_what_is_gone() {
+    let both = Both::new().await;
+    for nonce in ["1", "2", "3"] {
+        both.keeps.submit("s", nonce).await;
+    }
+    process(&both.keeps).await;
+    let oldest = "(select hash from receipts where seq = 1)";
+    for table in ["packages where id", "reports where package_id"] {
+        postgres::execute(&both.dsn, &format!("delete from {table}::text = {oldest}")).await;
+    }
+    let settings = [("JAM_RATE_LIMIT_PER_MINUTE", "120"), ("JAM_ACCUMULATOR_HASH", "sha256")];
+    let slow = World::on(&both.dsn).with(&settings).await;
+    while slow.get("/jam/status").await.status == 200 {}
+    let (code, out, err) = python(&["--url", &slow.address, "--service", "s", "--records"], TOKEN);
+    assert!(code == 0 && out.ends_with("\n2 records are gone: not compared\n"), "{out} {err}");
+    // What the server can't read is no more whole for being there.
+    postgres::execute(&both.dsn, "update packages set body = '[]' where receipt_seq = 2").await;
+    let (code, _, err) = both.python();
+    assert!(code == 1 && err.contains("seq 2: its record can't be read: "), "{err}");
+    let (code, _, err) = python(&["--url", &both.keeps.address, "--service", "s", "--records"], "another-token");
+    assert!(code == 2 && err.contains(" 401 "), "{err}");
+}
