@@ -44,7 +44,7 @@ async fn a_cleanup_that_is_told_to_end_ends_after_its_batch_and_has_counted_what
         progress.end();
     };
     let (ended, ()) = tokio::join!(store.clean(&rule, false, &progress), ending);
-    let Err(CleanupError::Failed { error: StoreError::Unavailable(_), cleaned }) = ended else {
+    let Err(CleanupError::Failed { error: StoreError::Stopped(_), cleaned }) = ended else {
         panic!("it is told to end: {ended:?}");
     };
     let archived = i64::try_from(cleaned.archived_packages).unwrap();
