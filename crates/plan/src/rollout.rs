@@ -6,7 +6,7 @@ mod tests;
 use jam_domain::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::crd::{ConditionType, JamInstance, LastGood, MigrationState, RolloutPhase, RolloutStatus};
+use crate::crd::{ConditionType, JamInstance, LastGood, MigrationState, RolloutPhase, RolloutStatus, VersionStatus};
 use crate::names;
 use crate::observed::{DeploymentState, Observed};
 use crate::reason::Reason;
@@ -288,8 +288,9 @@ pub(crate) fn scene<'a>(
     // What is stored was read before the migration of another image: it says nothing about what that one left.
     let complete =
         stored.and_then(|status| status.migration.as_ref()).filter(|told| told.state == MigrationState::Complete);
-    let migrated = complete.is_some_and(|told| good.is_some_and(|good| good.image.as_ref() != Some(&told.image)));
-    let remembered = stored.filter(|_| !migrated).and_then(|status| status.version.as_ref()?.schema);
+    let version = stored.and_then(|status| status.version.as_ref());
+    let same_image = |version: &&VersionStatus| complete.is_none_or(|told| version.image.as_ref() == Some(&told.image));
+    let remembered = version.filter(same_image).and_then(|version| version.schema);
     // A worker that crashes again and again is ready in between, but never for long enough to count.
     let no_server = observed.api.as_ref().is_some_and(|api| api.wanted > 0 && api.ready == 0);
     let no_worker = worker.is_some_and(|worker| worker.wanted > 0 && worker.available == 0);

@@ -20,7 +20,7 @@ pub(super) fn of(resolved: &Resolved, observed: &Observed, before: &JamInstanceS
     let last_good = match &resolved.course {
         // What was given up is not good any more, whatever it was for a moment.
         Course::Back(good) => Some(good.clone()),
-        Course::Forward | Course::NoWayBack(_) => current.or(kept.last_good),
+        Course::Forward | Course::NoWayBack(_) => current.or_else(|| returned(resolved, before)).or(kept.last_good),
     };
     JamInstanceStatus {
         endpoint: Some(endpoint(resolved)),
@@ -59,6 +59,13 @@ fn good(resolved: &Resolved, observed: &Observed, schema: Option<i64>) -> Option
         schema,
         generation: Some(resolved.generation),
     })
+}
+
+/// What somebody goes back to by hand while a rollout away from it is under way. It was good, and what came after it, perhaps for a
+/// moment, is not known to be.
+fn returned(resolved: &Resolved, before: &JamInstanceStatus) -> Option<LastGood> {
+    let left = before.rollout.as_ref()?.from.as_ref().filter(|_| resolved.rollout_status.from.is_none())?;
+    (left.revision.as_ref() == Some(&resolved.wanted.name)).then(|| left.clone())
 }
 
 /// The facts that hold without a resolved instance: what was said before, with the numbers of pods brought up to date.

@@ -213,3 +213,31 @@ fn a_good_revision_that_nothing_is_left_of_is_told_and_what_runs_is_left_alone()
         assert_eq!(resolved(&after, &restored).revision, good, "who puts it back has it back");
     }
 }
+
+#[test]
+fn the_next_change_after_a_return_by_hand_leads_back_to_what_was_returned_to_and_not_to_what_crashed() {
+    let mut cluster = settled_cluster_for(&on_postgres());
+    let good = stored(&desired(&resolved(&on_postgres(), &cluster)));
+    cluster.revisions = vec![good.clone()];
+    let first = told(&on_postgres(), &cluster, &defaults());
+    let with = |instance: &JamInstance, value: &str| {
+        but(instance, json!({"podTemplate": {"env": [{"name": "A", "value": value}]}}))
+    };
+    let mut walk = |instance: &JamInstance, ready: i32| {
+        let revision = resolved(instance, &cluster).revision;
+        let api = cluster.api.as_mut().unwrap();
+        (api.revision, api.ready, api.available) = (Some(revision.name().into()), ready, ready);
+        (cluster.at, cluster.lapsed) = (cluster.at.plus_seconds(10), ready < 2);
+        told(instance, &cluster, &defaults())
+    };
+    let last_good = |instance: &JamInstance| instance.status.clone().unwrap().last_good.unwrap().revision.unwrap();
+    let served = walk(&with(&first, "crashes late"), 2);
+    assert_ne!(last_good(&served), good.name(), "for a moment it serves");
+    let crashed = walk(&served, 0);
+    let back = walk(&but(&crashed, json!({"podTemplate": null})), 0);
+    assert_eq!(back.status.as_ref().unwrap().revision.as_ref().unwrap().name, good.name());
+    assert_eq!(last_good(&back), good.name());
+    let next = walk(&with(&back, "another"), 0);
+    let from = next.status.as_ref().unwrap().rollout.as_ref().unwrap().from.as_ref().unwrap();
+    assert_eq!(from.revision.as_deref(), Some(good.name()));
+}

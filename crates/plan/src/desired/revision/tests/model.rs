@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::crd::{JamInstanceStatus, RolloutStatus};
 use crate::reason::Refusal;
 use crate::rollout::without_toggle;
 
@@ -29,6 +30,17 @@ enum Deed {
     Beside(u8),
 }
 
+/// What crashes after it has served for a moment is left by hand, and before what was before it is ready something else is tried.
+const RETURN: &[Deed] = &[
+    Deed::Spec("good"),
+    Deed::Wait(20),
+    Deed::Spec("late"),
+    Deed::Wait(90),
+    Deed::Spec("good"),
+    Deed::Walk,
+    Deed::Spec("bad"),
+];
+
 fn deeds() -> impl Strategy<Value = Vec<Deed>> {
     let spec = prop::sample::select(vec!["good", "better", "bad", "worse", "late"]).prop_map(Deed::Spec);
     let deed = prop_oneof![
@@ -41,7 +53,9 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
         1 => Just(Deed::Password),
         1 => (0..3_u8).prop_map(Deed::Beside),
     ];
-    prop::collection::vec(deed, 1..24)
+    let story = prop::sample::select(vec![RETURN]).prop_map(<[Deed]>::to_vec);
+    let some = prop_oneof![12 => deed.prop_map(|deed| vec![deed]), 1 => story];
+    prop::collection::vec(some, 1..24).prop_map(|all| all.concat())
 }
 
 struct World {
@@ -60,6 +74,8 @@ struct World {
     asked: bool,
     /// What was given up: the hash of its spec without the toggle.
     given_up: Option<String>,
+    /// The versions that the operator has seen crash after they had served, until they are made again.
+    crashed: BTreeSet<String>,
 }
 
 /// The version of the pods of a revision.
@@ -90,6 +106,7 @@ impl World {
             now: 1000,
             asked: true,
             given_up: None,
+            crashed: BTreeSet::new(),
         }
     }
 
@@ -172,8 +189,26 @@ impl World {
                 .as_ref()
                 .filter(|told| told.phase == RolloutPhase::RolledBack)
                 .map(|_| without_toggle(&self.instance));
+            if self.cluster.lapsed {
+                self.crashed.extend(self.deployed().map(|deployed| version(deployed).to_owned()));
+            }
+            self.leads_to_no_crash(self.instance.status.as_ref().and_then(|told| told.rollout.as_ref()), &status);
             self.instance.status = Some(status);
         }
+    }
+
+    /// No new way back leads to what has crashed, where there was a better one, or what was wanted before is better.
+    fn leads_to_no_crash(&self, before: Option<&RolloutStatus>, now: &JamInstanceStatus) {
+        let of = |name: Option<&str>| name.and_then(|name| self.stored.get(name)).map(version);
+        let way = |told: &RolloutStatus| told.from.as_ref().and_then(|from| from.revision.clone());
+        let (Some(before), Some(now)) = (before, now.rollout.as_ref()) else { return };
+        if way(before) == way(now) {
+            return;
+        }
+        let has_crashed = |version: Option<&str>| version.is_none_or(|version| self.crashed.contains(version));
+        let better = !has_crashed(of(Some(&before.revision))) || !has_crashed(of(way(before).as_deref()));
+        let to = of(way(now).as_deref());
+        assert!(!(better && to.is_some() && has_crashed(to)), "back to {to:?} from {before:?}");
     }
 
     fn apply(&mut self, resolved: &crate::Resolved) {
@@ -202,6 +237,7 @@ impl World {
         if self.given_up.as_deref() == Some(without_toggle(&self.instance).as_str()) {
             assert!(back, "{} was given up", version(&next));
         }
+        self.crashed.remove(version(&next));
         let serves = self.cluster.api.as_ref().is_some_and(|api| api.ready > 0);
         self.cluster.api = Some(DeploymentState {
             generation: 1,
