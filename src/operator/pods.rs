@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use futures::future::{join, join_all};
-use jam_domain::StoreKind;
+use jam_domain::{StoreKind, Timestamp};
 use jam_plan::names::{self, Component};
 use jam_plan::observed::{DeploymentState, PodSchema, Probe, left_out};
 use jam_plan::{JamInstance, Observed};
@@ -38,11 +38,11 @@ pub async fn look(context: &Context, instance: &JamInstance, discretion: &Discre
     if worker.as_ref().is_some_and(|worker| !worker.is_settled())
         && let Ok(pods) = pods_of(context, &Key::of(instance), Component::Worker).await
     {
-        observed.worker_lapsed = pods.iter().any(has_lapsed);
+        observed.worker_lapsed = pods.iter().filter_map(lapsed_since).min();
         observed.worker_trouble = told_by(discretion, &pods, observed.at).await;
     }
     // Whether there is a way back depends on the schema that is there now; any API pod that runs knows it.
-    let judged = observed.worker_lapsed || [Some(&api), worker.as_ref()].into_iter().flatten().any(is_stuck);
+    let judged = observed.worker_lapsed.is_some() || [Some(&api), worker.as_ref()].into_iter().flatten().any(is_stuck);
     if api.is_settled() && api.ready >= api.wanted {
         if postgres && api.ready > 0 {
             // A pod is ready only while its store answers.
@@ -64,10 +64,11 @@ pub async fn look(context: &Context, instance: &JamInstance, discretion: &Discre
         }
     };
     observed.trouble = told_by_unready(discretion, &pods, observed.at).await;
-    let lapsed: Vec<Pod> = pods.iter().filter(|pod| has_lapsed(pod)).take(ENOUGH as usize).cloned().collect();
+    let lapsed: Vec<Pod> =
+        pods.iter().filter(|pod| lapsed_since(pod).is_some()).take(ENOUGH as usize).cloned().collect();
     pods.truncate(ENOUGH as usize);
     if !postgres {
-        observed.lapsed = !lapsed.is_empty();
+        observed.lapsed = lapsed.iter().filter_map(lapsed_since).min();
         return;
     }
     let any_ready = pods.iter().any(is_ready);
@@ -75,7 +76,7 @@ pub async fn look(context: &Context, instance: &JamInstance, discretion: &Discre
         observed.database = Some(Probe { reachable: true, message: A_READY_POD.into() });
         return;
     }
-    let (blamed, (database, schema)) = join(any_is_to_blame(context, &lapsed), ask(context, discretion, &pods)).await;
+    let (blamed, (database, schema)) = join(to_blame_since(context, &lapsed), ask(context, discretion, &pods)).await;
     let ready = any_ready.then(|| Probe { reachable: true, message: A_READY_POD.into() });
     (observed.lapsed, observed.database, observed.pod_schema) = (blamed, ready.or(database), schema);
 }
@@ -84,14 +85,15 @@ fn is_stuck(deployment: &DeploymentState) -> bool {
     deployment.stuck().is_some()
 }
 
-/// Whether one of the pods that lapsed did so by itself. The probes of pods are never in step: the first one that an outage of
+/// Since when one of the pods that lapsed did so by itself. The probes of pods are never in step: the first one that an outage of
 /// the database makes unready is unready alone, and says itself that its store is away.
-async fn any_is_to_blame(context: &Context, lapsed: &[Pod]) -> bool {
+async fn to_blame_since(context: &Context, lapsed: &[Pod]) -> Option<Timestamp> {
     let answers = lapsed.iter().map(|pod| async move {
         let address = pod.status.as_ref()?.pod_ip.as_deref()?;
         readiness(context, address).await
     });
-    join_all(answers).await.iter().any(|answer| is_to_blame(answer.as_ref()))
+    let told = join_all(answers).await.into_iter().zip(lapsed);
+    told.filter(|(answer, _)| is_to_blame(answer.as_ref())).filter_map(|(_, pod)| lapsed_since(pod)).min()
 }
 
 /// Whether a pod that is not ready is to blame for it, by its answer, where it gave one.
@@ -142,19 +144,17 @@ pub fn is_ready(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none() && conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
-/// Whether the containers of a pod that goes on running were ready and are not any more. What was evicted, deleted or is on a
+/// Since when the containers of a pod that goes on running, and were ready, are not any more. What was evicted, deleted or is on a
 /// node that does not answer is no such pod, nor is the one in its place.
 ///
 /// A pod begins initialised and unready, so its containers' readiness has an earlier date, or the same, until it first changes.
-fn has_lapsed(pod: &Pod) -> bool {
-    let Some(status) = pod.status.as_ref().filter(|_| pod.metadata.deletion_timestamp.is_none()) else { return false };
+fn lapsed_since(pod: &Pod) -> Option<Timestamp> {
+    let status = pod.status.as_ref().filter(|_| pod.metadata.deletion_timestamp.is_none())?;
     let of = |kind: &str| status.conditions.iter().flatten().find(|condition| condition.type_ == kind);
-    let (Some(ready), Some(begun)) = (of("ContainersReady"), of("Initialized")) else { return false };
-    let later = match (&ready.last_transition_time, &begun.last_transition_time) {
-        (Some(ready), Some(begun)) => ready.0 > begun.0,
-        (None | Some(_), None) | (None, Some(_)) => false,
-    };
-    status.phase.as_deref() == Some("Running") && ready.status == "False" && later
+    let (ready, begun) = (of("ContainersReady")?, of("Initialized")?);
+    let (since, began) = (ready.last_transition_time.as_ref()?.0, begun.last_transition_time.as_ref()?.0);
+    let lapsed = status.phase.as_deref() == Some("Running") && ready.status == "False" && since > began;
+    lapsed.then(|| Timestamp::from_jiff(since))
 }
 
 /// Asks running pods for their readiness: what they say about their store is what the database is, and its schema.
@@ -239,7 +239,8 @@ mod tests {
     #[test]
     fn only_a_pod_that_was_ready_and_runs_on_unready_has_lapsed() {
         let (begun, later) = ("2026-01-01T00:00:05Z", "2026-01-01T00:01:00Z");
-        assert!(has_lapsed(&pod("Running", ("False", later), None)));
+        let since = lapsed_since(&pod("Running", ("False", later), None));
+        assert_eq!(since.map(|at| at.to_jiff().to_string()).as_deref(), Some(later));
         for (why, pod) in [
             ("it is ready", pod("Running", ("True", later), None)),
             ("it never was ready", pod("Running", ("False", begun), None)),
@@ -247,7 +248,7 @@ mod tests {
             ("its node evicted it", pod("Failed", ("False", later), None)),
             ("nobody has said a word yet", Pod::default()),
         ] {
-            assert!(!has_lapsed(&pod), "{why}");
+            assert_eq!(lapsed_since(&pod), None, "{why}");
         }
     }
 

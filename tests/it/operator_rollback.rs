@@ -137,6 +137,34 @@ async fn every_way_to_be_bad_goes_back() {
 }
 
 #[tokio::test]
+async fn what_crashes_on_trial_while_the_operator_is_away_goes_back_once_it_is_there_again() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let runs = Arc::new(AtomicBool::new(true));
+    let _kubelet = Kubelet::play_at(&client, &namespace, (0, ""), Some(("127.61.4.10", Arc::clone(&runs))));
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let patient = ["--leader-election", "false", "--progress-deadline", "15"];
+    let operator = account.start(plane, &patient);
+    apply(&client, &namespace, "main", in_memory(None)).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let good = template(&client, &namespace, "main").await;
+    apply(&client, &namespace, "main", in_memory(Some("falls"))).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    operator.stop().await;
+    runs.store(false, std::sync::atomic::Ordering::SeqCst);
+    tokio::time::sleep(std::time::Duration::from_secs(17)).await;
+
+    let operator = account.start(plane, &patient);
+    let told = condition(&client, &namespace, "main", "Ready", "False", "RolledBack").await;
+    assert!(told.contains("it served, and no pod is ready") && told.contains(LAST_WORDS), "{told}");
+    eventually("the last good template is back", async || {
+        (template(&client, &namespace, "main").await == good).then_some(())
+    })
+    .await;
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+#[tokio::test]
 async fn evictions_right_after_a_rollout_are_no_flapping() {
     let plane = control_plane();
     let (client, namespace) = plane.with_crd().await;

@@ -83,10 +83,10 @@ pub struct Observed {
     pub trouble: Option<String>,
     /// The same of workers.
     pub worker_trouble: Option<String>,
-    /// Whether a pod that was ready runs on and is not ready any more: what was evicted or deleted did not lapse.
-    pub lapsed: bool,
+    /// Since when a pod that was ready runs on and is not ready any more, the first of them: what was evicted or deleted did not lapse.
+    pub lapsed: Option<Timestamp>,
     /// The same of a worker's pod.
-    pub worker_lapsed: bool,
+    pub worker_lapsed: Option<Timestamp>,
     /// What runs, as a revision, where status pins none (a release from before revisions made it) or a rollout was given up.
     pub adoptable: Option<Revision>,
     /// The revisions that status refers to and that were read because they differ from what is rendered now.
@@ -162,8 +162,8 @@ impl Observed {
             database: None,
             trouble: None,
             worker_trouble: None,
-            lapsed: false,
-            worker_lapsed: false,
+            lapsed: None,
+            worker_lapsed: None,
             adoptable: None,
             revisions: Vec::new(),
             pod_schema: None,

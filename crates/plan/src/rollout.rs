@@ -46,9 +46,9 @@ pub struct Scene<'a> {
     pub stuck: Option<String>,
     /// What is wrong with one of the pods, where anybody says so.
     pub trouble: Option<String>,
-    /// Fewer pods are ready than were before, although nothing is being replaced: one that was ready is not any more. A pod
-    /// that was evicted or deleted says nothing about the revision.
-    pub lost: bool,
+    /// Since when fewer pods are ready than were before, although nothing is being replaced: one that was ready is not any more. A
+    /// pod that was evicted or deleted says nothing about the revision.
+    pub lost: Option<Timestamp>,
     /// Whether the database is away: then pods are not to blame.
     pub database_away: bool,
     /// Whether it was there again only just now: pods need a moment to become ready.
@@ -113,17 +113,13 @@ pub fn step(scene: &Scene<'_>) -> Step {
         return forward(status);
     }
     let began = scene.migrated.into_iter().fold(Timestamp::from_jiff(status.since.0), Timestamp::max);
-    let elapsed = (scene.at.as_micros() - began.as_micros()) / 1_000_000;
-    if status.phase == RolloutPhase::Serving && scene.lost && elapsed <= scene.deadline && status.from.is_some() {
-        status.phase = RolloutPhase::Progressing;
-        status.losses += 1;
-        status.down_since = Some(seconds(scene.at));
-        if status.losses >= LOSSES {
-            let words = scene.words();
-            let why = format!("readiness was lost {LOSSES} times within {} s: {words}", scene.deadline);
-            return give_up(scene, status, &why);
-        }
-        return forward(status);
+    let after = |at: Timestamp| (at.as_micros() - began.as_micros()) / 1_000_000;
+    let elapsed = after(scene.at);
+    if let Some(lost) = scene.lost.filter(|lost| after(*lost) <= scene.deadline)
+        && status.phase == RolloutPhase::Serving
+        && status.from.is_some()
+    {
+        return lose(scene, status, lost);
     }
     if let Some(down) = down(scene, elapsed, &mut status)
         && let Some(of_these) = scene.none_ready
@@ -145,6 +141,20 @@ pub fn step(scene: &Scene<'_>) -> Step {
         }
         Some(_) | None => forward(status),
     }
+}
+
+/// Where readiness was lost while it was on trial, however long ago: nobody may have looked.
+fn lose(scene: &Scene<'_>, status: RolloutStatus, lost: Timestamp) -> Step {
+    let losses = status.losses + 1;
+    // Nor has anybody seen an outage of its database then, which may be just over.
+    let earliest = scene.at.plus_seconds(RECOVERY.min(scene.deadline) - scene.deadline);
+    let down_since = Some(seconds(lost.max(earliest)));
+    let status = RolloutStatus { phase: RolloutPhase::Progressing, losses, down_since, ..status };
+    if losses < LOSSES {
+        return forward(status);
+    }
+    let words = scene.words();
+    give_up(scene, status, &format!("readiness was lost {LOSSES} times within {} s: {words}", scene.deadline))
 }
 
 /// Where every pod is of it and available. Without a pod nobody has seen it serve.
@@ -216,14 +226,15 @@ fn begun(scene: &Scene<'_>, before: Option<&RolloutStatus>) -> RolloutStatus {
 
 /// Whether the rollout before this one had not shown yet that its pods go on serving.
 fn is_on_trial(scene: &Scene<'_>, before: &RolloutStatus) -> bool {
-    let early = scene.at <= Timestamp::from_jiff(before.since.0).plus_seconds(scene.deadline);
+    let end = Timestamp::from_jiff(before.since.0).plus_seconds(scene.deadline);
+    let early = scene.at <= end;
     match before.phase {
         // Once its time is over, a pod that serves has shown it.
         RolloutPhase::Progressing => before.losses == 0 || scene.none_ready.is_some() || early,
         RolloutPhase::Serving => {
             // The same pods with the other toggle, or with another password or other keys.
             let same_pods = before.revision == scene.toggled || before.generation == scene.generation;
-            early && (same_pods || scene.lost || scene.none_ready.is_some())
+            early && (same_pods || scene.none_ready.is_some()) || scene.lost.is_some_and(|lost| lost <= end)
         }
         RolloutPhase::RolledBack => false,
     }
@@ -282,7 +293,7 @@ pub(crate) fn scene<'a>(
     let trouble = observed.told_trouble();
     let stuck = both().find_map(DeploymentState::stuck).map(|why| trouble.as_deref().unwrap_or(why));
     let trouble = trouble.as_deref().filter(|_| both().any(|deployment| !deployment.is_settled()));
-    let lost = has_lost(observed, worker, told);
+    let lost = lost_since(observed, worker, told);
     let good = stored.and_then(|status| status.last_good.as_ref());
     let found = observed.pod_schema.and_then(|schema| schema.found);
     // What is stored was read before the migration of another image: it says nothing about what that one left.
@@ -307,7 +318,7 @@ pub(crate) fn scene<'a>(
         serves: observed.api.as_ref().is_some_and(|api| api.ready > 0),
         rolled_out: both().all(|deployment| deployment.rolled_out && deployment.is_seen()),
         // A Deployment that was rolled out once says no more that it makes no progress.
-        stuck: if lost { trouble.or(stuck) } else { stuck }.map(str::to_owned),
+        stuck: if lost.is_some() { trouble.or(stuck) } else { stuck }.map(str::to_owned),
         trouble: trouble.map(str::to_owned),
         lost,
         database_away: observed.database.as_ref().is_some_and(|probe| !probe.reachable)
@@ -326,12 +337,13 @@ pub(crate) fn scene<'a>(
     }
 }
 
-/// Whether a pod that was ready is not any more, where so many API pods were told to be.
-fn has_lost(observed: &Observed, worker: Option<&DeploymentState>, told: i32) -> bool {
+/// Since when a pod that was ready is not any more, where so many API pods were told to be.
+fn lost_since(observed: &Observed, worker: Option<&DeploymentState>, told: i32) -> Option<Timestamp> {
     // How many workers were ready is not told: once they all were.
-    let worker = observed.worker_lapsed
-        && worker.is_some_and(|worker| worker.rolled_out && worker.has_lost_readiness(worker.wanted));
-    worker || (observed.lapsed && observed.api.as_ref().is_some_and(|api| api.has_lost_readiness(told)))
+    let no_worker = worker.is_some_and(|worker| worker.rolled_out && worker.has_lost_readiness(worker.wanted));
+    let no_server = observed.api.as_ref().is_some_and(|api| api.has_lost_readiness(told));
+    let (worker, server) = (observed.worker_lapsed.filter(|_| no_worker), observed.lapsed.filter(|_| no_server));
+    worker.into_iter().chain(server).min().map(|lost| lost.min(observed.at))
 }
 
 /// Hash of a spec without its toggle. Who turns that has mended nothing.

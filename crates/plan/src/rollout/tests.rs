@@ -56,7 +56,7 @@ fn seen(change: impl FnOnce(&mut Observed)) -> (bool, Option<&'static str>, Opti
     let instance = JamInstance { status: Some(told), ..instance };
     change(&mut cluster);
     let scene = super::scene(&instance, &cluster, (&revision, "toggled", "spec"), true, 300);
-    (scene.lost, scene.none_ready, scene.stuck)
+    (scene.lost.is_some(), scene.none_ready, scene.stuck)
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn a_worker_that_crashes_after_it_began_has_lost_readiness() {
     let lost = |lapsed: bool, rolled_out: bool| {
         seen(|cluster| {
             unready(cluster);
-            cluster.worker_lapsed = lapsed;
+            cluster.worker_lapsed = lapsed.then_some(cluster.at);
             worker(cluster).rolled_out = rolled_out;
         })
         .0
@@ -84,7 +84,7 @@ fn a_worker_that_crashes_after_it_began_has_lost_readiness() {
     assert_eq!((none_ready, stuck.as_deref()), (Some("worker"), Some("pod main-worker-1: CrashLoopBackOff")));
     let (lost, _, stuck) = seen(|cluster| {
         unready(cluster);
-        (cluster.worker_lapsed, worker(cluster).rolled_out) = (true, true);
+        (cluster.worker_lapsed, worker(cluster).rolled_out) = (Some(cluster.at), true);
         cluster.trouble = Some("pod main-worker-1: Error: crashes late".into());
     });
     assert!(
@@ -119,7 +119,7 @@ fn scene(before: &RolloutStatus) -> Scene<'_> {
         rolled_out: false,
         stuck: None,
         trouble: None,
-        lost: false,
+        lost: None,
         database_away: false,
         recovering: false,
         none_ready: None,
@@ -215,7 +215,7 @@ fn a_database_that_is_away_is_no_fault_of_the_revision() {
     assert!(!step(&Scene { recovering: true, ..bad.clone() }).given_up);
     assert!(step(&bad).given_up);
     let before = serving();
-    let outage = step(&Scene { lost: true, database_away: true, ..scene(&before) });
+    let outage = step(&Scene { lost: Some(at(1010)), database_away: true, ..scene(&before) });
     assert_eq!(outage.status, before, "what an outage takes is not counted");
 }
 
@@ -223,17 +223,21 @@ fn a_database_that_is_away_is_no_fault_of_the_revision() {
 fn readiness_that_is_lost_three_times_within_the_deadline_goes_back() {
     let mut now = serving();
     for losses in 1..=2 {
-        let lost = step(&Scene { lost: true, ..scene(&now) });
+        let lost = step(&Scene { lost: Some(at(1010)), ..scene(&now) });
         assert_eq!((lost.course, lost.status.losses), (Course::Forward, losses));
-        assert_eq!(step(&Scene { lost: true, ..scene(&lost.status) }).status, lost.status, "one loss counts once");
+        assert_eq!(
+            step(&Scene { lost: Some(at(1010)), ..scene(&lost.status) }).status,
+            lost.status,
+            "one loss counts once"
+        );
         now = step(&Scene { settled: true, at: at(1100), ..scene(&lost.status) }).status;
         assert_eq!((now.phase, &now.since), (RolloutPhase::Serving, &seconds(at(1000))));
     }
-    let third = Scene { lost: true, at: at(1200), trouble: Some("not ready".into()), ..scene(&now) };
+    let third = Scene { lost: Some(at(1200)), at: at(1200), trouble: Some("not ready".into()), ..scene(&now) };
     let Step { status, course, given_up } = step(&third);
     assert_eq!((course, given_up, status.phase), (Course::Back(good("old")), true, RolloutPhase::RolledBack));
     assert_eq!(status.message.unwrap(), "readiness was lost 3 times within 300 s: not ready");
-    let later = Scene { at: at(1301), ..third };
+    let later = Scene { at: at(1301), lost: Some(at(1301)), ..third };
     assert_eq!(step(&later).course, Course::Forward, "long after the rollout it is no fault of it");
 }
 
@@ -243,7 +247,7 @@ fn a_revision_that_was_given_up_is_not_tried_again_until_the_spec_changes() {
     for scene in [
         Scene { settled: true, applied: false, ..scene(&before) },
         Scene { at: at(900_000), applied: false, ..scene(&before) },
-        Scene { stuck: Some(stuck()), lost: true, ..scene(&before) },
+        Scene { stuck: Some(stuck()), lost: Some(at(1010)), ..scene(&before) },
         Scene { database_away: true, ..scene(&before) },
         Scene { schema: Some(9), ..scene(&before) },
     ] {
@@ -327,7 +331,7 @@ fn a_first_revision_has_nothing_to_go_back_to() {
     let now = step(&Scene { at: at(2000), stuck: Some(stuck()), ..scene(&before) });
     assert_eq!((now.course, now.given_up), (Course::NoWayBack("CrashLoopBackOff".into()), false));
     let before = RolloutStatus { from: None, ..serving() };
-    assert_eq!(step(&Scene { lost: true, ..scene(&before) }).status, before);
+    assert_eq!(step(&Scene { lost: Some(at(1010)), ..scene(&before) }).status, before);
 }
 
 #[test]

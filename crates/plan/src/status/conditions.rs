@@ -300,7 +300,7 @@ fn is_scaled(instance: &JamInstance, resolved: &Resolved, observed: &Observed) -
     let told = instance.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or_default();
     let was_ready = stored(instance, ConditionType::Ready).is_some_and(|told| told.status == "True");
     let serves = resolved.rollout_status.phase == RolloutPhase::Serving && resolved.course == Course::Forward;
-    let untroubled = observed.told_trouble().is_none() && !observed.lapsed && !observed.worker_lapsed;
+    let untroubled = observed.told_trouble().is_none() && observed.lapsed.or(observed.worker_lapsed).is_none();
     let worker = observed.worker.as_ref().filter(|_| resolved.runs_workers());
     (resolved.replicas.is_none() && was_ready && serves && untroubled)
         && worker.is_none_or(DeploymentState::is_settled)

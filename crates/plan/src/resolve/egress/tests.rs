@@ -116,10 +116,10 @@ impl World {
     /// A pod that was ready is not any more, and is again.
     fn lose(&mut self) {
         let api = self.cluster.api.as_mut().unwrap();
-        (api.ready, api.available, self.cluster.lapsed) = (api.ready - 1, api.available - 1, true);
+        (api.ready, api.available, self.cluster.lapsed) = (api.ready - 1, api.available - 1, Some(self.cluster.at));
         self.walk();
         let api = self.cluster.api.as_mut().unwrap();
-        (api.ready, api.available, self.cluster.lapsed) = (api.ready + 1, api.available + 1, false);
+        (api.ready, api.available, self.cluster.lapsed) = (api.ready + 1, api.available + 1, None);
         self.walk();
     }
 

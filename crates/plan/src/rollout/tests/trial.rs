@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_revision_that_served_and_then_hangs_for_good_is_given_up_after_the_deadline() {
     let served = step(&Scene { at: at(1020), settled: true, ..scene(&under_way()) }).status;
-    let lost = step(&Scene { at: at(1030), lost: true, ..scene(&served) }).status;
+    let lost = step(&Scene { at: at(1030), lost: Some(at(1030)), ..scene(&served) }).status;
     assert_eq!((lost.phase, lost.losses), (RolloutPhase::Progressing, 1));
     assert_eq!(lost.down_since, Some(seconds(at(1030))));
     let after = |seconds| step(&Scene { at: at(1030 + seconds), none_ready: Some("pod"), ..scene(&lost) });
@@ -25,7 +25,7 @@ fn a_revision_that_served_and_then_hangs_for_good_is_given_up_after_the_deadline
 
 #[test]
 fn after_its_time_a_revision_of_which_one_pod_serves_is_not_held_to_account_for_another() {
-    let lost = step(&Scene { at: at(1030), lost: true, ..scene(&serving()) }).status;
+    let lost = step(&Scene { at: at(1030), lost: Some(at(1030)), ..scene(&serving()) }).status;
     let later = step(&Scene { at: at(1030 + DEADLINE), ..scene(&lost) });
     assert_eq!((later.given_up, &later.status.down_since), (false, &None), "one pod has been ready all the while");
     let none = |seconds, before| step(&Scene { at: at(9000 + seconds), none_ready: Some("worker"), ..scene(before) });
@@ -66,7 +66,7 @@ fn no_way_leads_back_to_what_is_on_trial_whatever_is_changed_meanwhile() {
     assert_eq!(from(to(&served, off, 1001 + DEADLINE)), new, "it has shown that it serves");
     assert_eq!(from(to(&served, newer, 1010)), new, "it serves");
     for lost in [
-        Scene { lost: true, ..to(&served, newer, 1010) },
+        Scene { lost: Some(at(1010)), ..to(&served, newer, 1010) },
         Scene { none_ready: Some("worker"), ..to(&served, newer, 1010) },
     ] {
         assert_eq!(from(lost), old, "it has lost its pods by the time at which the change is seen");
@@ -87,4 +87,29 @@ fn what_an_earlier_release_did_not_date_is_counted_from_the_first_look() {
     assert!(!after(DEADLINE - 1) && after(DEADLINE));
     let away = Scene { at: at(5000), none_ready: Some("pod"), database_away: true, ..scene(&before) };
     assert_eq!(step(&away).status, before, "an outage is nobody's fault");
+}
+
+#[test]
+fn what_crashed_on_trial_while_nobody_looked_is_given_up_once_somebody_does() {
+    let (served, now) = (serving(), good("new"));
+    let seen = |lost, seconds| Scene {
+        at: at(seconds),
+        lost: Some(at(lost)),
+        none_ready: Some("pod"),
+        good: Some(&now),
+        ..scene(&served)
+    };
+    let first = step(&seen(1200, 9000));
+    assert_eq!((first.given_up, first.status.phase, first.status.losses), (false, RolloutPhase::Progressing, 1));
+    let then = |seconds| Scene { at: at(9000 + seconds), none_ready: Some("pod"), ..scene(&first.status) };
+    assert!(!step(&then(RECOVERY - 1)).given_up, "an outage of its database that nobody saw may be just over");
+    assert!(step(&then(RECOVERY)).given_up);
+    assert_eq!(phase(&Scene { settled: true, ..then(30) }), RolloutPhase::Serving);
+    assert_eq!(phase(&seen(1001 + DEADLINE, 9000)), RolloutPhase::Serving, "it had shown that it serves");
+    assert_eq!(step(&seen(1250, 1290)).status.down_since, Some(seconds(at(1250))));
+    let changed = |lost| {
+        let next = Scene { wanted: "newer", generation: 3, applied: false, ..seen(lost, 9000) };
+        step(&next).status.from.and_then(|from| from.revision)
+    };
+    assert_eq!((changed(1200).as_deref(), changed(1001 + DEADLINE).as_deref()), (Some("old"), Some("new")));
 }

@@ -153,7 +153,7 @@ fn pods_that_served_and_crash_are_given_up_beside_whatever_cannot_be_written() {
             let mut cluster = Observed { at: at(seconds), ..serving.clone() };
             let api = cluster.api.as_mut().unwrap();
             (api.ready, api.available) = (ready, ready);
-            cluster.lapsed = ready < 2;
+            cluster.lapsed = (ready < 2).then(|| at(seconds));
             let resolved = resolved(instance, &cluster);
             let told = status(instance, verdict(&resolved, &refusal), &cluster, at(seconds));
             (with(instance, told), resolved.given_up)

@@ -227,7 +227,8 @@ fn the_next_change_after_a_return_by_hand_leads_back_to_what_was_returned_to_and
         let revision = resolved(instance, &cluster).revision;
         let api = cluster.api.as_mut().unwrap();
         (api.revision, api.ready, api.available) = (Some(revision.name().into()), ready, ready);
-        (cluster.at, cluster.lapsed) = (cluster.at.plus_seconds(10), ready < 2);
+        cluster.at = cluster.at.plus_seconds(10);
+        cluster.lapsed = (ready < 2).then_some(cluster.at);
         told(instance, &cluster, &defaults())
     };
     let last_good = |instance: &JamInstance| instance.status.clone().unwrap().last_good.unwrap().revision.unwrap();

@@ -18,6 +18,8 @@ enum Deed {
     Dies,
     /// So many seconds pass, in which the operator looks as often as it does where a rollout is under way.
     Wait(i64),
+    /// So many seconds pass in which it does not look.
+    Away(i64),
     /// The spec gets this version of the pods.
     Spec(&'static str),
     /// JAM is turned off or on.
@@ -41,6 +43,9 @@ const RETURN: &[Deed] = &[
     Deed::Spec("bad"),
 ];
 
+/// The same crashes while the operator is away, until its trial is over.
+const UNSEEN: &[Deed] = &[Deed::Spec("good"), Deed::Wait(20), Deed::Spec("late"), Deed::Wait(30), Deed::Away(310)];
+
 fn deeds() -> impl Strategy<Value = Vec<Deed>> {
     let spec = prop::sample::select(vec!["good", "better", "bad", "worse", "late"]).prop_map(Deed::Spec);
     let deed = prop_oneof![
@@ -49,11 +54,12 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
         3 => prop::sample::select(vec![10, 20, 70, 310]).prop_map(Deed::Wait),
         3 => spec,
         2 => Just(Deed::Toggle),
+        1 => prop::sample::select(vec![50, 310]).prop_map(Deed::Away),
         1 => Just(Deed::Upgrade),
         1 => Just(Deed::Password),
         1 => (0..3_u8).prop_map(Deed::Beside),
     ];
-    let story = prop::sample::select(vec![RETURN]).prop_map(<[Deed]>::to_vec);
+    let story = prop::sample::select(vec![RETURN, UNSEEN]).prop_map(<[Deed]>::to_vec);
     let some = prop_oneof![12 => deed.prop_map(|deed| vec![deed]), 1 => story];
     prop::collection::vec(some, 1..24).prop_map(|all| all.concat())
 }
@@ -136,7 +142,7 @@ impl World {
         if !serves && !fell && age >= 300 {
             api.deadline_exceeded = Some("it has timed out progressing".into());
         }
-        self.cluster.lapsed = fell;
+        self.cluster.lapsed = fell.then(|| at(self.since + 60));
         self.cluster.trouble = (!serves && age >= 5).then(|| "pod main-1: CrashLoopBackOff".into());
     }
 
@@ -189,7 +195,7 @@ impl World {
                 .as_ref()
                 .filter(|told| told.phase == RolloutPhase::RolledBack)
                 .map(|_| without_toggle(&self.instance));
-            if self.cluster.lapsed {
+            if self.cluster.lapsed.is_some() {
                 self.crashed.extend(self.deployed().map(|deployed| version(deployed).to_owned()));
             }
             self.leads_to_no_crash(self.instance.status.as_ref().and_then(|told| told.rollout.as_ref()), &status);
@@ -263,6 +269,7 @@ impl World {
                     self.walk(true);
                 }
             }
+            Deed::Away(seconds) => self.now += seconds,
             Deed::Spec(version) => {
                 self.change(json!({"podTemplate": {"env": [{"name": "VERSION", "value": version}]}}));
             }
