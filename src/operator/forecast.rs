@@ -53,19 +53,14 @@ pub struct Change {
     pub kind: &'static str,
     /// Its name.
     pub name: String,
+    /// Whether it would be removed and made again, because it cannot be put right in place.
+    pub remade: bool,
     /// Why its pods would be replaced; empty when they stay.
     pub restarts: Vec<String>,
     /// As it is; null when it is not there.
     pub live: Value,
     /// As it would be; null when it would be gone.
     pub planned: Value,
-}
-
-impl Change {
-    /// Whether it goes before it is made again.
-    pub fn is_remade(&self) -> bool {
-        self.restarts.iter().any(|why| why == REMADE)
-    }
 }
 
 /// What would be done.
@@ -206,7 +201,7 @@ async fn change(
         }
     };
     let not_taken = |error: kube::Error| format!("{} would not be taken: {}", desired.object, chain(&error));
-    let mut restarts = Vec::new();
+    let (mut remade, mut restarts) = (false, Vec::new());
     let planned = match api.patch(&desired.object.name, &params.dry_run(), &Patch::Apply(&body)).await {
         Ok(answer) => {
             let mut planned = json!(answer);
@@ -218,6 +213,7 @@ async fn change(
         }
         Err(error) if own && is_immutable(&error, apply::remade_for(desired.object.kind)) => {
             let again = apply::rehearse(context, &Key::of(instance), desired).await.map_err(not_taken)?;
+            remade = true;
             restarts.extend((desired.object.kind == Kind::Deployment).then(|| REMADE.to_owned()));
             again.map_or_else(|| desired.body.clone(), |again| json!(again))
         }
@@ -234,7 +230,7 @@ async fn change(
     }
     redact(&mut live, &mut planned);
     let ObjectRef { kind, name } = desired.object.clone();
-    Ok(Some(Change { action, kind: kind.as_str(), name, restarts, live, planned }))
+    Ok(Some(Change { action, kind: kind.as_str(), name, remade, restarts, live, planned }))
 }
 
 async fn removal(context: &Context, instance: &JamInstance, object: &ObjectRef) -> Result<Change, String> {
@@ -243,7 +239,7 @@ async fn removal(context: &Context, instance: &JamInstance, object: &ObjectRef) 
     let (mut live, mut planned) = (live.map(|live| essence(json!(live))).unwrap_or_default(), Value::Null);
     redact(&mut live, &mut planned);
     let (kind, name) = (object.kind.as_str(), object.name.clone());
-    Ok(Change { action: Action::Remove, kind, name, restarts: Vec::new(), live, planned })
+    Ok(Change { action: Action::Remove, kind, name, remade: false, restarts: Vec::new(), live, planned })
 }
 
 /// Pods that mount another settings file are replaced for its settings: those are named, not only the file.

@@ -101,7 +101,7 @@ fn shown(preview: &Preview) -> String {
         let _ = writeln!(text, "  {note}");
     }
     for change in changes.iter().filter(|change| !change.restarts.is_empty()) {
-        let how = if change.is_remade() { "all go at once" } else { "restart, one at a time" };
+        let how = if change.remade { "all go at once" } else { "restart, one at a time" };
         let _ = writeln!(text, "  pods of {} {} {how}, because of", change.kind, change.name);
         for place in &change.restarts {
             let _ = writeln!(text, "    {place}");
@@ -126,6 +126,6 @@ fn sum(changes: &[Change]) -> String {
 }
 
 fn difference(change: &Change) -> String {
-    let Change { action: _, kind, name, restarts: _, live, planned } = change;
+    let Change { action: _, kind, name, remade: _, restarts: _, live, planned } = change;
     lines(&format!("{kind} {name}"), live, planned)
 }

@@ -55,7 +55,9 @@ async fn a_child_with_another_immutable_field_is_removed_and_made_again() {
     let other = replaced(&maps, &map.name_any(), &json!({"data": {"config.yaml": "theirs"}})).await;
     let theirs = replaced(&deployments, "main", &another_selector()).await;
     let planned = plan(plane, &manifest(&namespace, "main", &in_memory(true)), &["--output", "json"]);
-    let planned = changes(&planned).into_iter().find(|change| change["kind"] == "Deployment").unwrap();
+    let planned = changes(&planned);
+    assert!(planned.len() == 2 && planned.iter().all(|change| change["remade"] == true), "{planned:?}");
+    let planned = planned.into_iter().find(|change| change["kind"] == "Deployment").unwrap();
     assert_eq!(planned["action"], "change", "{planned}");
     assert_eq!(planned["planned"]["spec"]["selector"]["matchLabels"].get("theirs"), None, "{planned}");
     assert!(planned["restarts"].to_string().contains("removed with its pods and made again"), "{planned}");
