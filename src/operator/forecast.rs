@@ -7,7 +7,9 @@ use jam_plan::forecast::forecast;
 use jam_plan::names::{self, FIELD_MANAGER};
 use jam_plan::remarks::remarks;
 use jam_plan::rotation::Pace;
-use jam_plan::{Defaults, Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Reason, Refusal, render, tokens};
+use jam_plan::{
+    Defaults, Desired, JamInstance, Kind, ObjectRef, Objects, Observed, Reason, Refusal, Write, render, tokens,
+};
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::store::Writer;
@@ -201,7 +203,7 @@ async fn change(
         }
     };
     let not_taken = |error: kube::Error| format!("{} would not be taken: {}", desired.object, chain(&error));
-    let (mut remade, mut restarts) = (false, Vec::new());
+    let (mut remade, mut restarts) = (desired.write == Write::CreateOnce && action == Action::Change, Vec::new());
     let planned = match api.patch(&desired.object.name, &params.dry_run(), &Patch::Apply(&body)).await {
         Ok(answer) => {
             let mut planned = json!(answer);
@@ -217,9 +219,14 @@ async fn change(
             restarts.extend((desired.object.kind == Kind::Deployment).then(|| REMADE.to_owned()));
             again.map_or_else(|| desired.body.clone(), |again| json!(again))
         }
+        // Another one comes in its place, as this release makes it.
+        Err(error) if remade && is_immutable(&error, &["spec.template"]) => desired.body.clone(),
         Err(error) => return Err(not_taken(error)),
     };
     let (mut live, mut planned) = (live, essence(planned));
+    if remade && desired.write == Write::CreateOnce {
+        json_patch::merge(&mut planned, &observe::what_stays(&desired.body));
+    }
     if live == planned {
         return Ok(None);
     }

@@ -295,7 +295,7 @@ async fn find(context: &Context, instance: &JamInstance, desired: &Desired) -> R
 
 /// What nobody may change of an object that is written once: the labels by which it is found, and that it runs. Nothing of
 /// what another release would render otherwise: a migration is not begun again for an upgrade.
-fn what_stays(body: &Value) -> Value {
+pub fn what_stays(body: &Value) -> Value {
     let labels = body["metadata"]["labels"].as_object().into_iter().flatten();
     let found_by = [names::MANAGED_BY.0, names::INSTANCE, names::MIGRATION_KEY, names::MIGRATION_PREVIEW];
     let labels: serde_json::Map<_, _> = labels

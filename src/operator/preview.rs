@@ -107,6 +107,9 @@ fn shown(preview: &Preview) -> String {
             let _ = writeln!(text, "    {place}");
         }
     }
+    for Change { kind, name, .. } in changes.iter().filter(|change| change.remade && change.restarts.is_empty()) {
+        let _ = writeln!(text, "  {kind} {name} is removed and made again");
+    }
     text
 }
 

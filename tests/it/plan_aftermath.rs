@@ -2,12 +2,15 @@
 
 use jam::operator::difference::essence;
 use jam_plan::JamInstance;
+use jam_plan::names::MIGRATION_KEY;
 use k8s_openapi::api::apps::v1::Deployment;
-use kube::api::{Patch, PatchParams};
-use kube::{Api, Client};
+use k8s_openapi::api::batch::v1::Job;
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::kubelet::{FATE, LAST_WORDS};
+use crate::operator_kinds::on_postgres;
 use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
 use crate::plan_diff::{QUIET, changes, live, manifest, plan, said};
 use crate::support::cluster::control_plane;
@@ -99,4 +102,44 @@ async fn a_plan_of_a_spec_that_was_rolled_back_says_so_and_when_it_is_tried_agai
     bad["podTemplate"]["env"][0]["value"] = "fine".into();
     let other = plan(plane, &manifest(&namespace, "main", &bad), &hasty);
     assert!(other.status.code() == Some(1) && !said(&other).contains("rolled back"), "{}", said(&other));
+}
+
+#[tokio::test]
+async fn a_migration_job_that_a_hand_changed_is_planned_as_removed_and_made_again() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let spec = on_postgres(&client, &namespace).await;
+    apply(&client, &namespace, "main", spec.clone()).await;
+    let jobs: Api<Job> = Api::namespaced(client.clone(), &namespace);
+    let other = async |uid: Option<String>| {
+        eventually("another Job is made", async || {
+            let found = jobs.list(&ListParams::default()).await.ok()?.items.into_iter().next()?;
+            (found.metadata.deletion_timestamp.is_none() && found.uid() != uid).then_some(found)
+        })
+        .await
+    };
+    let text = manifest(&namespace, "main", &spec);
+    for change in [json!({"spec": {"suspend": true}}), json!({"metadata": {"labels": {MIGRATION_KEY: null}}})] {
+        let operator = account.start(plane, QUIET);
+        let made = other(None).await;
+        operator.quiet().await;
+        operator.stop().await;
+        let name = made.name_any();
+        jobs.patch(&name, &PatchParams::default(), &Patch::Merge(&change)).await.unwrap();
+        let told = plan(plane, &text, &[]);
+        let words = format!("Job {name} is removed and made again");
+        assert!(told.status.code() == Some(1) && said(&told).contains(&words), "{change}: {}", said(&told));
+        let planned = changes(&plan(plane, &text, &["--output", "json"]));
+        let job = planned.iter().find(|change| change["kind"] == "Job").unwrap();
+        assert_eq!((&job["action"], &job["remade"]), (&json!("change"), &json!(true)));
+
+        let operator = account.start(plane, QUIET);
+        let again = other(made.uid()).await;
+        operator.quiet().await;
+        for place in ["/spec/suspend", "/spec/template/spec/containers", "/metadata/labels/jam.network~1migration"] {
+            assert_eq!(json!(again).pointer(place), job["planned"].pointer(place), "{place}");
+        }
+        operator.stop().await;
+    }
 }
