@@ -24,7 +24,7 @@ use crate::crd::{
 };
 use crate::crd::{RevisionStatus, RolloutStatus};
 use crate::desired::Revision;
-use crate::observed::{Observed, SecretKey};
+use crate::observed::{DeploymentState, Observed, SecretKey};
 use crate::reason::{Reason, Refusal};
 use crate::rollout::Course;
 use crate::rotation::Pace;
@@ -188,6 +188,13 @@ impl Resolved {
     pub fn running(&self, observed: &Observed) -> Option<&Revision> {
         let name = observed.api.as_ref()?.revision.as_deref()?;
         self.known.iter().find(|revision| revision.name() == name)
+    }
+
+    /// Whether every pod is of the wanted revision and serves: that is the last good one then.
+    pub(crate) fn is_served(&self, observed: &Observed) -> bool {
+        let serves = |one: &DeploymentState| one.is_settled() && one.revision.as_ref() == Some(&self.wanted.name);
+        let worker = observed.worker.as_ref().filter(|_| self.revision.has_workers());
+        observed.api.as_ref().is_some_and(|api| serves(api) && api.ready > 0) && worker.is_none_or(serves)
     }
 
     /// Whether there are worker pods: only a database can be shared with them.

@@ -150,7 +150,7 @@ pub(super) fn choose(mut resolved: Resolved, instance: &JamInstance, observed: &
         status.evidence = Some(rollout::evidence_name(&resolved.name, &status));
     }
     // What serves now is the last good one from this walk on: nobody comes to say when the one before it may go.
-    let last = last.filter(|_| !(scene.applied && scene.settled && scene.serves && course == Course::Forward));
+    let last = last.filter(|_| !(course == Course::Forward && resolved.is_served(observed)));
     let kept = [status.from.as_ref(), last].into_iter().flatten().filter_map(|good| good.revision.clone());
     resolved.kept_maps = kept.chain(status.evidence.clone()).collect();
     resolved.known.push(resolved.revision.clone());

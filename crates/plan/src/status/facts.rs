@@ -3,7 +3,7 @@
 use super::{cleaned, rotation};
 use crate::crd::{JamInstanceStatus, LastGood, MigrationState, VersionStatus};
 use crate::names::{self, Component};
-use crate::observed::{DeploymentState, Observed};
+use crate::observed::Observed;
 use crate::resolve::Resolved;
 use crate::rollout::Course;
 
@@ -48,12 +48,9 @@ fn enabled(resolved: &Resolved, observed: &Observed) -> Option<bool> {
 
 /// The wanted revision, once every pod is of it and serves.
 fn good(resolved: &Resolved, observed: &Observed, schema: Option<i64>) -> Option<LastGood> {
-    let wanted = &resolved.wanted.name;
-    let serves = |deployment: &DeploymentState| deployment.is_settled() && deployment.revision.as_ref() == Some(wanted);
-    let api = observed.api.as_ref().filter(|api| serves(api) && api.ready > 0)?;
-    let worker = observed.worker.as_ref().filter(|_| resolved.revision.has_workers());
-    worker.is_none_or(serves).then(|| LastGood {
-        revision: Some(wanted.clone()),
+    let api = observed.api.as_ref().filter(|_| resolved.is_served(observed))?;
+    Some(LastGood {
+        revision: Some(resolved.wanted.name.clone()),
         image: Some(resolved.wanted.image.clone()),
         config: api.config.clone(),
         schema,
