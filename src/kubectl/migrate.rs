@@ -51,7 +51,7 @@ fn ended(instance: &Instance, key: &str) -> Result<Option<String>, Fault> {
     let Some(migration) = told(instance).migration.filter(|migration| migration.key == key) else { return Ok(None) };
     let MigrationStatus { job, state, message, .. } = migration;
     match state {
-        MigrationState::Running => Ok(None),
+        MigrationState::Pending | MigrationState::Running => Ok(None),
         MigrationState::Complete => Ok(Some(job)),
         MigrationState::Failed | MigrationState::Impossible => Err(Fault::Ended(format!(
             "{}: migration Job {job} failed, the old version serves: {}; kubectl jam explain {} -n {} says what to do",

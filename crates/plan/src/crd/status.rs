@@ -323,7 +323,9 @@ pub struct MigrationStatus {
 /// Where a migration stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum MigrationState {
-    /// The Job is to be made, or runs.
+    /// The Job is to be made: somebody has to approve it, another one has to end, or a rule such as a quota is in its way.
+    Pending,
+    /// The Job runs.
     Running,
     /// The schema is at the version of the image.
     Complete,

@@ -147,7 +147,7 @@ pub(super) fn plan(
     match told.state {
         MigrationState::Complete if is_lost(&told, observed) => next(&told),
         MigrationState::Complete => MigrationPlan { step: MigrationStep::Complete, status: Some(told) },
-        MigrationState::Running => run(instance, observed, told),
+        MigrationState::Pending | MigrationState::Running => run(instance, observed, told),
         MigrationState::Impossible if is_asked_again(instance, &told) => next(&told),
         MigrationState::Impossible => MigrationPlan { step: MigrationStep::Never, status: Some(told) },
         MigrationState::Failed => {
@@ -199,6 +199,8 @@ fn is_lost(told: &MigrationStatus, observed: &Observed) -> bool {
 fn run(instance: &JamInstance, observed: &Observed, told: MigrationStatus) -> MigrationPlan {
     let other = observed.migration_jobs.iter().find(|job| job.name != told.job && job.state == JobState::Running);
     let begun = observed.migration_jobs.iter().any(|job| job.name == told.job);
+    let state = if begun { MigrationState::Running } else { MigrationState::Pending };
+    let told = MigrationStatus { state, ..told };
     let approved = match instance.spec.migrations.mode {
         MigrationMode::Auto => true,
         // By key: an approval is for one image and one database, never for what comes later.
@@ -251,7 +253,7 @@ fn begun(instance: &str, key: &str, image: &str, attempt: i32) -> MigrationStatu
         image: image.to_owned(),
         attempt,
         job: names::migration_job(instance, key, attempt),
-        state: MigrationState::Running,
+        state: MigrationState::Pending,
         message: None,
         would_apply: None,
         generation: None,
@@ -273,7 +275,11 @@ fn told_by(job: &MigrationJob, image: &str, generation: Option<i64>) -> Migratio
         }
         (MigrationState::Failed, Some(at)) => Some(at.plus_seconds(delay(job.attempt))),
         (
-            MigrationState::Running | MigrationState::Complete | MigrationState::Failed | MigrationState::Impossible,
+            MigrationState::Pending
+            | MigrationState::Running
+            | MigrationState::Complete
+            | MigrationState::Failed
+            | MigrationState::Impossible,
             _,
         ) => None,
     };

@@ -1,7 +1,7 @@
 //! What is known beside the conditions: endpoint, version, numbers, tokens.
 
 use super::{cleaned, rotation};
-use crate::crd::{JamInstanceStatus, LastGood, MigrationState, VersionStatus};
+use crate::crd::{JamInstanceStatus, LastGood, MigrationState, MigrationStatus, VersionStatus};
 use crate::names::{self, Component};
 use crate::observed::Observed;
 use crate::resolve::Resolved;
@@ -33,11 +33,19 @@ pub(super) fn of(resolved: &Resolved, observed: &Observed, before: &JamInstanceS
         revision: Some(resolved.wanted.clone()),
         rollout: Some(resolved.rollout_status.clone()),
         render_revision: resolved.revision.render_revision(),
-        migration: resolved.migration.status.clone(),
+        migration: migration(resolved, observed),
         cleanup: cleaned::told(resolved, observed, before),
         version,
         ..kept
     }
+}
+
+/// What is said of the migration, whose Job may have been made in this very walk.
+fn migration(resolved: &Resolved, observed: &Observed) -> Option<MigrationStatus> {
+    let told = resolved.migration.status.clone()?;
+    let is_made = observed.migration_jobs.iter().any(|there| there.name == told.job);
+    let state = if told.state == MigrationState::Pending && is_made { MigrationState::Running } else { told.state };
+    Some(MigrationStatus { state, ..told })
 }
 
 /// Whether `/jam/*` is served, by what every API pod is made from: the spec may be waiting for a migration, or be given up.

@@ -37,7 +37,8 @@ fn a_manual_migration_says_what_it_would_apply_and_remembers_it_when_the_job_is_
     assert_eq!(preview(&cluster, &instance), Preview::Failed { job: job.clone(), why: "no route to host".into() });
     let told = message(&instance, &cluster);
     assert!(told.contains("could not find out") && told.contains("no route to host"), "{told}");
-    assert_eq!(applied_status(&instance, &cluster).migration.unwrap().would_apply, None);
+    let waits = applied_status(&instance, &cluster).migration.unwrap();
+    assert_eq!((waits.would_apply, waits.state), (None, MigrationState::Pending));
 
     let would = "would apply: 4 admin\nwould apply: 5 events";
     cluster.migration_previews = said(PreviewSaid::Would(would.into()));

@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use super::{applied, condition, pair, short, with};
-use crate::crd::{JamInstance, JamInstanceStatus, LastGood, RolloutPhase};
+use crate::crd::{JamInstance, JamInstanceStatus, LastGood, MigrationState, RolloutPhase};
 use crate::fixtures::{at, but, cluster_for, job, on_postgres, resolved, settled_cluster_for};
-use crate::observed::{JobState, Observed};
+use crate::observed::{JobState, MigrationJob, Observed};
 use crate::reason::{Reason, Refusal};
 use crate::resolve::Resolved;
 use crate::rollout::Course;
@@ -67,16 +67,35 @@ fn a_denial_is_told_no_longer_than_it_lasts() {
 fn a_migration_whose_job_is_denied_does_not_run() {
     let instance = on_postgres();
     let mut cluster = cluster_for(&instance);
+    let state = |told: &JamInstanceStatus| told.migration.as_ref().map(|told| (told.attempt, told.state));
     let message = |cluster: &Observed| {
         let resolved = resolved(&instance, cluster);
         let told = status(&instance, Verdict::Denied(&resolved, "Job main-migrate: exceeded quota"), cluster, at(2000));
         assert_eq!(short(&told, "Migrated"), pair("False", Reason::Migrating));
         assert_eq!(condition(&told, "Ready").message, condition(&told, "Migrated").message);
-        condition(&told, "Migrated").message.clone()
+        (condition(&told, "Migrated").message.clone(), state(&told))
     };
-    assert!(message(&cluster).ends_with(" is not made yet"), "{}", message(&cluster));
+    let (words, told) = message(&cluster);
+    assert!(words.ends_with(" is not made yet") && told == Some((0, MigrationState::Pending)), "{words} {told:?}");
     cluster.migration_jobs = vec![job(&instance, &cluster, JobState::Running)];
-    assert!(message(&cluster).ends_with(" runs"), "{}", message(&cluster));
+    let (words, told) = message(&cluster);
+    assert!(words.ends_with(" runs") && told == Some((0, MigrationState::Running)), "{words} {told:?}");
+
+    let failed = JobState::Failed { exit_code: Some(1), message: "no route".into() };
+    let first = cluster.migration_jobs[0].clone();
+    cluster.migration_jobs = vec![MigrationJob { state: failed, finished_at: Some(at(2000)), ..first }];
+    let failed = with(&instance, applied(&instance, &cluster, 2000));
+    // The time of the next one has come, and what was left of the first is gone by now.
+    let later = Observed { at: at(9000), migration_jobs: Vec::new(), ..cluster };
+    let denied = |instance: &JamInstance| {
+        with(instance, status(instance, Verdict::Denied(&resolved(instance, &later), "a quota"), &later, later.at))
+    };
+    let waits = denied(&denied(&failed));
+    assert_eq!(state(waits.status.as_ref().unwrap()), Some((1, MigrationState::Pending)), "it does not run");
+    let made = Observed { migration_jobs: vec![job(&waits, &later, JobState::Running)], ..later.clone() };
+    let resolved = resolved(&waits, &later);
+    let told = status(&waits, Verdict::Applied(&resolved), &made, made.at);
+    assert_eq!(state(&told), Some((1, MigrationState::Running)), "it was made in this walk");
 }
 
 #[test]
