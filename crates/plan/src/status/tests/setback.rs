@@ -188,3 +188,33 @@ fn pods_that_served_and_crash_are_given_up_beside_whatever_cannot_be_written() {
         assert_eq!(rollout(&back).phase, RolloutPhase::RolledBack);
     }
 }
+
+#[test]
+fn what_crashes_in_turns_after_its_trial_is_told_and_stays_because_nothing_says_that_what_was_before_it_would_not() {
+    let old = on_postgres();
+    let good = with(&old, applied(&old, &settled_cluster_for(&old), 1000));
+    let instance = but(&good, json!({"runtime": {"jam": {"rateLimitPerMinute": 7}}}));
+    let mut serving = settled_cluster_for(&old);
+    serving.revisions = vec![resolved(&old, &serving).revision];
+    let wanted = resolved(&instance, &serving).wanted.name;
+    serving.api.as_mut().unwrap().revision = Some(wanted.clone());
+    let walk = |instance: &JamInstance, ready: i32, seconds: i64| {
+        let mut cluster = Observed { at: at(seconds), ..serving.clone() };
+        let api = cluster.api.as_mut().unwrap();
+        (api.ready, api.available) = (ready, ready);
+        cluster.lapsed = (ready < 2).then(|| at(seconds));
+        cluster.trouble = cluster.lapsed.map(|_| "pod main-1: CrashLoopBackOff: out of memory".into());
+        with(instance, applied(instance, &cluster, seconds))
+    };
+    let mut now = walk(&instance, 2, 2000);
+    for (step, seconds) in (2400..9000).step_by(60).enumerate() {
+        let both = step % 4 == 0;
+        now = walk(&now, if both { 2 } else { 1 }, seconds);
+        let status = now.status.as_ref().unwrap();
+        assert_eq!(status.rollout.as_ref().unwrap().phase, RolloutPhase::Serving);
+        assert_eq!(status.last_good.as_ref().unwrap().revision.as_ref(), Some(&wanted));
+        let told = if both { pair("True", Reason::Serving) } else { pair("False", Reason::PodsNotReady) };
+        assert_eq!(short(status, "Ready"), told);
+        assert_eq!(condition(status, "Ready").message.contains("out of memory"), !both);
+    }
+}
