@@ -146,11 +146,11 @@ async fn a_body_that_the_call_has_no_use_for_is_passed_over_and_the_connection_g
             };
             let begin = head(method, path, &format!("{framing}\r\n")) + if chunked { "61a80\r\n" } else { "" };
             stream.write_all(begin.as_bytes()).await.unwrap();
-            stream.write_all(&[b'x'; 100_000]).await.unwrap();
+            stream.write_all(&vec![b'x'; 100_000]).await.unwrap();
             // The answer does not wait for the rest.
             let answered = first_answer(&mut stream).await;
             assert_eq!(answered.status, status, "{answered:?}");
-            stream.write_all(&[b'x'; 300_000]).await.unwrap();
+            stream.write_all(&vec![b'x'; 300_000]).await.unwrap();
             stream.write_all(if chunked { b"\r\n0\r\n\r\n" } else { b"" }).await.unwrap();
             stream.write_all(head("GET", "/jam/status", "").as_bytes()).await.unwrap();
             let next = first_answer(&mut stream).await;

@@ -204,9 +204,9 @@ async fn a_word_too_many_is_a_conflict_that_says_so() {
     );
     postgres::execute(world.dsn().unwrap(), &sql).await;
     let path = format!("/jam/reports/{report}/attestations");
-    let word = |worker: &str| json!({"worker_id": worker, "signature": "c2ln"});
-    server.post(&path, &word("last")).await.expect(201);
-    let refused = server.post(&path, &word("later")).await.refused(409, "jam_conflict");
+    let spoken = |worker: &str| json!({"worker_id": worker, "signature": "c2ln"});
+    server.post(&path, &spoken("last")).await.expect(201);
+    let refused = server.post(&path, &spoken("later")).await.refused(409, "jam_conflict");
     assert!(refused["error"].as_str().unwrap().starts_with("a report takes 1000 attestations at most"), "{refused}");
     let bundle = server.get("/jam/packages?limit=1").await.json();
     let package = bundle["items"][0]["id"].as_str().unwrap();
