@@ -151,9 +151,9 @@ pub fn is_ready(pod: &Pod) -> bool {
 fn lapsed_since(pod: &Pod) -> Option<Timestamp> {
     let status = pod.status.as_ref().filter(|_| pod.metadata.deletion_timestamp.is_none())?;
     let of = |kind: &str| status.conditions.iter().flatten().find(|condition| condition.type_ == kind);
-    let (ready, begun) = (of("ContainersReady")?, of("Initialized")?);
-    let (since, began) = (ready.last_transition_time.as_ref()?.0, begun.last_transition_time.as_ref()?.0);
-    let lapsed = status.phase.as_deref() == Some("Running") && ready.status == "False" && since > began;
+    let (ready, initial) = (of("ContainersReady")?, of("Initialized")?);
+    let (since, start) = (ready.last_transition_time.as_ref()?.0, initial.last_transition_time.as_ref()?.0);
+    let lapsed = status.phase.as_deref() == Some("Running") && ready.status == "False" && since > start;
     lapsed.then(|| Timestamp::from_jiff(since))
 }
 

@@ -116,14 +116,8 @@ impl Wiring {
                 wrong(key, "has a token that no header can carry: use visible ASCII characters without spaces".into());
             }
         }
-        let some = [
-            ("pg_max_connections", pg_max_connections),
-            ("claim_timeout_seconds", claim_timeout_seconds),
-            ("client_timeout_seconds", client_timeout_seconds),
-        ];
-        for (key, _) in some.into_iter().filter(|(_, number)| *number == Some(0)) {
-            wrong(key, "must be at least 1".into());
-        }
+        let numbers = [pg_max_connections, claim_timeout_seconds, client_timeout_seconds];
+        zeros(numbers).for_each(|key| wrong(key, "must be at least 1".into()));
         let blocks = trusted_proxies
             .iter()
             .filter_map(|text| text.parse().map_err(|problem| wrong("trusted_proxies", format!("has {problem}"))).ok());
@@ -176,6 +170,12 @@ impl Wiring {
         }
         mistakes
     }
+}
+
+/// Those of connections, claim timeout and client timeout that are 0.
+fn zeros(numbers: [Option<u32>; 3]) -> impl Iterator<Item = &'static str> {
+    let keys = ["pg_max_connections", "claim_timeout_seconds", "client_timeout_seconds"];
+    keys.into_iter().zip(numbers).filter(|(_, number)| *number == Some(0)).map(|(key, _)| key)
 }
 
 /// The variables that every client of S3 reads, this one through its library: they are no settings of ours.
