@@ -1,7 +1,7 @@
 //! Laws of processing, attesting and receipts.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -160,7 +160,7 @@ async fn a_processor_that_goes_away_leaves_its_packages_pending(world: World) {
     audit(&*world.store(), &ids).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_packages_are_processed_in_batches_bounded_in_bytes_and_all_of_them_in_one_call() {
     let world = World::postgres().await;
     let large = |_| {
@@ -168,13 +168,29 @@ async fn large_packages_are_processed_in_batches_bounded_in_bytes_and_all_of_the
         new.package.nonce = "n".repeat(1_000_000);
         signed(new)
     };
-    let ids = submit_all(&world, (0..9).map(large).collect()).await;
-    let processed = world.store().process(9, &engine()).await.unwrap();
-    assert_eq!(processed.into_iter().map(|one| one.package_id).collect::<BTreeSet<_>>(), ids.iter().copied().collect());
+    let mut ids = Vec::new();
+    for n in 0..9 {
+        ids.push(world.store().submit(large(n), &engine()).await.unwrap().package.id);
+    }
+    let (store, other, begun) = (world.replica(1), world.replica(2), Arc::new(Barrier::new(2)));
+    let (at_work, first) = (Arc::clone(&begun), ids[0]);
+    let waits = engine_that(move |package| {
+        // Twice: when the first batch is claimed, and when the other one has had its turn.
+        (0..2).filter(|_| package.id == first).for_each(|_| drop(at_work.wait()));
+        Ok(())
+    });
+    let all = tokio::spawn(async move { store.process(9, &waits).await.unwrap() });
+    tokio::task::block_in_place(|| begun.wait());
+    // What does not fit into the first batch is free for others.
+    let one = other.process(1, &engine()).await.unwrap();
+    tokio::task::block_in_place(|| begun.wait());
+    assert_eq!(one.iter().map(|one| one.package_id).collect::<Vec<_>>(), ids[4..5]);
+    let processed: BTreeSet<_> = all.await.unwrap().into_iter().chain(one).map(|one| one.package_id).collect();
+    assert_eq!(processed, ids.iter().copied().collect());
     let mut connection = PgConnection::connect(world.dsn.as_ref().unwrap()).await.unwrap();
-    let sql = "select count(*) from reports group by xmin order by min(created_at)";
+    let sql = "select count(*) from reports group by xmin order by 1";
     let batches: Vec<i64> = query_scalar(sql).fetch_all(&mut connection).await.unwrap();
-    assert_eq!(batches, [4, 4, 1], "packages in each transaction");
+    assert_eq!(batches, [1, 4, 4], "packages in each transaction");
     audit(&*world.store(), &ids).await;
 }
 

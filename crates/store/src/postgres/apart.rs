@@ -86,12 +86,12 @@ struct Tally {
 /// nothing can be done.
 pub(super) async fn process(
     store: &PostgresStore,
-    limit: u32,
+    limit: usize,
     visible: &Visible,
     engine: &Engine,
     why: StoreError,
 ) -> Result<Vec<Processed>, StoreError> {
-    let mut tally = Tally { left: limit as usize, done: Vec::new(), why };
+    let mut tally = Tally { left: limit, done: Vec::new(), why };
     for _ in 0..ROUNDS {
         let except = store.aside.at(Instant::now());
         let found = store.begun(packages::oldest(&store.pool, LOOKED_AT, visible, &except)).await?;

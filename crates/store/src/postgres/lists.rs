@@ -105,8 +105,7 @@ pub(super) async fn rows(
         .fetch_all(pool)
         .await?;
     rows.truncate(page.limit as usize);
-    let found: i64 = rows.first().map_or(Ok(0), |row| row.try_get("found"))?;
-    Ok(Rows { more: found > i64::try_from(rows.len()).unwrap_or(i64::MAX), rows })
+    Ok(Rows { more: is_cut(&rows)?, rows })
 }
 
 /// The place before which the page starts: strictly before `before`, and after what the caller has seen.
@@ -131,9 +130,6 @@ pub(super) fn skip_of<C>(start: &Start<C>) -> Result<i64, Failure> {
 }
 
 /// One row more than the page has is found; those that make it too large stay behind.
-///
-/// A body is looked at to be measured, which takes a large one apart. What is stored of it, packed or not, is known without: it is
-/// no more than the body and a header of 4 bytes, so that where these sums have reached the bound already, nothing further is looked at.
 fn statement(listed: &Listed, narrowed: bool, skip: i64, limit: i64) -> String {
     let Listed { table, columns } = listed;
     let (services, of_service) = if narrowed {
@@ -149,18 +145,32 @@ fn statement(listed: &Listed, narrowed: bool, skip: i64, limit: i64) -> String {
             order by t.created_at desc, t.id desc limit {reach}
         ) p order by p.created_at desc, p.id desc offset {skip} limit {limit}"
     );
+    bounded(&found, "desc")
+}
+
+/// Of what is found, by time (`asc` or `desc`), the first row and as many more as fit; each says how many were found.
+///
+/// A body is looked at to be measured, which takes a large one apart. What is stored of it, packed or not, is known without: it is
+/// no more than the body and a header of 4 bytes, so that where these sums have reached the bound already, nothing further is looked at.
+pub(super) fn bounded(found: &str, way: &str) -> String {
     format!(
         "select * from (
             select s.*, sum(case when s.before <= {PAGE_BYTES} then octet_length(s.body::text) else {PAGE_BYTES} end)
-                over (order by s.created_at desc, s.id desc rows unbounded preceding) as bytes
+                over (order by s.created_at {way}, s.id {way} rows unbounded preceding) as bytes
             from (
                 select f.*, count(*) over () as found, row_number() over so_far as place,
                     coalesce(sum(pg_column_size(f.body) - 4) over (so_far rows between unbounded preceding and 1 preceding), 0)
                         as before
-                from ({found}) f window so_far as (order by f.created_at desc, f.id desc)
+                from ({found}) f window so_far as (order by f.created_at {way}, f.id {way})
             ) s
-         ) m where m.place = 1 or m.bytes <= {PAGE_BYTES} order by m.created_at desc, m.id desc"
+         ) m where m.place = 1 or m.bytes <= {PAGE_BYTES} order by m.created_at {way}, m.id {way}"
     )
+}
+
+/// Whether more was found than these rows, which are what fits of it.
+pub(super) fn is_cut(rows: &[PgRow]) -> Result<bool, Failure> {
+    let found: i64 = rows.first().map_or(Ok(0), |row| row.try_get("found"))?;
+    Ok(found > i64::try_from(rows.len()).unwrap_or(i64::MAX))
 }
 
 /// Makes the page of rows that were read one too far. That one is only counted: where it can't be read, the next page fails.

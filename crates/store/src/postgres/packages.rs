@@ -1,7 +1,5 @@
 //! The table of packages.
 
-use futures::TryStreamExt as _;
-use futures::stream::BoxStream;
 use jam_domain::event::Fact;
 use jam_domain::page::{PackageFilter, Page, PageRequest, TimeCursor, Visible};
 use jam_domain::{PackageId, PackageStatus, PreimageHash, Receipt, Timestamp, WorkItem, WorkPackage};
@@ -220,34 +218,25 @@ pub(super) fn body_of(package: &WorkPackage) -> Result<String, Failure> {
     body(&PackageBody::of(package))
 }
 
-/// Bytes of bodies that a claim has at most, in each processor; a package that is larger is a claim by itself.
-const CLAIM_BYTES: usize = 4 << 20;
-
-/// Packages that a processor has in hand.
+/// Packages that a processor has in hand: in bytes no more than a page of them.
 pub(super) struct Claimed {
     pub(super) packages: Vec<WorkPackage>,
-    /// Whether more were locked than fit: those are pending again when the transaction ends.
+    /// Whether more are locked than fitted.
     pub(super) cut: bool,
 }
 
-/// Reads what was locked, row by row, as far as it fits.
-async fn fitting(mut rows: BoxStream<'_, Result<PgRow, sqlx::Error>>) -> Result<Claimed, Failure> {
-    let (mut packages, mut bytes) = (Vec::new(), 0);
-    while let Some(row) = rows.try_next().await? {
-        bytes += row.try_get_raw("body")?.as_bytes().map_or(0, <[u8]>::len);
-        if bytes > CLAIM_BYTES && !packages.is_empty() {
-            return Ok(Claimed { packages, cut: true });
-        }
-        packages.push(package_of(&row)?);
+impl Claimed {
+    fn of(rows: &[PgRow]) -> Result<Self, Failure> {
+        let packages = rows.iter().map(package_of).collect::<Result<_, _>>()?;
+        Ok(Self { packages, cut: lists::is_cut(rows)? })
     }
-    Ok(Claimed { packages, cut: false })
 }
 
 /// Locks up to `limit` pending packages that nobody else has in hand, oldest first. The lock is the claim: it ends with
 /// the transaction, also when the processor dies.
 pub(super) async fn claim(
     connection: &mut PgConnection,
-    limit: u32,
+    limit: usize,
     visible: &Visible,
     (packages, left_out): &Exceptions,
 ) -> Result<Claimed, Failure> {
@@ -262,17 +251,16 @@ pub(super) async fn claim(
     let sql = format!(
         "select {COLUMNS} from packages t where t.id = any(array(
             select id from packages where {of_services} {but} status = 'pending'
-            order by status, created_at, id limit {limit} for update skip locked))
-         order by t.created_at, t.id"
+            order by status, created_at, id limit {limit} for update skip locked))"
     );
-    let mut claim = query(AssertSqlSafe(sql));
+    let mut claim = query(AssertSqlSafe(lists::bounded(&sql, "asc")));
     if let Some(services) = services {
         claim = claim.bind(services);
     }
     if excepted {
         claim = claim.bind(packages).bind(left_out);
     }
-    fitting(claim.fetch(connection)).await
+    Claimed::of(&claim.fetch_all(connection).await?)
 }
 
 /// The oldest pending packages with their services, of which nothing is read that may be broken; nobody is kept from them.
@@ -298,11 +286,10 @@ pub(super) async fn oldest(
 pub(super) async fn claim_these(connection: &mut PgConnection, ids: &[PackageId]) -> Result<Claimed, Failure> {
     let sql = format!(
         "select {COLUMNS} from packages t where t.id = any(array(
-            select id from packages where id = any($1) and status = 'pending' for update skip locked))
-         order by t.created_at, t.id"
+            select id from packages where id = any($1) and status = 'pending' for update skip locked))"
     );
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-    fitting(query(AssertSqlSafe(sql)).bind(ids).fetch(connection)).await
+    Claimed::of(&query(AssertSqlSafe(lists::bounded(&sql, "asc"))).bind(ids).fetch_all(connection).await?)
 }
 
 /// Locks one package, so that its status changes under one hand.

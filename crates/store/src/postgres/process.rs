@@ -37,19 +37,25 @@ pub(super) async fn process(
     let busy = || StoreError::Unavailable("every processor's connection is in use".into());
     let turn = timeout(store.patience, store.processors.acquire()).await;
     let _turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
+    let (limit, mut most) = (limit as usize, limit as usize);
     let mut done = Vec::new();
     loop {
-        let left = limit.saturating_sub(u32::try_from(done.len()).unwrap_or(u32::MAX));
-        match batch(store, left, visible, engine).await {
-            // What is done is done, and said; who calls again hears of the rest.
-            Err(_) if !done.is_empty() => return Ok(done),
+        let asked = most.min(limit - done.len());
+        match batch(store, asked, visible, engine).await {
+            Err(error) if !done.is_empty() => {
+                // What is done is done, and said; who calls again hears of the rest.
+                tracing::warn!(%error, processed = done.len(), "a later batch of this call failed");
+                return Ok(done);
+            }
             Err(why @ StoreError::Fault(_)) => return apart::process(store, limit, visible, engine, why).await,
             Err(error) => return Err(error),
             Ok((processed, cut)) => {
+                let count = processed.len();
                 done.extend(processed);
-                if !cut || done.len() >= limit as usize {
+                if done.len() >= limit || (count < asked && !cut) {
                     return Ok(done);
                 }
+                most = if cut { count } else { 2 * most };
             }
         }
     }
@@ -58,12 +64,27 @@ pub(super) async fn process(
 /// One transaction's work, and whether it was cut: then more is pending than fitted.
 async fn batch(
     store: &PostgresStore,
-    limit: u32,
+    limit: usize,
     visible: &Visible,
     engine: &Engine,
 ) -> Result<(Vec<Processed>, bool), StoreError> {
-    let (transaction, Claimed { packages, cut }) = store.begun(claim(store, limit, visible)).await?;
+    let (transaction, Claimed { packages, cut }) = store.begun(claim_fitting(store, limit, visible)).await?;
     Ok((finish(store, transaction, &packages, engine).await?, cut))
+}
+
+/// Claims what fits. Where more was locked than that, it is let go at once: others may have it meanwhile.
+async fn claim_fitting(
+    store: &PostgresStore,
+    limit: usize,
+    visible: &Visible,
+) -> Result<(Transaction, Claimed), Failure> {
+    let (transaction, claimed) = claim(store, limit, visible).await?;
+    if !claimed.cut {
+        return Ok((transaction, claimed));
+    }
+    transaction.rollback().await?;
+    let (transaction, again) = claim(store, claimed.packages.len(), visible).await?;
+    Ok((transaction, Claimed { cut: !again.packages.is_empty(), ..again }))
 }
 
 /// Refines what was claimed, and writes what came of it.
@@ -90,7 +111,7 @@ pub(super) async fn finish(
     store.bounded(write(store, transaction, Sorted::of(packages, outcomes), engine)).await
 }
 
-async fn claim(store: &PostgresStore, limit: u32, visible: &Visible) -> Result<(Transaction, Claimed), Failure> {
+async fn claim(store: &PostgresStore, limit: usize, visible: &Visible) -> Result<(Transaction, Claimed), Failure> {
     let mut transaction = begin(&store.pool, Begin::Process(store.claim_timeout)).await?;
     let except = store.aside.at(Instant::now().into_std());
     match packages::claim(&mut transaction, limit, visible, &except).await {
