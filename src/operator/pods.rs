@@ -9,7 +9,8 @@ use jam_domain::{StoreKind, Timestamp};
 use jam_plan::names::{self, Component};
 use jam_plan::observed::{DeploymentState, PodSchema, Probe, left_out};
 use jam_plan::{JamInstance, Observed};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde_json::Value;
@@ -39,6 +40,8 @@ pub async fn look(context: &Context, instance: &JamInstance, discretion: &Discre
         && let Ok(pods) = pods_of(context, &Key::of(instance), Component::Worker).await
     {
         observed.worker_lapsed = pods.iter().filter_map(lapsed_since).min();
+        observed.workers_lapsed = all_lapsed_since(&pods, worker.as_ref());
+        observed.workers_in_turns = in_turns(&pods, instance);
         observed.worker_trouble = told_by(discretion, &pods, observed.at).await;
     }
     // Whether there is a way back depends on the schema that is there now; any API pod that runs knows it.
@@ -64,6 +67,7 @@ pub async fn look(context: &Context, instance: &JamInstance, discretion: &Discre
         }
     };
     observed.trouble = told_by_unready(discretion, &pods, observed.at).await;
+    (observed.all_lapsed, observed.in_turns) = (all_lapsed_since(&pods, Some(&api)), in_turns(&pods, instance));
     let lapsed: Vec<Pod> =
         pods.iter().filter(|pod| lapsed_since(pod).is_some()).take(ENOUGH as usize).cloned().collect();
     pods.truncate(ENOUGH as usize);
@@ -140,8 +144,12 @@ fn lingers(pod: &Pod) -> bool {
 
 /// Whether a pod is ready and stays.
 pub fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    pod.metadata.deletion_timestamp.is_none() && conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+    readiness_of(pod).is_some()
+}
+
+fn readiness_of(pod: &Pod) -> Option<&PodCondition> {
+    let conditions = pod.status.as_ref().filter(|_| pod.metadata.deletion_timestamp.is_none())?.conditions.iter();
+    conditions.flatten().find(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// Since when the containers of a pod that goes on running, and were ready, are not any more. What was evicted, deleted or is on a
@@ -155,6 +163,23 @@ fn lapsed_since(pod: &Pod) -> Option<Timestamp> {
     let (since, start) = (ready.last_transition_time.as_ref()?.0, initial.last_transition_time.as_ref()?.0);
     let lapsed = status.phase.as_deref() == Some("Running") && ready.status == "False" && since > start;
     lapsed.then(|| Timestamp::from_jiff(since))
+}
+
+/// Since when all of so many wanted pods have lapsed, where all have.
+fn all_lapsed_since(pods: &[Pod], of: Option<&DeploymentState>) -> Option<Timestamp> {
+    let lapsed: Vec<Timestamp> = pods.iter().filter_map(lapsed_since).collect();
+    let all =
+        of.is_some_and(|deployment| usize::try_from(deployment.wanted).is_ok_and(|wanted| lapsed.len() >= wanted));
+    lapsed.into_iter().max().filter(|_| all)
+}
+
+/// Whether pods are ready of which none has been since the rollout's pods fell. One that was made after that fell not.
+fn in_turns(pods: &[Pod], instance: &JamInstance) -> bool {
+    let rollout = instance.status.as_ref().and_then(|status| status.rollout.as_ref());
+    let Some(Time(fell)) = rollout.and_then(|rollout| rollout.down_since.as_ref()) else { return false };
+    let mut ready = pods.iter().filter_map(|pod| Some((pod, readiness_of(pod)?.last_transition_time.as_ref()?.0)));
+    let made = |pod: &Pod| pod.metadata.creation_timestamp.as_ref().map(|Time(at)| *at);
+    pods.iter().any(is_ready) && ready.all(|(pod, since)| since > *fell && made(pod).is_some_and(|made| made <= *fell))
 }
 
 /// Asks running pods for their readiness: what they say about their store is what the database is, and its schema.
@@ -250,6 +275,30 @@ mod tests {
         ] {
             assert_eq!(lapsed_since(&pod), None, "{why}");
         }
+    }
+
+    #[test]
+    fn pods_fall_in_turns_where_none_that_is_ready_has_been_since_the_first_fell_or_was_made_after_it() {
+        let (made, before, fell, after) =
+            ("2026-01-01T00:00:01Z", "2026-01-01T00:00:30Z", "2026-01-01T00:01:00Z", "2026-01-01T00:02:00Z");
+        let mut instance: JamInstance =
+            serde_json::from_value(json!({"metadata": {}, "spec": {"runtime": {"jam": {}}}})).unwrap();
+        let turns = |pods: &[Pod], instance: &JamInstance| in_turns(pods, instance);
+        let of = |made: &str, ready: (&str, &str)| {
+            let mut pod = pod("Running", ready, None);
+            pod.metadata.creation_timestamp = Some(Time(made.parse().unwrap()));
+            pod.status.as_mut().unwrap().conditions.as_mut().unwrap()[1].type_ = "Ready".into();
+            pod
+        };
+        let (fallen, back) = (of(made, ("False", after)), of(made, ("True", after)));
+        assert!(!turns(&[back.clone()], &instance), "nothing fell");
+        let rollout =
+            json!({"revision": "r", "generation": 1, "phase": "Progressing", "since": made, "downSince": fell});
+        instance.status = Some(serde_json::from_value(json!({"rollout": rollout})).unwrap());
+        assert!(turns(&[fallen.clone(), back.clone()], &instance));
+        assert!(!turns(&[fallen.clone(), of(made, ("True", before))], &instance), "one has stood all the while");
+        assert!(!turns(&[fallen.clone(), of(after, ("True", after))], &instance), "in the place of an evicted one");
+        assert!(!turns(&[fallen], &instance), "none is ready, which is another thing");
     }
 
     #[test]

@@ -10,8 +10,8 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 /// The environment variable by which a pod asks for a fate: `crash`, `pull`, `never`, `flap` or `slow`; `one-flaps` where only the
-/// first of all pods does; `crash-first` where pods with the first DSN crash and those with another never get ready; `bad-worker` and `late-worker` where only workers never get ready, or crash after a while; `falls` where pods
-/// run until the place says no more, and then crash; `no-room` where pods with another DSN than the first one get ready only while the place says so.
+/// first of all pods does; `crash-first` where pods with the first DSN crash and those with another never get ready; `bad-worker` and `late-worker` where only workers never get ready, or crash after a while; `in-turns` where pods
+/// that are 8 s old are ready one after the other, never two at once; `falls` where pods run until the place says no more, and then crash; `no-room` where pods with another DSN than the first one get ready only while the place says so.
 pub const FATE: &str = "FATE";
 /// What a pod that crashes says last.
 pub const LAST_WORDS: &str = "broken on purpose";
@@ -45,6 +45,10 @@ impl Kubelet {
             loop {
                 let flapped = (started.elapsed().as_millis() / FLAP.as_millis()).is_multiple_of(2);
                 let found = pods.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
+                let mut turns: Vec<_> = found.iter().filter(|pod| fate(pod) == Some("in-turns")).collect();
+                turns.sort_by_key(|pod| pod.name_any());
+                let all_served = turns.iter().all(|pod| is_older(pod, 2 * SLOW + 2));
+                let whose = turns.get(on_turn(started, turns.len())).map(|pod| pod.name_any());
                 let alone = found.iter().find(|pod| fate(pod) == Some("one-flaps")).map(ResourceExt::name_any);
                 for pod in found {
                     let worker = pod.labels().get("app.kubernetes.io/component").is_some_and(|part| part == "worker");
@@ -59,6 +63,7 @@ impl Kubelet {
                         Some("never") => running(address, false),
                         Some("flap") => running(address, flapped),
                         Some("one-flaps") => running(address, flapped || alone != Some(pod.name_any())),
+                        Some("in-turns") if all_served && whose != Some(pod.name_any()) => crashed(),
                         Some("bad-worker") => running(address, !worker),
                         Some("late-worker") if worker && is_older(&pod, LIFE) => crashed(),
                         Some("crash-first") => {
@@ -91,6 +96,13 @@ impl Drop for Kubelet {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+/// Whose turn it is among so many; nobody's for a moment between two.
+fn on_turn(started: Instant, many: usize) -> usize {
+    let (turns, rest) =
+        (started.elapsed().as_millis() / FLAP.as_millis(), started.elapsed().as_millis() % FLAP.as_millis());
+    if rest < 300 { many } else { turns as usize % many.max(1) }
 }
 
 /// The fate that a pod's environment asks for.

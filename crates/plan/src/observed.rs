@@ -87,6 +87,14 @@ pub struct Observed {
     pub lapsed: Option<Timestamp>,
     /// The same of a worker's pod.
     pub worker_lapsed: Option<Timestamp>,
+    /// Since when every API pod that is wanted has lapsed, where all of them have.
+    pub all_lapsed: Option<Timestamp>,
+    /// The same of workers' pods.
+    pub workers_lapsed: Option<Timestamp>,
+    /// Whether API pods are ready of which none has been since the rollout's pods fell; one in the place of an evicted one fell not.
+    pub in_turns: bool,
+    /// The same of workers' pods.
+    pub workers_in_turns: bool,
     /// What runs, as a revision, where status pins none (a release from before revisions made it) or a rollout was given up.
     pub adoptable: Option<Revision>,
     /// The revisions that status refers to and that were read because they differ from what is rendered now.
@@ -164,6 +172,10 @@ impl Observed {
             worker_trouble: None,
             lapsed: None,
             worker_lapsed: None,
+            all_lapsed: None,
+            workers_lapsed: None,
+            in_turns: false,
+            workers_in_turns: false,
             adoptable: None,
             revisions: Vec::new(),
             pod_schema: None,

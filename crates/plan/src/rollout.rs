@@ -55,6 +55,10 @@ pub struct Scene<'a> {
     pub recovering: bool,
     /// Of which pods none at all is ready, or has been for long enough.
     pub none_ready: Option<&'static str>,
+    /// Since when all of those have fallen, where all have.
+    pub all_lost: Option<Timestamp>,
+    /// Whether pods fall for reasons of their own, and of those that are ready none has been since the first one fell.
+    pub in_turns: bool,
     /// When the migration before its pods ended, where there was one: they could not start sooner.
     pub migrated: Option<Timestamp>,
     /// The version of the schema, where known.
@@ -115,19 +119,19 @@ pub fn step(scene: &Scene<'_>) -> Step {
     let began = scene.migrated.into_iter().fold(Timestamp::from_jiff(status.since.0), Timestamp::max);
     let after = |at: Timestamp| (at.as_micros() - began.as_micros()) / 1_000_000;
     let elapsed = after(scene.at);
-    if let Some(lost) = scene.lost.filter(|lost| after(*lost) <= scene.deadline)
+    if scene.lost().is_some_and(|lost| after(lost) <= scene.deadline)
         && status.phase == RolloutPhase::Serving
         && status.from.is_some()
     {
-        return lose(scene, status, lost);
+        return lose(scene, status);
     }
     if let Some(down) = down(scene, elapsed, &mut status)
-        && let Some(of_these) = scene.none_ready
+        && let Some(none) = scene.none_serves(&status)
         && down.min(elapsed) >= scene.deadline
         && !scene.recovering
     {
         let (words, served) = (scene.words(), if status.losses > 0 { "it served, and " } else { "" });
-        return give_up(scene, status, &format!("{served}no {of_these} is ready after {down} s: {words}"));
+        return give_up(scene, status, &format!("{served}{none} after {down} s: {words}"));
     }
     match &scene.stuck {
         // A word about the revision before it may still stand there: nothing is judged before its time.
@@ -144,11 +148,12 @@ pub fn step(scene: &Scene<'_>) -> Step {
 }
 
 /// Where readiness was lost while it was on trial, however long ago: nobody may have looked.
-fn lose(scene: &Scene<'_>, status: RolloutStatus, lost: Timestamp) -> Step {
+fn lose(scene: &Scene<'_>, status: RolloutStatus) -> Step {
     let losses = status.losses + 1;
     // Nor has anybody seen an outage of its database then, which may be just over.
     let earliest = scene.at.plus_seconds(RECOVERY.min(scene.deadline) - scene.deadline);
-    let down_since = Some(seconds(lost.max(earliest)));
+    // Where one has served until a moment ago, the others' dates say nothing about it.
+    let down_since = Some(seconds(scene.all_lost.unwrap_or(scene.at).max(earliest)));
     let status = RolloutStatus { phase: RolloutPhase::Progressing, losses, down_since, ..status };
     if losses < LOSSES {
         return forward(status);
@@ -172,7 +177,7 @@ fn settled(scene: &Scene<'_>, mut status: RolloutStatus) -> RolloutStatus {
 /// the conditions are about. Once its time is over, a revision of which one pod serves is not held to account for another.
 fn down(scene: &Scene<'_>, elapsed: i64, status: &mut RolloutStatus) -> Option<i64> {
     let is_silent = status.phase == RolloutPhase::Progressing && (status.losses > 0 || scene.rolled_out);
-    if !is_silent || (scene.none_ready.is_none() && elapsed > scene.deadline) {
+    if !is_silent || (scene.none_serves(status).is_none() && elapsed > scene.deadline) {
         status.down_since = None;
         return None;
     }
@@ -184,6 +189,19 @@ impl Scene<'_> {
     /// Why pods that were ready are not any more.
     fn words(&self) -> &str {
         self.trouble.as_deref().or(self.stuck.as_deref()).unwrap_or("no pod says why")
+    }
+
+    /// Of which pods none serves: none is ready, or none has been since the first of them fell. Then they fall in turns.
+    fn none_serves(&self, status: &RolloutStatus) -> Option<String> {
+        if let Some(of_these) = self.none_ready {
+            return Some(format!("no {of_these} is ready"));
+        }
+        (self.in_turns && status.down_since.is_some()).then(|| "no pod stays ready".into())
+    }
+
+    /// Since when pods that were ready are not, where their database is not only just back.
+    fn lost(&self) -> Option<Timestamp> {
+        self.lost.filter(|_| !self.recovering)
     }
 }
 
@@ -230,11 +248,13 @@ fn is_on_trial(scene: &Scene<'_>, before: &RolloutStatus) -> bool {
     let early = scene.at <= end;
     match before.phase {
         // Once its time is over, a pod that serves has shown it.
-        RolloutPhase::Progressing => before.losses == 0 || scene.none_ready.is_some() || early,
+        RolloutPhase::Progressing => before.losses == 0 || scene.none_serves(before).is_some() || early,
         RolloutPhase::Serving => {
             // The same pods with the other toggle, or with another password or other keys.
             let same_pods = before.revision == scene.toggled || before.generation == scene.generation;
-            early && (same_pods || scene.none_ready.is_some()) || scene.lost.is_some_and(|lost| lost <= end)
+            // Once its time is over, one that fell in it is held against the version only where none serves.
+            let fell = scene.lost().is_some_and(|lost| lost <= end && (early || scene.none_ready.is_some()));
+            early && (same_pods || scene.none_ready.is_some()) || fell
         }
         RolloutPhase::RolledBack => false,
     }
@@ -328,6 +348,8 @@ pub(crate) fn scene<'a>(
             told.reason == Reason::Reachable.as_str()
                 && observed.at < Timestamp::from_jiff(since).plus_seconds(RECOVERY.min(deadline.into()))
         }),
+        all_lost: observed.all_lapsed.max(observed.workers_lapsed.filter(|_| workers)),
+        in_turns: in_turns(observed, workers),
         none_ready: if no_server { Some("pod") } else { no_worker.then_some("worker") },
         migrated: complete.and_then(|told| told.finished_at.as_ref()).map(|Time(at)| Timestamp::from_jiff(*at)),
         schema: found.or(remembered),
@@ -337,11 +359,18 @@ pub(crate) fn scene<'a>(
     }
 }
 
+fn in_turns(observed: &Observed, workers: bool) -> bool {
+    let servers = observed.in_turns && observed.lapsed.is_some();
+    servers || workers && observed.workers_in_turns && observed.worker_lapsed.is_some()
+}
+
 /// Since when a pod that was ready is not any more, where so many API pods were told to be.
 fn lost_since(observed: &Observed, worker: Option<&DeploymentState>, told: i32) -> Option<Timestamp> {
     // How many workers were ready is not told: once they all were.
     let no_worker = worker.is_some_and(|worker| worker.rolled_out && worker.has_lost_readiness(worker.wanted));
-    let no_server = observed.api.as_ref().is_some_and(|api| api.has_lost_readiness(told));
+    // Where none is ready, what was told may be what an outage or a refused spec had left, which is no loss and was not counted as one.
+    let told = |api: &DeploymentState| if api.ready == 0 { api.wanted } else { told };
+    let no_server = observed.api.as_ref().is_some_and(|api| api.has_lost_readiness(told(api)));
     let (worker, server) = (observed.worker_lapsed.filter(|_| no_worker), observed.lapsed.filter(|_| no_server));
     worker.into_iter().chain(server).min().map(|lost| lost.min(observed.at))
 }

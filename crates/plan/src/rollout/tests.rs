@@ -123,6 +123,8 @@ fn scene(before: &RolloutStatus) -> Scene<'_> {
         database_away: false,
         recovering: false,
         none_ready: None,
+        all_lost: None,
+        in_turns: false,
         migrated: None,
         schema: Some(3),
         deadline: DEADLINE,

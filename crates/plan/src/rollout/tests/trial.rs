@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_revision_that_served_and_then_hangs_for_good_is_given_up_after_the_deadline() {
     let served = step(&Scene { at: at(1020), settled: true, ..scene(&under_way()) }).status;
-    let lost = step(&Scene { at: at(1030), lost: Some(at(1030)), ..scene(&served) }).status;
+    let lost = step(&Scene { at: at(1030), lost: Some(at(1030)), all_lost: Some(at(1030)), ..scene(&served) }).status;
     assert_eq!((lost.phase, lost.losses), (RolloutPhase::Progressing, 1));
     assert_eq!(lost.down_since, Some(seconds(at(1030))));
     let after = |seconds| step(&Scene { at: at(1030 + seconds), none_ready: Some("pod"), ..scene(&lost) });
@@ -38,6 +38,68 @@ fn after_its_time_a_revision_of_which_one_pod_serves_is_not_held_to_account_for_
     assert!(!none(DEADLINE - 1, &first.status).given_up);
     let words = none(DEADLINE, &first.status).status.message.unwrap();
     assert_eq!(words, "it served, and no worker is ready after 300 s: no pod says why");
+}
+
+#[test]
+fn a_revision_whose_pods_fall_in_turns_so_that_none_stays_ready_is_given_up_after_the_deadline() {
+    let lost = step(&Scene { at: at(1030), lost: Some(at(1030)), ..scene(&serving()) }).status;
+    let seen = |seconds, in_turns| Scene { at: at(1030 + seconds), in_turns, ..scene(&lost) };
+    assert!(!step(&seen(DEADLINE - 1, true)).given_up);
+    let words = step(&seen(DEADLINE, true)).status.message.unwrap();
+    assert_eq!(words, "it served, and no pod stays ready after 300 s: no pod says why");
+    let stood = step(&seen(DEADLINE, false)).status;
+    assert_eq!(stood.down_since, None, "one has stood all the while");
+    let later = Scene { before: Some(&stood), ..seen(2 * DEADLINE, true) };
+    assert!(!step(&later).given_up, "it is not on trial any more");
+    let now = good("new");
+    let newer = |in_turns| {
+        let next = Scene { wanted: "newer", generation: 3, good: Some(&now), ..seen(DEADLINE, in_turns) };
+        step(&next).status.from.and_then(|from| from.revision)
+    };
+    assert_eq!((newer(true).as_deref(), newer(false).as_deref()), (Some("old"), Some("new")), "the way back");
+    let away = Scene { database_away: true, ..seen(DEADLINE, true) };
+    assert_eq!(step(&away).status, lost, "an outage is nobody's fault");
+}
+
+#[test]
+fn one_pod_that_fell_on_trial_dates_no_fall_of_one_that_served_until_now() {
+    let (served, now) = (serving(), good("new"));
+    let late = Scene { at: at(9000), lost: Some(at(1060)), ..scene(&served) };
+    let evicted = Scene { none_ready: Some("pod"), ..late.clone() };
+    assert_eq!(step(&evicted).status.down_since, Some(seconds(at(9000))), "its neighbour was evicted just now");
+    let all = Scene { all_lost: Some(at(1060)), ..evicted };
+    assert_eq!(step(&all).status.down_since, Some(seconds(at(9000 + RECOVERY - DEADLINE))));
+    let next = |scene: Scene<'_>| {
+        let next = Scene { wanted: "newer", generation: 3, applied: false, good: Some(&now), ..scene };
+        step(&next).status.from.and_then(|from| from.revision)
+    };
+    assert_eq!(next(late).as_deref(), Some("new"), "the neighbour has shown that it serves");
+    assert_eq!(next(all).as_deref(), Some("old"));
+}
+
+#[test]
+fn what_an_outage_or_a_refused_spec_left_in_status_hides_no_fall_of_every_pod() {
+    let instance = on_postgres();
+    let mut cluster = settled_cluster_for(&instance);
+    let revision = cluster.api.as_ref().unwrap().revision.clone().unwrap();
+    let mut told = applied_status(&instance, &cluster);
+    told.ready_replicas = Some(0);
+    let instance = JamInstance { status: Some(told), ..instance };
+    cluster.lapsed = Some(cluster.at);
+    let mut lost = |ready| {
+        cluster.api.as_mut().unwrap().ready = ready;
+        super::super::scene(&instance, &cluster, (&revision, "toggled", "spec"), false, 300).lost.is_some()
+    };
+    assert!(lost(0));
+    assert!(!lost(1), "one that is back after an outage while the other is on its way");
+}
+
+#[test]
+fn what_is_not_ready_yet_because_its_database_is_only_just_back_has_lost_nothing() {
+    let served = serving();
+    let back = Scene { at: at(1100), lost: Some(at(1050)), recovering: true, ..scene(&served) };
+    assert_eq!(step(&back).status, served);
+    assert_eq!(step(&Scene { recovering: false, ..back }).status.losses, 1, "its time to recover is over");
 }
 
 #[test]
@@ -95,6 +157,7 @@ fn what_crashed_on_trial_while_nobody_looked_is_given_up_once_somebody_does() {
     let seen = |lost, seconds| Scene {
         at: at(seconds),
         lost: Some(at(lost)),
+        all_lost: Some(at(lost)),
         none_ready: Some("pod"),
         good: Some(&now),
         ..scene(&served)
