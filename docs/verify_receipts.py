@@ -204,7 +204,8 @@ def refused(path, error):
     except ValueError:
         said = None
     after = error.headers.get("Retry-After", "")
-    wait = int(after) if after.isdecimal() else 1
+    # 0 is no wait: a server that says so turns us away in all our turns within a moment.
+    wait = max(1, int(after)) if after.isdecimal() else 1
     return Unchecked(f"GET {path}: {error.code} {body[:400]}", error.code, said if isinstance(said, dict) else None, wait)
 
 

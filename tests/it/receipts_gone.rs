@@ -1,11 +1,13 @@
 //! What `jam verify` makes of records that are gone, whose id was used again, or that have no receipt to compare.
 
+use std::time::{Duration, Instant};
+
 use jam_domain::receipt::root_of;
 use jam_domain::{Attestation, EntryType, HashAlgorithm, Receipt, attestation, canonical};
 use serde_json::{Value, json};
 
 use crate::api_support::{Server, TOKEN, World, package};
-use crate::cli_support::Ran;
+use crate::cli_support::{Fake, Ran, Reply};
 use crate::receipts_standing::verify;
 use crate::receipts_vectors::python;
 use crate::support::postgres;
@@ -262,4 +264,17 @@ async fn python_waits_when_it_is_turned_away_and_counts_what_is_gone() {
     assert!(code == 1 && err.contains("seq 2: its record can't be read: "), "{err}");
     let (code, _, err) = python(&["--url", &both.keeps.address, "--service", "s", "--records"], "another-token");
     assert!(code == 2 && err.contains(" 401 "), "{err}");
+}
+
+#[test]
+fn python_waits_a_second_at_least_whatever_the_server_says() {
+    let fake = Fake::answering(|call, _| {
+        let status = if call < 2 { "429 Too Many Requests" } else { "401 Unauthorized" };
+        Some(Reply(status, "retry-after: 0\r\n".into(), "{}".into()))
+    });
+    let started = Instant::now();
+    let (code, _, err) = python(&["--url", &fake.addr, "--service", "s"], TOKEN);
+    assert!(code == 2 && err.contains(" 401 "), "{err}");
+    assert_eq!(fake.calls(), 3);
+    assert!(started.elapsed() >= Duration::from_secs(2), "{:?}", started.elapsed());
 }
