@@ -10,8 +10,10 @@ Exit code: 0 the chain is whole, 1 it is broken (where is printed), 2 it could n
 
 import argparse
 import base64
+import datetime
 import hashlib
 import json
+import math
 import os
 import re
 import sys
@@ -22,6 +24,8 @@ import urllib.request
 
 DOMAIN = "jam-receipt-v1"
 TEXTS = ("hash", "service_id", "entry_type", "prev_root", "new_root", "status", "processed_at", "metadata_hash")
+# The shortest time that a package is kept, and how far clocks may be apart, in seconds.
+KEPT, CLOCKS = 86_400, 60
 
 
 class Broken(Exception):
@@ -71,6 +75,15 @@ def root_of(receipt):
 def metadata_hash_of(record):
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def moment(text):
+    """A time as seconds since 1970; of what is none, what is neither before nor after anything."""
+    try:
+        at = datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ")
+    except (TypeError, ValueError):
+        return math.nan
+    return at.replace(tzinfo=datetime.timezone.utc).timestamp()
 
 
 class Chain:
@@ -191,7 +204,8 @@ def refused(path, error):
     except ValueError:
         said = None
     after = error.headers.get("Retry-After", "")
-    wait = int(after) if after.isdecimal() else 1
+    # 0 is no wait: a server that says so turns us away in all our turns within a moment.
+    wait = max(1, int(after)) if after.isdecimal() else 1
     return Unchecked(f"GET {path}: {error.code} {body[:400]}", error.code, said if isinstance(said, dict) else None, wait)
 
 
@@ -199,7 +213,7 @@ class Records:
     """The packages and reports behind a chain, as far as they are still there."""
 
     def __init__(self, api):
-        self.api, self.gone, self.again, self.applied, self.lost = api, 0, {}, set(), {}
+        self.api, self.gone, self.applied, self.lost = api, 0, set(), {}
 
     def check(self, receipt):
         try:
@@ -228,9 +242,6 @@ class Records:
         whole = found and metadata_hash_of({**found, "status": receipt["status"]}) == receipt["metadata_hash"]
         if not whole and self.used_again(path, receipt, found):
             self.gone += 1
-            if report:
-                # The one before it was done: reports that follow are of the other one.
-                self.again.pop(path, None)
             return
         if not found:
             raise Broken(f"seq {seq}: package {package_id} is there, and its report is not")
@@ -240,8 +251,6 @@ class Records:
             raise Broken(f"seq {seq}: report {found['id']} is {found['status']}, its receipt says {receipt['status']}")
         if report and (receipt["extra"].get("report_id"), receipt["hash"]) != (found["id"], found["refine_output_hash"]):
             raise Broken(f"seq {seq}: extra or hash names another report than {found['id']}")
-        if report and path in self.again:
-            raise Broken(f"seq {self.again[path]}: metadata_hash is not the hash of {path}, whose report is that of seq {seq}")
 
     def report(self, path):
         """The report; nothing where its package is there without one."""
@@ -270,10 +279,17 @@ class Records:
         # Times have one form, and sort as text.
         if package["created_at"] <= receipt["processed_at"]:
             return False
-        if receipt["entry_type"] == "package" and not ours:
-            self.again[path] = receipt["seq"]
-        # A changed report has kept its id.
-        return receipt["entry_type"] == "package" or not found or found["id"] != receipt["extra"].get("report_id")
+        if receipt["entry_type"] == "report":
+            # A changed one has kept its id.
+            return not found or found["id"] != receipt["extra"].get("report_id")
+        if ours:
+            return True
+        created, earliest = moment(package["created_at"]), moment(receipt["processed_at"]) + KEPT - CLOCKS
+        if not earliest <= created <= time.time() + CLOCKS:
+            return False
+        # Reports leave together with their packages: where an older one is there, its package can't have been deleted.
+        report = self.report(path)
+        return not report or created <= moment(report["created_at"]) + CLOCKS
 
 
 def verify_url(api, chain, records):

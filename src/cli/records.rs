@@ -34,17 +34,11 @@ pub struct Suspects {
     pub possible: Vec<Wanted>,
 }
 
-/// A package that was submitted under the id of one that was deleted, and has no receipt in this chain.
-struct Again {
-    /// The seq of the receipt of the one before it.
-    seq: u64,
-    /// When that receipt was made.
-    receipted_at: Timestamp,
-    created_at: Timestamp,
-}
-
-/// The shortest time that a finished package is kept: `retention_days` is 1 or more, or for ever.
+/// The shortest time that a package is kept: `retention_days` is 1 or more, or for ever, and only cleanups delete packages.
 const KEPT_SECONDS: i64 = 86_400;
+
+/// How far the clocks may be apart by which packages, receipts and reports are dated and cleanups run.
+const CLOCK_SECONDS: i64 = 60;
 
 /// What the chain says of its records, until they are read.
 pub struct Ledger {
@@ -55,7 +49,8 @@ pub struct Ledger {
     reports: HashMap<String, usize>,
     contents: HashMap<String, usize>,
     applied: HashSet<String>,
-    again: HashMap<String, Again>,
+    /// Ids under which another package was submitted once theirs was deleted, and which have no receipt in this chain.
+    again: HashSet<String>,
 }
 
 struct Link {
@@ -79,7 +74,7 @@ impl Ledger {
             reports: HashMap::new(),
             contents: HashMap::new(),
             applied: HashSet::new(),
-            again: HashMap::new(),
+            again: HashSet::new(),
         }
     }
 
@@ -241,7 +236,7 @@ impl Ledger {
 
     /// Whether the package's id was used again after this receipt.
     fn is_used_again(&self, wanted: &Wanted) -> bool {
-        self.again.contains_key(&wanted.package_id) || self.seq_of_package(&wanted.package_id) > wanted.seq
+        self.again.contains(&wanted.package_id) || self.seq_of_package(&wanted.package_id) > wanted.seq
     }
 
     /// Whether this record, which does not fit what is wanted, may be of another package with the same id.
@@ -250,24 +245,28 @@ impl Ledger {
         !wanted.report || !(self.reports.contains_key(text(record, "id")) || self.contents.contains_key(&content()))
     }
 
-    /// Whether this package, which does not fit the receipt of its id, is another one: it was created after that was made, and has no
-    /// receipt in the chain that was read. The one before it counts as gone.
-    pub fn used_again(&mut self, package: &Value, receipt: Option<&Value>) -> bool {
-        let (id, created_at) = (text(package, "id"), text(package, "created_at").parse::<Timestamp>());
-        let ours = receipt.filter(|receipt| text(receipt, "service_id") == self.service.as_str());
+    /// Whether a package that does not fit the receipt of its id is another one: it has no receipt in the chain that was read, and was
+    /// created when the one before it, which counts as gone, can have been deleted. `found` is it with its receipt, read before its `report`.
+    pub fn used_again(&mut self, found: &Value, report: Option<&Value>, now: Timestamp) -> bool {
+        let ours = found.get("receipt").filter(|receipt| text(receipt, "service_id") == self.service.as_str());
         if ours.and_then(seq_of).is_some_and(|seq| self.reaches(seq)) {
             return false;
         }
-        let (Some(at), Ok(created_at)) = (self.packages.get(id), created_at) else {
-            return self.again.contains_key(id);
+        let Some(package) = found.get("package") else { return false };
+        let id = text(package, "id");
+        let Some(link) = self.packages.get(id).and_then(|at| self.links.get_mut(*at)) else {
+            return self.again.contains(id);
         };
-        let Some(Link { seq, processed_at, seen, .. }) = self.links.get_mut(*at) else { return false };
-        if created_at <= *processed_at {
+        let Some(created_at) = created_at_of(package) else { return false };
+        let earliest = link.processed_at.plus_seconds(KEPT_SECONDS - CLOCK_SECONDS);
+        let possible = (earliest..=now.plus_seconds(CLOCK_SECONDS)).contains(&created_at);
+        // Reports leave together with their packages: where an older one is there, its package can't have been deleted.
+        let own = |at: Timestamp| created_at <= at.plus_seconds(CLOCK_SECONDS);
+        if !possible || report.is_some_and(|report| !created_at_of(report).is_some_and(own)) {
             return false;
         }
-        *seen = false;
-        let again = Again { seq: *seq, receipted_at: *processed_at, created_at };
-        self.again.insert(id.to_owned(), again);
+        link.seen = false;
+        self.again.insert(id.to_owned());
         self.packages.remove(id);
         true
     }
@@ -275,27 +274,6 @@ impl Ledger {
     /// How many ids were used again without a receipt in the chain that was read.
     pub fn ids_used_again(&self) -> usize {
         self.again.len()
-    }
-
-    /// Reports leave together with their packages: where one of those is there, its package can't have been deleted.
-    pub fn left_with_their_reports(&self) -> Result<(), Mismatch> {
-        let there = |link: &&Link| link.seen && link.is_report();
-        for link in self.links.iter().filter(there) {
-            let Some(Again { seq, receipted_at, created_at }) = self.again.get(&link.package_id) else { continue };
-            // Accumulators may be on again when the other package is processed: then the report is its own.
-            let former = |other: &Link| {
-                other.is_report() && other.package_id == link.package_id && (*seq..link.seq).contains(&other.seq)
-            };
-            let ended = *created_at >= receipted_at.plus_seconds(KEPT_SECONDS) || self.links.iter().any(former);
-            if !ended || *created_at > link.processed_at {
-                let problem = format!(
-                    "metadata_hash is not the hash of package {}, whose report has the receipt with seq {}",
-                    link.package_id, link.seq
-                );
-                return Err(Mismatch { seq: Some(*seq), problem });
-            }
-        }
-        Ok(())
     }
 
     /// The seq of a report's own receipt.
@@ -353,6 +331,10 @@ fn hash_of(algorithm: HashAlgorithm, record: &Value, status: &str) -> String {
         fields.insert("status".into(), status.into());
     }
     hex::encode(algorithm.hash(&canonical::bytes(&record)))
+}
+
+fn created_at_of(record: &Value) -> Option<Timestamp> {
+    text(record, "created_at").parse().ok()
 }
 
 fn seq_of(receipt: &Value) -> Option<u64> {

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use jam_domain::receipt::{Chain, verify_next};
-use jam_domain::{AccumulatorRoot, Code, EntryType, HashAlgorithm, Receipt, ServiceId};
+use jam_domain::{AccumulatorRoot, Code, EntryType, HashAlgorithm, Receipt, ServiceId, Timestamp};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
@@ -123,11 +123,7 @@ impl Walk<'_> {
         }
         // What stands under another service is not in the lists of this one.
         let missing = self.ledger.missing(LOOKED_FOR);
-        let found = match self.one_by_one(missing).await? {
-            Ok(()) => self.ledger.left_with_their_reports(),
-            wrong => wrong,
-        };
-        if let Err(mismatch) = found {
+        if let Err(mismatch) = self.one_by_one(missing).await? {
             return Ok(Err(self.located(mismatch)));
         }
         for doubt in self.standing.doubts(LOOKED_FOR) {
@@ -206,9 +202,14 @@ impl Walk<'_> {
 
     /// Whether the package with this id is another one than that of the receipt.
     async fn used_again(&mut self, package_id: &str) -> Result<bool, Fault> {
-        let found = self.found(&["jam", "packages", package_id]).await?;
-        let receipt = found.as_ref().ok().and_then(|found| found.get("receipt"));
-        Ok(package_in(&found).is_some_and(|package| self.ledger.used_again(package, receipt)))
+        let path = ["jam", "packages", package_id, "report"];
+        let Ok(found) = self.found(&path[..3]).await? else { return Ok(false) };
+        let bundle = match self.found(&path).await {
+            Err(fault) if fault.is_internal() => return Ok(false),
+            asked => asked?.ok(),
+        };
+        let report = bundle.as_ref().and_then(|bundle| bundle.get("report"));
+        Ok(self.ledger.used_again(&found, report, Timestamp::now()))
     }
 
     /// What is there under this path; nothing, and what the server says of that, when it is not there.

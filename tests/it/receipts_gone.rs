@@ -1,9 +1,13 @@
 //! What `jam verify` makes of records that are gone, whose id was used again, or that have no receipt to compare.
 
+use std::time::{Duration, Instant};
+
+use jam_domain::receipt::root_of;
+use jam_domain::{Attestation, EntryType, HashAlgorithm, Receipt, attestation, canonical};
 use serde_json::{Value, json};
 
 use crate::api_support::{Server, TOKEN, World, package};
-use crate::cli_support::Ran;
+use crate::cli_support::{Fake, Ran, Reply};
 use crate::receipts_standing::verify;
 use crate::receipts_vectors::python;
 use crate::support::postgres;
@@ -29,6 +33,53 @@ impl Both {
         for table in ["attestations", "reports", "packages"] {
             postgres::execute(&self.dsn, &format!("delete from {table}")).await;
         }
+    }
+
+    /// Dates the whole chain of `s` and its records back, as if all of it had happened these days ago.
+    async fn happened_before(&self, days: u8) {
+        let earlier = format!("created_at = created_at - interval '{days} days'");
+        for table in ["packages", "reports", "attestations"] {
+            postgres::execute(&self.dsn, &format!("update {table} set {earlier}")).await;
+        }
+        let listed = async |name: &str| {
+            let path = format!("/jam/{name}?service_id=s&limit=200&order=asc");
+            self.keeps.get(&path).await.expect(200).json()["items"].as_array().unwrap().clone()
+        };
+        let hash = |record: &Value| HashAlgorithm::Sha256.hash(&canonical::bytes(record));
+        let (mut prev_root, mut updates) = (String::new(), Vec::new());
+        for receipt in listed("receipts").await {
+            let mut receipt: Receipt = serde_json::from_value(receipt).unwrap();
+            let report = receipt.entry_type == EntryType::Report;
+            let id = if report { &receipt.extra.as_ref().unwrap()["package_id"] } else { &json!(receipt.hash) };
+            let path = format!("/jam/packages/{}{}", id.as_str().unwrap(), if report { "/report" } else { "" });
+            let mut record = self.keeps.get(&path).await.expect(200).json();
+            record = if report { record["report"].take() } else { record };
+            record["status"] = json!(receipt.status);
+            receipt.metadata_hash = hex::encode(hash(&record));
+            receipt.processed_at = receipt.processed_at.plus_seconds(-86_400 * i64::from(days));
+            receipt.prev_root = prev_root;
+            receipt.new_root = root_of(HashAlgorithm::Sha256, &receipt);
+            let Receipt { seq, prev_root: before, new_root: root, metadata_hash, processed_at, .. } = &receipt;
+            let bytes = |hex: &str| format!("decode('{hex}', 'hex')");
+            let (before, after, content) = (bytes(before), bytes(root), bytes(metadata_hash));
+            updates.push(format!(
+                "update receipts set prev_root = {before}, new_root = {after}, metadata_hash = {content},
+                    processed_at = '{processed_at}' where seq = {seq};
+                 update accumulators set seq = {seq}, root = {after}, updated_at = '{processed_at}'"
+            ));
+            prev_root = receipt.new_root;
+        }
+        for report in listed("reports").await {
+            let (id, package) = (report["id"].as_str().unwrap(), report["package_id"].as_str().unwrap());
+            let words = self.keeps.get(&format!("/jam/packages/{package}/attestations")).await.expect(200).json();
+            let word: Attestation = serde_json::from_value(words["items"][0].clone()).unwrap();
+            let signature = json!(attestation::signature(HashAlgorithm::Sha256, &report, &word));
+            updates.push(format!(
+                "update attestations set body = jsonb_set(body::jsonb, '{{signature}}', '{signature}')::json
+                 where report_id = '{id}'"
+            ));
+        }
+        postgres::execute(&self.dsn, &updates.join(";")).await;
     }
 
     fn is_whole(&self, what: &str) -> Ran {
@@ -59,6 +110,8 @@ async fn an_id_that_is_used_again_without_a_receipt_is_counted_and_no_finding() 
     let both = Both::new().await;
     let id = both.keeps.submit("s", "1").await["id"].take();
     process(&both.keeps).await;
+    both.happened_before(2).await;
+    assert!(!both.is_whole("two days ago").out.contains("no longer listed"));
     both.delete_records().await;
     submit(&both.without, &id, "s", "2").await;
     let counted = "\nids used again without receipts: 1, whose packages nothing in the chain covers\n";
@@ -94,32 +147,51 @@ async fn a_changed_package_does_not_pass_for_one_whose_id_was_used_again() {
     both.keeps.submit("s", "1").await;
     process(&both.keeps).await;
     both.keeps.submit("s", "2").await;
+    process(&both.without).await;
+    both.keeps.submit("s", "3").await;
+    both.happened_before(3).await;
+    let settings = [("JAM_LEGACY_LIST_RESPONSE", "true"), ("JAM_ACCUMULATOR_HASH", "sha256")];
+    let bare = World::on(&both.dsn).with(&settings).await;
     postgres::execute(&both.dsn, "create table whole as table packages").await;
     let body = "body = jsonb_set(body::jsonb, '{nonce}', '\"x\"')::json";
+    let without = format!("{body}, receipt_seq = null");
+    let later = |interval: &str| format!("{without}, created_at = created_at + interval '{interval}'");
     let applied = "(select processed_at from receipts where seq = 2)";
+    // 1 is applied, 3 as well, with a report that has no receipt, and 4 is pending.
     let cases = [
-        ("1", format!("{body}, receipt_seq = null")),
-        ("1", format!("{body}, created_at = created_at + interval '1 hour'")),
-        ("1", format!("{body}, receipt_seq = null, created_at = created_at + interval '1 hour'")),
-        ("1", format!("{body}, receipt_seq = null, created_at = created_at + interval '2 days'")),
-        ("1", format!("{body}, receipt_seq = null, created_at = {applied}")),
-        ("1", format!("{body}, receipt_seq = null, created_at = {applied}, service_id = 'other'")),
-        ("1", format!("{body}, receipt_seq = 3, created_at = {applied}")),
-        ("3", format!("{body}, receipt_seq = null")),
+        (1, without.clone()),
+        (1, format!("{body}, created_at = created_at + interval '1 hour'")),
+        (1, format!("{body}, created_at = created_at + interval '2 days'")),
+        (1, later("1 hour")),
+        (1, later("2 days")),
+        (1, format!("{without}, created_at = {applied}")),
+        (1, format!("{without}, created_at = {applied}, service_id = 'other'")),
+        (1, format!("{}, service_id = 'other'", later("2 days"))),
+        (1, format!("{body}, receipt_seq = 3, created_at = {applied}")),
+        (3, later("5 milliseconds")),
+        (3, later("2 days")),
+        (3, later("6 days")),
+        (4, without.clone()),
+        (4, later("5 milliseconds")),
+        (4, later("23 hours")),
+        (4, later("73 hours")),
     ];
     let restore = "truncate packages; insert into packages table whole";
     for (seq, set) in cases {
         postgres::execute(&both.dsn, &format!("update packages set {set} where receipt_seq = {seq}")).await;
-        let (ran, (code, _, err)) = (verify(&both.keeps, &[]), both.python());
         let place = format!("seq {seq}: metadata_hash is not the hash of");
-        assert!(ran.code == 1 && ran.err.contains(&place), "{set}: {ran:?}");
-        assert!(code == 1 && err.contains(&place), "{set}: {err}");
+        for server in [&both.keeps, &bare] {
+            let ran = verify(server, &[]);
+            assert!(ran.code == 1 && ran.err.contains(&place), "{seq} {set}: {ran:?}");
+        }
+        let (code, _, err) = both.python();
+        assert!(code == 1 && err.contains(&place), "{seq} {set}: {err}");
         postgres::execute(&both.dsn, restore).await;
         both.is_whole(&set);
     }
-    // One that has no report yet is as good as deleted and made by hand: it is counted.
-    let by_hand = format!("{body}, receipt_seq = null, created_at = created_at + interval '1 hour'");
-    postgres::execute(&both.dsn, &format!("update packages set {by_hand} where receipt_seq = 3")).await;
+    // One that has no report yet and is dated a day later is as good as deleted and made by hand: it is counted.
+    let by_hand = later("25 hours");
+    postgres::execute(&both.dsn, &format!("update packages set {by_hand} where receipt_seq = 4")).await;
     assert!(both.is_whole(&by_hand).out.contains("\nids used again without receipts: 1"));
 }
 
@@ -192,4 +264,17 @@ async fn python_waits_when_it_is_turned_away_and_counts_what_is_gone() {
     assert!(code == 1 && err.contains("seq 2: its record can't be read: "), "{err}");
     let (code, _, err) = python(&["--url", &both.keeps.address, "--service", "s", "--records"], "another-token");
     assert!(code == 2 && err.contains(" 401 "), "{err}");
+}
+
+#[test]
+fn python_waits_a_second_at_least_whatever_the_server_says() {
+    let fake = Fake::answering(|call, _| {
+        let status = if call < 2 { "429 Too Many Requests" } else { "401 Unauthorized" };
+        Some(Reply(status, "retry-after: 0\r\n".into(), "{}".into()))
+    });
+    let started = Instant::now();
+    let (code, _, err) = python(&["--url", &fake.addr, "--service", "s"], TOKEN);
+    assert!(code == 2 && err.contains(" 401 "), "{err}");
+    assert_eq!(fake.calls(), 3);
+    assert!(started.elapsed() >= Duration::from_secs(2), "{:?}", started.elapsed());
 }
