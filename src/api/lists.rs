@@ -1,4 +1,4 @@
-//! The shape of every list: an envelope with both ways of paging, or the bare array of old clients.
+//! The shape of every list: an envelope with both ways of paging, or the bare array of old clients; and the room of large answers.
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -67,6 +67,17 @@ pub fn large<T: Serialize, C: Display>(
         return Err(Refusal::field("limit", problem).details(json!({"field": "limit", "limit": fits})));
     }
     Ok(sent(encoded(&page.items), turn))
+}
+
+/// The answer for one item. A large one takes room of its own size or, where there is none, is refused: it is in memory already,
+/// and waiting would hold it there.
+pub fn single<T: Serialize>(api: &Api, admitted: &Admitted<'_>, item: &T) -> Result<Response, Refusal> {
+    let json = encoded(item);
+    if json.len() <= SMALL {
+        return Ok(json_answer(Body::from(json)));
+    }
+    let turn = api.gate.lists.now(&admitted.caller.bucket, json.len() as u64)?;
+    Ok(sent(json, turn))
 }
 
 fn envelope<'a, T, C: Display>(asked: &PageRequest<C>, page: &'a Page<T, C>, beside: Beside) -> Listed<'a, T> {

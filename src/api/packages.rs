@@ -6,14 +6,14 @@ use axum::response::Response;
 use hyper::body::Incoming;
 use jam_domain::page::PackageFilter;
 use jam_domain::submission::{Stamped, Submission, idempotency_key};
-use jam_domain::{Code, PackageId, Refusal, WorkPackage};
+use jam_domain::{Code, PackageId, PackageStatus, Refusal, WorkPackage};
 use jam_store::{NewPackage, SubmitError, Submitted};
 use opentelemetry::KeyValue;
 use serde_json::json;
 
 use super::admit::Admitted;
 use super::body::received;
-use super::fault::{Fault, json_response, not_found, ok};
+use super::fault::{Fault, json_response, not_found};
 use super::lists::{self, Beside};
 use super::shapes::{Attestations, PackageWithReceipt, ReportBundle};
 use super::spans;
@@ -131,27 +131,27 @@ pub async fn read(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault>
     let include_receipt = admitted.query.flag("include_receipt")?;
     let (package, archived) = find(api, admitted).await?;
     if !include_receipt {
-        return Ok(ok(&package));
+        return Ok(lists::single(api, admitted, &package)?);
     }
     let receipt = api.store.package_receipts(&[package.id], archived).await?.into_iter().next();
-    Ok(ok(&PackageWithReceipt { package, receipt }))
+    Ok(lists::single(api, admitted, &PackageWithReceipt { package, receipt })?)
 }
 
 /// GET /jam/packages/{id}/report.
 pub async fn report(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
     let include_receipt = admitted.query.flag("include_receipt")?;
-    let (package, archived) = find(api, admitted).await?;
-    let Some(bundle) = report_of(api, package.id, archived).await? else {
-        return Err(unrefined(api, &package).await?.into());
+    let Place { id, status, archived } = place(api, admitted).await?;
+    let Some(bundle) = report_of(api, id, archived).await? else {
+        return Err(unrefined(api, id, status).await?.into());
     };
     let jam_store::ReportBundle { report, attestations, receipt } = bundle;
-    Ok(ok(&ReportBundle { report, attestations, receipt: include_receipt.then_some(receipt) }))
+    let body = ReportBundle { report, attestations, receipt: include_receipt.then_some(receipt) };
+    Ok(lists::single(api, admitted, &body)?)
 }
 
 /// Why there is no report: not refined yet, or disputed for a reason that the client should hear.
-async fn unrefined(api: &Api, package: &WorkPackage) -> Result<Refusal, Fault> {
-    let status = package.status;
-    let details = match api.store.dispute_of(package.id).await? {
+async fn unrefined(api: &Api, id: PackageId, status: PackageStatus) -> Result<Refusal, Fault> {
+    let details = match api.store.dispute_of(id).await? {
         Some(reason) => json!({"status": status.as_str(), "reason": reason}),
         None => json!({"status": status.as_str()}),
     };
@@ -160,10 +160,10 @@ async fn unrefined(api: &Api, package: &WorkPackage) -> Result<Refusal, Fault> {
 
 /// GET /jam/packages/{id}/attestations.
 pub async fn attestations(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
-    let (package, archived) = find(api, admitted).await?;
-    let bundle = report_of(api, package.id, archived).await?;
+    let Place { id, status: _, archived } = place(api, admitted).await?;
+    let bundle = report_of(api, id, archived).await?;
     let items = bundle.map(|bundle| bundle.attestations).unwrap_or_default();
-    Ok(ok(&Attestations { items }))
+    Ok(lists::single(api, admitted, &Attestations { items })?)
 }
 
 /// The package that the path names, and whether it is archived: then only administrators see it, when they ask for it. A
@@ -181,6 +181,19 @@ async fn find(api: &Api, admitted: &Admitted<'_>) -> Result<(WorkPackage, bool),
     };
     admitted.caller.may_touch(&package.service_id)?;
     Ok((package, archived))
+}
+
+/// Where a package stands.
+struct Place {
+    id: PackageId,
+    status: PackageStatus,
+    archived: bool,
+}
+
+/// The same without its body, which may be large: who waits for more of the store does not hold it.
+async fn place(api: &Api, admitted: &Admitted<'_>) -> Result<Place, Fault> {
+    let (WorkPackage { id, status, .. }, archived) = find(api, admitted).await?;
+    Ok(Place { id, status, archived })
 }
 
 async fn report_of(api: &Api, id: PackageId, archived: bool) -> Result<Option<jam_store::ReportBundle>, Fault> {

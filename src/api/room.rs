@@ -54,6 +54,10 @@ fn kib(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).max(1)
 }
 
+fn no_room(seconds: u32) -> Refusal {
+    Refusal::new(Code::StoreUnavailable, "too many transfers are under way: try again").retry_after(seconds)
+}
+
 impl Turn {
     /// Gives back what is more than so many bytes: a list is known to be small once it is read.
     pub fn keep(&mut self, bytes: u64) {
@@ -81,10 +85,17 @@ impl Room {
         };
         match timeout(TURN, turn).await {
             Ok(Ok(turn)) => Ok(turn),
-            Ok(Err(_)) | Err(_) => {
-                Err(Refusal::new(Code::StoreUnavailable, "too many transfers are under way: try again").retry_after(5))
-            }
+            Ok(Err(_)) | Err(_) => Err(no_room(5)),
         }
+    }
+
+    /// Room for so many bytes of this caller's if there is some now, for what would hold memory while it waits. Who waits in turn
+    /// goes first.
+    pub fn now(&self, caller: &Key, bytes: u64) -> Result<Turn, Refusal> {
+        let kib = kib(bytes).min(self.share);
+        let of_the_share = self.share_of(caller).try_acquire_many_owned(kib).map_err(|_| no_room(1))?;
+        let of_all = self.left.clone().try_acquire_many_owned(kib).map_err(|_| no_room(1))?;
+        Ok(Turn { of_the_share, of_all })
     }
 
     /// The caller's share, which lives as long as somebody holds or awaits a part of it.
@@ -158,6 +169,21 @@ mod tests {
         assert_eq!(taken(&lists, &of("a"), MIB).len(), 3);
         drop(turns);
         assert_eq!(taken(&lists, &of("a"), MIB).len(), 4);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_wait_has_room_now_or_is_refused_at_once() {
+        let lists = rooms(64 * MIB).lists;
+        let mut held: Vec<_> = (0..4).map(|_| lists.now(&of("a"), MIB).unwrap()).collect();
+        let refused = lists.now(&of("a"), 1).err().expect("the share is used up");
+        assert_eq!((refused.code, refused.retry_after), (Code::StoreUnavailable, Some(1)));
+        held.extend(["b", "c", "d"].map(|token| lists.now(&of(token), 5 * MIB).expect("it gets the share whole")));
+        assert!(lists.now(&of("e"), 1).is_err(), "all of the room is used up");
+        held.remove(0);
+        // What was refused for want of the one has left nothing of the other taken.
+        assert!(lists.now(&of("e"), MIB).is_ok());
+        let waiting = lists.turn(&of("a"), 2 * MIB).now_or_never();
+        assert!(waiting.is_none() && lists.now(&of("a"), MIB).is_ok(), "who has given up waiting holds nothing");
     }
 
     #[tokio::test]

@@ -9,8 +9,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout};
 
-use crate::api_raw::{head, memory};
-use crate::api_support::{Server, TOKEN, World, answer, laws, until};
+use crate::api_admin::{BOUND, Office, ROOT};
+use crate::api_raw::{head, memory, read_to_end};
+use crate::api_support::{PATIENCE, Server, TOKEN, World, answer, laws, until};
 use crate::cli_support::slctl_with;
 use crate::support::postgres;
 
@@ -95,11 +96,16 @@ async fn a_bare_array_is_never_cut_short_but_refused_with_what_fits(world: World
 
 /// One who asks for a page, and does not read it.
 async fn deaf(server: &Server, token: &str) -> TcpStream {
+    deaf_to(server, token, "/jam/packages").await
+}
+
+/// The same of any answer.
+async fn deaf_to(server: &Server, token: &str, path: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     // What the kernel takes off our hands is no longer under way.
     socket.set_recv_buffer_size(4096).unwrap();
     let mut deaf = socket.connect(server.address.trim_start_matches("http://").parse().unwrap()).await.unwrap();
-    deaf.write_all(head("GET", "/jam/packages", token, "").as_bytes()).await.unwrap();
+    deaf.write_all(head("GET", path, token, "").as_bytes()).await.unwrap();
     deaf
 }
 
@@ -161,6 +167,16 @@ async fn submit_wordy(server: &Server, packages: usize, words: usize) -> BTreeSe
     all.into_iter().collect()
 }
 
+/// Puts words of this signature beside those of a report.
+async fn write_words(world: &World, report: &str, words: usize, signature: &str) {
+    let sql = format!(
+        "insert into attestations (report_id, worker_id, weight, created_at, body)
+         select '{report}', 'w' || n, 1, now(), '{{\"signature\":\"{signature}\",\"engine\":\"e\",\"engine_version\":\"1\"}}'
+         from generate_series(1, {words}) n"
+    );
+    postgres::execute(world.dsn().unwrap(), &sql).await;
+}
+
 async fn a_page_of_reports_with_many_words_ends_early_and_the_cursor_finds_them_all(world: World) {
     let server = world.serve().await;
     let all = submit_wordy(&server, 100, 10).await;
@@ -192,17 +208,69 @@ async fn a_page_of_reports_with_many_words_ends_early_and_the_cursor_finds_them_
     }
 }
 
+/// How many of many requests get their answer, which nobody reads; the others are refused at once. All of them stay open.
+async fn unread(server: &Server, token: &str, path: &str, many: usize) -> (usize, Vec<TcpStream>) {
+    let (mut under_way, mut open) = (0, Vec::new());
+    for _ in 0..many {
+        let mut stream = deaf_to(server, token, path).await;
+        let mut status = [0; 12];
+        while timeout(PATIENCE, stream.peek(&mut status)).await.expect("it waits for nobody").unwrap() < status.len() {}
+        if status.ends_with(b"200") {
+            under_way += 1;
+        } else {
+            let refused = read_to_end(&mut stream).await;
+            assert_eq!(refused.status, 503, "{}", refused.head);
+            assert!(refused.head.contains("retry-after: 1\r\n"), "{}", refused.head);
+            assert!(refused.code().ends_with("_store_unavailable"), "{}", refused.body);
+        }
+        open.push(stream);
+    }
+    (under_way, open)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_answers_that_a_caller_does_not_read_are_refused_where_its_room_ends_and_nobody_elses_are() {
+    let world = World::postgres().await;
+    let settings = [("JAM_CLIENT_TIMEOUT", "300"), ("JAM_ATTESTATION_THRESHOLD", "1000")];
+    let Office { server, .. } = &Office::with(&world, &settings).await;
+    let id = server.submit("mine", "n").await["id"].as_str().unwrap().to_owned();
+    server.post("/jam/process", &Value::Null).await.expect(200);
+    let report = ids(&server.get("/jam/reports").await.expect(200).json()["items"]).remove(0);
+    write_words(&world, &report, 990, &"A".repeat(4096)).await;
+    // Larger than any that is let in: the kernel takes what is of a megabyte off our hands.
+    let sql =
+        "update packages set body = jsonb_set(body::jsonb, '{items,0,memo}', to_jsonb(repeat('m', 4000000)))::json";
+    postgres::execute(world.dsn().unwrap(), sql).await;
+    let of_package =
+        ["", "?include_receipt=true", "/report", "/attestations"].map(|part| format!("/jam/packages/{id}{part}"));
+    for path in of_package.into_iter().chain([format!("/jam/admin/disputes/{id}")]) {
+        if path.contains("disputes") {
+            let other = json!({"worker_id": "w", "signature": "YQ==", "refine_output_hash": "ab".repeat(32)});
+            server.post(&format!("/jam/reports/{report}/attestations"), &other).await.expect(201);
+        }
+        let honest = async || answer(server.bare("GET", &path).bearer_auth(BOUND)).await;
+        let whole = honest().await.expect(200).bytes;
+        assert!(whole.len() > 3 * MIB, "{path}: {}", whole.len());
+        let before = memory(&server.pid(), "VmRSS");
+        // Once so many that the process would grow by 100 MB: each is read and written whole before it is refused.
+        let many = if path.ends_with("/report") { 25 } else { 4 };
+        let (under_way, open) = unread(server, ROOT, &path, many).await;
+        let grown = memory(&server.pid(), "VmRSS").saturating_sub(before) / 1024;
+        assert!(under_way == 1 && grown < 64, "{path}: {under_way} answers under way, {grown} MiB more");
+        let read = timeout(Duration::from_secs(10), honest()).await.expect("it waits for nobody");
+        assert!(read.expect(200).bytes == whole, "{path}");
+        drop(open);
+        let again = async || (answer(server.bare("GET", &path).bearer_auth(ROOT)).await.status == 200).then_some(());
+        until("the room is given back", again).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_word_too_many_is_a_conflict_that_says_so() {
     let world = World::postgres().await;
     let server = world.serve().await;
     let report = submit_wordy(&server, 1, 0).await.pop_first().unwrap();
-    let sql = format!(
-        "insert into attestations (report_id, worker_id, weight, created_at, body)
-         select '{report}', 'w' || n, 1, now(), '{{\"signature\":\"c2ln\",\"engine\":\"e\",\"engine_version\":\"1\"}}'
-         from generate_series(1, 998) n"
-    );
-    postgres::execute(world.dsn().unwrap(), &sql).await;
+    write_words(&world, &report, 998, "c2ln").await;
     let path = format!("/jam/reports/{report}/attestations");
     let spoken = |worker: &str| json!({"worker_id": worker, "signature": "c2ln"});
     server.post(&path, &spoken("last")).await.expect(201);

@@ -9,12 +9,13 @@ use jam_store::{Dispute, Resolved};
 use crate::api::admit::Admitted;
 use crate::api::body::received;
 use crate::api::fault::{Fault, not_found, ok};
+use crate::api::lists;
 use crate::api::shapes::admin::Disputed;
 use crate::api::state::Api;
 
 /// GET /jam/admin/disputes/{package_id}.
 pub async fn read(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
-    Ok(ok(&Disputed::from(find(api, admitted).await?)))
+    Ok(lists::single(api, admitted, &Disputed::from(find(api, admitted).await?))?)
 }
 
 /// POST /jam/admin/disputes/{package_id}/accept {report_id}.
