@@ -215,6 +215,22 @@ fn no_connection_and_no_time_at_all_are_refused_by_name() {
 }
 
 #[test]
+fn more_than_postgres_can_be_told_is_refused_by_name() {
+    for (flag, key, most) in
+        [("--pg-max-connections", "pg_max_connections", 262_143), ("--claim-timeout", "claim_timeout_seconds", 86_400)]
+    {
+        let told = |number: u32| mistakes(&args(&[flag, &number.to_string(), "--allowed-tokens", "a"]));
+        assert_eq!(told(most), Vec::<String>::new());
+        for much in [most + 1, 3_000_000, u32::MAX] {
+            assert_eq!(told(much), [format!("{key} must be at most {most} (flag {flag})")]);
+        }
+    }
+    // Nobody waits for as long as that, and nothing breaks.
+    let longest = ["--client-timeout", "--shutdown-delay"].map(|flag| [flag, "4294967295"]).concat();
+    assert_eq!(mistakes(&args(&[&longest[..], &["--allowed-tokens", "a"]].concat())), Vec::<String>::new());
+}
+
+#[test]
 fn a_mistake_of_the_block_hides_none_between_the_block_and_the_wiring() {
     let keys = |flags: &[&str]| -> Vec<String> {
         let mistakes = mistakes(&args(flags)).into_iter();

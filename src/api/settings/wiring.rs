@@ -117,7 +117,7 @@ impl Wiring {
             }
         }
         let numbers = [pg_max_connections, claim_timeout_seconds, client_timeout_seconds];
-        zeros(numbers).for_each(|key| wrong(key, "must be at least 1".into()));
+        out_of_bounds(numbers).for_each(|(key, problem)| wrong(key, problem));
         let blocks = trusted_proxies
             .iter()
             .filter_map(|text| text.parse().map_err(|problem| wrong("trusted_proxies", format!("has {problem}"))).ok());
@@ -172,10 +172,21 @@ impl Wiring {
     }
 }
 
-/// Those of connections, claim timeout and client timeout that are 0.
-fn zeros(numbers: [Option<u32>; 3]) -> impl Iterator<Item = &'static str> {
-    let keys = ["pg_max_connections", "claim_timeout_seconds", "client_timeout_seconds"];
-    keys.into_iter().zip(numbers).filter(|(_, number)| *number == Some(0)).map(|(key, _)| key)
+/// Numbers that are 1 at least, and the most that each may be.
+const MOST: [(&str, u32); 3] = [
+    // PostgreSQL takes no more from anybody, and the pool makes a place for each beforehand.
+    ("pg_max_connections", 262_143),
+    // PostgreSQL refuses what is more than 24 days.
+    ("claim_timeout_seconds", 86_400),
+    ("client_timeout_seconds", u32::MAX),
+];
+
+/// What is wrong with connections, claim timeout and client timeout.
+fn out_of_bounds(numbers: [Option<u32>; 3]) -> impl Iterator<Item = (&'static str, String)> {
+    MOST.into_iter().zip(numbers).filter_map(|((key, most), number)| match number? {
+        0 => Some((key, "must be at least 1".into())),
+        number => (number > most).then(|| (key, format!("must be at most {most}"))),
+    })
 }
 
 /// The variables that every client of S3 reads, this one through its library: they are no settings of ours.
