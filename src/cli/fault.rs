@@ -91,13 +91,17 @@ impl Fault {
 
     /// Something that the server does not have, said in our words.
     pub fn not_found(message: impl Into<String>) -> Self {
-        Self::Refused(Refused {
-            status: 404,
-            code: jam_domain::Code::NotFound.as_str().into(),
-            message: message.into(),
-            retry_after: None,
-            details: None,
-        })
+        Self::said(jam_domain::Code::NotFound, message.into())
+    }
+
+    /// Something at which the server failed, said in our words.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::said(jam_domain::Code::Internal, message.into())
+    }
+
+    fn said(code: jam_domain::Code, message: String) -> Self {
+        let (status, code) = (code.status(), code.as_str().into());
+        Self::Refused(Refused { status, code, message, retry_after: None, details: None })
     }
 
     /// Whether the server failed, as it does at a stored value that it can't read.

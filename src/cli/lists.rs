@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
+use crate::cli::answer::Answer;
 use crate::cli::args::PagingArgs;
 use crate::cli::client::{Call, Client};
 use crate::cli::fault::{Fault, Refused};
@@ -32,6 +33,8 @@ pub struct List {
     pub attestations: Option<Vec<Value>>,
     /// Whether the server answers bare arrays.
     pub bare: bool,
+    /// After which entry there is one that the server could not read, for each of these.
+    gaps: Vec<Option<String>>,
     /// Where the next page begins.
     next: Next,
     /// What the server wrote.
@@ -54,7 +57,7 @@ impl List {
             let items = items.clone();
             // A bare array says nothing of what follows: only an empty one is surely the end.
             let next = if items.is_empty() { Next::Nowhere } else { Next::Offset(offset + items.len() as u64) };
-            return Ok(Self { items, receipts: None, attestations: None, bare: true, next, raw });
+            return Ok(Self { items, receipts: None, attestations: None, bare: true, gaps: Vec::new(), next, raw });
         }
         let list = |key: &str| raw.get(key).and_then(Value::as_array).cloned();
         let items = list("items").ok_or_else(|| wrong("the answer is neither a list nor has one in `items`"))?;
@@ -62,7 +65,7 @@ impl List {
         let offset = || raw.get("next_offset").and_then(Value::as_u64).map(Next::Offset);
         let next = cursor.or_else(offset).unwrap_or_default();
         let (receipts, attestations) = (list("receipts"), list("attestations"));
-        Ok(Self { items, receipts, attestations, bare: false, next, raw })
+        Ok(Self { items, receipts, attestations, bare: false, gaps: Vec::new(), next, raw })
     }
 
     /// The list as JSON, in the shape that the server uses.
@@ -129,6 +132,17 @@ impl<'c> Pages<'c> {
         }
     }
 
+    /// Passes the entry at which the server failed, where it says what is behind it.
+    fn passes(&mut self, fault: &Fault) -> bool {
+        let Some(cursor) = behind(fault) else { return false };
+        self.at = match self.at {
+            // What goes on by offsets may be a server of bare arrays, which tells no cursor with them.
+            Next::Offset(offset) => Next::Offset(offset + 1),
+            Next::Cursor(_) | Next::Nowhere => Next::Cursor(cursor.to_owned()),
+        };
+        true
+    }
+
     /// The next page; `None` after the last.
     pub async fn next_page(&mut self) -> Result<Option<List>, Fault> {
         let name = self.query.name;
@@ -160,6 +174,26 @@ impl<'c> Pages<'c> {
     }
 }
 
+/// The place behind an entry at which the server failed, where it says it.
+fn behind(fault: &Fault) -> Option<&str> {
+    let Fault::Refused(Refused { details: Some(details), .. }) = fault else { return None };
+    details.get("next_cursor").filter(|_| fault.is_internal())?.as_str()
+}
+
+/// What to do about an entry at which a page would begin.
+fn passable(fault: Fault, offset: u64) -> Fault {
+    match fault {
+        Fault::Refused(refused) if behind(&Fault::Refused(refused.clone())).is_some() => {
+            let message = format!(
+                "the entry at offset {offset} can't be read, the server's log names it: --offset {} begins behind it, --all leaves it out",
+                offset + 1
+            );
+            Fault::Refused(Refused { message, ..refused })
+        }
+        other => other,
+    }
+}
+
 /// How many entries a server says that it can give at once.
 fn most(fault: &Fault) -> Option<u32> {
     let Fault::Refused(Refused { details: Some(details), .. }) = fault else { return None };
@@ -173,21 +207,29 @@ pub async fn fetch(client: &Client, query: Query, paging: &PagingArgs) -> Result
     let size = limit.filter(|limit| *limit > 0).unwrap_or(if *all { MAX_LIMIT } else { DEFAULT_LIMIT });
     let mut pages = Pages::new(client, query, size, *offset);
     pages.adapts = *all;
-    let Some(mut list) = pages.next_page().await? else { return Ok(List::default()) };
     if !all {
-        return Ok(list);
+        return Ok(pages.next_page().await.map_err(|fault| passable(fault, *offset))?.unwrap_or_default());
     }
-    let mut seen: HashSet<String> = list.items.iter().filter_map(key).collect();
-    let mut seen_receipts: HashSet<String> = list.receipts.iter().flatten().filter_map(key).collect();
-    while let Some(page) = pages.next_page().await? {
+    let (mut list, mut seen, mut seen_receipts) = (List::default(), HashSet::new(), HashSet::new());
+    loop {
+        let page = match pages.next_page().await {
+            Ok(Some(page)) => page,
+            Ok(None) => break,
+            Err(fault) if pages.passes(&fault) => {
+                list.gaps.push(pages.last.clone());
+                continue;
+            }
+            Err(fault) => return Err(fault),
+        };
         // With offsets, an entry made meanwhile shifts the others onto the next page: they are not shown twice.
         let fresh = |item: &Value, seen: &mut HashSet<String>| key(item).is_none_or(|key| seen.insert(key));
+        list.bare = page.bare;
         list.items.extend(page.items.into_iter().filter(|item| fresh(item, &mut seen)));
-        if let (Some(all), Some(more)) = (&mut list.receipts, page.receipts) {
+        if let Some(more) = page.receipts {
+            let all = list.receipts.get_or_insert_default();
             all.extend(more.into_iter().filter(|receipt| fresh(receipt, &mut seen_receipts)));
         }
     }
-    list.next = Next::Nowhere;
     list.raw = joined(&list);
     Ok(list)
 }
@@ -211,10 +253,26 @@ fn joined(list: &List) -> Value {
     envelope
 }
 
-/// What to say when a table shows only the first part.
-pub fn more_note(list: &List, paging: &PagingArgs) -> String {
-    let shown = paging.offset + list.items.len() as u64;
-    format!("more follow: --all shows every entry, --offset {shown} the next page")
+/// The answer with what to say when a table shows only the first part, or when something is missing.
+pub fn noted(answer: Answer, list: &List, paging: &PagingArgs) -> Answer {
+    if list.has_more() {
+        let shown = paging.offset + list.items.len() as u64;
+        return answer.with_table_note(format!("more follow: --all shows every entry, --offset {shown} the next page"));
+    }
+    if list.gaps.is_empty() {
+        return answer;
+    }
+    let unread = |gaps: &[_]| {
+        let entries = if gaps.len() == 1 { "entry" } else { "entries" };
+        format!("{} {entries} could not be read", gaps.len())
+    };
+    let lines = list.gaps.chunk_by(PartialEq::eq).map(|same| match same.first().and_then(Option::as_ref) {
+        Some(id) => format!("after {id}: {}", unread(same)),
+        None => format!("at the beginning: {}", unread(same)),
+    });
+    let note = lines.collect::<Vec<_>>().join("\n");
+    let message = format!("{}: the server's log names them", unread(&list.gaps));
+    answer.with_note(note).with_fault(Fault::internal(message))
 }
 
 #[cfg(test)]

@@ -104,7 +104,7 @@ pub async fn list_as(
         None => Table::of_records(columns, &list.items),
     };
     let answer = Answer::json(list.json()).with_names(list.names("id")).with_table(table).prefer_table(paging.table);
-    Ok(if list.has_more() { answer.with_table_note(lists::more_note(&list, &paging)) } else { answer })
+    Ok(lists::noted(answer, &list, &paging))
 }
 
 /// The entry with the seq of its receipt: a package's receipt has the package's id, a report's its output hash. Reports with

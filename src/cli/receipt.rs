@@ -40,5 +40,5 @@ pub async fn list(client: &Client, args: ReceiptsArgs) -> Result<Answer, Fault> 
     let list = lists::fetch(client, Query { name: "receipts", filters }, &paging).await?;
     let table = Table::of_records(&COLUMNS, &list.items);
     let answer = Answer::json(list.json()).with_names(list.names("hash")).with_table(table).prefer_table(paging.table);
-    Ok(if list.has_more() { answer.with_table_note(lists::more_note(&list, &paging)) } else { answer })
+    Ok(lists::noted(answer, &list, &paging))
 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use crate::api_admin::{BOUND, Office, ROOT};
 use crate::api_raw::{head, memory, read_to_end};
 use crate::api_support::{PATIENCE, Server, TOKEN, World, answer, laws, until};
-use crate::cli_support::slctl_with;
+use crate::cli_support::{Ran, slctl_with};
 use crate::support::postgres;
 
 laws!(
@@ -317,5 +317,38 @@ async fn an_item_that_cannot_be_read_ends_a_page_and_the_list_goes_on_behind_it(
         let fault = server.get(&format!("/jam/{list}?limit=1")).await.refused(500, "jam_internal");
         let path = format!("/jam/{list}?cursor={}", fault["details"]["next_cursor"].as_str().unwrap());
         assert_eq!(ids(&server.get(&path).await.expect(200).json()["items"]), all[1..2]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slctl_goes_on_behind_what_the_server_cannot_read_and_says_how_much_is_missing() {
+    let world = World::postgres().await;
+    let (server, bare) = (world.serve().await, world.with(&[("JAM_LEGACY_LIST_RESPONSE", "true")]).await);
+    for n in 0..6 {
+        server.submit("s", &n.to_string()).await;
+    }
+    let all = ids(&server.get("/jam/packages").await.expect(200).json()["items"]);
+    for at in [0, 3, 4] {
+        let sql = format!("update packages set body = '[]' where id = '{}'", all[at]);
+        postgres::execute(world.dsn().unwrap(), &sql).await;
+    }
+    for server in [&server, &bare] {
+        let token = [("SERVICE_LAYER_ADDR", server.address.as_str()), ("SERVICE_LAYER_TOKEN", TOKEN)];
+        let run = |more: &[&str]| slctl_with(&token, &[&["jam", "packages", "--output", "name"], more].concat());
+        for paging in [&["--all"][..], &["--all", "--limit", "1"]] {
+            let out = format!("{}\n{}\n{}\n", all[1], all[2], all[5]);
+            let err = format!(
+                "at the beginning: 1 entry could not be read\nafter {}: 2 entries could not be read\n\
+                 3 entries could not be read: the server's log names them (jam_internal)\n",
+                all[2]
+            );
+            assert_eq!(run(paging), Ran { code: 1, out, err });
+        }
+        let line = "the entry at offset 3 can't be read, the server's log names it: --offset 4 begins behind it, --all leaves it out";
+        assert_eq!(
+            run(&["--offset", "3"]),
+            Ran { code: 1, out: String::new(), err: format!("{line} (jam_internal)\n") }
+        );
+        assert_eq!(run(&["--offset", "5"]), Ran { code: 0, out: format!("{}\n", all[5]), err: String::new() });
     }
 }
