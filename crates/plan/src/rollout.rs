@@ -315,7 +315,6 @@ pub(crate) fn scene<'a>(
     let trouble = trouble.as_deref().filter(|_| both().any(|deployment| !deployment.is_settled()));
     let lost = lost_since(observed, worker, told);
     let good = stored.and_then(|status| status.last_good.as_ref());
-    let found = observed.pod_schema.and_then(|schema| schema.found);
     // What is stored was read before the migration of another image: it says nothing about what that one left.
     let complete =
         stored.and_then(|status| status.migration.as_ref()).filter(|told| told.state == MigrationState::Complete);
@@ -352,7 +351,7 @@ pub(crate) fn scene<'a>(
         in_turns: in_turns(observed, workers),
         none_ready: if no_server { Some("pod") } else { no_worker.then_some("worker") },
         migrated: complete.and_then(|told| told.finished_at.as_ref()).map(|Time(at)| Timestamp::from_jiff(*at)),
-        schema: found.or(remembered),
+        schema: observed.pod_schema.and_then(|schema| schema.found).or(remembered),
         deadline: i64::from(deadline),
         good,
         before: stored.and_then(|status| status.rollout.as_ref()),
