@@ -242,6 +242,8 @@ class Records:
         whole = found and metadata_hash_of({**found, "status": receipt["status"]}) == receipt["metadata_hash"]
         if not whole and self.used_again(path, receipt, found):
             self.gone += 1
+            if report:
+                self.lost[receipt["metadata_hash"]] = seq
             return
         if not found:
             raise Broken(f"seq {seq}: package {package_id} is there, and its report is not")

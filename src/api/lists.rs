@@ -70,13 +70,13 @@ pub fn large<T: Serialize, C: Display>(
 }
 
 /// The answer for one item. A large one takes room of its own size or, where there is none, is refused: it is in memory already,
-/// and waiting would hold it there.
+/// and waiting would hold it there. Its room is that of blobs: a list of the same caller takes all that is his of the lists'.
 pub fn single<T: Serialize>(api: &Api, admitted: &Admitted<'_>, item: &T) -> Result<Response, Refusal> {
     let json = encoded(item);
     if json.len() <= SMALL {
         return Ok(json_answer(Body::from(json)));
     }
-    let turn = api.gate.lists.now(&admitted.caller.bucket, json.len() as u64)?;
+    let turn = api.gate.blobs.now(&admitted.caller.bucket, json.len() as u64)?;
     Ok(sent(json, turn))
 }
 

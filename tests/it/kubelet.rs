@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 /// The environment variable by which a pod asks for a fate: `crash`, `pull`, `never`, `flap` or `slow`; `one-flaps` where only the
 /// first of all pods does; `crash-first` where pods with the first DSN crash and those with another never get ready; `bad-worker` and `late-worker` where only workers never get ready, or crash after a while; `in-turns` where pods
-/// that are 8 s old are ready one after the other, never two at once; `falls` where pods run until the place says no more, and then crash; `no-room` where pods with another DSN than the first one get ready only while the place says so.
+/// that are 8 s old crash one after the other, so that of three at least one is ready and never all are; `falls` where pods run until the place says no more, and then crash; `no-room` where pods with another DSN than the first one get ready only while the place says so.
 pub const FATE: &str = "FATE";
 /// What a pod that crashes says last.
 pub const LAST_WORDS: &str = "broken on purpose";
@@ -48,7 +48,7 @@ impl Kubelet {
                 let mut turns: Vec<_> = found.iter().filter(|pod| fate(pod) == Some("in-turns")).collect();
                 turns.sort_by_key(|pod| pod.name_any());
                 let all_served = turns.iter().all(|pod| is_older(pod, 2 * SLOW + 2));
-                let whose = turns.get(on_turn(started, turns.len())).map(|pod| pod.name_any());
+                let fallen = fallen(started, turns.len()).map(|at| turns.get(at).map(|pod| pod.name_any()));
                 let alone = found.iter().find(|pod| fate(pod) == Some("one-flaps")).map(ResourceExt::name_any);
                 for pod in found {
                     let worker = pod.labels().get("app.kubernetes.io/component").is_some_and(|part| part == "worker");
@@ -63,7 +63,7 @@ impl Kubelet {
                         Some("never") => running(address, false),
                         Some("flap") => running(address, flapped),
                         Some("one-flaps") => running(address, flapped || alone != Some(pod.name_any())),
-                        Some("in-turns") if all_served && whose != Some(pod.name_any()) => crashed(),
+                        Some("in-turns") if all_served && fallen.contains(&Some(pod.name_any())) => crashed(),
                         Some("bad-worker") => running(address, !worker),
                         Some("late-worker") if worker && is_older(&pod, LIFE) => crashed(),
                         Some("crash-first") => {
@@ -98,11 +98,12 @@ impl Drop for Kubelet {
     }
 }
 
-/// Whose turn it is among so many; nobody's for a moment between two.
-fn on_turn(started: Instant, many: usize) -> usize {
-    let (turns, rest) =
+/// Which of so many pods are down: each has its turn, and gets up when the next one has fallen.
+fn fallen(started: Instant, many: usize) -> [usize; 2] {
+    let (turn, into) =
         (started.elapsed().as_millis() / FLAP.as_millis(), started.elapsed().as_millis() % FLAP.as_millis());
-    if rest < 300 { many } else { turns as usize % many.max(1) }
+    let before = if into < 500 { turn.saturating_sub(1) } else { turn };
+    [turn, before].map(|turn| turn as usize % many.max(1))
 }
 
 /// The fate that a pod's environment asks for.

@@ -205,8 +205,9 @@ async fn pods_that_serve_once_and_then_crash_in_turns_go_back_although_one_of_th
     let (client, namespace) = plane.with_crd().await;
     let _kubelet = Kubelet::play(&client, &namespace, 0, "");
     let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, &["--leader-election", "false", "--progress-deadline", "12"]);
-    let spec = on_postgres(&client, &namespace).await;
+    let operator = account.start(plane, &["--leader-election", "false", "--progress-deadline", "20"]);
+    let mut spec = on_postgres(&client, &namespace).await;
+    spec["replicas"] = json!(3);
     apply(&client, &namespace, "main", spec.clone()).await;
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
     let good = pods(&client, &namespace).await.1;
@@ -216,7 +217,7 @@ async fn pods_that_serve_once_and_then_crash_in_turns_go_back_although_one_of_th
     })
     .await;
     let told = condition(&client, &namespace, "main", "Ready", "False", "RolledBack").await;
-    assert!(told.contains("it served, and no pod"), "{told}");
+    assert!(told.contains("it served, and no pod stays ready"), "{told}");
     condition(&client, &namespace, "main", "Stalled", "True", "RolledBack").await;
     assert_eq!(pods(&client, &namespace).await.1, good);
     assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
