@@ -291,7 +291,7 @@ mod tests {
             pod
         };
         let (fallen, back) = (of(made, ("False", after)), of(made, ("True", after)));
-        assert!(!turns(&[back.clone()], &instance), "nothing fell");
+        assert!(!turns(std::slice::from_ref(&back), &instance), "nothing fell");
         let rollout =
             json!({"revision": "r", "generation": 1, "phase": "Progressing", "since": made, "downSince": fell});
         instance.status = Some(serde_json::from_value(json!({"rollout": rollout})).unwrap());

@@ -10,8 +10,8 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 /// The environment variable by which a pod asks for a fate: `crash`, `pull`, `never`, `flap` or `slow`; `one-flaps` where only the
-/// first of all pods does; `crash-first` where pods with the first DSN crash and those with another never get ready; `bad-worker` and `late-worker` where only workers never get ready, or crash after a while; `in-turns` where pods
-/// that are 8 s old crash one after the other, so that of three at least one is ready and never all are; `falls` where pods run until the place says no more, and then crash; `no-room` where pods with another DSN than the first one get ready only while the place says so.
+/// first of all pods does; `crash-first` where pods with the first DSN crash and those with another never get ready; `bad-worker` and `late-worker` where only workers never get ready, or crash after a while; `falls` where pods
+/// run until the place says no more, and then crash; `no-room` where pods with another DSN than the first one get ready only while the place says so.
 pub const FATE: &str = "FATE";
 /// What a pod that crashes says last.
 pub const LAST_WORDS: &str = "broken on purpose";
@@ -45,10 +45,6 @@ impl Kubelet {
             loop {
                 let flapped = (started.elapsed().as_millis() / FLAP.as_millis()).is_multiple_of(2);
                 let found = pods.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
-                let mut turns: Vec<_> = found.iter().filter(|pod| fate(pod) == Some("in-turns")).collect();
-                turns.sort_by_key(|pod| pod.name_any());
-                let all_served = turns.iter().all(|pod| is_older(pod, 2 * SLOW + 2));
-                let fallen = fallen(started, turns.len()).map(|at| turns.get(at).map(|pod| pod.name_any()));
                 let alone = found.iter().find(|pod| fate(pod) == Some("one-flaps")).map(ResourceExt::name_any);
                 for pod in found {
                     let worker = pod.labels().get("app.kubernetes.io/component").is_some_and(|part| part == "worker");
@@ -63,7 +59,6 @@ impl Kubelet {
                         Some("never") => running(address, false),
                         Some("flap") => running(address, flapped),
                         Some("one-flaps") => running(address, flapped || alone != Some(pod.name_any())),
-                        Some("in-turns") if all_served && fallen.contains(&Some(pod.name_any())) => crashed(),
                         Some("bad-worker") => running(address, !worker),
                         Some("late-worker") if worker && is_older(&pod, LIFE) => crashed(),
                         Some("crash-first") => {
@@ -96,14 +91,6 @@ impl Drop for Kubelet {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-/// Which of so many pods are down: each has its turn, and gets up when the next one has fallen.
-fn fallen(started: Instant, many: usize) -> [usize; 2] {
-    let (turn, into) =
-        (started.elapsed().as_millis() / FLAP.as_millis(), started.elapsed().as_millis() % FLAP.as_millis());
-    let before = if into < 500 { turn.saturating_sub(1) } else { turn };
-    [turn, before].map(|turn| turn as usize % many.max(1))
 }
 
 /// The fate that a pod's environment asks for.

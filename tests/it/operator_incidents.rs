@@ -200,30 +200,6 @@ async fn a_database_that_takes_pods_one_after_the_other_is_no_fault_of_the_versi
 }
 
 #[tokio::test]
-async fn pods_that_serve_once_and_then_crash_in_turns_go_back_although_one_of_them_is_ready_at_every_look() {
-    let plane = control_plane();
-    let (client, namespace) = plane.with_crd().await;
-    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
-    let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, &["--leader-election", "false", "--progress-deadline", "20"]);
-    let mut spec = on_postgres(&client, &namespace).await;
-    spec["replicas"] = json!(3);
-    apply(&client, &namespace, "main", spec.clone()).await;
-    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
-    let good = pods(&client, &namespace).await.1;
-    apply(&client, &namespace, "main", with_fate(spec, "in-turns")).await;
-    eventually("it served", async || {
-        (status(&client, &namespace).await.rollout?.phase == RolloutPhase::Serving).then_some(())
-    })
-    .await;
-    let told = condition(&client, &namespace, "main", "Ready", "False", "RolledBack").await;
-    assert!(told.contains("it served, and no pod stays ready"), "{told}");
-    condition(&client, &namespace, "main", "Stalled", "True", "RolledBack").await;
-    assert_eq!(pods(&client, &namespace).await.1, good);
-    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
-}
-
-#[tokio::test]
 async fn a_pod_that_waits_for_a_database_that_hangs_is_heard() {
     const ADDRESS: &str = "127.61.5.4";
     let plane = control_plane();

@@ -176,7 +176,9 @@ async fn large_packages_are_processed_in_batches_bounded_in_bytes_and_all_of_the
     let (at_work, first) = (Arc::clone(&begun), ids[0]);
     let waits = engine_that(move |package| {
         // Twice: when the first batch is claimed, and when the other one has had its turn.
-        (0..2).filter(|_| package.id == first).for_each(|_| drop(at_work.wait()));
+        for _ in (0..2).filter(|_| package.id == first) {
+            at_work.wait();
+        }
         Ok(())
     });
     let all = tokio::spawn(async move { store.process(9, &waits).await.unwrap() });
