@@ -175,9 +175,10 @@ async fn large_packages_are_processed_in_batches_bounded_in_bytes_and_all_of_the
     let (store, other, begun) = (world.replica(1), world.replica(2), Arc::new(Barrier::new(2)));
     let (at_work, first) = (Arc::clone(&begun), ids[0]);
     let waits = engine_that(move |package| {
-        // Twice: when the first batch is claimed, and when the other one has had its turn.
+        // Twice: when the first batch is claimed, and when the other one has had its turn. A worker that only waited would
+        // take the runtime's ear for the network with it.
         for _ in (0..2).filter(|_| package.id == first) {
-            at_work.wait();
+            tokio::task::block_in_place(|| at_work.wait());
         }
         Ok(())
     });
