@@ -1,14 +1,15 @@
 //! Laws of claims: they outlive neither a processor that is silent for too long nor a node that is gone, and honest work keeps them.
 
-use std::sync::{Mutex, mpsc};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use jam_domain::refine::Engine;
 use jam_store::{PostgresConfig, PostgresStore, Store, StoreError};
 
 use crate::api_support::until;
-use crate::store_fixture::{engine, engine_that, package, verified_chain};
+use crate::store_fixture::{engine, engine_that, package, signed, verified_chain};
 use crate::support::postgres;
 
 async fn patient_for(dsn: &str, seconds: u64) -> PostgresStore {
@@ -127,4 +128,41 @@ async fn the_database_asks_a_silent_client_within_seconds_whether_it_is_still_th
     let asks = async || timer(server, client).filter(|(kind, _)| *kind == KEEPALIVE);
     let (_, hundredths) = until("the timer", asks).await;
     assert!(hundredths <= 2_000, "the first question comes in {hundredths} hundredths of a second");
+}
+
+/// An engine that holds its batch until so many have begun, or for as long as nobody would wait.
+fn together(begun: Arc<AtomicUsize>, callers: usize) -> Engine {
+    let counted = AtomicBool::new(false);
+    engine_that(move |_| {
+        if !counted.swap(true, Ordering::SeqCst) {
+            begun.fetch_add(1, Ordering::SeqCst);
+            tokio::task::block_in_place(|| {
+                let patience = Instant::now() + Duration::from_secs(20);
+                while begun.load(Ordering::SeqCst) < callers && Instant::now() < patience {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            });
+        }
+        Ok(())
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_large_packages_each_of_those_who_call_at_once_gets_some() {
+    let dsn = postgres::migrated_database().await;
+    let store = patient_for(&dsn, 60).await;
+    for _ in 0..12 {
+        let mut large = package("s");
+        large.package.nonce = "n".repeat(1_000_000);
+        store.submit(signed(large), &engine()).await.unwrap();
+    }
+    let begun = Arc::new(AtomicUsize::new(0));
+    let calls = (0..3).map(|_| {
+        let (dsn, engine) = (dsn.clone(), together(Arc::clone(&begun), 3));
+        tokio::spawn(async move { patient_for(&dsn, 60).await.process(12, &engine).await.unwrap().len() })
+    });
+    let counts: Vec<usize> = join_all(calls).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(begun.load(Ordering::SeqCst), 3, "each has some in hand while the others have theirs: {counts:?}");
+    assert_eq!(counts.iter().sum::<usize>(), 12);
+    assert_eq!(verified_chain(&store, "s").await.len(), 24);
 }

@@ -1,6 +1,7 @@
 //! Processing: one transaction claims, and after refining writes report, attestations, receipt and status of the whole batch.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use jam_domain::event::Fact;
 use jam_domain::page::Visible;
@@ -23,6 +24,11 @@ use super::{apart, disputes, packages, receipts, reports, words};
 use crate::work::{reported, work};
 use crate::{Attest, Processed, ReportBundle, StoreError};
 
+/// How often and how long at first a call that finds all pending packages in other hands looks again, each time twice as
+/// long: who claims large ones lets most of them go as soon as they are measured.
+const LOOKS: u32 = 5;
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+
 /// Claims, refines and writes one batch, or several where the packages are large: what is in hand is bounded in bytes. Until
 /// its commit nothing of a batch is visible, and when this process or its connection dies, the claim dies with it.
 pub(super) async fn process(
@@ -38,7 +44,7 @@ pub(super) async fn process(
     let turn = timeout(store.patience, store.processors.acquire()).await;
     let _turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
     let (limit, mut most) = (limit as usize, limit as usize);
-    let mut done = Vec::new();
+    let (mut done, mut looks) = (Vec::new(), 0);
     loop {
         let asked = most.min(limit - done.len());
         match batch(store, asked, visible, engine).await {
@@ -49,6 +55,13 @@ pub(super) async fn process(
             }
             Err(why @ StoreError::Fault(_)) => return apart::process(store, limit, visible, engine, why).await,
             Err(error) => return Err(error),
+            Ok((processed, _)) if processed.is_empty() && done.is_empty() && looks < LOOKS => {
+                if !any_pending(store, visible).await? {
+                    return Ok(done);
+                }
+                tokio::time::sleep(FIRST_LOOK * 2_u32.pow(looks)).await;
+                looks += 1;
+            }
             Ok((processed, cut)) => {
                 let count = processed.len();
                 done.extend(processed);
@@ -59,6 +72,13 @@ pub(super) async fn process(
             }
         }
     }
+}
+
+/// Whether packages are pending that could be claimed, whoever has them in hand.
+async fn any_pending(store: &PostgresStore, visible: &Visible) -> Result<bool, StoreError> {
+    let except = store.aside.at(Instant::now().into_std());
+    let oldest = store.begun(packages::oldest(&store.pool, 1, visible, &except)).await?;
+    Ok(!oldest.is_empty())
 }
 
 /// One transaction's work, and whether it was cut: then more is pending than fitted.
