@@ -196,6 +196,25 @@ async fn a_changed_package_does_not_pass_for_one_whose_id_was_used_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_extra_of_a_report_that_names_a_package_of_later_is_found() {
+    let both = Both::new().await;
+    both.keeps.submit("s", "1").await;
+    process(&both.keeps).await;
+    both.happened_before(3).await;
+    // Neither pending nor applied does it have a receipt of its own, as one whose id was used again.
+    let later = both.without.submit("s", "2").await["id"].as_str().unwrap().to_owned();
+    let extra = format!("jsonb_build_object('package_id', '{later}', 'report_id', extra::jsonb->>'report_id')::json");
+    postgres::execute(&both.dsn, &format!("update receipts set extra = {extra} where seq = 2")).await;
+    for of in ["pending", "applied"] {
+        let ran = verify(&both.keeps, &[]);
+        assert!(ran.code == 1 && ran.err.contains("seq 2: "), "{of}: {ran:?}");
+        let (code, _, err) = both.python();
+        assert!(code == 1 && err.contains("seq 2: "), "{of}: {err}");
+        process(&both.without).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn receipts_that_a_list_does_not_tell_apart_are_asked_for_and_the_rest_is_counted() {
     let dsn = postgres::migrated_database().await;
     let server = World::on(&dsn).serve().await;
