@@ -63,7 +63,8 @@ suite_integration() {
   "$HERE/cluster/build" kube etcd helm && "$HERE/schemathesis/install" >/dev/null || return 1
   for name in $(targets); do [ "$name" = e2e ] || args+=(--test "$name"); done
   [ ${#args[@]} -gt 0 ] || return 0
-  with_a_second_look cargo test --workspace "${args[@]}" --no-fail-fast --
+  # A test that hangs is named ("has been running for over 60 seconds") and ends the suite while there is time to say so.
+  with_a_second_look timeout --foreground 40m cargo test --workspace "${args[@]}" --no-fail-fast --
 }
 
 suite_chart() {
