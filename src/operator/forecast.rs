@@ -119,7 +119,11 @@ async fn preview(context: &Context, key: &Key, document: &Value) -> Result<Previ
     let refused = |refusal: Refusal| format!("it would be refused, {refusal}");
     let mut observed = Box::pin(observe::cluster(context, &instance)).await.map_err(told)?;
     preview.notes.extend(imagine_tokens(&instance, &mut observed, context.defaults.pace));
-    reconcile::in_force(context, &instance, &mut observed).await.map_err(told)?.map_err(refused)?;
+    let resolved = reconcile::in_force(context, &instance, &mut observed).await.map_err(told)?.map_err(refused)?;
+    for kind in resolved.optional.iter().filter(|kind| resolved.unserved.contains(kind)) {
+        let (kind, version) = (kind.as_str(), kind.api_version());
+        preview.notes.push(format!("no {kind} is made: the API server does not serve {version}"));
+    }
     let ahead = forecast(&instance, &observed, &context.defaults).map_err(refused)?;
     preview
         .notes

@@ -14,26 +14,64 @@ pub const UNCHECKED: &str = "\
 # Kubernetes' own rules for podTemplate. `jam-operator plan -f FILE --diff` asks the cluster of the kubeconfig.
 ";
 
+/// The fields of an object's metadata that a manifest may have.
+const METADATA: [&str; 9] = [
+    "name",
+    "generateName",
+    "namespace",
+    "labels",
+    "annotations",
+    "finalizers",
+    "ownerReferences",
+    "selfLink",
+    "deletionGracePeriodSeconds",
+];
+
 /// Finds everything in the JamInstances of a manifest that their schema forbids; the error names each place.
 pub fn refuse(documents: &[Value]) -> Result<(), String> {
     let schema = schema();
     let validator = jsonschema::validator_for(&schema).expect("the schema of our own resource is one");
-    let mut told = String::new();
-    for document in documents {
-        let name = document.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name");
+    each(documents, |document| {
         let mut faults: Vec<String> = validator
             .iter_errors(document)
             .map(|error| format!("{}: {error}", place(&error.instance_path().to_string())))
             .collect();
+        faults.extend(strangers(&schema, document));
         beyond(&schema, document, "", &mut faults);
         faults.extend(unknown_time_zone(document));
         faults.extend(no_day(document));
-        for fault in faults {
-            // Writing to a String cannot fail.
-            let _ = write!(told, "{}JamInstance {name}: {fault}", if told.is_empty() { "" } else { "; " });
+        faults
+    })
+}
+
+/// Finds every field that no API server knows: `kubectl apply` refuses it, and a server by itself drops it without a word.
+pub fn unknown(documents: &[Value]) -> Result<(), String> {
+    let schema = schema();
+    each(documents, |document| strangers(&schema, document))
+}
+
+/// Takes out the keys without a value: an API server has them as if they were not there.
+pub fn without_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, inner| !inner.is_null());
+            fields.values_mut().for_each(without_nulls);
         }
+        Value::Array(items) => items.iter_mut().for_each(without_nulls),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
-    if told.is_empty() { Ok(()) } else { Err(told) }
+}
+
+/// The faults of all documents in one text.
+fn each(documents: &[Value], faults: impl Fn(&Value) -> Vec<String>) -> Result<(), String> {
+    let told: Vec<String> = documents
+        .iter()
+        .flat_map(|document| {
+            let name = document.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name");
+            faults(document).into_iter().map(move |fault| format!("JamInstance {name}: {fault}"))
+        })
+        .collect();
+    if told.is_empty() { Ok(()) } else { Err(told.join("; ")) }
 }
 
 /// The schema of the resource in the words of JSON Schema: what only Kubernetes knows is translated.
@@ -57,6 +95,43 @@ fn translate(node: &mut Value) {
     }
     for inner in ["items", "additionalProperties"] {
         fields.get_mut(inner).into_iter().for_each(translate);
+    }
+}
+
+/// Fields of a document that have no place in the resource. What Kubernetes itself keeps of one is in its metadata.
+fn strangers(schema: &Value, document: &Value) -> Vec<String> {
+    let names = |names: &[&str]| -> Value { names.iter().map(|name| ((*name).to_owned(), json!({}))).collect() };
+    let mut root = json!({"properties": names(&["apiVersion", "kind"])});
+    root["properties"]["metadata"] = json!({"properties": names(&METADATA)});
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten().filter(|(name, _)| *name != "metadata")
+    {
+        root["properties"][name] = inner.clone();
+    }
+    let unnamed = document.pointer("/metadata/name").is_none();
+    let mut faults = Vec::from_iter(unnamed.then(|| "metadata.name: it has none".to_owned()));
+    unknown_in(&root, document, "", &mut faults);
+    faults
+}
+
+fn unknown_in(schema: &Value, value: &Value, path: &str, faults: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) if schema["x-kubernetes-preserve-unknown-fields"] != true => {
+            for (name, inner) in fields {
+                let path = format!("{path}/{}", name.replace('~', "~0").replace('/', "~1"));
+                let known = schema["properties"].get(name);
+                match known.or_else(|| schema.get("additionalProperties").filter(|any| any.is_object())) {
+                    Some(of) => unknown_in(of, inner, &path, faults),
+                    None if schema["properties"].is_object() => faults.push(format!("{}: unknown field", place(&path))),
+                    None => {}
+                }
+            }
+        }
+        Value::Array(items) => {
+            for (at, item) in items.iter().enumerate() {
+                unknown_in(&schema["items"], item, &format!("{path}/{at}"), faults);
+            }
+        }
+        Value::Object(_) | Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
@@ -133,6 +208,34 @@ mod tests {
     fn a_place_is_written_as_kubernetes_writes_it() {
         assert_eq!(place("/spec/tokens/consumers/0/name"), "spec.tokens.consumers[0].name");
         assert_eq!(place("/metadata/annotations/a.b~1c"), "metadata.annotations.a.b/c");
+    }
+
+    #[test]
+    fn what_no_api_server_knows_is_told_wherever_it_stands() {
+        let odd = json!({"apiVersion": "v", "kind": "k", "specs": {}, "metadata": {"name": "main", "anotations": {}},
+        "spec": {"replica": 2, "podTemplate": {
+            "labels": {"any/name": "x"},
+            "resources": {"limit": {}, "limits": {"example.com/gpu": 1}},
+            "tolerations": [{"operater": "Exists"}],
+            "env": [{"name": "A", "valueForm": {}}],
+            "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecutions": []}},
+            "topologySpreadConstraints": [{"labelselector": {}}],
+        }}});
+        let told = unknown(&[odd, json!({"metadata": {}})]).unwrap_err();
+        for place in [
+            "specs",
+            "metadata.anotations",
+            "spec.replica",
+            "spec.podTemplate.resources.limit",
+            "spec.podTemplate.tolerations[0].operater",
+            "spec.podTemplate.env[0].valueForm",
+            "spec.podTemplate.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecutions",
+            "spec.podTemplate.topologySpreadConstraints[0].labelselector",
+        ] {
+            assert!(told.contains(&format!("JamInstance main: {place}: unknown field")), "{place}: {told}");
+        }
+        assert!(told.ends_with("; JamInstance without a name: metadata.name: it has none"), "{told}");
+        assert_eq!(told.matches("; ").count(), 8, "{told}");
     }
 
     #[test]

@@ -40,12 +40,14 @@ pub async fn plan_in(
     let mut documents = render::documents(&text).map_err(|error| told(error.to_string()))?;
     let context = namespace.map_or_else(of_context, str::to_owned);
     render::place(&mut documents, args.namespace.as_deref(), &context).map_err(|error| told(error.to_string()))?;
+    documents.iter_mut().for_each(offline::without_nulls);
     if !args.diff {
         offline::refuse(&documents).map_err(|faults| told(format!("the API server would refuse it: {faults}")))?;
         let text = render::text(&documents, &defaults).map_err(|error| told(error.to_string()))?;
         super::print(&format!("{}{text}", offline::UNCHECKED))?;
         return Ok(0);
     }
+    offline::unknown(&documents).map_err(|faults| told(format!("kubectl apply would refuse it: {faults}")))?;
     let config = config().await.map_err(told)?;
     let assumed = assumed(args);
     let mut previews = Box::pin(forecast::previews(config, &documents, defaults)).await.map_err(told)?;
