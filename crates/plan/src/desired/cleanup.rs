@@ -49,6 +49,7 @@ pub(super) fn cron_job(resolved: &Resolved) -> Option<Desired> {
                     ..ObjectMeta::default()
                 }),
                 spec: Some(JobSpec {
+                    suspend: Some(false),
                     backoff_limit: Some(2),
                     active_deadline_seconds: Some(DEADLINE),
                     completions: Some(1),

@@ -28,6 +28,8 @@ pub(super) fn service(resolved: &Resolved) -> Desired {
         spec: Some(ServiceSpec {
             type_: Some(word.into()),
             selector: Some(names::selector(&resolved.name, Component::Api)),
+            // A pod whose database is away gets no requests, whoever has asked for them.
+            publish_not_ready_addresses: Some(false),
             ports: Some(vec![ServicePort {
                 name: Some("http".into()),
                 app_protocol: Some("http".into()),
