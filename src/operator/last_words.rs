@@ -103,6 +103,14 @@ fn crashed(pod: &Pod, at: Timestamp) -> Option<Trouble<'_>> {
     })
 }
 
+/// When our container of a pod ended by itself the last time that anybody knows of.
+pub fn crashed_at(pod: &Pod) -> Option<Timestamp> {
+    let ours = containers(pod).filter(|(_, other)| other.is_none());
+    let states = ours.flat_map(|(container, _)| [&container.state, &container.last_state]).flatten();
+    let ended = states.filter_map(|state| state.terminated.as_ref()).filter(|ended| ended.exit_code != 0);
+    ended.filter_map(|ended| Some(Timestamp::from_jiff(ended.finished_at.as_ref()?.0))).max()
+}
+
 /// Why a pod is not ready, in the kubelet's or the scheduler's words.
 fn waiting(pod: &Pod) -> Option<Trouble<'_>> {
     let waits = containers(pod).find_map(|(container, other)| {

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::context::Context;
 use super::key::Key;
-use super::last_words::{told_by, told_by_unready};
+use super::last_words::{crashed_at, told_by, told_by_unready};
 use super::watch::chain;
 use super::words::Discretion;
 
@@ -173,13 +173,20 @@ fn all_lapsed_since(pods: &[Pod], of: Option<&DeploymentState>) -> Option<Timest
     lapsed.into_iter().max().filter(|_| all)
 }
 
-/// Whether pods are ready of which none has been since the rollout's pods fell. One that was made after that fell not.
+/// Whether pods are ready each of which has crashed on this trial, and come back since the first of them fell. To have been unready
+/// for a moment, as in an outage, or ready for the first time is no fall.
 fn in_turns(pods: &[Pod], instance: &JamInstance) -> bool {
     let rollout = instance.status.as_ref().and_then(|status| status.rollout.as_ref());
-    let Some(Time(fell)) = rollout.and_then(|rollout| rollout.down_since.as_ref()) else { return false };
-    let mut ready = pods.iter().filter_map(|pod| Some((pod, readiness_of(pod)?.last_transition_time.as_ref()?.0)));
-    let made = |pod: &Pod| pod.metadata.creation_timestamp.as_ref().map(|Time(at)| *at);
-    pods.iter().any(is_ready) && ready.all(|(pod, since)| since > *fell && made(pod).is_some_and(|made| made <= *fell))
+    let Some((Time(began), Time(fell))) = rollout.and_then(|told| Some((&told.since, told.down_since.as_ref()?)))
+    else {
+        return false;
+    };
+    let came_back = |pod: &Pod| {
+        let since = readiness_of(pod).and_then(|told| told.last_transition_time.as_ref());
+        since.is_some_and(|Time(since)| since > fell)
+            && crashed_at(pod).is_some_and(|at| at >= Timestamp::from_jiff(*began))
+    };
+    pods.iter().any(is_ready) && pods.iter().filter(|pod| is_ready(pod)).all(came_back)
 }
 
 /// Asks running pods for their readiness: what they say about their store is what the database is, and its schema.
@@ -278,27 +285,37 @@ mod tests {
     }
 
     #[test]
-    fn pods_fall_in_turns_where_none_that_is_ready_has_been_since_the_first_fell_or_was_made_after_it() {
-        let (made, before, fell, after) =
+    fn pods_fall_in_turns_where_each_that_is_ready_has_crashed_and_come_back_since_the_first_fell() {
+        let (began, before, fell, after) =
             ("2026-01-01T00:00:01Z", "2026-01-01T00:00:30Z", "2026-01-01T00:01:00Z", "2026-01-01T00:02:00Z");
         let mut instance: JamInstance =
             serde_json::from_value(json!({"metadata": {}, "spec": {"runtime": {"jam": {}}}})).unwrap();
-        let turns = |pods: &[Pod], instance: &JamInstance| in_turns(pods, instance);
-        let of = |made: &str, ready: (&str, &str)| {
+        let of = |ready: (&str, &str), crashed: Option<&str>| {
             let mut pod = pod("Running", ready, None);
-            pod.metadata.creation_timestamp = Some(Time(made.parse().unwrap()));
-            pod.status.as_mut().unwrap().conditions.as_mut().unwrap()[1].type_ = "Ready".into();
+            let status = pod.status.as_mut().unwrap();
+            status.conditions.as_mut().unwrap()[1].type_ = "Ready".into();
+            let ended = crashed.map(|at| json!({"terminated": {"exitCode": 1, "finishedAt": at}}));
+            let container = json!({"name": names::CONTAINER, "image": "i", "imageID": "", "ready": true,
+                "restartCount": 1, "lastState": ended.unwrap_or_default()});
+            status.container_statuses = Some(vec![serde_json::from_value(container).unwrap()]);
             pod
         };
-        let (fallen, back) = (of(made, ("False", after)), of(made, ("True", after)));
-        assert!(!turns(std::slice::from_ref(&back), &instance), "nothing fell");
+        let (fallen, back) = (of(("False", after), Some(after)), of(("True", after), Some(before)));
+        assert!(!in_turns(std::slice::from_ref(&back), &instance), "nothing fell");
         let rollout =
-            json!({"revision": "r", "generation": 1, "phase": "Progressing", "since": made, "downSince": fell});
+            json!({"revision": "r", "generation": 1, "phase": "Progressing", "since": began, "downSince": fell});
         instance.status = Some(serde_json::from_value(json!({"rollout": rollout})).unwrap());
-        assert!(turns(&[fallen.clone(), back.clone()], &instance));
-        assert!(!turns(&[fallen.clone(), of(made, ("True", before))], &instance), "one has stood all the while");
-        assert!(!turns(&[fallen.clone(), of(after, ("True", after))], &instance), "in the place of an evicted one");
-        assert!(!turns(&[fallen], &instance), "none is ready, which is another thing");
+        let beside = |other: Pod| in_turns(&[fallen.clone(), back.clone(), other], &instance);
+        assert!(beside(back.clone()));
+        for (why, other) in [
+            ("it has stood all the while", of(("True", before), None)),
+            ("it crashed, and has stood since before the first one fell", of(("True", before), Some(before))),
+            ("it was unready for a moment, as in an outage, or is ready for the first time", of(("True", after), None)),
+            ("it crashed before this trial", of(("True", after), Some("2025-12-31T00:00:00Z"))),
+        ] {
+            assert!(!beside(other), "{why}");
+        }
+        assert!(!in_turns(&[fallen], &instance), "none is ready, which is another thing");
     }
 
     #[test]

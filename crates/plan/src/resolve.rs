@@ -193,8 +193,8 @@ impl Resolved {
     /// Whether every pod is of the wanted revision and serves: that is the last good one then.
     pub(crate) fn is_served(&self, observed: &Observed) -> bool {
         let serves = |one: &DeploymentState| one.is_settled() && one.revision.as_ref() == Some(&self.wanted.name);
-        let worker = observed.worker.as_ref().filter(|_| self.revision.has_workers());
-        observed.api.as_ref().is_some_and(|api| serves(api) && api.ready > 0) && worker.is_none_or(serves)
+        observed.api.as_ref().is_some_and(|api| serves(api) && api.ready > 0)
+            && (!self.revision.has_workers() || observed.worker.as_ref().is_some_and(serves))
     }
 
     /// Whether there are worker pods: only a database can be shared with them.

@@ -57,7 +57,7 @@ pub struct Scene<'a> {
     pub none_ready: Option<&'static str>,
     /// Since when all of those have fallen, where all have.
     pub all_lost: Option<Timestamp>,
-    /// Whether pods fall for reasons of their own, and of those that are ready none has been since the first one fell.
+    /// Whether pods fall for reasons of their own, and each that is ready has crashed and come back since the first one fell.
     pub in_turns: bool,
     /// When the migration before its pods ended, where there was one: they could not start sooner.
     pub migrated: Option<Timestamp>,
@@ -116,7 +116,7 @@ pub fn step(scene: &Scene<'_>) -> Step {
     if scene.database_away {
         return forward(status);
     }
-    let began = scene.migrated.into_iter().fold(Timestamp::from_jiff(status.since.0), Timestamp::max);
+    let began = scene.began(&status);
     let after = |at: Timestamp| (at.as_micros() - began.as_micros()) / 1_000_000;
     let elapsed = after(scene.at);
     if scene.lost().is_some_and(|lost| after(lost) <= scene.deadline)
@@ -191,12 +191,19 @@ impl Scene<'_> {
         self.trouble.as_deref().or(self.stuck.as_deref()).unwrap_or("no pod says why")
     }
 
-    /// Of which pods none serves: none is ready, or none has been since the first of them fell. Then they fall in turns.
+    /// Since when the pods of a rollout could be ready.
+    fn began(&self, status: &RolloutStatus) -> Timestamp {
+        self.migrated.into_iter().fold(Timestamp::from_jiff(status.since.0), Timestamp::max)
+    }
+
+    /// Of which pods none serves: none is ready, or each has crashed since the first of them fell on trial. Then they fall in turns.
     fn none_serves(&self, status: &RolloutStatus) -> Option<String> {
         if let Some(of_these) = self.none_ready {
             return Some(format!("no {of_these} is ready"));
         }
-        (self.in_turns && status.down_since.is_some()).then(|| "no pod stays ready".into())
+        let end = self.began(status).plus_seconds(self.deadline);
+        let fell = status.down_since.as_ref().map(|Time(at)| Timestamp::from_jiff(*at));
+        (self.in_turns && fell.is_some_and(|fell| fell <= end)).then(|| "no pod stays ready".into())
     }
 
     /// Since when pods that were ready are not, where their database is not only just back.

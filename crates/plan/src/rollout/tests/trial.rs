@@ -51,6 +51,9 @@ fn a_revision_whose_pods_fall_in_turns_so_that_none_stays_ready_is_given_up_afte
     assert_eq!(stood.down_since, None, "one has stood all the while");
     let later = Scene { before: Some(&stood), ..seen(2 * DEADLINE, true) };
     assert!(!step(&later).given_up, "it is not on trial any more");
+    let fell_later = RolloutStatus { down_since: Some(seconds(at(9000))), ..lost.clone() };
+    let stands = step(&Scene { before: Some(&fell_later), at: at(9000 + DEADLINE), ..later });
+    assert_eq!((stands.given_up, stands.status.down_since), (false, None), "what falls after the trial is told");
     let now = good("new");
     let newer = |in_turns| {
         let next = Scene { wanted: "newer", generation: 3, good: Some(&now), ..seen(DEADLINE, in_turns) };

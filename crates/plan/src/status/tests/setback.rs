@@ -218,3 +218,21 @@ fn what_crashes_in_turns_after_its_trial_is_told_and_stays_because_nothing_says_
         assert_eq!(condition(status, "Ready").message.contains("out of memory"), !both);
     }
 }
+
+#[test]
+fn a_revision_whose_workers_are_not_made_yet_is_not_the_last_good_one() {
+    let old = on_postgres();
+    let good = with(&old, applied(&old, &settled_cluster_for(&old), 1000));
+    let instance = but(&good, json!({"workers": {"replicas": 1}}));
+    let mut cluster = settled_cluster_for(&old);
+    cluster.revisions = vec![resolved(&old, &cluster).revision];
+    let wanted = resolved(&instance, &cluster).wanted.name;
+    cluster.api.as_mut().unwrap().revision = Some(wanted.clone());
+    let is_good = |cluster: &Observed| {
+        let status = applied(&instance, &Observed { at: at(2000), ..cluster.clone() }, 2000);
+        status.last_good.unwrap().revision.as_ref() == Some(&wanted)
+    };
+    assert!(!is_good(&cluster), "a quota may be in the way of the worker");
+    cluster.worker.clone_from(&cluster.api);
+    assert!(is_good(&cluster));
+}
