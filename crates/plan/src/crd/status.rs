@@ -60,6 +60,9 @@ pub struct JamInstanceStatus {
     /// The last revision that was ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_good: Option<LastGood>,
+    /// Until when the database was known to be away; pods have a moment from then on before they are blamed for not being ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database_away_until: Option<Time>,
     /// The last cleanup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleanup: Option<CleanupStatus>,
