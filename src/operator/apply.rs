@@ -58,6 +58,10 @@ pub async fn all(
             setbacks.refuse(&key.name, object, shuts_out, words);
             continue;
         }
+        if there.is_some() && desired.write == Write::CreateOnce && !context.memory.remake(&key, object) {
+            setbacks.changed(&key.name, object);
+            continue;
+        }
         match write(context, instance, desired, there, minted).await {
             Ok(Some(live)) => note(context, &key, desired, live, observed),
             Ok(None) => setbacks.removed(&key.name, object),

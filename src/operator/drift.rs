@@ -34,6 +34,15 @@ pub fn is_taken(wanted: &Value, live: &Value) -> bool {
     fields.is_some_and(|fields| lacks_a_list(&wanted["spec"], fields))
 }
 
+/// Whether a Job of ours is suspended and nobody has written that since it was created: an admission did, such as a queue's, and lets
+/// it run in its turn.
+pub fn is_queued(live: &Value) -> bool {
+    let entries = live["metadata"]["managedFields"].as_array().into_iter().flatten();
+    let says_so = |entry: &&Value| entry.pointer("/fieldsV1/f:spec/f:suspend").is_some();
+    let mut writers = entries.filter(says_so).map(|entry| &entry["manager"]).peekable();
+    live["spec"]["suspend"] == true && writers.peek().is_some() && writers.all(|manager| manager == FIELD_MANAGER)
+}
+
 fn lacks_a_list(wanted: &Value, fields: &Value) -> bool {
     wanted.as_object().into_iter().flatten().any(|(key, value)| match (value, fields.get(format!("f:{key}"))) {
         (Value::Array(items), None) => !items.is_empty(),
@@ -153,6 +162,19 @@ mod tests {
             assert!(taken(&less), "{path}");
             assert!(!is_taken(&wanted, &live(less, FIELD_MANAGER, "Update")), "we have applied nothing yet");
         }
+    }
+
+    #[test]
+    fn a_job_that_was_created_suspended_is_queued_and_one_that_somebody_suspended_is_not() {
+        let queued = |suspend: bool, managers: &[&str]| {
+            let fields = json!({"f:spec": {"f:suspend": {}}});
+            let entry = |manager: &&str| json!({"manager": manager, "operation": "Update", "fieldsV1": fields});
+            let entries: Vec<Value> = managers.iter().map(entry).collect();
+            is_queued(&json!({"metadata": {"managedFields": entries}, "spec": {"suspend": suspend}}))
+        };
+        assert!(queued(true, &[FIELD_MANAGER]));
+        assert!(!queued(false, &[FIELD_MANAGER]) && !queued(true, &[]));
+        assert!(!queued(true, &["kubectl-patch"]) && !queued(true, &[FIELD_MANAGER, "kubectl-patch"]));
     }
 
     #[test]

@@ -27,8 +27,8 @@ pub enum Error {
         /// What the API server said.
         source: kube::Error,
     },
-    /// Objects of wanted names are on their way out; everything else was done.
-    #[error("still being deleted, to be made again after that: {what}")]
+    /// Objects of wanted names are on their way out, or will be; everything else was done.
+    #[error("to be deleted, and made again after that: {what}")]
     Leaving {
         /// Each object and what it waits for.
         what: String,

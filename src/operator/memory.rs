@@ -7,11 +7,14 @@ use std::time::Duration;
 use jam_plan::{JamInstance, JamInstanceStatus, ObjectRef};
 use tokio::time::Instant;
 
+use super::backoff::{INSTANCE, Jitter};
 use super::children::Mark;
 use super::key::Key;
 
 /// What was refused is asked again after this time, and only when there is a reason to look at all: rules may have changed.
 const REFUSED_FOR: Duration = Duration::from_mins(5);
+/// What nobody has changed for so long after it might have been made again is made again at once the next time.
+const REMADE_FOR: Duration = Duration::from_mins(10);
 
 /// Of every instance.
 #[derive(Debug, Default)]
@@ -24,6 +27,8 @@ struct Remembered {
     proven: HashMap<ObjectRef, (String, Mark)>,
     /// What the API server refused of each child.
     refused: HashMap<ObjectRef, Refused>,
+    /// Children that were removed to be made again: the pauses of each, and when it may be next.
+    remade: HashMap<ObjectRef, (Jitter, Instant)>,
     /// The word for the content of the Secret of hashes that every pod has taken in, and how many pods said so.
     read: Option<(String, usize)>,
     published: Option<Published>,
@@ -82,6 +87,20 @@ impl Memory {
         let all = self.lock();
         let Refused { hash: wish, uid: of, words, at } = all.get(instance)?.refused.get(object)?;
         (wish == hash && of.as_deref() == uid && at.elapsed() < REFUSED_FOR).then(|| words.clone())
+    }
+
+    /// Whether a child that somebody changed may be removed now, to be made again: the first time at once, and then ever less often.
+    pub fn remake(&self, instance: &Key, object: &ObjectRef) -> bool {
+        let now = Instant::now();
+        let mut all = self.lock();
+        let remade = &mut all.entry(instance.clone()).or_default().remade;
+        remade.retain(|_, (_, next)| now < *next + REMADE_FOR);
+        let (pauses, next) = remade.entry(object.clone()).or_insert_with(|| (Jitter::new(INSTANCE), now));
+        let is_due = now >= *next;
+        if is_due {
+            *next = now + pauses.pause();
+        }
+        is_due
     }
 
     /// So many pods, which is all, have taken in this content of the Secret of hashes; those that come read it when they begin.
@@ -190,5 +209,22 @@ mod tests {
         assert_eq!(memory.refused(&key, &one, "a", Some("uid")), None, "it was written");
         tokio::time::advance(REFUSED_FOR).await;
         assert_eq!(memory.refused(&key, &other, "b", None), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_somebody_changes_again_and_again_is_made_again_at_once_and_then_ever_less_often() {
+        let (memory, key) = (Memory::default(), Key::new("jam", "main"));
+        let [job, other] = ["a", "b"].map(|name| ObjectRef { kind: jam_plan::Kind::Job, name: name.into() });
+        let mut times = 0;
+        for _ in 0..36_000 {
+            times += u32::from(memory.remake(&key, &job));
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        assert!((12..200).contains(&times), "{times} times within an hour");
+        assert!(memory.remake(&key, &other), "each has its own pauses");
+        tokio::time::advance(INSTANCE.most + REMADE_FOR).await;
+        assert!(memory.remake(&key, &job), "long ago");
+        tokio::time::advance(INSTANCE.least * 3).await;
+        assert!(memory.remake(&key, &job), "from the least pause again");
     }
 }

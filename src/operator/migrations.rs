@@ -107,7 +107,7 @@ async fn preview(context: &Context, instance: &Key, job: &Job, discretion: &Disc
     match told.said {
         PreviewSaid::Nothing => {
             let trouble = last_words::trouble_of_job(context, instance, &told.job, discretion).await;
-            MigrationPreview { trouble, ..told }
+            MigrationPreview { trouble: trouble.or(told.trouble), ..told }
         }
         PreviewSaid::Would(_) | PreviewSaid::Failed(_) => {
             let words = last_words::of_job(context, instance, &told.job, discretion).await;

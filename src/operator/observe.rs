@@ -19,7 +19,7 @@ use super::apply::is_owned_unasked;
 use super::children::Mark;
 use super::cleanup;
 use super::context::Context;
-use super::drift::{holds, is_taken};
+use super::drift::{holds, is_queued, is_taken};
 use super::error::Error;
 use super::key::Key;
 use super::token_pods::{self, Over, Retired};
@@ -277,7 +277,12 @@ async fn find(context: &Context, instance: &JamInstance, desired: &Desired) -> R
     let own = live.owner_references().iter().any(|owner| owner.uid == uid);
     let good = match desired.write {
         Write::CreateOnce => {
-            let stays = serde_json::to_value(&live).is_ok_and(|live: Value| holds(&what_stays(&desired.body), &live));
+            let stays = serde_json::to_value(&live).is_ok_and(|mut live: Value| {
+                if is_queued(&live) {
+                    live["spec"]["suspend"] = false.into();
+                }
+                holds(&what_stays(&desired.body), &live)
+            });
             // It would be removed and made again.
             stays || !own
         }

@@ -11,8 +11,8 @@ pub struct Setbacks {
     refused: Vec<(ObjectRef, String)>,
     /// What a rule beside it is in the way of.
     denied: Vec<(ObjectRef, kube::Error)>,
-    /// What was removed, to be made again.
-    removed: Vec<ObjectRef>,
+    /// What was removed, to be made again, or will be; what each waits for.
+    removed: Vec<(ObjectRef, &'static str)>,
     /// Whether new pods would lack something.
     bars_pods: bool,
 }
@@ -45,7 +45,13 @@ impl Setbacks {
     /// It was removed, to be made again: until then the instance is not as its spec wants it.
     pub fn removed(&mut self, instance: &str, object: &ObjectRef) {
         self.bars_pods |= serves_pods(instance, object);
-        self.removed.push(object.clone());
+        self.removed.push((object.clone(), "waits for its end"));
+    }
+
+    /// Somebody has changed again what was made again for a change, not long ago.
+    pub fn changed(&mut self, instance: &str, object: &ObjectRef) {
+        self.bars_pods |= serves_pods(instance, object);
+        self.removed.push((object.clone(), "was changed again, and is removed after a pause, a longer one each time"));
     }
 
     /// What is said of it all: in the words about the first, with the names of the others.
@@ -66,7 +72,7 @@ impl Setbacks {
                 Err(Error::Denied { what, refused, source })
             }
             None if refused.is_none() && !removed.is_empty() => {
-                let told: Vec<_> = removed.iter().map(|object| format!("{object} waits for its end")).collect();
+                let told: Vec<_> = removed.iter().map(|(object, why)| format!("{object} {why}")).collect();
                 Err(Error::Leaving { what: told.join("; ") })
             }
             None => Ok(refused),
@@ -153,6 +159,11 @@ mod tests {
         assert!(!removed().is_none(), "nothing else is removed meanwhile");
         let Err(Error::Leaving { what }) = removed().told() else { panic!("it is not there") };
         assert_eq!(what, "ConfigMap main-config-a waits for its end; Deployment main waits for its end");
+        let mut setbacks = Setbacks::default();
+        setbacks.changed("main", &object(Kind::Job, "main-migrate-a-0"));
+        assert!(!setbacks.is_none());
+        let Err(Error::Leaving { what }) = setbacks.told() else { panic!("it is not as wanted") };
+        assert!(what.contains("Job main-migrate-a-0 was changed again"), "{what}");
         let mut setbacks = removed();
         setbacks.refuse("main", &object(Kind::Ingress, "main"), false, "Ingress main: bad key".into());
         assert_eq!(setbacks.told().unwrap().unwrap().message, "Ingress main: bad key");

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 /// The environment variable by which a pod asks for a fate: `crash`, `pull`, `never`, `flap` or `slow`; `one-flaps` where only the
 /// first of all pods does; `crash-first` where pods with the first DSN crash and those with another never get ready; `bad-worker` and `late-worker` where only workers never get ready, or crash after a while; `falls` where pods
-/// run until the place says no more, and then crash; `no-room` where pods with another DSN than the first one get ready only while the place says so.
+/// run until the place says no more, and then crash; `by-hand` where pods are ready and then what [`say`] says of them; `no-room` where pods with another DSN than the first one get ready only while the place says so.
 pub const FATE: &str = "FATE";
 /// What a pod that crashes says last.
 pub const LAST_WORDS: &str = "broken on purpose";
@@ -73,8 +73,8 @@ impl Kubelet {
                         Some("slow") => running(address, is_older(&pod, SLOW)),
                         Some(_) | None => running(address, ready),
                     };
-                    if pod.metadata.deletion_timestamp.is_none() && !(job && has_ended(&pod)) && is_news(&pod, &status)
-                    {
+                    let stays = (job && has_ended(&pod)) || (fate(&pod) == Some("by-hand") && is_told(&pod));
+                    if pod.metadata.deletion_timestamp.is_none() && !stays && is_news(&pod, &status) {
                         date(&pod, &mut status);
                         // It may be gone by now.
                         let body = Patch::Merge(json!({"status": status}));
@@ -91,6 +91,38 @@ impl Drop for Kubelet {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+/// The pods of the fate `by-hand` that are not on their way out, by name.
+pub async fn by_hand(client: &Client, namespace: &str) -> Vec<String> {
+    let found = Api::<Pod>::namespaced(client.clone(), namespace).list(&ListParams::default()).await.unwrap().items;
+    let stays = |pod: &&Pod| fate(pod) == Some("by-hand") && pod.metadata.deletion_timestamp.is_none();
+    found.iter().filter(stays).map(ResourceExt::name_any).collect()
+}
+
+/// Says of a pod of the fate `by-hand` that it has been ready, or crashes, since then. It may be gone by now.
+pub async fn say(client: &Client, namespace: &str, name: &str, ready: bool, since: jiff::Timestamp) {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let Some(pod) = pods.get_opt(name).await.unwrap() else { return };
+    let mut status = if ready { running(None, true) } else { crashed() };
+    let crashed = json!(pod.status)["containerStatuses"][0]["lastState"].take();
+    if ready && !crashed.is_null() {
+        status["containerStatuses"][0]["lastState"] = crashed;
+        status["containerStatuses"][0]["restartCount"] = 3.into();
+    }
+    date(&pod, &mut status);
+    for condition in status["conditions"].as_array_mut().unwrap() {
+        if condition["type"] != "Initialized" {
+            condition["lastTransitionTime"] = whole(since).into();
+        }
+    }
+    let _ = pods.patch_status(name, &PatchParams::default(), &Patch::Merge(json!({"status": status}))).await;
+}
+
+/// Whether somebody has said already whether a pod is ready.
+fn is_told(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready")
 }
 
 /// The fate that a pod's environment asks for.
@@ -192,5 +224,9 @@ fn container(state: &Value, ready: bool) -> Value {
 }
 
 fn now() -> String {
-    jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap().to_string()
+    whole(jiff::Timestamp::now())
+}
+
+fn whole(at: jiff::Timestamp) -> String {
+    jiff::Timestamp::from_second(at.as_second()).unwrap().to_string()
 }

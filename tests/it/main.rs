@@ -92,6 +92,7 @@ mod operator_rollback;
 mod operator_stalled;
 mod operator_status;
 mod operator_support;
+mod operator_suspended;
 mod operator_waited;
 mod operator_way_back;
 mod operator_words;

@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jam_plan::JamInstance;
-use jam_plan::crd::{JamInstanceStatus, RolloutPhase};
+use jam_plan::crd::{JamInstanceStatus, RolloutPhase, RolloutStatus};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use crate::kubelet::FATE;
+use crate::kubelet::{FATE, LAST_WORDS, by_hand, say};
 use crate::operator_kinds::on_postgres;
 use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
 use crate::support::cluster::control_plane;
@@ -26,6 +26,10 @@ async fn patch(client: &Client, namespace: &str, change: Value) {
 
 async fn status(client: &Client, namespace: &str) -> JamInstanceStatus {
     Api::<JamInstance>::namespaced(client.clone(), namespace).get("main").await.unwrap().status.unwrap()
+}
+
+async fn rollout(client: &Client, namespace: &str) -> RolloutStatus {
+    status(client, namespace).await.rollout.unwrap()
 }
 
 fn toggle(enabled: bool) -> Value {
@@ -196,6 +200,56 @@ async fn a_database_that_takes_pods_one_after_the_other_is_no_fault_of_the_versi
     // The same with a database that is there: it is the version.
     *answer.lock().unwrap() = says(&json!({"ok": true})).lock().unwrap().clone();
     condition(&client, &namespace, "main", "Ready", "False", "RolledBack").await;
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+/// The play goes on when the operator has seen what came before, and in each of its moments a pod is ready and another is not: how
+/// fast the machine is does not matter.
+#[tokio::test]
+async fn pods_that_serve_once_and_then_crash_in_turns_go_back_although_one_of_them_is_ready_at_every_look() {
+    const SECOND: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, &["--leader-election", "false", "--progress-deadline", "30"]);
+    let mut spec = on_postgres(&client, &namespace).await;
+    spec["replicas"] = json!(3);
+    apply(&client, &namespace, "main", spec.clone()).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let (good, before) = (pods(&client, &namespace).await.1, rollout(&client, &namespace).await);
+    apply(&client, &namespace, "main", with_fate(spec, "by-hand")).await;
+    let served = eventually("it serves", async || {
+        let now = rollout(&client, &namespace).await;
+        (now.revision != before.revision && now.phase == RolloutPhase::Serving).then_some(now.since.0)
+    })
+    .await;
+    let names = by_hand(&client, &namespace).await;
+    let turn = async |n: usize, ready, since| say(&client, &namespace, &names[n % names.len()], ready, since).await;
+    turn(0, false, served + SECOND).await;
+    let fell = eventually("the first fall is seen", async || rollout(&client, &namespace).await.down_since).await.0;
+    // From now on each one falls, and only then the one before it is back.
+    for n in 1.. {
+        assert!(n < 120, "it is never given up: {:?}", rollout(&client, &namespace).await);
+        let since = jiff::Timestamp::now().max(fell + SECOND);
+        turn(n, false, since).await;
+        turn(n - 1, true, since).await;
+        if rollout(&client, &namespace).await.phase == RolloutPhase::RolledBack {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let told = condition(&client, &namespace, "main", "Ready", "False", "RolledBack").await;
+    assert!(told.contains("it served, and no pod stays ready after"), "{told}");
+    condition(&client, &namespace, "main", "Stalled", "True", "RolledBack").await;
+    let evidence = rollout(&client, &namespace).await.evidence.unwrap();
+    let evidence = Api::<ConfigMap>::namespaced(client.clone(), &namespace).get(&evidence).await.unwrap();
+    assert!(json!(evidence.data).to_string().contains(LAST_WORDS), "{:?}", evidence.data);
+    eventually("the good pods are back", async || {
+        let (_, file, all) = pods(&client, &namespace).await;
+        (all && file == good && by_hand(&client, &namespace).await.is_empty()).then_some(())
+    })
+    .await;
     assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
 }
 

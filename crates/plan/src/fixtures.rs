@@ -99,7 +99,14 @@ pub(crate) fn job(instance: &JamInstance, cluster: &Observed, state: JobState) -
         panic!("no migration is wanted: {:?}", resolved.migration)
     };
     let finished_at = (state != JobState::Running).then(|| at(1000));
-    MigrationJob { name: job.clone(), key: told.key.clone(), attempt: told.attempt, state, finished_at }
+    MigrationJob {
+        name: job.clone(),
+        key: told.key.clone(),
+        attempt: told.attempt,
+        state,
+        suspended: false,
+        finished_at,
+    }
 }
 
 /// The cluster after the instance's migration.

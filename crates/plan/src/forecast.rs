@@ -35,9 +35,9 @@ pub fn forecast(instance: &JamInstance, observed: &Observed, defaults: &Defaults
     if let (MigrationStep::Run { job }, Some(told)) = (&last.migration.step, &last.migration.status) {
         migration = Some(job.clone());
         let (name, key, attempt) = (job.clone(), told.key.clone(), told.attempt);
-        let finished_at = Some(cluster.at);
+        let (state, suspended, finished_at) = (JobState::Complete, false, Some(cluster.at));
         cluster.migration_jobs.retain(|other| other.name != name);
-        cluster.migration_jobs.push(MigrationJob { name, key, attempt, state: JobState::Complete, finished_at });
+        cluster.migration_jobs.push(MigrationJob { name, key, attempt, state, suspended, finished_at });
         last = resolve(instance, &cluster, defaults)?.at_rest();
         // What good pods have in the meantime is none of what there will be.
         objects.retain(|item| item.object.kind == Kind::Job);

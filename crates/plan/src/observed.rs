@@ -31,7 +31,7 @@ pub use cleanup::{CleanupOutcome, CleanupRun, CleanupState, ToldRun};
 pub use deployment::DeploymentState;
 pub(crate) use last_words::end_of;
 pub use last_words::{LastWords, left_out};
-pub use migration::{CutShort, JobState, MigrationJob};
+pub use migration::{CutShort, JobState, MigrationJob, SUSPENDED};
 pub(crate) use owned::owned_template;
 pub use preview::{MigrationPreview, PreviewSaid, applies_nothing};
 pub use schema::PodSchema;

@@ -9,7 +9,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::crd::{ConditionType, JamInstance, LastGood, MigrationState, RolloutPhase, RolloutStatus, VersionStatus};
 use crate::names;
 use crate::observed::{DeploymentState, Observed};
-use crate::reason::Reason;
 
 /// How often readiness may be lost again, within the deadline after it was first there.
 const LOSSES: i32 = 3;
@@ -51,7 +50,7 @@ pub struct Scene<'a> {
     pub lost: Option<Timestamp>,
     /// Whether the database is away: then pods are not to blame.
     pub database_away: bool,
-    /// Whether it was there again only just now: pods need a moment to become ready.
+    /// Whether it was away until just now: pods need a moment to become ready. A first look at it is no end of an outage.
     pub recovering: bool,
     /// Of which pods none at all is ready, or has been for long enough.
     pub none_ready: Option<&'static str>,
@@ -349,10 +348,8 @@ pub(crate) fn scene<'a>(
         lost,
         database_away: observed.database.as_ref().is_some_and(|probe| !probe.reachable)
             || reachable.is_some_and(|told| told.status == "False"),
-        recovering: reachable.is_some_and(|told| {
-            let Time(since) = told.last_transition_time;
-            told.reason == Reason::Reachable.as_str()
-                && observed.at < Timestamp::from_jiff(since).plus_seconds(RECOVERY.min(deadline.into()))
+        recovering: stored.and_then(|status| status.database_away_until.as_ref()).is_some_and(|Time(until)| {
+            observed.at < Timestamp::from_jiff(*until).plus_seconds(RECOVERY.min(deadline.into()))
         }),
         all_lost: observed.all_lapsed.max(observed.workers_lapsed.filter(|_| workers)),
         in_turns: in_turns(observed, workers),

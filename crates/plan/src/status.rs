@@ -92,6 +92,7 @@ pub fn status(instance: &JamInstance, verdict: Verdict<'_>, observed: &Observed,
     }
     status.observed_generation = instance.metadata.generation;
     status.conditions = conditions::dated(said, &before.conditions, instance.metadata.generation, now);
+    status.database_away_until = conditions::away_until(&before, &status.conditions);
     status
 }
 

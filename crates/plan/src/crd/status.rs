@@ -60,6 +60,9 @@ pub struct JamInstanceStatus {
     /// The last revision that was ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_good: Option<LastGood>,
+    /// Until when the database was known to be away; pods have a moment from then on before they are blamed for not being ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database_away_until: Option<Time>,
     /// The last cleanup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleanup: Option<CleanupStatus>,
@@ -301,7 +304,7 @@ pub struct MigrationStatus {
     pub job: String,
     /// Where it stands.
     pub state: MigrationState,
-    /// Its last words, when it failed.
+    /// Its last words, when it failed; that its Job is suspended, while it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
     pub message: Option<String>,
@@ -323,7 +326,8 @@ pub struct MigrationStatus {
 /// Where a migration stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum MigrationState {
-    /// The Job is to be made: somebody has to approve it, another one has to end, or a rule such as a quota is in its way.
+    /// The Job is to be made: somebody has to approve it, another one has to end, or a rule such as a quota is in its way. Or it is
+    /// suspended.
     Pending,
     /// The Job runs.
     Running,

@@ -8,6 +8,8 @@ use crate::names;
 
 /// Why the Job controller ends what its deadline ends.
 const DEADLINE: &str = "DeadlineExceeded";
+/// What follows the name of a Job that is suspended.
+pub const SUSPENDED: &str = "is suspended: it runs when its spec.suspend is false";
 
 /// A migration Job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +22,8 @@ pub struct MigrationJob {
     pub attempt: i32,
     /// Where it stands.
     pub state: JobState,
+    /// Whether it has no pod because somebody else, such as a queue for Jobs, has suspended it.
+    pub suspended: bool,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
 }
@@ -80,6 +84,7 @@ impl MigrationJob {
             attempt: noted(job.metadata.annotations.as_ref(), names::MIGRATION_ATTEMPT)
                 .and_then(|text| text.parse().ok())
                 .unwrap_or_default(),
+            suspended: state == JobState::Running && job.spec.as_ref().is_some_and(|spec| spec.suspend == Some(true)),
             state,
             finished_at,
         }

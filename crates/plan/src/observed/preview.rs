@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::batch::v1::Job;
 
-use super::{JobState, LastWords, MigrationJob};
+use super::{JobState, LastWords, MigrationJob, SUSPENDED};
 
 /// Whether these words of a dry run say that the schema is the one that its image needs: `jam-api migrate --dry-run` says so in
 /// one line.
@@ -35,7 +35,7 @@ pub enum PreviewSaid {
 impl MigrationPreview {
     /// What a Job says, and its last pod.
     pub fn of(job: &Job, pod: Option<&LastWords>) -> Self {
-        let MigrationJob { name, state, key: _, attempt: _, finished_at: _ } = MigrationJob::of(job, pod);
+        let MigrationJob { name, state, suspended, key: _, attempt: _, finished_at: _ } = MigrationJob::of(job, pod);
         let said = match state {
             JobState::Running => PreviewSaid::Nothing,
             // An image of an older release leaves no words.
@@ -45,6 +45,7 @@ impl MigrationPreview {
             }
             JobState::Failed { exit_code: _, message } => PreviewSaid::Failed(message),
         };
-        Self { job: name, said, trouble: None }
+        let trouble = suspended.then(|| format!("it {SUSPENDED}"));
+        Self { job: name, said, trouble }
     }
 }

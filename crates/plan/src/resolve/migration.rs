@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use super::{ResolvedDatabase, ResolvedImage, name_of};
 use crate::crd::{JamInstance, MigrationMode, MigrationState, MigrationStatus};
 use crate::names;
-use crate::observed::{JobState, MigrationJob, Observed, PodSchema, PreviewSaid, applies_nothing, end_of};
+use crate::observed::{JobState, MigrationJob, Observed, PodSchema, PreviewSaid, SUSPENDED, applies_nothing, end_of};
 use crate::status::whole_seconds;
 
 /// Seconds before the second Job of a key; doubled for each further one.
@@ -198,9 +198,11 @@ fn is_lost(told: &MigrationStatus, observed: &Observed) -> bool {
 /// The Job of `told` is to be there, unless another one still runs or somebody has to approve it first.
 fn run(instance: &JamInstance, observed: &Observed, told: MigrationStatus) -> MigrationPlan {
     let other = observed.migration_jobs.iter().find(|job| job.name != told.job && job.state == JobState::Running);
-    let begun = observed.migration_jobs.iter().any(|job| job.name == told.job);
-    let state = if begun { MigrationState::Running } else { MigrationState::Pending };
-    let told = MigrationStatus { state, ..told };
+    let made = observed.migration_jobs.iter().find(|job| job.name == told.job);
+    let (begun, suspended) = (made.is_some(), made.is_some_and(|job| job.suspended));
+    let state = if begun && !suspended { MigrationState::Running } else { MigrationState::Pending };
+    let message = suspended.then(|| format!("Job {} {SUSPENDED}", told.job));
+    let told = MigrationStatus { state, message, ..told };
     let approved = match instance.spec.migrations.mode {
         MigrationMode::Auto => true,
         // By key: an approval is for one image and one database, never for what comes later.

@@ -17,6 +17,7 @@ use crate::reason::{Reason, Refusal};
 use crate::resolve::{MigrationStep, Preview, Resolved, Rollout};
 use crate::rollout::Course;
 
+pub(super) use database::away_until;
 pub(crate) use setback::given_up;
 
 /// Longest message, in characters; Kubernetes takes 32768 bytes, people read less.

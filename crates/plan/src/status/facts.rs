@@ -3,7 +3,7 @@
 use super::{cleaned, rotation};
 use crate::crd::{JamInstanceStatus, LastGood, MigrationState, MigrationStatus, VersionStatus};
 use crate::names::{self, Component};
-use crate::observed::Observed;
+use crate::observed::{Observed, SUSPENDED};
 use crate::resolve::Resolved;
 use crate::rollout::Course;
 
@@ -43,7 +43,7 @@ pub(super) fn of(resolved: &Resolved, observed: &Observed, before: &JamInstanceS
 /// What is said of the migration, whose Job may have been made in this very walk.
 fn migration(resolved: &Resolved, observed: &Observed) -> Option<MigrationStatus> {
     let told = resolved.migration.status.clone()?;
-    let is_made = observed.migration_jobs.iter().any(|there| there.name == told.job);
+    let is_made = observed.migration_jobs.iter().any(|there| there.name == told.job && !there.suspended);
     let state = if told.state == MigrationState::Pending && is_made { MigrationState::Running } else { told.state };
     Some(MigrationStatus { state, ..told })
 }
@@ -96,8 +96,10 @@ fn endpoint(resolved: &Resolved) -> String {
 /// That a migration runs, and what keeps its pod from its end: nobody waits ten minutes to learn of a wrong image. A Job that could
 /// not be made does not run.
 pub(super) fn migrating(job: &str, observed: &Observed) -> String {
-    if observed.migration_jobs.iter().all(|there| there.name != job) {
-        return format!("migration Job {job} is not made yet");
+    match observed.migration_jobs.iter().find(|there| there.name == job) {
+        None => return format!("migration Job {job} is not made yet"),
+        Some(there) if there.suspended => return format!("migration Job {job} {SUSPENDED}"),
+        Some(_) => (),
     }
     let why = observed.migration_trouble.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
     format!("migration Job {job} runs{why}")

@@ -109,6 +109,7 @@ fn ended(instance: &JamInstance, cluster: &Observed, exit_code: i32) -> (JamInst
         key: told.key,
         attempt: told.attempt,
         state: JobState::Failed { exit_code: Some(exit_code), message: "permission denied for schema public".into() },
+        suspended: false,
         finished_at: Some(cluster.at),
     };
     let cluster = Observed { migration_jobs: vec![failed], ..cluster.clone() };
@@ -202,4 +203,27 @@ fn no_migration_begins_while_a_pod_of_an_earlier_one_has_not_ended() {
     let manual = but(&instance, json!({"migrations": {"mode": "Manual"}}));
     let step = resolved(&manual, &Observed { migration_pods: vec!["a".into()], ..cluster }).migration.step;
     assert!(matches!(step, MigrationStep::AwaitApproval { .. }), "there is nothing to wait with yet");
+}
+
+#[test]
+fn a_migration_whose_job_is_suspended_is_pending_and_says_so_until_it_runs() {
+    let first = on_postgres();
+    let mut cluster = cluster_for(&first);
+    let job = job(&first, &cluster, JobState::Running);
+    let mut instance = first;
+    for (suspended, state) in
+        [(true, MigrationState::Pending), (false, MigrationState::Running), (true, MigrationState::Pending)]
+    {
+        cluster.migration_jobs = vec![MigrationJob { suspended, ..job.clone() }];
+        let words = message(&instance, &cluster);
+        let status = applied_status(&instance, &cluster);
+        let told = status.migration.clone().unwrap();
+        let sentence = format!("Job {} is suspended: it runs when its spec.suspend is false", job.name);
+        assert_eq!((told.state, told.message), (state, suspended.then(|| sentence.clone())));
+        assert_eq!(words.contains(&sentence), suspended, "{words}");
+        instance.status = Some(status);
+    }
+    cluster.migration_jobs.clear();
+    let told = applied_status(&instance, &cluster).migration.unwrap();
+    assert_eq!((told.state, told.message), (MigrationState::Pending, None), "it is gone, and made again");
 }

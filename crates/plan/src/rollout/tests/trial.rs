@@ -1,6 +1,7 @@
 //! What served for a moment: since when it is down, and to where a way leads back.
 
 use super::*;
+use crate::observed::Probe;
 
 #[test]
 fn a_revision_that_served_and_then_hangs_for_good_is_given_up_after_the_deadline() {
@@ -103,6 +104,37 @@ fn what_is_not_ready_yet_because_its_database_is_only_just_back_has_lost_nothing
     let back = Scene { at: at(1100), lost: Some(at(1050)), recovering: true, ..scene(&served) };
     assert_eq!(step(&back).status, served);
     assert_eq!(step(&Scene { recovering: false, ..back }).status.losses, 1, "its time to recover is over");
+}
+
+#[test]
+fn only_a_database_that_was_away_gives_pods_time_and_not_a_first_look_at_it() {
+    let first = on_postgres();
+    let settled = settled_cluster_for(&first);
+    let revision = settled.api.as_ref().unwrap().revision.clone().unwrap();
+    // What each look said of the database, ten seconds after the one before; how long after the last of them pods still have time.
+    for (looks, seconds) in [
+        (&[None, Some(true)][..], None),
+        (&[Some(true), None, Some(true)], None),
+        (&[Some(true), Some(false), Some(true)], Some(RECOVERY)),
+        (&[Some(true), Some(false), None, Some(true)], Some(RECOVERY)),
+        (&[Some(true), Some(false), None, None], Some(RECOVERY - 10)),
+        (&[Some(false), Some(true), None, Some(true)], Some(RECOVERY - 20)),
+    ] {
+        let (mut instance, mut cluster) = (first.clone(), settled.clone());
+        for said in looks {
+            cluster.at = cluster.at.plus_seconds(10);
+            cluster.database = said.map(|reachable| Probe { reachable, message: "said".into() });
+            instance.status = Some(applied_status(&instance, &cluster));
+        }
+        let last = cluster.at;
+        let mut recovering = |after| {
+            cluster.at = last.plus_seconds(after);
+            super::super::scene(&instance, &cluster, (&revision, "toggled", "spec"), false, 300).recovering
+        };
+        let until = seconds.unwrap_or(0);
+        assert!(!recovering(until), "{looks:?}");
+        assert_eq!(recovering(until - 1), seconds.is_some(), "{looks:?}");
+    }
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! `DatabaseReachable`: what pods, or the migration of the wanted DSN, say of the database.
 
 use jam_domain::StoreKind;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{Said, no, unknown, yes};
-use crate::crd::ConditionType;
+use crate::crd::{ConditionType, JamInstanceStatus};
 use crate::observed::{JobState, MigrationJob, Observed};
 use crate::reason::{Reason, Refusal};
 use crate::resolve::Resolved;
@@ -46,4 +47,21 @@ fn unreached<'a>(resolved: &Resolved, observed: &'a Observed) -> Option<&'a Migr
     }
     let ended = observed.migration_jobs.iter().filter(|job| job.key == told.key && job.state != JobState::Running);
     ended.max_by_key(|job| job.attempt).filter(|job| job.state.lacks_database())
+}
+
+/// Until when the database was known to be away. When nobody could say anything after it was, it may have been until somebody does;
+/// a first word about it ends no outage.
+pub(in crate::status) fn away_until(before: &JamInstanceStatus, now: &[Condition]) -> Option<Time> {
+    let of = |conditions: &[Condition]| {
+        let told = conditions.iter().find(|told| told.type_ == ConditionType::DatabaseReachable.as_str());
+        told.map(|told| (told.status.clone(), told.last_transition_time.clone()))
+    };
+    let known = before.database_away_until.clone();
+    let (Some((was, since)), Some((is, at))) = (of(&before.conditions), of(now)) else { return known };
+    let ended = match (was.as_str(), is.as_str()) {
+        ("False", "True" | "Unknown") => true,
+        ("Unknown", "True") => known.as_ref() == Some(&since),
+        (_, _) => false,
+    };
+    if ended { Some(at) } else { known }
 }
