@@ -206,11 +206,13 @@ async fn the_extra_of_a_report_that_names_a_package_of_later_is_found() {
     let extra = format!("jsonb_build_object('package_id', '{later}', 'report_id', extra::jsonb->>'report_id')::json");
     postgres::execute(&both.dsn, &format!("update receipts set extra = {extra} where seq = 2")).await;
     for of in ["pending", "applied"] {
+        if of == "applied" {
+            process(&both.without).await;
+        }
         let ran = verify(&both.keeps, &[]);
         assert!(ran.code == 1 && ran.err.contains("seq 2: "), "{of}: {ran:?}");
         let (code, _, err) = both.python();
         assert!(code == 1 && err.contains("seq 2: "), "{of}: {err}");
-        process(&both.without).await;
     }
 }
 
