@@ -281,12 +281,16 @@ class Records:
         # Times have one form, and sort as text.
         if package["created_at"] <= receipt["processed_at"]:
             return False
-        if receipt["entry_type"] == "report":
-            # A changed one has kept its id.
-            return not found or found["id"] != receipt["extra"].get("report_id")
+        of_report = receipt["entry_type"] == "report"
+        # A changed one has kept its id.
+        if of_report and found and found["id"] == receipt["extra"].get("report_id"):
+            return False
         if ours:
             return True
-        created, earliest = moment(package["created_at"]), moment(receipt["processed_at"]) + KEPT - CLOCKS
+        created, earliest = moment(package["created_at"]), moment(receipt["processed_at"])
+        # A report may come long after its package, and go at once: nothing but the order is known.
+        if not of_report:
+            earliest += KEPT - CLOCKS
         if not earliest <= created <= time.time() + CLOCKS:
             return False
         # Reports leave together with their packages: where an older one is there, its package can't have been deleted.

@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use jam_domain::page::PackageFilter;
 use jam_domain::submission::{Stamped, Submission, idempotency_key};
 use jam_domain::{Code, PackageId, PackageStatus, Refusal, WorkPackage};
-use jam_store::{NewPackage, SubmitError, Submitted};
+use jam_store::{NewPackage, Place, SubmitError, Submitted};
 use opentelemetry::KeyValue;
 use serde_json::json;
 
@@ -140,7 +140,7 @@ pub async fn read(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault>
 /// GET /jam/packages/{id}/report.
 pub async fn report(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
     let include_receipt = admitted.query.flag("include_receipt")?;
-    let Place { id, status, archived } = place(api, admitted).await?;
+    let (Place { id, status, .. }, archived) = place(api, admitted).await?;
     let Some(bundle) = report_of(api, id, archived).await? else {
         return Err(unrefined(api, id, status).await?.into());
     };
@@ -160,17 +160,15 @@ async fn unrefined(api: &Api, id: PackageId, status: PackageStatus) -> Result<Re
 
 /// GET /jam/packages/{id}/attestations.
 pub async fn attestations(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Fault> {
-    let Place { id, status: _, archived } = place(api, admitted).await?;
+    let (Place { id, .. }, archived) = place(api, admitted).await?;
     let bundle = report_of(api, id, archived).await?;
     let items = bundle.map(|bundle| bundle.attestations).unwrap_or_default();
     Ok(lists::single(api, admitted, &Attestations { items })?)
 }
 
-/// The package that the path names, and whether it is archived: then only administrators see it, when they ask for it. A
-/// malformed id names none.
+/// The package that the path names, and whether it is archived: then only administrators see it, when they ask for it.
 async fn find(api: &Api, admitted: &Admitted<'_>) -> Result<(WorkPackage, bool), Fault> {
-    let also_archived = admitted.archived()?;
-    let id: PackageId = admitted.segment.parse().map_err(|_| not_found("package"))?;
+    let (id, also_archived) = sought(admitted)?;
     let (package, archived) = match api.store.package(id).await? {
         Some(package) => (package, false),
         None if also_archived => {
@@ -183,17 +181,22 @@ async fn find(api: &Api, admitted: &Admitted<'_>) -> Result<(WorkPackage, bool),
     Ok((package, archived))
 }
 
-/// Where a package stands.
-struct Place {
-    id: PackageId,
-    status: PackageStatus,
-    archived: bool,
+/// The same without its body: that may be large, and who waits for more of the store would hold it, or one that can't be read.
+async fn place(api: &Api, admitted: &Admitted<'_>) -> Result<(Place, bool), Fault> {
+    let (id, also_archived) = sought(admitted)?;
+    let mut found = api.store.place(id, false).await?.map(|place| (place, false));
+    if found.is_none() && also_archived {
+        found = api.store.place(id, true).await?.map(|place| (place, true));
+    }
+    let (place, archived) = found.ok_or_else(|| not_found("package"))?;
+    admitted.caller.may_touch(&place.service_id)?;
+    Ok((place, archived))
 }
 
-/// The same without its body, which may be large: who waits for more of the store does not hold it.
-async fn place(api: &Api, admitted: &Admitted<'_>) -> Result<Place, Fault> {
-    let (WorkPackage { id, status, .. }, archived) = find(api, admitted).await?;
-    Ok(Place { id, status, archived })
+/// The id in the path, and whether an archived package counts. A malformed id names none.
+fn sought(admitted: &Admitted<'_>) -> Result<(PackageId, bool), Refusal> {
+    let also_archived = admitted.archived()?;
+    Ok((admitted.segment.parse().map_err(|_| not_found("package"))?, also_archived))
 }
 
 async fn report_of(api: &Api, id: PackageId, archived: bool) -> Result<Option<jam_store::ReportBundle>, Fault> {

@@ -245,8 +245,9 @@ impl Ledger {
         !wanted.report || !(self.reports.contains_key(text(record, "id")) || self.contents.contains_key(&content()))
     }
 
-    /// Whether a package that does not fit the receipt of its id is another one: it has no receipt in the chain that was read, and was
-    /// created when the one before it, which counts as gone, can have been deleted. `found` is it with its receipt, read before its `report`.
+    /// Whether a package that does not fit the receipt of its id, or of the report of its id, is another one: it has no receipt in the chain
+    /// that was read, and was created when the one before it, which counts as gone, can have been deleted. `found` is it with its receipt,
+    /// read before its `report`.
     pub fn used_again(&mut self, found: &Value, report: Option<&Value>, now: Timestamp) -> bool {
         let ours = found.get("receipt").filter(|receipt| text(receipt, "service_id") == self.service.as_str());
         if ours.and_then(seq_of).is_some_and(|seq| self.reaches(seq)) {
@@ -254,12 +255,20 @@ impl Ledger {
         }
         let Some(package) = found.get("package") else { return false };
         let id = text(package, "id");
-        let Some(link) = self.packages.get(id).and_then(|at| self.links.get_mut(*at)) else {
-            return self.again.contains(id);
-        };
+        if self.again.contains(id) {
+            return true;
+        }
+        let reported = || self.links.iter().rposition(|link| link.package_id == id);
+        let known = self.packages.get(id).copied().or_else(reported);
+        let Some(link) = known.and_then(|at| self.links.get_mut(at)) else { return false };
         let Some(created_at) = created_at_of(package) else { return false };
-        let earliest = link.processed_at.plus_seconds(KEPT_SECONDS - CLOCK_SECONDS);
-        let possible = (earliest..=now.plus_seconds(CLOCK_SECONDS)).contains(&created_at);
+        let later = if link.is_report() {
+            // A report may come long after its package, and go at once: nothing but the order is known.
+            created_at > link.processed_at
+        } else {
+            created_at >= link.processed_at.plus_seconds(KEPT_SECONDS - CLOCK_SECONDS)
+        };
+        let possible = later && created_at <= now.plus_seconds(CLOCK_SECONDS);
         // Reports leave together with their packages: where an older one is there, its package can't have been deleted.
         let own = |at: Timestamp| created_at <= at.plus_seconds(CLOCK_SECONDS);
         if !possible || report.is_some_and(|report| !created_at_of(report).is_some_and(own)) {

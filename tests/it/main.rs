@@ -101,6 +101,7 @@ mod plan_applied;
 mod plan_diff;
 mod plan_fields;
 mod plan_snapshots;
+mod receipts_again;
 mod receipts_gone;
 mod receipts_standing;
 mod receipts_tampering;

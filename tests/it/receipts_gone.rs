@@ -13,14 +13,14 @@ use crate::receipts_vectors::python;
 use crate::support::postgres;
 
 /// One database behind a server that keeps receipts and one that keeps none.
-struct Both {
-    dsn: String,
-    keeps: Server,
-    without: Server,
+pub struct Both {
+    pub dsn: String,
+    pub keeps: Server,
+    pub without: Server,
 }
 
 impl Both {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let dsn = postgres::migrated_database().await;
         let hash = ("JAM_ACCUMULATOR_HASH", "sha256");
         let keeps = World::on(&dsn).with(&[hash]).await;
@@ -36,7 +36,7 @@ impl Both {
     }
 
     /// Dates the whole chain of `s` and its records back, as if all of it had happened these days ago.
-    async fn happened_before(&self, days: u8) {
+    pub async fn happened_before(&self, days: u8) {
         let earlier = format!("created_at = created_at - interval '{days} days'");
         for table in ["packages", "reports", "attestations"] {
             postgres::execute(&self.dsn, &format!("update {table} set {earlier}")).await;
@@ -82,7 +82,7 @@ impl Both {
         postgres::execute(&self.dsn, &updates.join(";")).await;
     }
 
-    fn is_whole(&self, what: &str) -> Ran {
+    pub fn is_whole(&self, what: &str) -> Ran {
         let ran = verify(&self.keeps, &[]);
         assert_eq!(ran.code, 0, "{what}: {ran:?}");
         let (code, _, err) = self.python();
@@ -90,16 +90,16 @@ impl Both {
         ran
     }
 
-    fn python(&self) -> (i32, String, String) {
+    pub fn python(&self) -> (i32, String, String) {
         python(&["--url", &self.keeps.address, "--service", "s", "--records"], TOKEN)
     }
 }
 
-async fn process(server: &Server) {
+pub async fn process(server: &Server) {
     server.post("/jam/process", &json!({})).await.expect(200);
 }
 
-async fn submit(server: &Server, id: &Value, service: &str, nonce: &str) {
+pub async fn submit(server: &Server, id: &Value, service: &str, nonce: &str) {
     let mut new = package(service, nonce);
     new["id"] = id.clone();
     server.post("/jam/packages", &new).await.expect(201);

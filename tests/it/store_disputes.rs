@@ -5,7 +5,7 @@ use jam_domain::dispute::Outcome;
 use jam_domain::page::ReportFilter;
 use jam_domain::refine::{Engine, RefineFault};
 use jam_domain::{PackageId, PackageStatus, ReportId};
-use jam_store::{Attest, Dispute, Dissent, ReportBundle, Resolved, Store};
+use jam_store::{Attest, Dispute, Dissent, Place, ReportBundle, Resolved, Store};
 use serde_json::json;
 
 use crate::store_admin::audit;
@@ -62,8 +62,9 @@ async fn a_word_for_another_output_disputes_the_package_and_counts_for_a_report_
     assert_ne!(one.report.id, own);
     let two = rival(&*world.replica(1), own, "third").await;
     assert_eq!((two.report.id, two.attestations.len(), two.receipt), (one.report.id, 2, None));
-    let Dispute { package, reason, reports, resolution } = dispute(&*store, id).await;
-    assert_eq!((package.status, resolution), (PackageStatus::Disputed, None));
+    let Dispute { place, package, reason, reports, resolution } = dispute(&*store, id).await;
+    assert_eq!(package.as_ref().map(Place::from), Some(place.clone()));
+    assert_eq!((place.status, resolution), (PackageStatus::Disputed, None));
     assert!(reason.contains("worker second got the output") && reason.contains(OTHER), "{reason}");
     assert_eq!(store.dispute_of(id).await.unwrap(), Some(reason));
     let ids: Vec<_> = reports.iter().map(|bundle| (bundle.report.id, bundle.attestations.len())).collect();
@@ -120,7 +121,7 @@ async fn an_accepted_report_is_the_packages_and_is_applied_with_its_receipt(worl
         assert_eq!(resolve(ReportId::new()).await, Resolved::NoSuchReport);
         let Resolved::Ended(ended) = resolve(chosen).await else { panic!("it was open") };
         assert_eq!(ended, dispute(&*store, id).await);
-        assert_eq!(ended.package.status, PackageStatus::Applied);
+        assert_eq!(ended.place.status, PackageStatus::Applied);
         let resolution = ended.resolution.unwrap();
         assert_eq!((resolution.outcome, resolution.report_id), (Outcome::Accepted, Some(chosen)));
         assert_eq!((resolution.at, resolution.by), (at(2), by(at(2)).token_id));
@@ -147,7 +148,7 @@ async fn a_rejected_dispute_leaves_the_package_disputed_for_good(world: World) {
     rival(&*store, own, "second").await;
     let resolve = async |report| store.resolve(id, report, &by(at(2)), &three()).await.unwrap();
     let Resolved::Ended(ended) = resolve(None).await else { panic!("it was open") };
-    assert_eq!((ended.package.status, ended.reports.len()), (PackageStatus::Disputed, 2));
+    assert_eq!((ended.place.status, ended.reports.len()), (PackageStatus::Disputed, 2));
     assert_eq!(ended.resolution.unwrap().outcome, Outcome::Rejected);
     assert_eq!((resolve(Some(own)).await, resolve(None).await), (Resolved::Before, Resolved::Before));
     assert_eq!(store.process(9, &three()).await.unwrap(), []);
@@ -193,7 +194,10 @@ async fn a_dispute_goes_into_the_archive_comes_back_whole_and_is_deleted_with_it
     let (id, own) = waiting(&*store).await;
     rival(&*store, own, "second").await;
     let whole = dispute(&*store, id).await;
+    let places = async || [store.place(id, false).await.unwrap(), store.place(id, true).await.unwrap()];
+    assert_eq!(places().await, [Some(whole.place.clone()), None]);
     assert_eq!(store.cleanup(&rule(0), false).await.unwrap().archived_packages, 1);
+    assert_eq!(places().await, [None, Some(whole.place.clone())]);
     assert_eq!(store.dispute(id).await.unwrap(), None);
     assert_eq!(store.resolve(id, Some(own), &by(at(1)), &three()).await.unwrap(), Resolved::NotDisputed);
     assert_eq!(store.archived_report(id).await.unwrap().as_ref(), Some(&whole.reports[0]));

@@ -7,6 +7,7 @@ use jam_store::{Processed, Store, StoreError};
 use serde_json::json;
 use sqlx::Executor as _;
 
+use crate::api_admin::Office;
 use crate::api_support::{World as Servers, until};
 use crate::store_fixture::{World, engine, only, package, verified_chain};
 use crate::support::postgres::{self, execute};
@@ -115,6 +116,41 @@ async fn packages_that_cannot_be_written_are_left_out_and_the_rest_of_their_serv
     assert_eq!(ids(&process(&*store, 100).await), all[5..8]);
     assert!(process(&*store, 100).await.is_empty());
     assert_eq!(store.pending().await.unwrap(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_dispute_of_a_package_that_cannot_be_read_tells_its_reason_and_can_be_ended() {
+    let world = Servers::postgres().await;
+    let (office, dsn) = (Office::open(&world).await, world.dsn().unwrap());
+    let package = office.server.submit("s", "1").await;
+    let id = package["id"].as_str().unwrap();
+    execute(dsn, r#"update packages set body = '{"x": 1}'"#).await;
+    let path = format!("/jam/packages/{id}");
+    let details =
+        async || office.server.get(&format!("{path}/report")).await.refused(404, "jam_not_found")["details"].clone();
+    assert_eq!(details().await, json!({"status": "pending"}));
+    office.server.post("/jam/process", &json!(null)).await.expect(200);
+    let stands = json!({"status": "disputed", "reason": UNREAD});
+    assert_eq!(details().await, stands);
+    let words = office.server.get(&format!("{path}/attestations")).await.expect(200).json();
+    assert_eq!(words, json!({"items": []}));
+    let open = json!({"package": null, "reason": UNREAD, "reports": [], "resolution": null});
+    let dispute = format!("/jam/admin/disputes/{id}");
+    assert_eq!(office.get(&dispute).await.expect(200).json(), open);
+    let other = json!({"report_id": id});
+    office.call("POST", &format!("{dispute}/accept"), &other).await.refused(400, "jam_admin_validation_error");
+    let ended = office.call("POST", &format!("{dispute}/reject"), &json!(null)).await.expect(200).json();
+    assert_eq!(ended["resolution"]["outcome"], "rejected");
+    assert_eq!(office.get(&dispute).await.expect(200).json(), ended);
+    assert_eq!(office.audit().await[0], ("dispute.reject".to_owned(), id.to_owned()));
+    assert_eq!(details().await, stands);
+    office.server.get(&path).await.refused(500, "jam_internal");
+    // Archived, administrators alone see it, as any other.
+    execute(dsn, "update packages set created_at = created_at - interval '99 days'").await;
+    office.call("POST", "/jam/admin/cleanup/run", &json!(null)).await.expect(200);
+    office.server.get(&format!("{path}/report")).await.refused(404, "jam_not_found");
+    let archived = office.get(&format!("{path}/report?archived=true")).await.expect(404).json();
+    assert_eq!(archived["details"], json!({"status": "disputed"}));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -1,5 +1,7 @@
 //! Reading a JSON object of a request field by field, so that every refusal names the field and nothing is ignored.
 
+use std::ops::RangeInclusive;
+
 use serde_json::{Map, Value};
 
 use crate::refusal::{Code, Refusal};
@@ -79,13 +81,15 @@ impl Fields {
         self.text(key, check)?.ok_or_else(|| self.wrong(key, "is missing"))
     }
 
-    /// Takes an unsigned integer of at most `most`.
-    pub(crate) fn number(&mut self, key: &str, most: u64) -> Result<Option<u64>, Refusal> {
+    /// Takes an unsigned integer of this range.
+    pub(crate) fn number(&mut self, key: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, Refusal> {
         match self.take(key) {
             None => Ok(None),
-            Some(value) => match whole(&value).filter(|n| *n <= most) {
+            Some(value) => match whole(&value).filter(|n| range.contains(n)) {
                 Some(number) => Ok(Some(number)),
-                None => Err(self.wrong(key, format!("must be a whole number from 0 to {most}"))),
+                None => {
+                    Err(self.wrong(key, format!("must be a whole number from {} to {}", range.start(), range.end())))
+                }
             },
         }
     }

@@ -68,13 +68,13 @@ impl Quota {
     pub fn parse(body: &[u8]) -> Result<Self, Refusal> {
         let mut fields = Fields::new(object_of(body)?, "");
         let mut small = |key: &str, most: u64| -> Result<Option<u32>, Refusal> {
-            Ok(fields.number(key, most)?.map(|number| u32::try_from(number).unwrap_or(u32::MAX)))
+            Ok(fields.number(key, 0..=most)?.map(|number| u32::try_from(number).unwrap_or(u32::MAX)))
         };
         let quota = Self {
             max_packages_per_minute: small("max_packages_per_minute", MAX_SERVICE_RATE)?,
             max_pending_packages: small("max_pending_packages", MAX_PENDING)?,
             retention_days: small("retention_days", MAX_DAYS)?,
-            max_preimage_bytes: fields.number("max_preimage_bytes", MAX_BYTES)?,
+            max_preimage_bytes: fields.number("max_preimage_bytes", 0..=MAX_BYTES)?,
         };
         fields.finish()?;
         Ok(quota)

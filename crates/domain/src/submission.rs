@@ -146,7 +146,7 @@ fn item_of(value: Value, place: String) -> Result<NewItem, Refusal> {
         kind: fields.required_text("kind", plain_name)?,
         params_hash: fields.required_text("params_hash", plain_name)?,
         preimage_hashes: fields.texts("preimage_hashes", str::parse)?,
-        max_fee: fields.number("max_fee", MAX_FEE)?,
+        max_fee: fields.number("max_fee", 0..=MAX_FEE)?,
         memo: fields.text("memo", |text| at_most(text, MAX_MEMO))?,
     };
     fields.finish()?;

@@ -21,10 +21,7 @@ pub const MAX_WORDS: usize = MOST_THRESHOLD as usize;
 pub fn attestation(body: &[u8], report_id: ReportId, now: Timestamp) -> Result<(Attestation, Option<String>), Refusal> {
     let mut fields = Fields::new(object_of(body)?, "");
     fields.refuse_server_made(&["report_id", "created_at"])?;
-    let weight = fields.number("weight", u64::from(MAX_WEIGHT))?.unwrap_or(1);
-    if weight == 0 {
-        return Err(Refusal::field("weight", "must be at least 1"));
-    }
+    let weight = fields.number("weight", 1..=MAX_WEIGHT.into())?.unwrap_or(1);
     let output = fields.text("refine_output_hash", output_hash)?;
     let said = Attestation {
         report_id,
@@ -60,6 +57,14 @@ mod tests {
         assert_eq!((said.weight, said.engine.as_str()), (1, "unknown"));
         for seven in [json!(7), json!(7.0)] {
             assert_eq!(read(&json!({"worker_id": "w1", "signature": "YQ==", "weight": seven})).unwrap().weight, 7);
+        }
+    }
+
+    #[test]
+    fn a_wrong_weight_is_refused_with_both_of_its_bounds() {
+        for weight in [json!(0), json!(1001), json!(-1), json!("1")] {
+            let refused = read(&json!({"worker_id": "w", "signature": "YQ==", "weight": weight})).unwrap_err();
+            assert_eq!(refused.message, "weight: must be a whole number from 1 to 1000", "{weight}");
         }
     }
 

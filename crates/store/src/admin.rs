@@ -7,15 +7,34 @@ use jam_domain::control::{Change, Control, ControlKey, Controls};
 use jam_domain::dispute::Resolution;
 use jam_domain::page::{AuditCursor, Page, PageRequest, Visible};
 use jam_domain::refine::Engine;
-use jam_domain::{Attestation, By, PackageId, ReportId, WorkPackage};
+use jam_domain::{Attestation, By, PackageId, PackageStatus, ReportId, ServiceId, WorkPackage};
 
 use crate::{Attest, ReportBundle, Stored};
+
+/// Where a package stands: what of it can be told whatever its body is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The package.
+    pub id: PackageId,
+    /// Its service.
+    pub service_id: ServiceId,
+    /// Its status.
+    pub status: PackageStatus,
+}
+
+impl From<&WorkPackage> for Place {
+    fn from(package: &WorkPackage) -> Self {
+        Self { id: package.id, service_id: package.service_id.clone(), status: package.status }
+    }
+}
 
 /// A package that is or was disputed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dispute {
-    /// The package.
-    pub package: WorkPackage,
+    /// Where it stands.
+    pub place: Place,
+    /// The package; none when its body can't be read.
+    pub package: Option<WorkPackage>,
     /// Why.
     pub reason: String,
     /// Its report, when it could be refined, then those that contradict it, oldest first.

@@ -25,7 +25,7 @@ use jam_domain::{
     StoreKind, Timestamp, TokenId, WorkPackage, WorkReport,
 };
 
-pub use admin::{Administration, Dispute, Dissent, Resolved};
+pub use admin::{Administration, Dispute, Dissent, Place, Resolved};
 pub use limits::{Limits, Reset, SharedBucket};
 pub use memory::MemoryStore;
 pub use objects::{Objects, Trouble};
@@ -311,6 +311,8 @@ pub trait Store: Administration + Send + Sync + 'static {
     async fn submit(&self, new: NewPackage, engine: &Engine) -> Result<Submitted, SubmitError>;
     /// A package.
     async fn package(&self, id: PackageId) -> Stored<Option<WorkPackage>>;
+    /// Where a package stands, or an archived one; its body is not read.
+    async fn place(&self, id: PackageId, archived: bool) -> Stored<Option<Place>>;
     /// A package's own receipt.
     async fn package_receipt(&self, id: PackageId) -> Stored<Option<Receipt>>;
     /// Receipts of these packages, or of these archived ones, for lists with `include_receipt`.

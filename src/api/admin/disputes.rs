@@ -32,16 +32,16 @@ pub async fn reject(api: &Api, admitted: &Admitted<'_>) -> Result<Response, Faul
 async fn find(api: &Api, admitted: &Admitted<'_>) -> Result<Dispute, Fault> {
     let id: PackageId = admitted.segment.parse().map_err(|_| not_found("dispute"))?;
     let dispute = api.store.dispute(id).await?.ok_or_else(|| not_found("dispute"))?;
-    admitted.caller.may_touch(&dispute.package.service_id)?;
+    admitted.caller.may_touch(&dispute.place.service_id)?;
     Ok(dispute)
 }
 
 async fn end(api: &Api, admitted: &Admitted<'_>, accepted: Option<ReportId>) -> Result<Response, Fault> {
-    let package = find(api, admitted).await?.package.id;
+    let package = find(api, admitted).await?.place.id;
     match api.store.resolve(package, accepted, &admitted.by(), &api.engine).await? {
         Resolved::Ended(dispute) => {
             tracing::info!(
-                pkg_id = %package, service_id = %dispute.package.service_id, store = api.store_name(),
+                pkg_id = %package, service_id = %dispute.place.service_id, store = api.store_name(),
                 token_hash = admitted.caller.id.as_str(), accepted = accepted.is_some(), "dispute ended"
             );
             api.pulse.metrics.receipts.inc_by(u64::from(accepted.is_some() && api.engine.receipts));

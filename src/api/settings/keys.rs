@@ -105,7 +105,7 @@ pub static KEYS: [Key; 33] = [
     key("claim_timeout_seconds", "claim-timeout", "JAM_CLAIM_TIMEOUT", Number, Wiring, "Seconds without a sign of life after which PostgreSQL takes a processor's packages back"),
     key("max_bytes_in_flight", "max-bytes-in-flight", "JAM_MAX_BYTES_IN_FLIGHT", Number, Wiring, "Bytes of uploads and downloads held at once"),
     key("client_timeout_seconds", "client-timeout", "JAM_CLIENT_TIMEOUT", Number, Wiring, "Seconds for a request's head, for 64 KiB of its body, between two requests, and to go on reading an answer"),
-    key("shutdown_delay_seconds", "shutdown-delay", "JAM_SHUTDOWN_DELAY", Number, Wiring, "Seconds between SIGTERM (/readyz answers 503) and the end of accepting"),
+    key("shutdown_delay_seconds", "shutdown-delay", "JAM_SHUTDOWN_DELAY", Number, Wiring, "Seconds between SIGTERM (/readyz answers 503) and the end of accepting; 3600 at most"),
 ];
 
 /// The key of this name.

@@ -116,7 +116,7 @@ impl Wiring {
                 wrong(key, "has a token that no header can carry: use visible ASCII characters without spaces".into());
             }
         }
-        let numbers = [pg_max_connections, claim_timeout_seconds, client_timeout_seconds];
+        let numbers = [pg_max_connections, claim_timeout_seconds, client_timeout_seconds, shutdown_delay_seconds];
         out_of_bounds(numbers).for_each(|(key, problem)| wrong(key, problem));
         let blocks = trusted_proxies
             .iter()
@@ -172,19 +172,21 @@ impl Wiring {
     }
 }
 
-/// Numbers that are 1 at least, and the most that each may be.
-const MOST: [(&str, u32); 3] = [
+/// Numbers with the least and the most that each may be.
+const BOUNDS: [(&str, u32, u32); 4] = [
     // PostgreSQL takes no more from anybody, and the pool makes a place for each beforehand.
-    ("pg_max_connections", 262_143),
+    ("pg_max_connections", 1, 262_143),
     // PostgreSQL refuses what is more than 24 days.
-    ("claim_timeout_seconds", 86_400),
-    ("client_timeout_seconds", u32::MAX),
+    ("claim_timeout_seconds", 1, 86_400),
+    ("client_timeout_seconds", 1, u32::MAX),
+    // A stop has an end.
+    ("shutdown_delay_seconds", 0, 3600),
 ];
 
-/// What is wrong with connections, claim timeout and client timeout.
-fn out_of_bounds(numbers: [Option<u32>; 3]) -> impl Iterator<Item = (&'static str, String)> {
-    MOST.into_iter().zip(numbers).filter_map(|((key, most), number)| match number? {
-        0 => Some((key, "must be at least 1".into())),
+/// What is wrong with connections, claim timeout, client timeout and shutdown delay.
+fn out_of_bounds(numbers: [Option<u32>; 4]) -> impl Iterator<Item = (&'static str, String)> {
+    BOUNDS.into_iter().zip(numbers).filter_map(|((key, least, most), number)| match number? {
+        number if number < least => Some((key, format!("must be at least {least}"))),
         number => (number > most).then(|| (key, format!("must be at most {most}"))),
     })
 }

@@ -144,8 +144,8 @@ pub struct BucketInUse {
 /// A package that is or was disputed.
 #[derive(Serialize, JsonSchema)]
 pub struct Disputed {
-    /// The package.
-    pub package: WorkPackage,
+    /// The package; null when its stored body can't be read.
+    pub package: Option<WorkPackage>,
     /// Why: what the refiner said, or which worker got another output.
     pub reason: String,
     /// Its report, when it could be refined, then those that contradict it, oldest first; each with every worker's word.
@@ -156,7 +156,7 @@ pub struct Disputed {
 
 impl From<Dispute> for Disputed {
     fn from(dispute: Dispute) -> Self {
-        let Dispute { package, reason, reports, resolution } = dispute;
+        let Dispute { place: _, package, reason, reports, resolution } = dispute;
         let shown = |bundle| {
             let jam_store::ReportBundle { report, attestations, receipt } = bundle;
             ReportBundle { report, attestations, receipt: Some(receipt) }

@@ -10,7 +10,7 @@ use jam_domain::{Attestation, By, PackageId, PackageStatus, ReportId, Timestamp,
 use super::process::accumulate;
 use super::state::{ReportRow, State};
 use crate::work::applied;
-use crate::{Attest, Dispute, Dissent, Resolved};
+use crate::{Attest, Dispute, Dissent, Place, Resolved};
 
 /// Records the word of a worker who got this output.
 pub(super) fn dissent(
@@ -71,7 +71,8 @@ pub(super) fn find(state: &State, id: PackageId) -> Option<Dispute> {
     let row = state.packages.get(&id)?;
     let own = row.report.and_then(|report| state.bundle(report));
     Some(Dispute {
-        package: row.package.clone(),
+        place: Place::from(&row.package),
+        package: Some(row.package.clone()),
         reason: row.dispute.clone()?,
         reports: own.into_iter().chain(row.rivals.iter().map(|rival| state.bundle_of(rival))).collect(),
         resolution: row.resolution.clone(),

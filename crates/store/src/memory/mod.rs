@@ -30,7 +30,7 @@ use jam_domain::{
 use self::state::State;
 use self::story::Story;
 use crate::{
-    Archived, Attest, BlobBody, CleanupError, Clock, Connections, Limits, NewPackage, Processed, Progress, Put,
+    Archived, Attest, BlobBody, CleanupError, Clock, Connections, Limits, NewPackage, Place, Processed, Progress, Put,
     PutError, ReportBundle, Restored, SchemaVersion, Store, Stored, SubmitError, Submitted, Upload, UploadBody,
     machine_clock,
 };
@@ -105,6 +105,10 @@ impl Store for MemoryStore {
 
     async fn package(&self, id: PackageId) -> Stored<Option<WorkPackage>> {
         Ok(self.state().packages.get(&id).map(|row| row.package.clone()))
+    }
+
+    async fn place(&self, id: PackageId, archived: bool) -> Stored<Option<Place>> {
+        Ok(packages::row(&self.state(), id, archived).map(|row| Place::from(&row.package)))
     }
 
     async fn package_receipt(&self, id: PackageId) -> Stored<Option<Receipt>> {

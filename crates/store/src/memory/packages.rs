@@ -109,8 +109,12 @@ fn check(state: &State, new: &NewPackage) -> Result<(), SubmitError> {
     Ok(())
 }
 
+pub(super) fn row(state: &State, id: PackageId, archived: bool) -> Option<&PackageRow> {
+    if archived { state.archive.get(&id).map(|archived| &archived.row) } else { state.packages.get(&id) }
+}
+
 pub(super) fn receipt(state: &State, id: PackageId, archived: bool) -> Option<Receipt> {
-    let row = if archived { &state.archive.get(&id)?.row } else { state.packages.get(&id)? };
+    let row = row(state, id, archived)?;
     state.receipt(&row.package.service_id, row.receipt?)
 }
 

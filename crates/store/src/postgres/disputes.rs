@@ -93,10 +93,17 @@ async fn row_of(connection: &mut PgConnection, id: PackageId) -> Result<Option<(
 
 async fn dispute_of(connection: &mut PgConnection, id: PackageId) -> Result<Option<Dispute>, Failure> {
     let Some((reason, resolution)) = row_of(connection, id).await? else { return Ok(None) };
-    let Some(package) = packages::read(connection, id).await? else { return Ok(None) };
+    let Some((place, package)) = packages::read(connection, id).await? else { return Ok(None) };
     let mut all: Vec<_> = reports::of_package(connection, id).await?.into_iter().collect();
     all.extend(reports::rivals(connection, id).await?);
-    Ok(Some(Dispute { package, reason, reports: all, resolution }))
+    let package = match package {
+        Err(problem @ Failure::Corrupt(_)) => {
+            tracing::warn!(%problem, "a disputed package can't be read: its dispute is shown without it");
+            None
+        }
+        package => Some(package?),
+    };
+    Ok(Some(Dispute { place, package, reason, reports: all, resolution }))
 }
 
 /// A dispute as of one moment.

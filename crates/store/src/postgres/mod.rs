@@ -60,7 +60,7 @@ use self::upload::Deleted;
 use self::writer::Writer;
 use crate::objects::{Objects, PART, Trouble};
 use crate::{
-    Archived, Attest, BlobBody, CleanupError, Clock, Connections, Limits, NewPackage, Processed, Progress, Put,
+    Archived, Attest, BlobBody, CleanupError, Clock, Connections, Limits, NewPackage, Place, Processed, Progress, Put,
     PutError, ReportBundle, Restored, SchemaVersion, Store, StoreError, Stored, SubmitError, Submitted, Upload,
     UploadBody, machine_clock,
 };
@@ -269,6 +269,10 @@ impl Store for PostgresStore {
 
     async fn package(&self, id: PackageId) -> Stored<Option<WorkPackage>> {
         self.read(|| packages::find(&self.pool, id)).await
+    }
+
+    async fn place(&self, id: PackageId, archived: bool) -> Stored<Option<Place>> {
+        self.read(|| packages::place(&self.pool, id, archived)).await
     }
 
     async fn package_receipt(&self, id: PackageId) -> Stored<Option<Receipt>> {

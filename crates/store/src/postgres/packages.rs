@@ -13,8 +13,8 @@ use super::error::Failure;
 use super::lists::{self, Cut, Listed};
 use super::value::{At, body, count, number, unbody, word};
 use super::{events, receipts};
-use crate::NewPackage;
 use crate::bodies::PackageBody;
+use crate::{NewPackage, Place};
 
 pub(super) const COLUMNS: &str = "t.id, t.service_id, t.status, t.created_at, t.created_by, t.body";
 
@@ -60,10 +60,27 @@ fn columns_of(row: &PgRow, id: PackageId) -> Result<WorkPackage, Failure> {
     })
 }
 
-/// The same within a transaction.
-pub(super) async fn read(connection: &mut PgConnection, id: PackageId) -> Result<Option<WorkPackage>, Failure> {
+fn place_of(row: &PgRow) -> Result<Place, Failure> {
+    let id = PackageId(row.try_get("id")?);
+    let read =
+        || Ok(Place { id, service_id: word(row.try_get("service_id")?)?, status: word(row.try_get("status")?)? });
+    read().map_err(|failure: Failure| failure.in_row(|| format!("package {id}")))
+}
+
+/// Where a package stands, and the package or why it can't be read.
+pub(super) async fn read(
+    connection: &mut PgConnection,
+    id: PackageId,
+) -> Result<Option<(Place, Result<WorkPackage, Failure>)>, Failure> {
     let sql = format!("select {COLUMNS} from packages t where t.id = $1");
-    query(AssertSqlSafe(sql)).bind(id.0).fetch_optional(connection).await?.as_ref().map(package_of).transpose()
+    let found = query(AssertSqlSafe(sql)).bind(id.0).fetch_optional(connection).await?;
+    found.map(|row| Ok((place_of(&row)?, package_of(&row)))).transpose()
+}
+
+pub(super) async fn place(pool: &PgPool, id: PackageId, archived: bool) -> Result<Option<Place>, Failure> {
+    let table = if archived { "archived_packages" } else { "packages" };
+    let sql = format!("select id, service_id, status from {table} where id = $1");
+    query(AssertSqlSafe(sql)).bind(id.0).fetch_optional(pool).await?.as_ref().map(place_of).transpose()
 }
 
 pub(super) async fn find(pool: &PgPool, id: PackageId) -> Result<Option<WorkPackage>, Failure> {
