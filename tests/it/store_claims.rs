@@ -1,8 +1,8 @@
 //! Laws of claims: they outlive neither a processor that is silent for too long nor a node that is gone, and honest work keeps them.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::time::Duration;
 
 use futures::future::join_all;
 use jam_domain::refine::Engine;
@@ -130,17 +130,20 @@ async fn the_database_asks_a_silent_client_within_seconds_whether_it_is_still_th
     assert!(hundredths <= 2_000, "the first question comes in {hundredths} hundredths of a second");
 }
 
+/// How many callers have begun, and who waits for that.
+type Begun = Arc<(Mutex<usize>, Condvar)>;
+
 /// An engine that holds its batch until so many have begun, or for as long as nobody would wait.
-fn together(begun: Arc<AtomicUsize>, callers: usize) -> Engine {
+fn together(begun: Begun, callers: usize) -> Engine {
     let counted = AtomicBool::new(false);
     engine_that(move |_| {
         if !counted.swap(true, Ordering::SeqCst) {
-            begun.fetch_add(1, Ordering::SeqCst);
             tokio::task::block_in_place(|| {
-                let patience = Instant::now() + Duration::from_secs(20);
-                while begun.load(Ordering::SeqCst) < callers && Instant::now() < patience {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
+                let mut count = begun.0.lock().unwrap();
+                *count += 1;
+                begun.1.notify_all();
+                let waited = begun.1.wait_timeout_while(count, Duration::from_secs(20), |count| *count < callers);
+                drop(waited.unwrap());
             });
         }
         Ok(())
@@ -156,13 +159,13 @@ async fn of_large_packages_each_of_those_who_call_at_once_gets_some() {
         large.package.nonce = "n".repeat(1_000_000);
         store.submit(signed(large), &engine()).await.unwrap();
     }
-    let begun = Arc::new(AtomicUsize::new(0));
+    let begun = Begun::default();
     let calls = (0..3).map(|_| {
         let (dsn, engine) = (dsn.clone(), together(Arc::clone(&begun), 3));
         tokio::spawn(async move { patient_for(&dsn, 60).await.process(12, &engine).await.unwrap().len() })
     });
     let counts: Vec<usize> = join_all(calls).await.into_iter().map(Result::unwrap).collect();
-    assert_eq!(begun.load(Ordering::SeqCst), 3, "each has some in hand while the others have theirs: {counts:?}");
+    assert_eq!(*begun.0.lock().unwrap(), 3, "each has some in hand while the others have theirs: {counts:?}");
     assert_eq!(counts.iter().sum::<usize>(), 12);
     assert_eq!(verified_chain(&store, "s").await.len(), 24);
 }
