@@ -50,7 +50,7 @@ pub struct Ledger {
     contents: HashMap<String, usize>,
     applied: HashSet<String>,
     /// Ids under which another package was submitted once theirs was deleted, and which have no receipt in this chain.
-    again: HashSet<String>,
+    again: HashMap<String, Timestamp>,
 }
 
 struct Link {
@@ -74,7 +74,7 @@ impl Ledger {
             reports: HashMap::new(),
             contents: HashMap::new(),
             applied: HashSet::new(),
-            again: HashSet::new(),
+            again: HashMap::new(),
         }
     }
 
@@ -235,8 +235,13 @@ impl Ledger {
     }
 
     /// Whether the package's id was used again after this receipt.
-    fn is_used_again(&self, wanted: &Wanted) -> bool {
-        self.again.contains(&wanted.package_id) || self.seq_of_package(&wanted.package_id) > wanted.seq
+    pub fn is_used_again(&self, wanted: &Wanted) -> bool {
+        let at = wanted.seq.and_then(|seq| usize::try_from(seq).ok()?.checked_sub(1));
+        let made = at.and_then(|at| self.links.get(at)).map(|link| link.processed_at);
+        // A receipt that was made after that is of this use.
+        let again = self.again.get(&wanted.package_id);
+        again.is_some_and(|created_at| made.is_none_or(|made| made < *created_at))
+            || self.seq_of_package(&wanted.package_id) > wanted.seq
     }
 
     /// Whether this record, which does not fit what is wanted, may be of another package with the same id.
@@ -255,7 +260,7 @@ impl Ledger {
         }
         let Some(package) = found.get("package") else { return false };
         let id = text(package, "id");
-        if self.again.contains(id) {
+        if self.again.contains_key(id) {
             return true;
         }
         let reported = || self.links.iter().rposition(|link| link.package_id == id);
@@ -275,7 +280,7 @@ impl Ledger {
             return false;
         }
         link.seen = false;
-        self.again.insert(id.to_owned());
+        self.again.insert(id.to_owned(), created_at);
         self.packages.remove(id);
         true
     }

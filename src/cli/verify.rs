@@ -231,8 +231,11 @@ impl Walk<'_> {
             let Ok(found) = found else { continue };
             let Some(record) = found.get(name[usize::from(wanted.report)]) else { continue };
             let checked = self.ledger.answered(&wanted, record, found.get("receipt"));
-            let another = checked.is_err() && self.ledger.may_be_another(&wanted, record);
-            if checked.is_err() && !(another && self.used_again(&wanted.package_id).await?) {
+            let another = self.ledger.may_be_another(&wanted, record);
+            if checked.is_ok() {
+                continue;
+            }
+            if !another || !self.used_again(&wanted.package_id).await? || !self.ledger.is_used_again(&wanted) {
                 return Ok(checked);
             }
         }

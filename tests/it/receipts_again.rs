@@ -29,6 +29,18 @@ async fn delete(both: &Both, id: &Value) {
     postgres::execute(&both.dsn, &sql).await;
 }
 
+/// Makes another report of a package's, which is signed by nobody that a verifier knows.
+fn another_report(id: &str) -> String {
+    format!(
+        "update attestations set worker_id = 'w' where report_id in (select id from reports where package_id = '{id}');
+         update reports set receipt_seq = null, body = jsonb_set(body::jsonb, '{{refine_output_compact}}', '\"\"')::json
+         where package_id = '{id}';
+         with new as (select gen_random_uuid() as id, id as old from reports where package_id = '{id}'),
+         said as (update attestations a set report_id = new.id from new where a.report_id = new.old)
+         update reports r set id = new.id from new where r.id = new.old"
+    )
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_of_which_the_report_alone_has_a_receipt_may_be_used_again() {
     let both = Both::new().await;
@@ -60,15 +72,7 @@ async fn a_changed_report_of_a_package_without_a_receipt_does_not_pass_for_one_w
     for table in tables {
         postgres::execute(&both.dsn, &format!("create table whole_{table} as table {table}")).await;
     }
-    // Another report, which is signed by nobody that a verifier knows.
-    let other = format!(
-        "update attestations set worker_id = 'w' where report_id in (select id from reports where package_id = '{id}');
-         update reports set receipt_seq = null, body = jsonb_set(body::jsonb, '{{refine_output_compact}}', '\"\"')::json
-         where package_id = '{id}';
-         with new as (select gen_random_uuid() as id, id as old from reports where package_id = '{id}'),
-         said as (update attestations a set report_id = new.id from new where a.report_id = new.old)
-         update reports r set id = new.id from new where r.id = new.old"
-    );
+    let other = another_report(id);
     let made = "(select processed_at from receipts where seq = 1)";
     let dated = |at: &str| format!("{other}; update packages set created_at = {at} where id = '{id}'");
     let (later, report) = (format!("{made} + interval '1 hour'"), format!("where package_id = '{id}'"));
@@ -99,4 +103,21 @@ async fn a_changed_report_of_a_package_without_a_receipt_does_not_pass_for_one_w
     assert!(both.is_whole(&by_hand).out.contains(AGAIN));
     let said: Value = serde_json::from_str(&verify(&both.keeps, &["--output", "json"]).out).unwrap();
     assert_eq!(said["ids_used_again_without_receipts"], json!(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_report_of_an_id_that_was_used_again_is_not_excused_by_the_use_before_it() {
+    let both = Both::new().await;
+    let id = both.keeps.submit("s", "1").await["id"].take();
+    process(&both.without).await;
+    both.happened_before(3).await;
+    delete(&both, &id).await;
+    submit(&both.without, &id, "s", "2").await;
+    process(&both.keeps).await;
+    assert!(both.is_whole("its report has a receipt").out.contains(AGAIN));
+    postgres::execute(&both.dsn, &another_report(id.as_str().unwrap())).await;
+    let ran = verify(&both.keeps, &[]);
+    assert!(ran.code == 1 && ran.err.contains("seq 2: "), "{ran:?}");
+    let (code, _, err) = both.python();
+    assert!(code == 1 && err.contains("seq 2: "), "{err}");
 }
