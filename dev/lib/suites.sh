@@ -64,7 +64,7 @@ suite_integration() {
   for name in $(targets); do [ "$name" = e2e ] || args+=(--test "$name"); done
   [ ${#args[@]} -gt 0 ] || return 0
   # A test that hangs is named ("has been running for over 60 seconds") and ends the suite while there is time to say so.
-  with_a_second_look timeout --foreground 40m cargo test --workspace "${args[@]}" --no-fail-fast --
+  with_a_second_look timeout -k 30 40m cargo test --workspace "${args[@]}" --no-fail-fast --
 }
 
 suite_chart() {
