@@ -173,18 +173,21 @@ fn all_lapsed_since(pods: &[Pod], of: Option<&DeploymentState>) -> Option<Timest
     lapsed.into_iter().max().filter(|_| all)
 }
 
-/// Whether pods are ready each of which has crashed on this trial, and come back since the first of them fell. To have been unready
-/// for a moment, as in an outage, or ready for the first time is no fall.
+/// Whether pods are ready each of which has fallen on this trial, too, and come back since the first of them fell: it has crashed, or it
+/// is of those that have served and has been unready since. What an outage has done is no fall, nor is a first readiness.
 fn in_turns(pods: &[Pod], instance: &JamInstance) -> bool {
-    let rollout = instance.status.as_ref().and_then(|status| status.rollout.as_ref());
+    let status = instance.status.as_ref();
+    let rollout = status.and_then(|status| status.rollout.as_ref());
     let Some((Time(began), Time(fell))) = rollout.and_then(|told| Some((&told.since, told.down_since.as_ref()?)))
     else {
         return false;
     };
+    let outage = status.and_then(|status| status.database_away_until.as_ref()).is_some_and(|Time(until)| until >= fell);
+    let has_served = |pod: &Pod| pod.metadata.creation_timestamp.as_ref().is_some_and(|Time(made)| made < began);
     let came_back = |pod: &Pod| {
         let since = readiness_of(pod).and_then(|told| told.last_transition_time.as_ref());
-        since.is_some_and(|Time(since)| since > fell)
-            && crashed_at(pod).is_some_and(|at| at >= Timestamp::from_jiff(*began))
+        let crashed = crashed_at(pod).is_some_and(|at| at >= Timestamp::from_jiff(*began));
+        since.is_some_and(|Time(since)| since > fell) && (crashed || has_served(pod) && !outage)
     };
     pods.iter().any(is_ready) && pods.iter().filter(|pod| is_ready(pod)).all(came_back)
 }
@@ -285,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_fall_in_turns_where_each_that_is_ready_has_crashed_and_come_back_since_the_first_fell() {
+    fn pods_fall_in_turns_where_each_that_is_ready_has_fallen_too_and_come_back_since_the_first_fell() {
         let (began, before, fell, after) =
             ("2026-01-01T00:00:01Z", "2026-01-01T00:00:30Z", "2026-01-01T00:01:00Z", "2026-01-01T00:02:00Z");
         let mut instance: JamInstance =
@@ -300,6 +303,11 @@ mod tests {
             status.container_statuses = Some(vec![serde_json::from_value(container).unwrap()]);
             pod
         };
+        let made = |at: &str| {
+            let mut pod = of(("True", after), None);
+            pod.metadata.creation_timestamp = Some(Time(at.parse().unwrap()));
+            pod
+        };
         let (fallen, back) = (of(("False", after), Some(after)), of(("True", after), Some(before)));
         assert!(!in_turns(std::slice::from_ref(&back), &instance), "nothing fell");
         let rollout =
@@ -310,12 +318,17 @@ mod tests {
         for (why, other) in [
             ("it has stood all the while", of(("True", before), None)),
             ("it crashed, and has stood since before the first one fell", of(("True", before), Some(before))),
-            ("it was unready for a moment, as in an outage, or is ready for the first time", of(("True", after), None)),
+            ("it may be ready for the first time", made("2026-01-01T00:00:20Z")),
             ("it crashed before this trial", of(("True", after), Some("2025-12-31T00:00:00Z"))),
         ] {
             assert!(!beside(other), "{why}");
         }
-        assert!(!in_turns(&[fallen], &instance), "none is ready, which is another thing");
+        assert!(beside(made("2025-12-31T23:59:00Z")), "it has served, and was unready since");
+        assert!(!in_turns(std::slice::from_ref(&fallen), &instance), "none is ready, which is another thing");
+        instance.status.as_mut().unwrap().database_away_until = Some(Time(after.parse().unwrap()));
+        let beside = |other: Pod| in_turns(&[fallen.clone(), other], &instance);
+        assert!(!beside(made("2025-12-31T23:59:00Z")), "an outage may have made it unready");
+        assert!(beside(back.clone()), "no outage makes it crash");
     }
 
     #[test]

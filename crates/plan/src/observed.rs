@@ -91,7 +91,7 @@ pub struct Observed {
     pub all_lapsed: Option<Timestamp>,
     /// The same of workers' pods.
     pub workers_lapsed: Option<Timestamp>,
-    /// Whether API pods are ready each of which has crashed on its rollout's trial and come back since the first one fell.
+    /// Whether API pods are ready each of which has fallen on its rollout's trial, too, and come back since the first one fell.
     pub in_turns: bool,
     /// The same of workers' pods.
     pub workers_in_turns: bool,

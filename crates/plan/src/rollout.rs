@@ -56,7 +56,7 @@ pub struct Scene<'a> {
     pub none_ready: Option<&'static str>,
     /// Since when all of those have fallen, where all have.
     pub all_lost: Option<Timestamp>,
-    /// Whether pods fall for reasons of their own, and each that is ready has crashed and come back since the first one fell.
+    /// Whether pods fall for reasons of their own, and each that is ready has fallen, too, and come back since the first one fell.
     pub in_turns: bool,
     /// When the migration before its pods ended, where there was one: they could not start sooner.
     pub migrated: Option<Timestamp>,
@@ -195,7 +195,7 @@ impl Scene<'_> {
         self.migrated.into_iter().fold(Timestamp::from_jiff(status.since.0), Timestamp::max)
     }
 
-    /// Of which pods none serves: none is ready, or each has crashed since the first of them fell on trial. Then they fall in turns.
+    /// Of which pods none serves: none is ready, or each has fallen since the first of them fell on trial. Then they fall in turns.
     fn none_serves(&self, status: &RolloutStatus) -> Option<String> {
         if let Some(of_these) = self.none_ready {
             return Some(format!("no {of_these} is ready"));
