@@ -254,6 +254,48 @@ async fn pods_that_serve_once_and_then_crash_in_turns_go_back_although_one_of_th
 }
 
 #[tokio::test]
+async fn one_pod_that_is_ill_on_trial_is_not_held_against_a_version_whose_other_pods_come_by_a_scale_up_and_stand() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, &["--leader-election", "false", "--progress-deadline", "20"]);
+    let mut spec = on_postgres(&client, &namespace).await;
+    spec["replicas"] = json!(1);
+    apply(&client, &namespace, "main", spec.clone()).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let before = rollout(&client, &namespace).await.revision;
+    spec = with_fate(spec, "by-hand");
+    apply(&client, &namespace, "main", spec.clone()).await;
+    let served = eventually("it serves", async || {
+        let now = rollout(&client, &namespace).await;
+        (now.revision != before && now.phase == RolloutPhase::Serving).then_some(now.since.0)
+    })
+    .await;
+    let ill = by_hand(&client, &namespace).await.remove(0);
+    say(&client, &namespace, &ill, false, served + jiff::SignedDuration::from_secs(1)).await;
+    let fell = eventually("the fall is seen", async || rollout(&client, &namespace).await.down_since).await.0;
+    spec["replicas"] = json!(3);
+    apply(&client, &namespace, "main", spec).await;
+    let all =
+        eventually("three pods", async || Some(by_hand(&client, &namespace).await).filter(|all| all.len() == 3)).await;
+    for other in all.iter().filter(|name| **name != ill) {
+        let first = jiff::Timestamp::now().max(fell + jiff::SignedDuration::from_secs(1));
+        say(&client, &namespace, other, true, first).await;
+    }
+    let ended = eventually("the trial is over", async || {
+        let now = rollout(&client, &namespace).await;
+        let over = now.down_since.is_none() && jiff::Timestamp::now() > served + jiff::SignedDuration::from_secs(45);
+        (over || now.phase == RolloutPhase::RolledBack).then_some(now)
+    })
+    .await;
+    assert_eq!((ended.phase, ended.message), (RolloutPhase::Progressing, None));
+    let told = condition(&client, &namespace, "main", "Ready", "False", "PodsNotReady").await;
+    assert!(told.contains(&ill) && told.contains(LAST_WORDS), "{told}");
+    assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
+}
+
+#[tokio::test]
 async fn a_pod_that_waits_for_a_database_that_hangs_is_heard() {
     const ADDRESS: &str = "127.61.5.4";
     let plane = control_plane();
