@@ -105,9 +105,8 @@ pub async fn say(client: &Client, namespace: &str, name: &str, ready: bool, sinc
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let Some(pod) = pods.get_opt(name).await.unwrap() else { return };
     let mut status = if ready { running(None, true) } else { crashed() };
-    let crashed = json!(pod.status)["containerStatuses"][0]["lastState"].take();
-    if ready && !crashed.is_null() {
-        status["containerStatuses"][0]["lastState"] = crashed;
+    if let Some(crashed) = json!(pod.status).pointer("/containerStatuses/0/lastState").filter(|_| ready) {
+        status["containerStatuses"][0]["lastState"] = crashed.clone();
         status["containerStatuses"][0]["restartCount"] = 3.into();
     }
     date(&pod, &mut status);
