@@ -148,7 +148,7 @@ fn slow(pause: Duration) -> Engine {
 async fn a_processor_that_goes_away_leaves_its_packages_pending(world: World) {
     let ids = submit_all(&world, (0..6).map(|_| package("a")).collect()).await;
     let store = world.replica(1);
-    let slow_one = tokio::spawn(async move { store.process(6, &slow(Duration::from_millis(60))).await });
+    let slow_one = tokio::spawn(async move { store.process(6, &slow(Duration::from_millis(400))).await });
     tokio::time::sleep(Duration::from_millis(100)).await;
     // While it lives, nobody else gets its packages.
     assert!(world.store().process(10, &engine()).await.unwrap().is_empty());
