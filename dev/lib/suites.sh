@@ -37,6 +37,16 @@ suite_unit() {
   cargo test --workspace --lib --bins --no-fail-fast && cargo test --workspace --doc --no-fail-fast
 }
 
+# in_time COMMAND...: ends it after 40 minutes, while there is time to say which test hangs (the harness names it after one minute)
+#
+# In the foreground, so that Ctrl-C reaches it; then nobody but us ends the test program that cargo has started.
+in_time() {
+  local rc=0
+  timeout --foreground "${JAM_SUITE_LIMIT:-40m}" "$@" || rc=$?
+  [ $rc != 124 ] || pkill -f "^$PROJECT/target/[a-z]+/deps/" || true
+  return $rc
+}
+
 # with_a_second_look COMMAND... --: cargo test, and if a few tests failed then these once more, by themselves
 #
 # On two cores a deadline is missed some time in eight hundred tests. A test that fails twice has failed; one that passes the second
@@ -63,8 +73,7 @@ suite_integration() {
   "$HERE/cluster/build" kube etcd helm && "$HERE/schemathesis/install" >/dev/null || return 1
   for name in $(targets); do [ "$name" = e2e ] || args+=(--test "$name"); done
   [ ${#args[@]} -gt 0 ] || return 0
-  # A test that hangs is named ("has been running for over 60 seconds") and ends the suite while there is time to say so.
-  with_a_second_look timeout -k 30 40m cargo test --workspace "${args[@]}" --no-fail-fast --
+  with_a_second_look in_time cargo test --workspace "${args[@]}" --no-fail-fast --
 }
 
 suite_chart() {
