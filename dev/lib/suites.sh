@@ -37,13 +37,13 @@ suite_unit() {
   cargo test --workspace --lib --bins --no-fail-fast && cargo test --workspace --doc --no-fail-fast
 }
 
-# in_time COMMAND...: ends it after 40 minutes, while there is time to say which test hangs (the harness names it after one minute)
+# in_time COMMAND...: ends it after 48 minutes, while there is time to say which test hangs (the harness names it after one minute)
 #
 # In the foreground, so that Ctrl-C reaches it; then nobody but us ends the test program that cargo has started.
 in_time() {
   local rc=0
-  timeout --foreground "${JAM_SUITE_LIMIT:-40m}" "$@" || rc=$?
-  [ $rc != 124 ] || pkill -f "^$PROJECT/target/[a-z]+/deps/" || true
+  timeout --foreground "${JAM_SUITE_LIMIT:-48m}" "$@" || rc=$?
+  [ $rc != 124 ] || pkill -f "^$PROJECT/target/[a-z]+/" || true
   return $rc
 }
 
