@@ -230,13 +230,10 @@ impl Walk<'_> {
             };
             let Ok(found) = found else { continue };
             let Some(record) = found.get(name[usize::from(wanted.report)]) else { continue };
-            let checked = self.ledger.answered(&wanted, record, found.get("receipt"));
+            let Err(mismatch) = self.ledger.answered(&wanted, record, found.get("receipt")) else { continue };
             let another = self.ledger.may_be_another(&wanted, record);
-            if checked.is_ok() {
-                continue;
-            }
             if !another || !self.used_again(&wanted.package_id).await? || !self.ledger.is_used_again(&wanted) {
-                return Ok(checked);
+                return Ok(Err(mismatch));
             }
         }
         Ok(Ok(()))

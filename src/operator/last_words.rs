@@ -88,8 +88,7 @@ fn crashed(pod: &Pod, at: Timestamp) -> Option<Trouble<'_>> {
         return None;
     }
     containers(pod).find_map(|(container, other)| {
-        let states = [&container.state, &container.last_state].into_iter().flatten();
-        let ended = states.filter_map(|state| state.terminated.as_ref()).find(|ended| ended.exit_code != 0)?;
+        let ended = failures(container).next()?;
         let finished = Timestamp::from_jiff(ended.finished_at.as_ref()?.0);
         let reason = ended.reason.as_deref().unwrap_or("Error");
         let own = Some(ended).filter(|_| other.is_none());
@@ -106,9 +105,14 @@ fn crashed(pod: &Pod, at: Timestamp) -> Option<Trouble<'_>> {
 /// When our container of a pod ended by itself the last time that anybody knows of.
 pub fn crashed_at(pod: &Pod) -> Option<Timestamp> {
     let ours = containers(pod).filter(|(_, other)| other.is_none());
-    let states = ours.flat_map(|(container, _)| [&container.state, &container.last_state]).flatten();
-    let ended = states.filter_map(|state| state.terminated.as_ref()).filter(|ended| ended.exit_code != 0);
+    let ended = ours.flat_map(|(container, _)| failures(container));
     ended.filter_map(|ended| Some(Timestamp::from_jiff(ended.finished_at.as_ref()?.0))).max()
+}
+
+/// How a container failed, the last time first.
+fn failures(container: &ContainerStatus) -> impl Iterator<Item = &ContainerStateTerminated> {
+    let states = [&container.state, &container.last_state].into_iter().flatten();
+    states.filter_map(|state| state.terminated.as_ref()).filter(|ended| ended.exit_code != 0)
 }
 
 /// Why a pod is not ready, in the kubelet's or the scheduler's words.
