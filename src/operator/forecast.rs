@@ -120,7 +120,7 @@ async fn preview(context: &Context, key: &Key, document: &Value) -> Result<Previ
     let mut observed = Box::pin(observe::cluster(context, &instance)).await.map_err(told)?;
     preview.notes.extend(imagine_tokens(&instance, &mut observed, context.defaults.pace));
     let resolved = reconcile::in_force(context, &instance, &mut observed).await.map_err(told)?.map_err(refused)?;
-    for kind in resolved.optional.iter().filter(|kind| resolved.unserved.contains(kind)) {
+    for kind in resolved.left_out() {
         let (kind, version) = (kind.as_str(), kind.api_version());
         preview.notes.push(format!("no {kind} is made: the API server does not serve {version}"));
     }

@@ -79,6 +79,12 @@ fn schema() -> Value {
     let crd = serde_json::to_value(jam_plan::crd::crd()).expect("a CRD is JSON");
     let mut schema = crd.pointer("/spec/versions/0/schema/openAPIV3Schema").expect("it has one version").clone();
     translate(&mut schema);
+    // What every resource has stands in no definition.
+    let metadata: Value = METADATA.iter().map(|name| ((*name).to_owned(), json!({}))).collect();
+    let head = json!({"apiVersion": {}, "kind": {}, "metadata": {"properties": metadata}});
+    if let (Some(properties), Value::Object(head)) = (schema["properties"].as_object_mut(), head) {
+        properties.extend(head);
+    }
     schema
 }
 
@@ -98,18 +104,11 @@ fn translate(node: &mut Value) {
     }
 }
 
-/// Fields of a document that have no place in the resource. What Kubernetes itself keeps of one is in its metadata.
+/// Fields of a document that have no place in the resource, and a name that it lacks.
 fn strangers(schema: &Value, document: &Value) -> Vec<String> {
-    let names = |names: &[&str]| -> Value { names.iter().map(|name| ((*name).to_owned(), json!({}))).collect() };
-    let mut root = json!({"properties": names(&["apiVersion", "kind"])});
-    root["properties"]["metadata"] = json!({"properties": names(&METADATA)});
-    for (name, inner) in schema["properties"].as_object().into_iter().flatten().filter(|(name, _)| *name != "metadata")
-    {
-        root["properties"][name] = inner.clone();
-    }
     let unnamed = document.pointer("/metadata/name").is_none();
     let mut faults = Vec::from_iter(unnamed.then(|| "metadata.name: it has none".to_owned()));
-    unknown_in(&root, document, "", &mut faults);
+    unknown_in(schema, document, "", &mut faults);
     faults
 }
 

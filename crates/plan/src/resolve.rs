@@ -197,6 +197,11 @@ impl Resolved {
             && (!self.revision.has_workers() || observed.worker.as_ref().is_some_and(serves))
     }
 
+    /// The optional kinds that the spec asks for and that the API server does not serve.
+    pub fn left_out(&self) -> impl Iterator<Item = Kind> {
+        self.optional.iter().copied().filter(|kind| self.unserved.contains(kind))
+    }
+
     /// Whether there are worker pods: only a database can be shared with them.
     pub fn runs_workers(&self) -> bool {
         self.workers.replicas > 0 && self.database.is_some()

@@ -12,12 +12,12 @@ pub(super) fn optional(instance: &JamInstance, resolved: Option<&Resolved>) -> S
         return stored(instance, kind).unwrap_or_else(|| unknown(kind, Reason::NotAsked, "nobody was asked yet"));
     };
     let wanted = &resolved.optional;
-    let written = |kind: &Kind| format!("{} ({})", kind.as_str(), kind.api_version());
-    let missing: Vec<String> = wanted.iter().filter(|kind| resolved.unserved.contains(kind)).map(written).collect();
+    let written = |kind: Kind| format!("{} ({})", kind.as_str(), kind.api_version());
+    let missing: Vec<String> = resolved.left_out().map(written).collect();
     if wanted.is_empty() {
         yes(kind, Reason::NotNeeded, "the spec asks for none")
     } else if missing.is_empty() {
-        let served: Vec<String> = wanted.iter().map(written).collect();
+        let served: Vec<String> = wanted.iter().copied().map(written).collect();
         yes(kind, Reason::KindsServed, format!("served: {}", served.join(", ")))
     } else {
         let what = missing.join(", ");
