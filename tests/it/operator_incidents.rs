@@ -17,6 +17,7 @@ use crate::operator_kinds::on_postgres;
 use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
 use crate::support::cluster::control_plane;
 
+const SECOND: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 const HASTY: &[&str] = &["--leader-election", "false", "--progress-deadline", "5"];
 
 async fn patch(client: &Client, namespace: &str, change: Value) {
@@ -203,11 +204,26 @@ async fn a_database_that_takes_pods_one_after_the_other_is_no_fault_of_the_versi
     assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
 }
 
+/// Rolls out pods of the fate `by-hand`, and says since when they have served.
+async fn served_by_hand(client: &Client, namespace: &str, spec: Value) -> jiff::Timestamp {
+    let before = rollout(client, namespace).await.revision;
+    apply(client, namespace, "main", with_fate(spec, "by-hand")).await;
+    eventually("it serves", async || {
+        let now = rollout(client, namespace).await;
+        (now.revision != before && now.phase == RolloutPhase::Serving).then_some(now.since.0)
+    })
+    .await
+}
+
+/// Waits until the operator has seen that a pod fell.
+async fn fall(client: &Client, namespace: &str) -> jiff::Timestamp {
+    eventually("the fall is seen", async || rollout(client, namespace).await.down_since).await.0
+}
+
 /// The play goes on when the operator has seen what came before, and in each of its moments a pod is ready and another is not. Three
 /// turns have to be seen within the deadline.
 #[tokio::test]
 async fn pods_that_serve_once_and_then_crash_in_turns_go_back_although_one_of_them_is_ready_at_every_look() {
-    const SECOND: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
     let plane = control_plane();
     let (client, namespace) = plane.with_crd().await;
     let _kubelet = Kubelet::play(&client, &namespace, 0, "");
@@ -217,17 +233,12 @@ async fn pods_that_serve_once_and_then_crash_in_turns_go_back_although_one_of_th
     spec["replicas"] = json!(3);
     apply(&client, &namespace, "main", spec.clone()).await;
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
-    let (good, before) = (pods(&client, &namespace).await.1, rollout(&client, &namespace).await);
-    apply(&client, &namespace, "main", with_fate(spec, "by-hand")).await;
-    let served = eventually("it serves", async || {
-        let now = rollout(&client, &namespace).await;
-        (now.revision != before.revision && now.phase == RolloutPhase::Serving).then_some(now.since.0)
-    })
-    .await;
+    let good = pods(&client, &namespace).await.1;
+    let served = served_by_hand(&client, &namespace, spec).await;
     let names = by_hand(&client, &namespace).await;
     let turn = async |n: usize, ready, since| say(&client, &namespace, &names[n % names.len()], ready, since).await;
     turn(0, false, served + SECOND).await;
-    let fell = eventually("the first fall is seen", async || rollout(&client, &namespace).await.down_since).await.0;
+    let fell = fall(&client, &namespace).await;
     // From now on each one falls, and only then the one before it is back.
     for n in 1.. {
         assert!(n < 180, "it is never given up: {:?}", rollout(&client, &namespace).await);
@@ -264,28 +275,21 @@ async fn one_pod_that_is_ill_on_trial_is_not_held_against_a_version_whose_other_
     spec["replicas"] = json!(1);
     apply(&client, &namespace, "main", spec.clone()).await;
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
-    let before = rollout(&client, &namespace).await.revision;
-    spec = with_fate(spec, "by-hand");
-    apply(&client, &namespace, "main", spec.clone()).await;
-    let served = eventually("it serves", async || {
-        let now = rollout(&client, &namespace).await;
-        (now.revision != before && now.phase == RolloutPhase::Serving).then_some(now.since.0)
-    })
-    .await;
+    let served = served_by_hand(&client, &namespace, spec.clone()).await;
     let ill = by_hand(&client, &namespace).await.remove(0);
-    say(&client, &namespace, &ill, false, served + jiff::SignedDuration::from_secs(1)).await;
-    let fell = eventually("the fall is seen", async || rollout(&client, &namespace).await.down_since).await.0;
+    say(&client, &namespace, &ill, false, served + SECOND).await;
+    let fell = fall(&client, &namespace).await;
     spec["replicas"] = json!(3);
-    apply(&client, &namespace, "main", spec).await;
+    apply(&client, &namespace, "main", with_fate(spec, "by-hand")).await;
     let all =
         eventually("three pods", async || Some(by_hand(&client, &namespace).await).filter(|all| all.len() == 3)).await;
     for other in all.iter().filter(|name| **name != ill) {
-        let first = jiff::Timestamp::now().max(fell + jiff::SignedDuration::from_secs(1));
+        let first = jiff::Timestamp::now().max(fell + SECOND);
         say(&client, &namespace, other, true, first).await;
     }
     let ended = eventually("the trial is over", async || {
         let now = rollout(&client, &namespace).await;
-        let over = now.down_since.is_none() && jiff::Timestamp::now() > served + jiff::SignedDuration::from_secs(45);
+        let over = now.down_since.is_none() && jiff::Timestamp::now() > served + 45 * SECOND;
         (over || now.phase == RolloutPhase::RolledBack).then_some(now)
     })
     .await;
