@@ -144,7 +144,8 @@ fn is_older(pod: &Pod, seconds: i64) -> bool {
     jiff::Timestamp::now().as_second() >= created(pod).as_second() + seconds
 }
 
-/// Gives the conditions their dates as the kubelet does: a pod begins initialised and unready, a date moves with its word.
+/// Gives the conditions their dates as the kubelet does: a pod begins initialised and unready, a date moves with its word. Dates are
+/// of whole seconds, and no real pod begins, gets ready and falls within the same one.
 fn date(pod: &Pod, status: &mut Value) {
     let before = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
     let Some(conditions) = status["conditions"].as_array_mut() else { return };
@@ -155,7 +156,8 @@ fn date(pod: &Pod, status: &mut Value) {
                 told.last_transition_time.as_ref().unwrap().0.to_string()
             }
             None if condition["type"] == "Initialized" || condition["status"] == "False" => created(pod).to_string(),
-            Some(_) | None => now(),
+            Some(_) => now().max(whole(created(pod) + Duration::from_secs(1))),
+            None => now(),
         };
         condition["lastTransitionTime"] = at.into();
     }

@@ -133,8 +133,6 @@ async fn served_and_crashed(
     let rollout = async |what: &str, is| eventually(what, async || rollout(is).await).await;
     assert_eq!(rollout("it serves", |told| told.phase == RolloutPhase::Serving).await.down_since, None);
     condition(&client, &namespace, "main", kind, status, reason).await;
-    // The kubelet dates in seconds: what was ready and is not in the second in which it began never was.
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     well.store(false, Ordering::SeqCst);
     rollout("it is known since when it does not", |told| told.down_since.is_some()).await;
     eventually("what is wrong with the pods is told", async || {
@@ -193,8 +191,6 @@ async fn beside_a_child_that_hangs_in_its_deletion_pods_that_crash_are_told() {
     let told = condition(&client, &namespace, "main", "Reconciling", "True", "ApplyFailed").await;
     assert!(told.contains("Service main") && told.contains("it.jam.network/hold"), "{told}");
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
-    // The kubelet dates in seconds.
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     well.store(false, Ordering::SeqCst);
     let told = condition(&client, &namespace, "main", "Ready", "False", "PodsNotReady").await;
     assert!(told.contains(LAST_WORDS), "{told}");

@@ -357,7 +357,7 @@ pub async fn condition(client: &Client, namespace: &str, name: &str, kind: &str,
             if let Some(found) = found.filter(|found| current && found.status == status && found.reason == reason) {
                 return found.message.clone();
             }
-            last = format!("{:?}", said.conditions);
+            last = format!("{:?}, and of its rollout {:?}", said.conditions, said.rollout);
         }
         assert!(Instant::now() < deadline, "not after {PATIENCE:?}: {name}: {kind}={status} {reason}; it says {last}");
         tokio::time::sleep(Duration::from_millis(100)).await;
