@@ -9,7 +9,7 @@ use jam_domain::refine::Engine;
 use jam_store::{PostgresConfig, PostgresStore, Store, StoreError};
 
 use crate::api_support::until;
-use crate::store_fixture::{engine, engine_that, package, signed, verified_chain};
+use crate::store_fixture::{engine, engine_that, frozen, package, signed, verified_chain};
 use crate::support::postgres;
 
 async fn patient_for(dsn: &str, seconds: u64) -> PostgresStore {
@@ -21,20 +21,6 @@ async fn submit(store: &PostgresStore, count: usize) {
     let engine = engine();
     let submitted = join_all((0..count).map(|_| store.submit(package("s"), &engine))).await;
     assert!(submitted.iter().all(Result::is_ok), "{submitted:?}");
-}
-
-/// An engine that says when it has begun, and then does nothing at all until it is told to go on.
-fn frozen() -> (Engine, mpsc::Receiver<()>, mpsc::Sender<()>) {
-    let (begun, heard) = mpsc::channel();
-    let (go, gone) = mpsc::channel::<()>();
-    let gone = Mutex::new(gone);
-    let engine = engine_that(move |_| {
-        let _ = begun.send(());
-        // The runtime goes on without this thread.
-        let _ = tokio::task::block_in_place(|| gone.lock().unwrap().recv());
-        Ok(())
-    });
-    (engine, heard, go)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -1,6 +1,6 @@
 //! One suite of laws for both stores, and for both places of blobs outside of the database: the worlds in which each law is tried, and packages and engines as sentences.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -138,6 +138,21 @@ pub fn service(name: &str) -> ServiceId {
 /// An administrator at this moment.
 pub fn by(at: Timestamp) -> By {
     By { token_id: "ad31c0de".parse().unwrap(), at }
+}
+
+/// An engine that says of each package when it has begun, and then does nothing at all until it is told to go on; when nobody is left
+/// who could tell it, it goes on with all of them.
+pub fn frozen() -> (Engine, mpsc::Receiver<()>, mpsc::Sender<()>) {
+    let (begun, heard) = mpsc::channel();
+    let (go, gone) = mpsc::channel::<()>();
+    let gone = Mutex::new(gone);
+    let engine = engine_that(move |_| {
+        let _ = begun.send(());
+        // The runtime goes on without this thread.
+        let _ = tokio::task::block_in_place(|| gone.lock().unwrap().recv());
+        Ok(())
+    });
+    (engine, heard, go)
 }
 
 /// A new package of one item for the service, with a nonce of its own.

@@ -6,7 +6,7 @@ use jam_store::{Administration as _, PostgresConfig, PostgresStore, Store, Store
 use sqlx::{Connection as _, Executor as _};
 
 use crate::api_support::until;
-use crate::store_fixture::{by, engine, engine_that, package, put, verified_chain};
+use crate::store_fixture::{by, engine, frozen, package, put, verified_chain};
 use crate::support::postgres::{self, Server};
 
 /// As soon as the database takes connections again, its callers get through.
@@ -131,25 +131,17 @@ async fn way_for_one(dsn: &str) -> String {
 async fn said_beside_a_batch(max_connections: u32) -> [String; 2] {
     let dsn = postgres::migrated_database().await;
     store_on(&dsn).await.submit(package("s"), &engine()).await.unwrap();
-    let acquire_timeout = Duration::from_millis(300);
+    let acquire_timeout = Duration::from_secs(2);
     let config = PostgresConfig { max_connections, acquire_timeout, ..PostgresConfig::new(way_for_one(&dsn).await) };
     let store = PostgresStore::connect(config).await.unwrap();
-    let (started, start) = std::sync::mpsc::channel();
-    let (go, gone) = std::sync::mpsc::channel::<()>();
-    let gone = std::sync::Mutex::new(gone);
-    let slow = engine_that(move |_| {
-        let _ = started.send(());
-        // Blocked, but the runtime goes on without this thread.
-        let _ = tokio::task::block_in_place(|| gone.lock().unwrap().recv());
-        Ok(())
-    });
+    let (frozen, heard, go) = frozen();
     let batch = {
         let store = store.clone();
-        tokio::spawn(async move { store.process(1, &slow).await })
+        tokio::spawn(async move { store.process(1, &frozen).await })
     };
-    until("the batch", async || start.try_recv().ok()).await;
+    until("the batch", async || heard.try_recv().ok()).await;
     let said = [store.ping().await.unwrap_err().to_string(), store.ping().await.unwrap_err().to_string()];
-    go.send(()).unwrap();
+    drop(go);
     assert_eq!(batch.await.unwrap().expect("its own connection is sound").len(), 1);
     said
 }
@@ -249,7 +241,7 @@ async fn a_full_server_is_unavailable_and_heals() {
 /// A store with one connection, and another connection that holds this lock.
 async fn one_connection_and_a_lock(lock: &'static str) -> (PostgresStore, sqlx::PgConnection) {
     let dsn = postgres::migrated_database().await;
-    let statement_timeout = Duration::from_millis(300);
+    let statement_timeout = Duration::from_secs(2);
     let config = PostgresConfig { max_connections: 1, statement_timeout, ..PostgresConfig::new(&dsn) };
     let mut other = sqlx::PgConnection::connect(&dsn).await.unwrap();
     other.execute(lock).await.unwrap();

@@ -12,8 +12,9 @@ use jam_store::{Attest, NewPackage, Store, StoreError};
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, query_scalar};
 
+use crate::api_support::until;
 use crate::store_fixture::{
-    ALGORITHM, World, all_pages, engine, engine_that, first, laws, only, package, sent_again, service, signed,
+    ALGORITHM, World, all_pages, engine, engine_that, first, frozen, laws, only, package, sent_again, service, signed,
     verified_chain, word_of,
 };
 use crate::support::postgres;
@@ -136,27 +137,20 @@ async fn the_oldest_package_is_processed_first(world: World) {
     assert!(store.process(0, &engine()).await.unwrap().is_empty());
 }
 
-/// An engine that takes so long for every package.
-fn slow(pause: Duration) -> Engine {
-    engine_that(move |_| {
-        #[allow(clippy::disallowed_methods)] // the refiner is synchronous, and being slow is what it is for
-        std::thread::sleep(pause);
-        Ok(())
-    })
-}
-
 async fn a_processor_that_goes_away_leaves_its_packages_pending(world: World) {
     let ids = submit_all(&world, (0..6).map(|_| package("a")).collect()).await;
     let store = world.replica(1);
-    let slow_one = tokio::spawn(async move { store.process(6, &slow(Duration::from_millis(400))).await });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let (frozen, heard, go) = frozen();
+    let batch = tokio::spawn(async move { store.process(6, &frozen).await });
+    until("the batch", async || heard.try_recv().ok()).await;
     // While it lives, nobody else gets its packages.
     assert!(world.store().process(10, &engine()).await.unwrap().is_empty());
-    slow_one.abort();
-    assert!(slow_one.await.unwrap_err().is_cancelled());
+    batch.abort();
+    drop(go);
+    assert!(batch.await.unwrap_err().is_cancelled());
     assert_eq!(world.store().pending().await.unwrap(), 6);
     assert_eq!(world.store().reports(&ReportFilter::default(), first(10)).await.unwrap().items, []);
-    tokio::time::timeout(Duration::from_secs(5), drain(world.store(), 10)).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), drain(world.store(), 10)).await.unwrap();
     audit(&*world.store(), &ids).await;
 }
 
@@ -203,10 +197,12 @@ async fn a_processor_whose_connection_is_killed_leaves_its_packages_pending() {
     let dsn = world.dsn.clone().unwrap();
     let ids = submit_all(&world, (0..4).map(|_| package("a")).collect()).await;
     let store = world.replica(1);
-    let slow_one = tokio::spawn(async move { store.process(4, &slow(Duration::from_millis(100))).await });
-    tokio::time::sleep(Duration::from_millis(150)).await;
+    let (frozen, heard, go) = frozen();
+    let batch = tokio::spawn(async move { store.process(4, &frozen).await });
+    until("the batch", async || heard.try_recv().ok()).await;
     assert!(postgres::terminate_connections(&dsn).await > 0);
-    assert!(matches!(slow_one.await.unwrap(), Err(StoreError::Unavailable(_))));
+    drop(go);
+    assert!(matches!(batch.await.unwrap(), Err(StoreError::Unavailable(_))));
     assert_eq!(world.store().pending().await.unwrap(), 4);
     assert_eq!(drain(world.store(), 10).await, 4);
     audit(&*world.store(), &ids).await;
