@@ -144,7 +144,7 @@ async fn an_expired_package_is_refused_and_a_fresh_one_kept(world: World) {
 
 async fn what_was_accepted_in_time_is_answered_from_the_store_after_its_expiry(world: World) {
     let server = world.serve().await;
-    let expiry = Timestamp::now().plus_seconds(2);
+    let expiry = Timestamp::now().plus_seconds(6);
     let mut sent = package("s", "in time");
     (sent[ID], sent["expiry"]) = (json!(PackageId::new()), json!(expiry));
     let first = keyed(&server, "in time", &sent).await.expect(201).json();

@@ -1,5 +1,7 @@
 //! The program itself: settings and refusals, migrations, the worker, the stop, and what its output never shows.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jam_domain::PreimageHash;
@@ -261,7 +263,7 @@ async fn a_worker_empties_the_queue_and_stops_when_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stop_finishes_what_is_in_flight_and_takes_nothing_new() {
-    for delay in ["0", "1"] {
+    for delay in ["0", "4"] {
         let mut server = Server::with(&[("JAM_SHUTDOWN_DELAY", delay)]).await;
         let host = server.address.trim_start_matches("http://").to_owned();
         let bytes = vec![7; 50_000];
@@ -276,7 +278,7 @@ async fn the_stop_finishes_what_is_in_flight_and_takes_nothing_new() {
         server.get("/jam/status").await.expect(200);
         tokio::time::sleep(Duration::from_millis(200)).await;
         server.signal("TERM").await;
-        if delay == "1" {
+        if delay == "4" {
             let draining = async || {
                 let ready = answer(server.bare("GET", "/readyz")).await;
                 (ready.status == 503).then(|| ready.json())
@@ -293,8 +295,9 @@ async fn the_stop_finishes_what_is_in_flight_and_takes_nothing_new() {
     }
 }
 
-/// Asks on one connection, with pauses, until an answer says that the server closes it: how many were answered.
-async fn asked_until_closed(host: String, pause: Duration) -> Result<u32, String> {
+/// Asks on one connection, with pauses, until an answer says that the server closes it: how many were answered. Whoever has its
+/// first answer is counted.
+async fn asked_until_closed(host: String, pause: Duration, begun: Arc<AtomicUsize>) -> Result<u32, String> {
     let mut stream = TcpStream::connect(&host).await.map_err(|e| e.to_string())?;
     for answered in 0.. {
         stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.map_err(|e| e.to_string())?;
@@ -308,6 +311,9 @@ async fn asked_until_closed(host: String, pause: Duration) -> Result<u32, String
         if said.to_lowercase().contains("connection: close") {
             return Ok(answered + 1);
         }
+        if answered == 0 {
+            begun.fetch_add(1, Ordering::Relaxed);
+        }
         tokio::time::sleep(pause).await;
     }
     Err("it never ended".into())
@@ -317,9 +323,10 @@ async fn asked_until_closed(host: String, pause: Duration) -> Result<u32, String
 async fn the_stop_tells_kept_connections_to_close_and_loses_no_request_on_them() {
     let mut server = Server::start().await;
     let host = server.address.trim_start_matches("http://").to_owned();
-    let clients: Vec<_> =
-        (1..=32).map(|n| tokio::spawn(asked_until_closed(host.clone(), Duration::from_millis(n * 10)))).collect();
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let begun = Arc::<AtomicUsize>::default();
+    let client = |n: u64| asked_until_closed(host.clone(), Duration::from_millis(n * 10), begun.clone());
+    let clients: Vec<_> = (1..=32).map(|n| tokio::spawn(client(n))).collect();
+    until("the first answers", async || (begun.load(Ordering::Relaxed) == clients.len()).then_some(())).await;
     server.signal("TERM").await;
     for client in clients {
         let answered = client.await.unwrap();

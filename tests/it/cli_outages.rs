@@ -148,8 +148,8 @@ fn a_refusal_is_not_forgotten_when_its_retry_takes_too_long() {
         Some(Reply("503 Service Unavailable", String::new(), body.into()))
     });
     let line =
-        "tried again until the timeout of 1s: the store does not answer: try again in 0 s (jam_store_unavailable)";
-    refused(&fake.slctl(&["jam", "packages", "--timeout", "1s"]), 1, line);
+        "tried again until the timeout of 3s: the store does not answer: try again in 0 s (jam_store_unavailable)";
+    refused(&fake.slctl(&["jam", "packages", "--timeout", "3s"]), 1, line);
     drop(over);
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::api_support::until;
 use crate::crash_support::{Record, serve};
 use crate::support::postgres;
 
@@ -55,6 +56,9 @@ async fn two_servers_on_one_database_do_not_notice_that_a_third_is_killed() {
     let stop = AtomicBool::new(false);
     let killed = async {
         record.more(LOAD).await;
+        // That may have been the work of the other two.
+        let own = async || victim.metric("jam_package_submit_total").await.filter(|count| *count > 0.0);
+        until("the victim's own first package", own).await;
         victim.signal("KILL").await;
         record.more(LOAD).await;
         stop.store(true, Ordering::Relaxed);
