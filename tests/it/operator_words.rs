@@ -132,7 +132,7 @@ async fn a_second_pod_that_the_deadline_of_its_job_cuts_short_is_told_of_with_th
     let account = Account::new(plane, &client, &namespace, "operator").await;
     let operator = account.start(plane, &["--leader-election", "false"]);
     let mut spec = on_postgres(&client, &namespace).await;
-    spec["migrations"] = json!({"timeoutSeconds": 20, "backoffLimit": 3});
+    spec["migrations"] = json!({"timeoutSeconds": 40, "backoffLimit": 3});
     apply(&client, &namespace, "main", spec).await;
     let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
     eventually("the first pod is lost", async || {
@@ -141,12 +141,12 @@ async fn a_second_pod_that_the_deadline_of_its_job_cuts_short_is_told_of_with_th
         all.iter().any(ended).then_some(())
     })
     .await;
-    // The Job makes a second one, of which nobody hears again.
+    // The Job makes a second one ten seconds later, of which nobody hears again.
     drop(kubelet);
     let told = condition(&client, &namespace, "main", "Migrated", "False", "MigrationFailed").await;
     let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
     let migration = instances.get("main").await.unwrap().status.unwrap().migration.unwrap();
-    assert!(told.contains(&migration.job) && told.contains("deadline of 20 s; its last pod had "), "{told}");
+    assert!(told.contains(&migration.job) && told.contains("deadline of 40 s; its last pod had "), "{told}");
     assert!(told.ends_with("s of that and left no words; a pod before it said: applying 4 admin"), "{told}");
     assert_eq!(migration.state, MigrationState::Failed, "the next Job has the whole time");
     assert!(migration.retry_at > migration.finished_at, "and begins by itself");
