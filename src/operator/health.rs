@@ -21,7 +21,9 @@ use super::instruments::Instruments;
 use super::lease::Leadership;
 use super::metrics::{Ages, Moment};
 use super::reconcile::Guarded;
+use super::resource;
 use super::watch::Pulse;
+use super::watches::INSTANCES;
 
 /// A watch is reopened every five minutes; one that was not even tried for so long is dead.
 const SILENCE: Duration = Duration::from_mins(12);
@@ -100,8 +102,11 @@ impl Health {
             Stage::StandingBy => Ok("standing by"),
             Stage::Stopping => Err("stopping".into()),
             Stage::Running(engine) => {
+                if engine.pulses.iter().any(|pulse| pulse.kind() == INSTANCES && pulse.is_unserved()) {
+                    return Err(resource::missing());
+                }
                 let missing: Vec<_> =
-                    engine.pulses.iter().filter(|pulse| !pulse.has_listed()).map(|pulse| pulse.kind()).collect();
+                    engine.pulses.iter().filter(|pulse| !pulse.has_listed()).map(|pulse| pulse.whole_name()).collect();
                 if missing.is_empty() { Ok("leading") } else { Err(format!("not listed yet: {}", missing.join(", "))) }
             }
         }

@@ -35,6 +35,11 @@ pub async fn wait(client: &Client, health: &Health, stop: &CancellationToken) ->
     }
 }
 
+/// What is said where the resource is not served.
+pub fn missing() -> String {
+    format!("CustomResourceDefinition {NAME} is missing: apply the one of this release")
+}
+
 async fn look(client: &Client) -> Result<(), String> {
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
     match definitions.get_opt(NAME).await {
@@ -50,7 +55,7 @@ async fn look(client: &Client) -> Result<(), String> {
             }
             Ok(())
         }
-        Ok(None) => Err(format!("CustomResourceDefinition {NAME} is missing: apply the one of this release")),
+        Ok(None) => Err(missing()),
         // Without the right to read definitions, the served resources tell whether it is there.
         Err(kube::Error::Api(status)) if status.code == 403 => served(client).await,
         Err(error) => Err(format!("the API server does not answer: {}", chain(&error))),
@@ -61,10 +66,8 @@ async fn served(client: &Client) -> Result<(), String> {
     let version = format!("{}/{}", jam_plan::crd::GROUP, jam_plan::crd::VERSION);
     match client.list_api_group_resources(&version).await {
         Ok(list) if list.resources.iter().any(|resource| resource.kind == jam_plan::crd::KIND) => Ok(()),
-        Ok(_) => Err(format!("CustomResourceDefinition {NAME} is missing: apply the one of this release")),
-        Err(kube::Error::Api(status)) if status.code == 404 => {
-            Err(format!("CustomResourceDefinition {NAME} is missing: apply the one of this release"))
-        }
+        Ok(_) => Err(missing()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Err(missing()),
         Err(error) => Err(format!("the API server does not answer: {}", chain(&error))),
     }
 }

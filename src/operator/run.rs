@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, header};
 use futures::StreamExt;
 use futures::channel::mpsc::UnboundedReceiver;
-use futures::future::join_all;
+use futures::future::{join_all, select_all};
 use jam_plan::Defaults;
 use jam_plan::names::FIELD_MANAGER;
 use kube::runtime::applier;
@@ -180,7 +180,7 @@ impl Work {
         let sight = self.sight;
         let (pulses, following) = watches::all(&self.client, &self.namespaces, &sight);
         let engine = Engine {
-            pulses: pulses.clone(),
+            pulses: pulses.concat(),
             instruments: Arc::clone(&sight.instruments),
             instances: sight.store.clone(),
             children: Arc::clone(&sight.children),
@@ -195,8 +195,10 @@ impl Work {
             instruments: Arc::clone(&sight.instruments),
         });
         let following = tokio::spawn(follow_all(following));
+        // Of a namespace that comes later, or never, no instance is known before all else there is.
+        let any = pulses.iter().map(|row| Box::pin(join_all(row.iter().map(|pulse| pulse.listed()))));
         tokio::select! {
-            () = async { join_all(pulses.iter().map(|pulse| pulse.listed())).await; } => {
+            _ = select_all(any) => {
                 tracing::info!(instances = sight.store.len(), children = sight.children.count(), "reconciling");
                 reconcile_all(context, &sight, out, self.concurrency, stop).await;
             }

@@ -30,6 +30,8 @@ pub enum Change<K> {
 #[derive(Debug)]
 pub struct Pulse {
     kind: &'static str,
+    /// The namespace, where not all are watched.
+    place: Option<String>,
     listed: AtomicBool,
     listing: Notify,
     errors: AtomicU64,
@@ -37,24 +39,33 @@ pub struct Pulse {
     told: Mutex<Option<Instant>>,
     /// Nothing is followed: the kind is not served.
     resting: AtomicBool,
+    /// The API server has said last that it knows no such kind.
+    unserved: AtomicBool,
 }
 
 impl Pulse {
-    /// Of a watch that has not begun.
-    pub fn new(kind: &'static str) -> Arc<Self> {
+    /// Of a watch that has not begun, of one namespace or of all.
+    pub fn new(kind: &'static str, place: Option<&str>) -> Arc<Self> {
         Arc::new(Self {
             kind,
+            place: place.map(str::to_owned),
             listed: AtomicBool::new(false),
             listing: Notify::new(),
             errors: AtomicU64::new(0),
             told: Mutex::default(),
             resting: AtomicBool::new(false),
+            unserved: AtomicBool::new(false),
         })
     }
 
     /// The plural of what is watched.
     pub fn kind(&self) -> &'static str {
         self.kind
+    }
+
+    /// The same with the namespace, where not all are watched.
+    pub fn whole_name(&self) -> String {
+        self.place.as_ref().map_or_else(|| self.kind.to_owned(), |place| format!("{} of namespace {place}", self.kind))
     }
 
     /// Whether the first list is complete.
@@ -88,6 +99,11 @@ impl Pulse {
         self.resting.load(Ordering::Acquire)
     }
 
+    /// Whether the API server has said last that it knows no such kind: its definition is gone.
+    pub fn is_unserved(&self) -> bool {
+        self.unserved.load(Ordering::Acquire)
+    }
+
     /// The kind is not served: there is nothing to list, and nobody need wait for it.
     pub fn rest(&self) {
         self.resting.store(true, Ordering::Release);
@@ -100,8 +116,18 @@ impl Pulse {
     }
 
     fn complete(&self) {
+        self.unserved.store(false, Ordering::Release);
         self.listed.store(true, Ordering::Release);
         self.listing.notify_waiters();
+    }
+}
+
+/// Whether the API server knows no such kind.
+fn is_unknown(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 404,
+        _ => false,
     }
 }
 
@@ -122,6 +148,7 @@ pub async fn follow<K: Resource>(
         match event {
             Err(error) => {
                 pulse.errors.fetch_add(1, Ordering::Relaxed);
+                pulse.unserved.store(is_unknown(&error), Ordering::Release);
                 let pause = backoff.pause();
                 tracing::warn!(kind = pulse.kind, ?pause, error = chain(&error), "watch failed");
                 tokio::time::sleep(pause).await;
@@ -199,7 +226,7 @@ mod tests {
     }
 
     async fn told(events: Vec<watcher::Result<Event<ConfigMap>>>) -> (Vec<String>, u64) {
-        let (pulse, heard) = (Pulse::new("configmaps"), RefCell::new(Vec::new()));
+        let (pulse, heard) = (Pulse::new("configmaps", None), RefCell::new(Vec::new()));
         follow(futures::stream::iter(events), &pulse, |change| {
             heard.borrow_mut().push(match change {
                 Change::Seen(object) => format!("+{}", Key::of(&object).name),

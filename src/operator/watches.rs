@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::future::join_all;
 use jam_plan::{JamInstance, Kind, names, resolve, tokens};
 use kube::api::PartialObjectMeta;
 use kube::core::DynamicObject;
@@ -25,6 +26,9 @@ use super::watch::{Change, Pulse, follow};
 
 /// A watch that runs for as long as it is polled.
 pub type Watch = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The plural of instances.
+pub const INSTANCES: &str = "jaminstances";
 
 /// Where the watches put what they see.
 pub struct Sight {
@@ -119,35 +123,42 @@ fn wants_a_look(before: &Guarded, now: &Guarded) -> bool {
         || before.annotations != now.annotations
 }
 
-/// Every watch, each with its own pulse, for these namespaces.
-pub fn all(client: &Client, namespaces: &Namespaces, sight: &Arc<Sight>) -> (Vec<Arc<Pulse>>, Vec<Watch>) {
+/// Every watch for these namespaces, and its pulse: a row for each namespace, or one for all.
+///
+/// What is refused in one namespace holds up no other. Instances are listed once the children beside them are known, so that
+/// whatever is decided about one is decided with those in sight.
+pub fn all(client: &Client, namespaces: &Namespaces, sight: &Arc<Sight>) -> (Vec<Vec<Arc<Pulse>>>, Vec<Watch>) {
     let places: Vec<Option<&str>> = match namespaces {
         Namespaces::All => vec![None],
         Namespaces::These(names) => names.iter().map(|name| Some(name.as_str())).collect(),
     };
-    let (mut pulses, mut watches) = (Vec::new(), Vec::new());
+    let (mut pulses, mut watches) = (Vec::new(), vec![optional_kinds(client.clone(), Arc::clone(sight))]);
     for place in places {
-        let (pulse, watch) = instances(client, place, Arc::clone(sight));
-        pulses.push(pulse);
+        let children = Kind::ALL.into_iter().map(|kind| children(client, place, kind, Arc::clone(sight)));
+        let (mut row, following): (Vec<_>, Vec<_>) = children.unzip();
+        let (pulse, watch) = instances(client, place, row.clone(), Arc::clone(sight));
+        row.push(pulse);
+        pulses.push(row);
+        watches.extend(following);
         watches.push(watch);
-        for kind in Kind::ALL {
-            let (pulse, watch) = children(client, place, kind, Arc::clone(sight));
-            pulses.push(pulse);
-            watches.push(watch);
-        }
     }
-    watches.push(optional_kinds(client.clone(), Arc::clone(sight)));
     (pulses, watches)
 }
 
-fn instances(client: &Client, place: Option<&str>, sight: Arc<Sight>) -> (Arc<Pulse>, Watch) {
+fn instances(
+    client: &Client,
+    place: Option<&str>,
+    children: Vec<Arc<Pulse>>,
+    sight: Arc<Sight>,
+) -> (Arc<Pulse>, Watch) {
     let api: Api<Guarded> = match place {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
-    let pulse = Pulse::new("jaminstances");
+    let pulse = Pulse::new(INSTANCES, place);
     let beats = Arc::clone(&pulse);
     let watch = async move {
+        join_all(children.iter().map(|child| child.listed())).await;
         let stream = watcher::watcher(api, watcher::Config::default());
         follow(stream, &beats, |change| sight.instance(change)).await;
     };
@@ -165,7 +176,7 @@ fn children(client: &Client, place: Option<&str>, kind: Kind, sight: Arc<Sight>)
         Kind::Secret => watcher::Config::default(),
         _ => watcher::Config::default().labels(&format!("{}={}", names::MANAGED_BY.0, names::MANAGED_BY.1)),
     };
-    let pulse = Pulse::new(kind.coordinates().3);
+    let pulse = Pulse::new(kind.coordinates().3, place);
     let beats = Arc::clone(&pulse);
     let watch = async move {
         let stream = || watcher::watcher(api.clone(), config.clone());
@@ -227,9 +238,8 @@ mod tests {
         for watch in watches {
             tasks.spawn(watch);
         }
-        for pulse in &pulses {
-            pulse.listed().await;
-        }
+        let pulses = pulses.concat();
+        join_all(pulses.iter().map(|pulse| pulse.listed())).await;
         assert!(out.try_recv().is_err(), "there is no instance yet");
 
         server.becomes(mode);

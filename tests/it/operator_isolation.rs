@@ -1,13 +1,13 @@
 //! One malformed, one stalled and one failing instance among fifty: the others converge as if those were not there.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::operator_resource::{apply_malformed, define_loosely, plane_of_its_own};
 use crate::operator_support::{Account, Asked, Kubelet, apply, condition, quota, tally};
-use crate::support::cluster::instances;
+use crate::support::cluster::{control_plane, instances};
 
 fn in_memory() -> Value {
     json!({"runtime": {"jam": {"enabled": true, "store": "memory"}}})
@@ -34,6 +34,7 @@ async fn three_bad_instances_among_fifty_cost_the_others_nothing() {
     apply(&client, &namespace, "stalled", stalled).await;
     apply(&client, &namespace, "failing", failing).await;
     let good: Vec<String> = (1..=47).map(|number| format!("good{number}")).collect();
+    let begun = Instant::now();
     for name in &good {
         apply(&client, &namespace, name, in_memory()).await;
     }
@@ -41,6 +42,8 @@ async fn three_bad_instances_among_fifty_cost_the_others_nothing() {
     for name in &good {
         condition(&client, &namespace, name, "Ready", "True", "Serving").await;
     }
+    // Other words are told after ten seconds: fifty at once may take so long.
+    let words = 2 + usize::try_from(begun.elapsed().as_secs() / 10).unwrap();
     condition(&client, &namespace, "stalled", "Stalled", "True", "InvalidSettings").await;
     let told = condition(&client, &namespace, "failing", "Reconciling", "True", "ApplyFailed").await;
     assert!(told.contains("exceeded quota"), "{told}");
@@ -49,7 +52,7 @@ async fn three_bad_instances_among_fifty_cost_the_others_nothing() {
     for name in &good {
         let mut children = tally(&about(&writes, name).into_iter().cloned().collect::<Vec<_>>());
         let said = children.remove("patch jaminstances/status").unwrap_or_default();
-        assert!(said <= 2, "{name}: {said} words about it");
+        assert!(said <= words, "{name}: {said} words about it");
         assert_eq!(children.values().sum::<usize>(), 7, "{name}: {children:?}");
     }
     assert_eq!((about(&writes, "stalled").len(), about(&writes, "malformed").len()), (1, 1), "a word each");
@@ -74,4 +77,33 @@ async fn three_bad_instances_among_fifty_cost_the_others_nothing() {
     quotas.delete("none", &DeleteParams::default()).await.unwrap();
     condition(&client, &namespace, "failing", "Ready", "True", "Serving").await;
     assert!(operator.forbidden().iter().all(|asked| asked.resource == "ingresses"), "only the quota forbade");
+}
+
+#[tokio::test]
+async fn a_namespace_whose_rights_are_gone_is_named_and_holds_up_no_other() {
+    let plane = control_plane();
+    let (client, ours) = plane.with_crd().await;
+    let (_, theirs) = plane.with_crd().await;
+    let _kubelets = [&ours, &theirs].map(|namespace| Kubelet::play(&client, namespace, 0, ""));
+    let account = Account::new(plane, &client, &ours, "operator").await;
+    for namespace in [&ours, &theirs] {
+        apply(&client, namespace, "main", in_memory()).await;
+    }
+    let operator = account.start(plane, &["--leader-election", "false", "--watch-namespaces", &theirs]);
+    condition(&client, &ours, "main", "Ready", "True", "Serving").await;
+    let (status, said) = operator.answer("/readyz").await;
+    assert!(status == 503 && said.contains(&format!("jaminstances of namespace {theirs}")), "{said}");
+    assert!(!said.contains(&ours), "{said}");
+    let untold = instances(&client, &theirs).get("main").await.unwrap();
+    assert!(untold.data["status"]["conditions"].is_null(), "nobody may look there: {untold:?}");
+
+    account.is_let_into(&client, &theirs).await;
+    condition(&client, &theirs, "main", "Ready", "True", "Serving").await;
+    operator.ready().await;
+    for namespace in [&ours, &theirs] {
+        let disabled = json!({"spec": {"runtime": {"jam": {"enabled": false}}}});
+        instances(&client, namespace).patch("main", &PatchParams::default(), &Patch::Merge(disabled)).await.unwrap();
+        condition(&client, namespace, "main", "Ready", "True", "Serving").await;
+    }
+    assert!(operator.answer("/readyz").await.1.contains("leading"));
 }

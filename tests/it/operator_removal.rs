@@ -295,6 +295,11 @@ async fn a_definition_that_goes_takes_its_instances_along_and_is_served_again_wh
     .await;
     leaves(&client, &namespace, "main", &["Secret main-token-demo"]).await;
     assert_eq!(operator.answer("/livez").await.0, 200, "it waits, it does not crash");
+    eventually("the missing definition is named", async || {
+        let (status, said) = operator.answer("/readyz").await;
+        (status == 503 && said.contains("CustomResourceDefinition jaminstances.jam.network is missing")).then_some(())
+    })
+    .await;
 
     let apply = PatchParams::apply("jam-tests").force();
     let crd = jam_plan::crd::crd();
@@ -302,6 +307,7 @@ async fn a_definition_that_goes_takes_its_instances_along_and_is_served_again_wh
     let instances: Api<JamInstance> = Api::namespaced(client.clone(), &namespace);
     eventually("it is served again", async || instances.list(&ListParams::default()).await.ok()).await;
     serving(&client, &namespace, "main", "Retain").await;
+    assert_eq!(operator.answer("/readyz").await, (200, "leading\n".into()));
     assert_eq!(token(&client, &namespace, "main-token-demo").await.data, before.data);
     assert!(operator.forbidden().is_empty(), "{:?}", operator.forbidden());
 }

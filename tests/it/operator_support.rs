@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -52,6 +52,7 @@ pub struct Operator {
     process: Child,
     user: String,
     audit_log: PathBuf,
+    since: u64,
     output: PathBuf,
     /// Where it serves /livez, /readyz and /metrics.
     pub health: String,
@@ -60,9 +61,12 @@ pub struct Operator {
 
 /// The account that an operator runs as.
 pub struct Account {
+    name: String,
     user: String,
     kubeconfig: String,
     watched: String,
+    /// How long the audit log was when it was made.
+    since: u64,
 }
 
 impl Account {
@@ -95,7 +99,10 @@ impl Account {
             "users": [{"name": "it", "user": {"token": answer.status.unwrap().token}}],
             "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it", "namespace": namespace}}],
         });
+        let length = |log: &PathBuf| fs::metadata(log).map(|log| log.len()).unwrap_or_default();
         Self {
+            name: name.into(),
+            since: plane.audit_log.as_ref().map(length).unwrap_or_default(),
             user: format!("system:serviceaccount:{namespace}:{name}"),
             kubeconfig: kubeconfig.to_string(),
             watched: watched.into(),
@@ -121,12 +128,19 @@ impl Account {
             .spawn()
             .unwrap();
         let audit_log = plane.audit_log.clone().expect("these tests read the audit log of their own control plane");
-        Operator { process, user: self.user.clone(), audit_log, output, health, _files: files }
+        let (user, since) = (self.user.clone(), self.since);
+        Operator { process, user, audit_log, since, output, health, _files: files }
+    }
+
+    /// Gives it what it needs in one more namespace.
+    pub async fn is_let_into(&self, client: &Client, namespace: &str) {
+        let home = self.user.split(':').nth(2).unwrap();
+        bind(client, namespace, &self.name, home, rules(false, false)).await;
     }
 }
 
-/// Gives the account the table's rights: those of watched namespaces and its own only in this one, or everywhere.
-async fn allow(client: &Client, namespace: &str, name: &str, everywhere: bool) {
+/// The table's rights of watched namespaces and of its own, or the others; all of them where it has them everywhere.
+fn rules(everywhere: bool, of_cluster: bool) -> Vec<PolicyRule> {
     let allowed = |right: rbac::Right| PolicyRule {
         api_groups: Some(vec![right.group.into()]),
         resources: Some(vec![right.resource.into()]),
@@ -134,37 +148,52 @@ async fn allow(client: &Client, namespace: &str, name: &str, everywhere: bool) {
         verbs: right.verbs.iter().map(|verb| (*verb).into()).collect(),
         non_resource_urls: None,
     };
-    let (cluster, local): (Vec<_>, Vec<_>) =
-        rbac::table().into_iter().partition(|right| everywhere || right.scope == Scope::Cluster);
-    let rules = |rights: Vec<rbac::Right>| Some(rights.into_iter().map(allowed).collect());
-    let subjects = Some(vec![Subject {
-        kind: "ServiceAccount".into(),
-        name: name.into(),
-        namespace: Some(namespace.into()),
-        api_group: None,
-    }]);
-    let role_ref = |kind: &str, name: &str| RoleRef {
-        api_group: "rbac.authorization.k8s.io".into(),
-        kind: kind.into(),
-        name: name.into(),
-    };
-    let named = |name: &str| ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
-    let wide = format!("{namespace}-{name}");
+    let these = |right: &rbac::Right| (everywhere || right.scope == Scope::Cluster) == of_cluster;
+    rbac::table().into_iter().filter(these).map(allowed).collect()
+}
+
+fn named(name: &str) -> ObjectMeta {
+    ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() }
+}
+
+fn role_ref(kind: &str, name: &str) -> RoleRef {
+    RoleRef { api_group: "rbac.authorization.k8s.io".into(), kind: kind.into(), name: name.into() }
+}
+
+fn account(home: &str, name: &str) -> Subject {
+    Subject { kind: "ServiceAccount".into(), name: name.into(), namespace: Some(home.into()), api_group: None }
+}
+
+/// Gives the account the table's rights: those of watched namespaces and its own only in this one, or everywhere.
+async fn allow(client: &Client, home: &str, name: &str, everywhere: bool) {
+    let wide = format!("{home}-{name}");
     let create = PostParams::default();
-    let role = Role { metadata: named(name), rules: rules(local) };
-    Api::<Role>::namespaced(client.clone(), namespace).create(&create, &role).await.unwrap();
-    let binding = RoleBinding { metadata: named(name), role_ref: role_ref("Role", name), subjects: subjects.clone() };
-    Api::<RoleBinding>::namespaced(client.clone(), namespace).create(&create, &binding).await.unwrap();
-    let role = ClusterRole { metadata: named(&wide), rules: rules(cluster), aggregation_rule: None };
+    let role = ClusterRole { metadata: named(&wide), rules: Some(rules(everywhere, true)), aggregation_rule: None };
     Api::<ClusterRole>::all(client.clone()).create(&create, &role).await.unwrap();
-    let binding = ClusterRoleBinding { metadata: named(&wide), role_ref: role_ref("ClusterRole", &wide), subjects };
+    let (metadata, role_ref) = (named(&wide), role_ref("ClusterRole", &wide));
+    let binding = ClusterRoleBinding { metadata, role_ref, subjects: Some(vec![account(home, name)]) };
     Api::<ClusterRoleBinding>::all(client.clone()).create(&create, &binding).await.unwrap();
+    bind(client, home, name, home, rules(everywhere, false)).await;
+}
+
+/// Gives the account, which is at home elsewhere perhaps, these rights in one namespace.
+async fn bind(client: &Client, namespace: &str, name: &str, home: &str, rules: Vec<PolicyRule>) {
+    let create = PostParams::default();
+    let role = Role { metadata: named(name), rules: Some(rules) };
+    Api::<Role>::namespaced(client.clone(), namespace).create(&create, &role).await.unwrap();
+    let role_ref = role_ref("Role", name);
+    let binding = RoleBinding { metadata: named(name), role_ref, subjects: Some(vec![account(home, name)]) };
+    Api::<RoleBinding>::namespaced(client.clone(), namespace).create(&create, &binding).await.unwrap();
 }
 
 impl Operator {
     /// Everything this operator asked of the API server so far.
     pub fn asked(&self) -> Vec<Asked> {
-        let log = fs::read_to_string(&self.audit_log).unwrap();
+        let mut log = File::open(&self.audit_log).unwrap();
+        // A log that became shorter was begun anew.
+        let from = if log.metadata().unwrap().len() < self.since { 0 } else { self.since };
+        log.seek(SeekFrom::Start(from)).unwrap();
+        let log = std::io::read_to_string(log).unwrap();
         log.lines()
             .filter(|line| line.contains(&self.user))
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())
