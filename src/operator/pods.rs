@@ -70,12 +70,12 @@ pub async fn look(context: &Context, instance: &JamInstance, discretion: &Discre
     (observed.all_lapsed, observed.in_turns) = (all_lapsed_since(&pods, Some(&api)), in_turns(&pods, instance));
     let lapsed: Vec<Pod> =
         pods.iter().filter(|pod| lapsed_since(pod).is_some()).take(ENOUGH as usize).cloned().collect();
+    let any_ready = pods.iter().any(is_ready);
     pods.truncate(ENOUGH as usize);
     if !postgres {
         observed.lapsed = lapsed.iter().filter_map(lapsed_since).min();
         return;
     }
-    let any_ready = pods.iter().any(is_ready);
     if any_ready && !judged && lapsed.is_empty() {
         observed.database = Some(Probe { reachable: true, message: A_READY_POD.into() });
         return;

@@ -11,6 +11,7 @@ use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
+use crate::kubelet::{FATE, by_hand, say};
 use crate::operator_support::{Account, Kubelet, apply, condition, eventually};
 use crate::support::cluster::control_plane;
 
@@ -184,4 +185,30 @@ async fn a_database_that_goes_away_is_told_by_the_pods_and_comes_back_by_itself(
     condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
     operator.quiet().await;
     assert_eq!(children(operator.writes()), before, "an outage changes nothing but what is said");
+}
+
+#[tokio::test]
+async fn a_database_is_reachable_while_any_pod_is_ready_however_many_newer_ones_are_not() {
+    let plane = control_plane();
+    let (client, namespace) = plane.with_crd().await;
+    let _kubelet = Kubelet::play(&client, &namespace, 0, "");
+    let account = Account::new(plane, &client, &namespace, "operator").await;
+    let operator = account.start(plane, QUIET);
+    dsn(&client, &namespace, json!({"dsn": "postgres://jam@db/jam"})).await;
+    let mut spec = on_postgres();
+    spec["podTemplate"] = json!({"env": [{"name": FATE, "value": "by-hand"}]});
+    apply(&client, &namespace, "main", spec.clone()).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let old = by_hand(&client, &namespace).await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    spec["replicas"] = json!(8);
+    apply(&client, &namespace, "main", spec).await;
+    condition(&client, &namespace, "main", "Ready", "True", "Serving").await;
+    let since = jiff::Timestamp::now();
+    for pod in by_hand(&client, &namespace).await.iter().filter(|pod| !old.contains(pod)) {
+        say(&client, &namespace, pod, false, since).await;
+    }
+    condition(&client, &namespace, "main", "Ready", "False", "PodsNotReady").await;
+    operator.quiet().await;
+    condition(&client, &namespace, "main", "DatabaseReachable", "True", "Reachable").await;
 }
