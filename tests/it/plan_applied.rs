@@ -34,8 +34,15 @@ fn migrated(instance: &JamInstance) -> Observed {
     if let (MigrationStep::Run { job }, Some(told)) = (waiting.migration.step, waiting.migration.status) {
         let (name, key) = (job, told.key);
         let finished_at = Some(observed.at);
-        observed.migration_jobs =
-            vec![MigrationJob { name, key, attempt: 0, state: JobState::Complete, suspended: false, finished_at }];
+        observed.migration_jobs = vec![MigrationJob {
+            name,
+            key,
+            attempt: 0,
+            state: JobState::Complete,
+            suspended: false,
+            finished_at,
+            has_pod: true,
+        }];
     }
     observed
 }

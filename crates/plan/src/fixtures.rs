@@ -106,6 +106,7 @@ pub(crate) fn job(instance: &JamInstance, cluster: &Observed, state: JobState) -
         state,
         suspended: false,
         finished_at,
+        has_pod: true,
     }
 }
 

@@ -37,7 +37,7 @@ pub fn forecast(instance: &JamInstance, observed: &Observed, defaults: &Defaults
         let (name, key, attempt) = (job.clone(), told.key.clone(), told.attempt);
         let (state, suspended, finished_at) = (JobState::Complete, false, Some(cluster.at));
         cluster.migration_jobs.retain(|other| other.name != name);
-        cluster.migration_jobs.push(MigrationJob { name, key, attempt, state, suspended, finished_at });
+        cluster.migration_jobs.push(MigrationJob { name, key, attempt, state, suspended, finished_at, has_pod: false });
         last = resolve(instance, &cluster, defaults)?.at_rest();
         // What good pods have in the meantime is none of what there will be.
         objects.retain(|item| item.object.kind == Kind::Job);

@@ -26,6 +26,8 @@ pub struct MigrationJob {
     pub suspended: bool,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
+    /// Whether a pod of it is left that says how it ended.
+    pub has_pod: bool,
 }
 
 /// Where a Job stands.
@@ -87,6 +89,7 @@ impl MigrationJob {
             suspended: state == JobState::Running && job.spec.as_ref().is_some_and(|spec| spec.suspend == Some(true)),
             state,
             finished_at,
+            has_pod: pod.is_some_and(|pod| pod.exit_code.is_some()),
         }
     }
 }

@@ -35,7 +35,8 @@ pub enum PreviewSaid {
 impl MigrationPreview {
     /// What a Job says, and its last pod.
     pub fn of(job: &Job, pod: Option<&LastWords>) -> Self {
-        let MigrationJob { name, state, suspended, key: _, attempt: _, finished_at: _ } = MigrationJob::of(job, pod);
+        let MigrationJob { name, state, suspended, key: _, attempt: _, finished_at: _, has_pod: _ } =
+            MigrationJob::of(job, pod);
         let said = match state {
             JobState::Running => PreviewSaid::Nothing,
             // An image of an older release leaves no words.

@@ -135,7 +135,7 @@ pub(super) fn plan(
     let told = match (stored, newest) {
         (Some(told), None) => told,
         (Some(told), Some(job)) if told.attempt > job.attempt => told,
-        (Some(told), Some(job)) if told.attempt == job.attempt && told.state == MigrationState::Complete => told,
+        (Some(told), Some(job)) if told.attempt == job.attempt && is_still_so(&told, job) => told,
         (_, Some(job)) => told_by(job, &image.reference, impossible_for(instance, &job.name)),
         // Status keeps one key. What serves has the schema that it needs, whatever was tried after it.
         (None, None) if serves(observed, image, database) => {
@@ -157,6 +157,15 @@ pub(super) fn plan(
             }
             next(&told)
         }
+    }
+}
+
+/// Whether nothing is to be learnt from the Job any more: it is complete, or it failed and its pod, which said how, is gone since.
+fn is_still_so(told: &MigrationStatus, job: &MigrationJob) -> bool {
+    match (told.state, &job.state) {
+        (MigrationState::Complete, _) => true,
+        (MigrationState::Failed, JobState::Failed { .. }) => !job.has_pod,
+        _ => false,
     }
 }
 

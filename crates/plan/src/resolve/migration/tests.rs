@@ -111,6 +111,7 @@ fn ended(instance: &JamInstance, cluster: &Observed, exit_code: i32) -> (JamInst
         state: JobState::Failed { exit_code: Some(exit_code), message: "permission denied for schema public".into() },
         suspended: false,
         finished_at: Some(cluster.at),
+        has_pod: true,
     };
     let cluster = Observed { migration_jobs: vec![failed], ..cluster.clone() };
     let status = applied_status(instance, &cluster);
@@ -140,6 +141,20 @@ fn an_impossible_migration_waits_for_a_change_of_the_spec_or_for_somebody_who_na
         let (again, cluster, _) = ended(again, &cluster, 3);
         assert_eq!(resolved(&again, &cluster).migration.step, MigrationStep::Never, "once, not in a loop");
     }
+}
+
+#[test]
+fn what_a_failed_migration_said_and_when_it_is_tried_again_stays_when_its_pod_is_gone() {
+    let first = on_postgres();
+    let (instance, cluster, _) = ended(&first, &cluster_for(&first), 1);
+    let told = resolved(&instance, &cluster).migration;
+    assert!(message(&instance, &cluster).contains("permission denied"));
+    let mut gone = cluster.clone();
+    let job = &mut gone.migration_jobs[0];
+    let limit = "BackoffLimitExceeded: Job has reached the specified backoff limit";
+    (job.state, job.has_pod) = (JobState::Failed { exit_code: None, message: limit.into() }, false);
+    assert_eq!(resolved(&instance, &gone).migration, told);
+    assert!(message(&first, &gone).contains("BackoffLimitExceeded"), "nobody has seen the pod");
 }
 
 #[test]
