@@ -25,8 +25,10 @@ use super::words::Discretion;
 
 /// Log lines of one container.
 const LINES: i64 = 30;
-/// Bytes of one container's log.
-const BYTES: i64 = 4096;
+/// Bytes of them that are asked for: the kubelet cuts off what comes after, which is the end.
+const ASKED: i64 = 65536;
+/// Bytes of them that are kept.
+const KEPT: usize = 4096;
 /// The label by which a Deployment tells the pods of one template from those of another.
 const TEMPLATE: &str = "pod-template-hash";
 /// How long the logs of a pod are waited for: its node may be dead, and all pods are asked at once.
@@ -156,7 +158,7 @@ fn words<const N: usize>(parts: [Option<&str>; N]) -> String {
 async fn log(context: &Context, instance: &Key, pod: &Pod) -> String {
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &instance.namespace);
     let container = Some(names::CONTAINER.to_owned());
-    let params = LogParams { container, tail_lines: Some(LINES), limit_bytes: Some(BYTES), ..LogParams::default() };
+    let params = LogParams { container, tail_lines: Some(LINES), limit_bytes: Some(ASKED), ..LogParams::default() };
     let now = match pods.logs(&pod.name_any(), &params).await {
         Ok(text) => text,
         Err(error) => return format!("not to be had: {}", chain(&error)),
@@ -165,7 +167,10 @@ async fn log(context: &Context, instance: &Key, pod: &Pod) -> String {
     let before = LogParams { previous: true, ..params };
     let before =
         if begins_anew { pods.logs(&pod.name_any(), &before).await.unwrap_or_default() } else { String::new() };
-    [before, now].into_iter().find(|text| !text.trim().is_empty()).map_or_else(|| "none".into(), begun)
+    [before, now]
+        .into_iter()
+        .find(|text| !text.trim().is_empty())
+        .map_or_else(|| "none".into(), |text| end_of(&text).to_owned())
 }
 
 /// Whether a container runs again: what is to be read is the log of the one that ended.
@@ -175,14 +180,18 @@ fn has_restarted(status: &PodStatus) -> bool {
     own.any(|container| container.restart_count > 0 && runs(container))
 }
 
-/// Without the line in whose middle the log was cut off: half a secret is not known for one.
-fn begun(mut text: String) -> String {
-    if i64::try_from(text.len()).is_ok_and(|length| length >= BYTES)
-        && let Some(last) = text.rfind('\n')
-    {
-        text.truncate(last);
+/// As many whole lines of a log as are kept, the last ones. Half a line is left out: half a secret is not known for one.
+fn end_of(text: &str) -> &str {
+    let is_cut = i64::try_from(text.len()).is_ok_and(|length| length >= ASKED);
+    let whole = text.rfind('\n').filter(|_| is_cut).map_or(text, |last| &text[..last]);
+    let mut from = whole.len();
+    for line in whole.split_inclusive('\n').rev() {
+        if whole.len() - from + line.len() > KEPT {
+            break;
+        }
+        from -= line.len();
     }
-    text
+    &whole[from..]
 }
 
 #[cfg(test)]
@@ -217,6 +226,18 @@ mod tests {
             "ready in this very moment, and nobody else is there to blame"
         );
         assert!(told(&flapping, Component::Worker).is_empty(), "a worker that runs is none");
+    }
+
+    #[test]
+    fn of_a_long_log_the_last_whole_lines_are_kept() {
+        let lines: Vec<String> = (0..30).map(|line| format!("{line:02} {}ü\n", "x".repeat(300))).collect();
+        let log = lines.concat();
+        let kept = end_of(&log);
+        assert!(kept.starts_with("17 ") && kept.ends_with("ü\n"), "{kept}");
+        assert!(kept.len() <= KEPT && kept.lines().last() == log.lines().last());
+        assert_eq!(end_of("short\n"), "short\n");
+        let cut = format!("{}{}", "first\n".repeat(10_000), "x".repeat(6000));
+        assert!(end_of(&cut).ends_with("first"), "the kubelet cut the last line off in its middle");
     }
 
     #[test]
