@@ -28,6 +28,7 @@ use super::instruments::Instruments;
 use super::key::Key;
 use super::observe::{self, Finding, api_of};
 use super::queue::Queue;
+use super::token_pods::Proof;
 use super::watch::chain;
 use super::{check, reconcile};
 
@@ -117,7 +118,7 @@ async fn preview(context: &Context, key: &Key, document: &Value) -> Result<Previ
     know_children(context, &instance).await?;
     let told = |error: super::error::Error| chain(&error);
     let refused = |refusal: Refusal| format!("it would be refused, {refusal}");
-    let mut observed = Box::pin(observe::cluster(context, &instance)).await.map_err(told)?;
+    let mut observed = Box::pin(observe::cluster(context, &instance, Proof::Spared)).await.map_err(told)?;
     preview.notes.extend(imagine_tokens(&instance, &mut observed, context.defaults.pace));
     let resolved = reconcile::in_force(context, &instance, &mut observed).await.map_err(told)?.map_err(refused)?;
     for kind in resolved.left_out() {

@@ -22,12 +22,12 @@ use super::context::Context;
 use super::drift::{holds, is_queued, is_taken};
 use super::error::Error;
 use super::key::Key;
-use super::token_pods::{self, Over, Retired};
+use super::token_pods::{self, Over, Proof, Retired};
 use super::words::{self, Discretion};
 use super::{migrations, overrides, pods, stranger};
 
 /// Reads everything that decides about an instance.
-pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observed, Error> {
+pub async fn cluster(context: &Context, instance: &JamInstance, proof: Proof) -> Result<Observed, Error> {
     let key = Key::of(instance);
     let children = context.children.of(&key);
     let uid = instance.metadata.uid.as_deref().unwrap_or_default();
@@ -82,7 +82,7 @@ pub async fn cluster(context: &Context, instance: &JamInstance) -> Result<Observ
     observed.trouble = observed.trouble.take().or_else(|| unmade(&observed.api));
     observed.worker_trouble = observed.worker_trouble.take().or_else(|| unmade(&observed.worker));
     overrides::look(context, instance, &mut observed).await;
-    let over = Over { consumers: consumers.retired, callers: own.revoked, administrators: admin.revoked };
+    let over = Over { consumers: consumers.retired, callers: own.revoked, administrators: admin.revoked }.shown(proof);
     token_pods::look(context, instance, over, &mut observed).await?;
     words::clean(discretion, &mut observed).await?;
     Ok(observed)

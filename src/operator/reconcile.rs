@@ -19,8 +19,9 @@ use super::error::{Error, Retry};
 use super::key::Key;
 use super::observe::{self, Finding};
 use super::publish::{self, Said};
+use super::token_pods::{self, Proof};
 use super::watch::chain;
-use super::{evidence, malformed, migrations, token_pods, tokens, turn};
+use super::{evidence, malformed, migrations, tokens, turn};
 
 /// How long one reconcile may take; every single request is bounded as well.
 pub const LIMIT: Duration = Duration::from_secs(90);
@@ -68,7 +69,7 @@ async fn walk(context: &Context, instance: &JamInstance, learnt: &mut Learnt) ->
         return Ok(Ending::Paused);
     }
     // Reads.
-    learnt.observed = Box::pin(observe::cluster(context, instance)).await?;
+    learnt.observed = Box::pin(observe::cluster(context, instance, Proof::Asked)).await?;
     // Writes a note on each pod that has not read its token file; before anything that can fail.
     token_pods::tell(context, instance, &learnt.observed).await;
     if let Some(refusal) = bars_moves(context, instance, &mut learnt.observed).await? {

@@ -32,6 +32,7 @@ const AT_ONCE: usize = 16;
 pub type Retired = BTreeMap<TokenHash, Plain>;
 
 /// The same by whose they were.
+#[derive(Default)]
 pub struct Over {
     /// Consumers'.
     pub consumers: Retired,
@@ -39,6 +40,25 @@ pub struct Over {
     pub callers: Retired,
     /// Those of administrators: no pod says which of these it accepts.
     pub administrators: Retired,
+}
+
+/// Whether pods are sent the tokens that are over, to see each refuse them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// They are.
+    Asked,
+    /// They are not: outside of the cluster somebody else may answer at a pod's address.
+    Spared,
+}
+
+impl Over {
+    /// Those that pods are sent.
+    pub fn shown(self, proof: Proof) -> Self {
+        match proof {
+            Proof::Asked => self,
+            Proof::Spared => Self::default(),
+        }
+    }
 }
 
 /// Fills in what each pod says, when a rotation has to know or not every pod is known to have read its file.
@@ -229,6 +249,16 @@ async fn tell_one(pods: &Api<Pod>, instance: &Key, pod: &str, body: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn outside_of_the_cluster_no_token_is_shown_to_a_pods_address() {
+        let over = || {
+            let one = || Retired::from([(TokenHash::of("t"), Plain::new("t".into()))]);
+            Over { consumers: one(), callers: one(), administrators: one() }
+        };
+        let count = |over: Over| over.consumers.len() + over.callers.len() + over.administrators.len();
+        assert_eq!((count(over().shown(Proof::Asked)), count(over().shown(Proof::Spared))), (3, 0));
+    }
 
     #[test]
     fn a_pod_that_does_not_tell_its_key_ids_has_not_answered() {
