@@ -21,19 +21,25 @@
 #define REAL "/usr/local/libexec/jam-api"
 #define LIVED "/tmp/lived" /* this folder outlives the container */
 #define LIFE 20            /* seconds: longer than a worker has to run before it counts as available */
-#define UNREADY 4          /* seconds: the kubelet may ask again at once */
+#define UNREADY 4200       /* milliseconds: the kubelet hears the second no after 3000, and may ask again at once */
 
 static int fail(const char *words) { return write(2, words, strlen(words)) < 0 ? 2 : 1; }
 
-/* Whether the answer to this question of the kubelet is yes: once yes, then no until it was heard twice and UNREADY seconds have passed.
+static long long now(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return time.tv_sec * 1000LL + time.tv_nsec / 1000000;
+}
+
+/* Whether the answer to this question of the kubelet is yes: once yes, then no until it was heard twice and UNREADY has passed.
    Nobody else's question counts: the operator asks the same, for the tokens that a pod accepts. */
 static int ready(int flaps) {
   static int refused = -1;
-  static time_t since;
+  static long long since;
   if (!flaps) return 0;
-  if (refused >= 2 && time(NULL) - since >= UNREADY) refused = -1;
+  if (refused >= 2 && now() - since >= UNREADY) refused = -1;
   if (refused++ < 0) return 1;
-  if (refused == 1) since = time(NULL);
+  if (refused == 1) since = now();
   return 0;
 }
 

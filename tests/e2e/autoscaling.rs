@@ -40,13 +40,16 @@ async fn the_autoscaler_owns_replicas_and_the_operator_leaves_them_alone() {
     // Here the cluster's own autoscaler speaks: without metrics it keeps the number within its bounds all the same.
     instance.patch(&json!({"spec": {"autoscaling": {"minReplicas": 1, "maxReplicas": 2}}}));
     eventually("two pods", || async { (replicas(&instance) == 2).then_some(()) }).await;
-    let events = objects(&instance.namespace, "events", "");
     let scaled = |event: &&Value| {
         event["source"]["component"] == "horizontal-pod-autoscaler"
             || event["reportingComponent"] == "horizontal-pod-autoscaler"
     };
-    let words: Vec<_> = events.iter().filter(scaled).map(|event| event["message"].to_string()).collect();
-    assert!(words.iter().any(|words| words.contains("New size: 2")), "it was nobody else: {words:?}");
+    eventually("its word that it was nobody else", || async {
+        let events = objects(&instance.namespace, "events", "");
+        let mut words = events.iter().filter(scaled).map(|event| event["message"].to_string());
+        words.any(|words| words.contains("New size: 2")).then_some(())
+    })
+    .await;
     eventually("two pods to be left", || async { (instance.pods().len() == 2).then_some(()) }).await;
     instance.wait_ready().await;
     let owners = kubectl_ok(&[

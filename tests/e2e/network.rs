@@ -1,6 +1,7 @@
 //! The NetworkPolicy of an instance with real traffic: who is named gets in, who is not is turned away, and pods go where they must.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -25,6 +26,8 @@ struct Lately {
 
 /// What each caller is answered once it is known on every node: a pod's first requests may come before that.
 async fn lately(callers: &BTreeMap<&str, Consumer>) -> BTreeMap<String, Lately> {
+    // Longer than it takes until an address is in the pod's status and the rules of its node are made of it.
+    tokio::time::sleep(Duration::from_secs(10)).await;
     let asked = |answers: &Answers| answers.good + answers.other + answers.unanswered;
     let mut all = BTreeMap::new();
     for (name, caller) in callers {

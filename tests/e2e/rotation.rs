@@ -47,7 +47,8 @@ async fn refused_by_every_pod(instance: &Instance, tokens: &BTreeSet<String>) ->
 /// What else happens meanwhile.
 fn disturb(instance: &Instance, round: usize) {
     match round {
-        10 => {
+        // Before others that run beside it wait for what they have just seen go wrong.
+        1 => {
             let operator = ["-l", "app.kubernetes.io/name=jam-operator", "--force", "--grace-period=0"];
             kubectl_ok(&[&["-n", "jam-system", "delete", "pod"], &operator[..]].concat());
         }

@@ -18,7 +18,7 @@ pub const LAST_WORDS: &str = "broken on purpose";
 /// How long a pod that flaps stays as it is.
 const FLAP: Duration = Duration::from_millis(1500);
 /// Seconds that a worker lives whose fate it is to crash.
-const LIFE: i64 = 15;
+const LIFE: i64 = 22;
 /// Seconds that a slow pod takes to become ready.
 const SLOW: i64 = 3;
 

@@ -151,7 +151,7 @@ async fn a_worker_that_never_gets_ready_or_crashes_later_goes_back_although_the_
     answer_for_pods(ADDRESS, says(&json!({"ok": true}))).await;
     let _kubelet = Kubelet::play_at(&client, &namespace, (0, ""), Some((ADDRESS, Arc::new(AtomicBool::new(true)))));
     let account = Account::new(plane, &client, &namespace, "operator").await;
-    let operator = account.start(plane, &["--leader-election", "false", "--progress-deadline", "10"]);
+    let operator = account.start(plane, &["--leader-election", "false", "--progress-deadline", "20"]);
     let mut spec = on_postgres(&client, &namespace).await;
     spec["workers"] = json!({"replicas": 1});
     apply(&client, &namespace, "main", spec.clone()).await;

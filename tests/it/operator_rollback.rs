@@ -141,7 +141,7 @@ async fn what_crashes_on_trial_while_the_operator_is_away_goes_back_once_it_is_t
     let plane = control_plane();
     let (client, namespace) = plane.with_crd().await;
     let runs = Arc::new(AtomicBool::new(true));
-    let _kubelet = Kubelet::play_at(&client, &namespace, (0, ""), Some(("127.61.4.10", Arc::clone(&runs))));
+    let _kubelet = Kubelet::play_at(&client, &namespace, (0, ""), Some(("127.61.4.11", Arc::clone(&runs))));
     let account = Account::new(plane, &client, &namespace, "operator").await;
     let patient = ["--leader-election", "false", "--progress-deadline", "15"];
     let operator = account.start(plane, &patient);

@@ -81,7 +81,7 @@ async fn emitted(client: &Client, namespace: &str) -> String {
     format!("{:?} {:?}", instances.get("main").await.unwrap(), told)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_consumer_under_load_sees_not_one_401_while_the_operator_dies_after_each_write_and_no_token_is_told() {
     let plane = control_plane();
     let (client, namespace) = plane.with_crd().await;
