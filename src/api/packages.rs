@@ -23,9 +23,11 @@ use super::state::Api;
 pub async fn submit(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> Result<Response, Fault> {
     let include_receipt = admitted.query.flag("include_receipt")?;
     let key = key_of(admitted)?;
-    let (bytes, turn) = received(api, admitted, body).await?;
+    let (bytes, mut turn) = received(api, admitted, body).await?;
     let submission = Submission::parse(&bytes)?;
-    drop((bytes, turn));
+    // Until it is stored: where the database is slow, packages that wait for it are what fills the memory.
+    turn.keep(bytes.len() as u64);
+    drop(bytes);
     admitted.caller.may_touch(submission.service_id())?;
     let metrics = &api.pulse.metrics;
     let service = submission.service_id().clone();
@@ -40,6 +42,7 @@ pub async fn submit(api: &Api, admitted: &Admitted<'_>, body: &mut Incoming) -> 
         service_pending_cap: admitted.settings.service_pending_cap(&service),
     };
     let submitted = api.store.submit(new, &api.engine).await.inspect_err(|error| capped(api, admitted, error))?;
+    drop(turn);
     log(api, admitted, &submitted).await;
     Ok(accepted(submitted, include_receipt))
 }

@@ -1,10 +1,12 @@
 //! SIGTERM: whatever was sent before the end of accepting is answered, and bodies under way never hold more than they may.
 
+use serde_json::json;
+use sqlx::{Connection as _, Executor as _};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::api_raw::{connect, head, memory, read_answer, read_to_end};
-use crate::api_support::{Server, TOKEN, answer, package};
+use crate::api_support::{Server, TOKEN, World, answer, package, until};
 
 const CLIENTS: usize = 60;
 
@@ -77,4 +79,38 @@ async fn bodies_of_json_that_are_under_way_hold_no_more_memory_than_they_may() {
     drop(clients);
     let small = server.request("POST", "/jam/packages").body(package("s", "1").to_string());
     answer(small).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packages_that_wait_for_the_database_hold_no_more_memory_than_they_may() {
+    let world = World::postgres().await;
+    let server = world.with(&[("JAM_MAX_BYTES_IN_FLIGHT", "4194304")]).await;
+    server.submit("s", "warm").await;
+    let mut frozen = sqlx::PgConnection::connect(world.dsn().unwrap()).await.unwrap();
+    frozen.execute("begin; select pg_advisory_xact_lock(5425451, 1)").await.unwrap();
+    let pid = server.pid();
+    let item = json!({"kind": "k", "params_hash": "p", "memo": "m".repeat(1000)});
+    let before = memory(&pid, "VmRSS");
+    let mut clients = connected(&server.address).await;
+    let sent = clients.iter_mut().enumerate().map(async |(number, client)| {
+        let mut large = package("s", &number.to_string());
+        large["items"] = vec![item.clone(); 900].into();
+        let body = large.to_string();
+        let head = head("POST", "/jam/packages", TOKEN, &format!("content-length: {}\r\n", body.len()));
+        let whole = [head.as_bytes(), body.as_bytes()].concat();
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(2), client.write_all(&whole)).await;
+    });
+    futures::future::join_all(sent).await;
+    let grown = memory(&pid, "VmRSS").saturating_sub(before);
+    assert!(
+        grown < 36 << 10,
+        "{CLIENTS} packages of a megabyte, of which two fit, have the process grow by {grown} KiB"
+    );
+    drop(clients);
+    frozen.execute("rollback").await.unwrap();
+    until("others to be served", async || {
+        let small = server.request("POST", "/jam/packages").body(package("s", "small").to_string());
+        (answer(small).await.status == 201).then_some(())
+    })
+    .await;
 }

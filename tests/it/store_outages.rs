@@ -6,7 +6,7 @@ use jam_store::{Administration as _, PostgresConfig, PostgresStore, Store, Store
 use sqlx::{Connection as _, Executor as _};
 
 use crate::api_support::until;
-use crate::store_fixture::{by, engine, frozen, package, put, verified_chain};
+use crate::store_fixture::{by, engine, frozen, package, put, signed, verified_chain};
 use crate::support::postgres::{self, Server};
 
 /// As soon as the database takes connections again, its callers get through.
@@ -279,4 +279,27 @@ async fn a_transaction_whose_beginning_fails_is_left_to_nobody() {
         .await
         .unwrap();
     assert!(store.package(kept).await.unwrap().is_some(), "what was accepted is committed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_waits_behind_submissions_that_do_not_get_through_is_told_as_soon_as_those_before() {
+    let dsn = postgres::migrated_database().await;
+    let (acquire_timeout, statement_timeout) = (Duration::from_secs(1), Duration::from_secs(1));
+    let config = PostgresConfig { acquire_timeout, statement_timeout, ..PostgresConfig::new(&dsn) };
+    let store = PostgresStore::connect(config).await.unwrap();
+    store.submit(package("s"), &engine()).await.unwrap();
+    // As a replica does that stands still in the middle of its batch.
+    let mut frozen = sqlx::PgConnection::connect(&dsn).await.unwrap();
+    frozen.execute("begin; select pg_advisory_xact_lock(5425451, 1)").await.unwrap();
+    let calls = (0..32).map(|_| {
+        let (store, mut large) = (store.clone(), package("s"));
+        large.package.nonce = "n".repeat(1_000_000);
+        tokio::spawn(async move { store.submit(signed(large), &engine()).await.unwrap_err().to_string() })
+    });
+    let said: Vec<String> = futures::future::join_all(calls).await.into_iter().map(Result::unwrap).collect();
+    let late = said.iter().filter(|said| said.contains("the submissions before this one took too long")).count();
+    assert!(late >= 8, "{late} of 32, a second for each four of them and two in all: {said:?}");
+    frozen.execute("rollback").await.unwrap();
+    store.submit(package("s"), &engine()).await.unwrap();
+    assert_eq!(store.pending().await.unwrap(), 2, "nothing of what was refused was stored");
 }

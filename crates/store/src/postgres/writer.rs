@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgPool;
 use tokio::sync::oneshot;
@@ -35,8 +35,14 @@ pub(super) struct Writer {
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<(Candidate, oneshot::Sender<Verdict>)>,
+    waiting: VecDeque<Waiting>,
     writing: bool,
+}
+
+struct Waiting {
+    candidate: Candidate,
+    answer: oneshot::Sender<Verdict>,
+    since: Instant,
 }
 
 impl Writer {
@@ -49,7 +55,7 @@ impl Writer {
         let (answer, verdict) = oneshot::channel();
         let start = {
             let mut queue = self.queue();
-            queue.waiting.push_back((candidate, answer));
+            queue.waiting.push_back(Waiting { candidate, answer, since: Instant::now() });
             !std::mem::replace(&mut queue.writing, true)
         };
         if start {
@@ -69,8 +75,13 @@ impl Writer {
     async fn run(&self) {
         let mut flag = Running { writer: self, ended: false };
         while let Some(batch) = flag.next() {
-            let (candidates, answers): (Vec<Candidate>, Vec<_>) = batch.into_iter().unzip();
-            let verdicts = self.write(&candidates).await;
+            let (candidates, answers): (Vec<Candidate>, Vec<_>) =
+                batch.into_iter().map(|one| (one.candidate, one.answer)).unzip();
+            let verdicts = match self.outage.pass().await {
+                Ok(()) => self.write(&candidates).await,
+                // The batch before this one has found out.
+                Err(away) => refused(&candidates, &away),
+            };
             for (answer, verdict) in answers.into_iter().zip(verdicts) {
                 // A caller who went away has no use for the verdict.
                 let _ = answer.send(verdict);
@@ -92,7 +103,7 @@ impl Writer {
                 }
                 verdicts
             }
-            Err(error) => batch.iter().map(|_| Err(error.clone().into())).collect(),
+            Err(error) => refused(batch, &error),
         }
     }
 
@@ -122,6 +133,10 @@ impl Writer {
     }
 }
 
+fn refused(batch: &[Candidate], error: &StoreError) -> Vec<Verdict> {
+    batch.iter().map(|_| Err(error.clone().into())).collect()
+}
+
 /// Whether the next try can go better. A new id or key that another server stores at the same moment is a collision, too:
 /// the next try finds it.
 fn may_pass(failure: &Failure) -> bool {
@@ -140,12 +155,19 @@ struct Running<'a> {
 
 impl Running<'_> {
     /// The next batch; none ends the task, decided under the lock so that no submission falls between.
-    fn next(&mut self) -> Option<Vec<(Candidate, oneshot::Sender<Verdict>)>> {
+    ///
+    /// Nobody waits for the batches before his own longer than for his own: of what is refused here nothing was written.
+    fn next(&mut self) -> Option<Vec<Waiting>> {
         let mut queue = self.writer.queue();
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while batch.len() < BATCH && bytes < BATCH_BYTES {
             let Some(next) = queue.waiting.pop_front() else { break };
-            bytes += next.0.weight();
+            if next.since.elapsed() > self.writer.patience {
+                let late = StoreError::Unavailable("the submissions before this one took too long".into());
+                let _ = next.answer.send(Err(late.into()));
+                continue;
+            }
+            bytes += next.candidate.weight();
             batch.push(next);
         }
         if batch.is_empty() {
