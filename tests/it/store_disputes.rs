@@ -133,6 +133,10 @@ async fn an_accepted_report_is_the_packages_and_is_applied_with_its_receipt(worl
         assert_eq!(ended.reports[0], stands);
         assert_eq!((ended.reports[1].report.id, ended.reports[1].report.status), (left, PackageStatus::Disputed));
         assert_eq!(verified_chain(&*store, "s").await.last(), Some(&receipt));
+        for worker in ["local", "second"] {
+            let said = store.attest(chosen, word_of(worker, chosen, 1), &None, &three()).await.unwrap();
+            assert_eq!(said, Attest::Twice, "{worker} has spoken, for this one or for the other");
+        }
         let line = audit(&*store).await.remove(0);
         assert_eq!((line.action, line.target.clone()), (Act::AcceptReport, id.to_string()));
         assert_eq!((&line.before["status"], &line.after["report_id"]), (&json!("disputed"), &json!(chosen)));

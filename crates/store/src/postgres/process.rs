@@ -289,8 +289,9 @@ pub(super) async fn attest(
         return Ok(Attest::NoSuchReport);
     }
     let package = report.package_id;
-    let speaks_again = report.status == PackageStatus::Disputed;
-    if speaks_again && disputes::has_spoken(&mut transaction, package, &attestation.worker_id).await? {
+    // Where the report has or had rivals: also once one of them was accepted.
+    let may_have_spoken = report.status != PackageStatus::Refined;
+    if may_have_spoken && disputes::has_spoken(&mut transaction, package, &attestation.worker_id).await? {
         return Ok(Attest::Twice);
     }
     if words::write(&mut transaction, &[Attestation { report_id: id, ..attestation.clone() }]).await? == 0 {
@@ -319,7 +320,7 @@ pub(super) async fn report_of(
     package: PackageId,
     archived: bool,
 ) -> Result<Option<ReportBundle>, Failure> {
-    let mut transaction = begin(&store.pool, Begin::Plain).await?;
+    let mut transaction = begin(&store.pool, Begin::Look).await?;
     let bundle = if archived {
         reports::of_archived(&mut transaction, package).await?
     } else {
