@@ -165,8 +165,7 @@ impl FromStr for AuditCursor {
     fn from_str(text: &str) -> Result<Self, BadCursor> {
         let plain = decode(text)?;
         let number = plain.strip_prefix("a:").ok_or(BadCursor)?;
-        // A number beyond what the database can hold was never given out.
-        Ok(Self(number.parse().ok().filter(|id| i64::try_from(*id).is_ok()).ok_or(BadCursor)?))
+        Ok(Self(stored(number)?))
     }
 }
 
@@ -185,10 +184,15 @@ impl FromStr for ReceiptCursor {
         let mut part = || parts.next().ok_or(BadCursor);
         Ok(Self {
             processed_at: Timestamp::from_micros(part()?.parse().map_err(|_| BadCursor)?),
-            seq: part()?.parse().map_err(|_| BadCursor)?,
+            seq: stored(part()?)?,
             service_id: part()?.parse().map_err(|_| BadCursor)?,
         })
     }
+}
+
+/// A number that the database has: one beyond what it can hold was never given out.
+fn stored(number: &str) -> Result<u64, BadCursor> {
+    number.parse().ok().filter(|number| i64::try_from(*number).is_ok()).ok_or(BadCursor)
 }
 
 fn decode(text: &str) -> Result<String, BadCursor> {
@@ -219,5 +223,7 @@ mod tests {
         for wrong in ["", "abc", "%%%", &BASE64.encode("t:x:y")] {
             assert!(wrong.parse::<TimeCursor>().is_err());
         }
+        let beyond = BASE64.encode(format!("r:0:{}:s", 1_u64 << 63));
+        assert!(beyond.parse::<ReceiptCursor>().is_err(), "no database has given it out");
     }
 }

@@ -108,7 +108,7 @@ async fn dispute_of(connection: &mut PgConnection, id: PackageId) -> Result<Opti
 
 /// A dispute as of one moment.
 pub(super) async fn find(store: &PostgresStore, id: PackageId) -> Result<Option<Dispute>, Failure> {
-    let mut transaction = begin(&store.pool, Begin::Plain).await?;
+    let mut transaction = begin(&store.pool, Begin::Look).await?;
     let found = dispute_of(&mut transaction, id).await?;
     transaction.rollback().await?;
     Ok(found)

@@ -19,6 +19,8 @@ pub(super) const COLLISIONS: u32 = 5;
 pub(super) enum Begin {
     /// Nothing special.
     Plain,
+    /// What is read is as of one moment.
+    Look,
     /// One batch of submissions at a time in the whole database: caps are exact, heads and preimages never deadlock.
     /// The lock is an advisory one, so that readers, processors and vacuum do not notice it.
     Submit,
@@ -33,8 +35,12 @@ pub(super) enum Begin {
 
 impl Begin {
     pub(super) fn statement(self) -> AssertSqlSafe<String> {
+        let isolation = match self {
+            Self::Look => "repeatable read, read only",
+            Self::Plain | Self::Submit | Self::Process(_) | Self::Staging | Self::Admin => "read committed",
+        };
         let first = match self {
-            Self::Plain => String::new(),
+            Self::Plain | Self::Look => String::new(),
             Self::Submit => "; select pg_advisory_xact_lock(5425451, 1)".into(),
             Self::Admin => "; select pg_advisory_xact_lock(5425451, 4)".into(),
             Self::Process(idle) => {
@@ -42,7 +48,7 @@ impl Begin {
             }
             Self::Staging => "; set local synchronous_commit = off".into(),
         };
-        AssertSqlSafe(format!("begin isolation level read committed{first}"))
+        AssertSqlSafe(format!("begin isolation level {isolation}{first}"))
     }
 }
 
