@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jam_domain::PreimageHash;
 use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -26,7 +25,7 @@ pub struct Server {
     child: Child,
     pub address: String,
     pub metrics: String,
-    log: Arc<Mutex<String>>,
+    log: Log,
     http: Client,
 }
 
@@ -205,13 +204,12 @@ impl Server {
 
     /// The server that this command starts.
     pub async fn of(mut command: Command) -> Self {
+        let log = Log::of(&mut command);
         let mut child = command.spawn().unwrap();
-        let log = Arc::new(Mutex::new(String::new()));
-        collect(child.stderr.take().unwrap(), log.clone());
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut said = async |prefix: &str| {
             let line = timeout(PATIENCE, lines.next_line()).await.expect("it says where it listens").unwrap();
-            let line = line.unwrap_or_else(|| panic!("it ended: {}", log.lock().unwrap()));
+            let line = line.unwrap_or_else(|| panic!("it ended: {}", log.text()));
             format!("http://{}", line.strip_prefix(prefix).unwrap_or_else(|| panic!("{line}")))
         };
         let address = said("listening on ").await;
@@ -266,7 +264,7 @@ impl Server {
 
     /// Everything that was logged so far.
     pub fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
+        self.log.text()
     }
 
     pub fn pid(&self) -> String {
@@ -285,14 +283,21 @@ impl Server {
     }
 }
 
-/// Keeps what a program says on its standard error.
-pub fn collect(mut from: tokio::process::ChildStderr, log: Arc<Mutex<String>>) {
-    tokio::spawn(async move {
-        let mut bytes = vec![0; 65536];
-        while let Ok(count @ 1..) = from.read(&mut bytes).await {
-            log.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
-        }
-    });
+/// What a program says on stderr, in a file: a line that it wrote before it answered is there when the answer is.
+pub struct Log(tempfile::NamedTempFile);
+
+impl Log {
+    /// Of the program that this command is to start.
+    pub fn of(command: &mut Command) -> Self {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        command.stderr(file.reopen().unwrap());
+        Self(file)
+    }
+
+    /// All of it so far.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.0.path()).unwrap()).into_owned()
+    }
 }
 
 /// Sends a request and reads the answer whole; of a stream of events, which has no end, what comes first.

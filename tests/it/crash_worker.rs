@@ -2,34 +2,31 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 use tokio::process::{Child, Command};
 
-use crate::api_support::{Server, collect, jam_api, package, until};
+use crate::api_support::{Log, Server, jam_api, package, until};
 use crate::crash_support::{Record, serve};
 use crate::support::postgres;
 
 /// A running `jam-api work`; killed when dropped.
 struct Worker {
     child: Child,
-    log: Arc<Mutex<String>>,
+    log: Log,
 }
 
 impl Worker {
     fn on(dsn: &str, settings: &[(&str, &str)]) -> Self {
         let mut command = jam_api(&["work", "--interval", "50ms", "--metrics-listen", ""]);
         command.env("JAM_STORE", "postgres").env("JAM_PG_DSN", dsn).envs(settings.iter().copied());
-        let mut child = command.spawn().unwrap();
-        let log = Arc::new(Mutex::new(String::new()));
-        collect(child.stderr.take().unwrap(), log.clone());
-        Self { child, log }
+        let log = Log::of(&mut command);
+        Self { child: command.spawn().unwrap(), log }
     }
 
     fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
+        self.log.text()
     }
 
     async fn signal(&self, name: &str) {
@@ -167,7 +164,7 @@ async fn three_workers_and_callers_of_process_do_each_package_once_and_keep_ever
     let enough = async {
         record.more(100).await;
         for log in [&workers[0].log, &workers[1].log, &workers[2].log] {
-            let worked = async || log.lock().unwrap().contains("package processed").then_some(());
+            let worked = async || log.text().contains("package processed").then_some(());
             until("work of each worker", worked).await;
         }
         until("work of a caller", async || server.log().contains("package processed").then_some(())).await;
